@@ -1,0 +1,35 @@
+"""Small neural networks, trained on a CPU, several times faster, reproducible to the bit."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastnn.callbacks import Callback as Callback
+    from fastnn.datasets import Dataset as Dataset
+    from fastnn.datasets import load_dataset as load_dataset
+    from fastnn.errors import DataError as DataError
+    from fastnn.errors import DivergenceError as DivergenceError
+    from fastnn.network import Network as Network
+
+__version__ = "0.1.0"
+
+# Public name: the module that defines it, imported when the name is first used.
+_HOME = {
+    "Callback": "fastnn.callbacks",
+    "DataError": "fastnn.errors",
+    "Dataset": "fastnn.datasets",
+    "DivergenceError": "fastnn.errors",
+    "Network": "fastnn.network",
+    "load_dataset": "fastnn.datasets",
+}
+__all__ = [*_HOME, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,98 @@
+"""What an engine is, and where the two are found. The only file that knows both rooms."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from fastnn.batches import Epoch, Progress
+from fastnn.layers import Dense, Parameters
+
+ENGINES = ("numba", "numpy")
+
+
+class Engine(Protocol):
+    """The arithmetic of one network: its parameters, and the buffers that training needs.
+
+    Features are (rows, I) C-contiguous uint8 or float32 and labels (rows,) int32, as
+    `fastnn.inputs` leaves them. Parameters cross this border as plain (I, O) weights and (O,)
+    biases in float32, whatever the engine keeps inside.
+
+    Attributes
+    ----------
+    name : str
+        "numba" or "numpy".
+    threads : int or None
+        Threads that the engine computes with; None where a BLAS library decides.
+    threading_layer : str or None
+        What runs those threads: "tbb", "omp" or "workqueue"; None where nothing of ours does.
+    compile_seconds : float
+        What it took to have the kernels ready: compiled now, or read from the cache.
+    compiled : bool
+        Whether anything had to be compiled now.
+    """
+
+    name: str
+    threads: int | None
+    threading_layer: str | None
+    compile_seconds: float
+    compiled: bool
+
+    def get_parameters(self) -> Parameters:
+        """Return a copy of the parameters."""
+        ...
+
+    def set_parameters(self, parameters: Parameters) -> None:
+        """Replace the parameters by a copy of these."""
+        ...
+
+    def run_chunk(self, epoch: Epoch, progress: Progress, budget_rows: int) -> Progress:
+        """Train on at least `budget_rows` further rows, or to the end of the epoch.
+
+        Stops at the end of a chunk. A loss that is not finite stops it at once: then the
+        returned ``loss_sum`` is not finite, ``position`` is where that chunk starts, and its
+        batch's update has not been applied.
+        """
+        ...
+
+    def loss_and_grad(self, x: np.ndarray, labels: np.ndarray) -> tuple[float, Parameters]:
+        """Return the mean loss over these rows as one batch, and its gradient."""
+        ...
+
+    def evaluate(self, x: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+        """Return the mean loss and the accuracy over these rows."""
+        ...
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Return class probabilities (rows, O) float32."""
+        ...
+
+
+def get_engine(
+    name: str, layers: Sequence[Dense], *, input_scale: float, threads: int | None = None
+) -> Engine:
+    """Build an engine for a network, with parameters zero.
+
+    Parameters
+    ----------
+    name : {"numba", "numpy"}
+    layers : sequence of Dense
+    input_scale : float
+        Features are multiplied by this on their way in.
+    threads : int, optional
+        For the Numba engine; by default all that the process may use.
+
+    Raises
+    ------
+    ValueError
+        If there is no such engine, or it cannot have that many threads.
+    """
+    if name == "numba":
+        from fastnn.kernels.step import NumbaEngine
+
+        return NumbaEngine(layers, input_scale=input_scale, threads=threads)
+    if name == "numpy":
+        from fastnn.reference.step import ReferenceEngine
+
+        return ReferenceEngine(layers, input_scale=input_scale)
+    raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {name!r}")

@@ -1,0 +1,28 @@
+"""Initial weights: pure functions of the seed and the layers."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fastnn.layers import Dense, Parameters
+from fastnn.randomness import Purpose, generator
+
+
+def he_normal(layers: Sequence[Dense], seed: int) -> Parameters:
+    """Draw weights from N(0, 2 / I) and set biases to zero.
+
+    The variance keeps the size of the signal through layers of ReLU, which zeroes half of it
+    (He, Zhang, Ren and Sun 2015, "Delving deep into rectifiers", equation 10).
+
+    Returns
+    -------
+    Parameters
+        For each layer ``w`` (I, O) and ``b`` (O,), both float32.
+    """
+    parameters = []
+    for place, layer in enumerate(layers):
+        rng = generator(seed, Purpose.INITIAL_WEIGHTS, place)
+        w = rng.standard_normal((layer.inputs, layer.outputs), dtype=np.float32)
+        w *= np.float32(np.sqrt(2.0 / layer.inputs))
+        parameters.append((w, np.zeros(layer.outputs, np.float32)))
+    return parameters

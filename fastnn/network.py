@@ -1,0 +1,230 @@
+"""The front door: a network that is fitted, asked and evaluated."""
+
+import math
+from collections.abc import Sequence
+from operator import index
+from typing import Any, Literal
+
+import numpy as np
+
+from fastnn.callbacks import Callback
+from fastnn.engine import Engine, get_engine
+from fastnn.initializers import he_normal
+from fastnn.inputs import as_features, as_labels
+from fastnn.layers import Parameters, dense_layers
+from fastnn.randomness import SEED_LIMIT
+from fastnn.training import History, fit
+
+
+class Network:
+    """A fully connected classifier: ReLU layers, then softmax.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Input width, hidden widths, number of classes.
+    input_scale : float, default 1.0
+        Features are multiplied by this on their way in: 1/255 for images in bytes.
+    seed : int, default 0
+        Decides the initial weights and the order of the samples, and so the whole result.
+
+    Attributes
+    ----------
+    layers : tuple of Dense
+        Shapes and activations.
+    epochs_trained : int
+        Epochs completed by all calls of `fit` so far.
+
+    Raises
+    ------
+    ValueError
+        If a size, the scale or the seed is out of range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastnn import Network
+    >>> x = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
+    >>> net = Network([2, 16, 2], seed=0)
+    >>> history = net.fit(x, [0, 1, 1, 0], epochs=200, batch_size="full", learning_rate=0.5)
+    >>> net.predict(x).tolist()
+    [0, 1, 1, 0]
+    """
+
+    def __init__(self, sizes: Sequence[int], *, input_scale: float = 1.0, seed: int = 0) -> None:
+        self.layers = dense_layers(sizes)
+        if not (math.isfinite(input_scale) and input_scale > 0):
+            raise ValueError(f"input_scale must be a positive number, got {input_scale!r}")
+        self.input_scale = float(input_scale)
+        self.seed = _whole(seed, "seed", low=0)
+        if self.seed >= SEED_LIMIT:
+            raise ValueError(f"seed must be below 2**64, got {seed!r}")
+        self.epochs_trained = 0
+        self._parameters = he_normal(self.layers, self.seed)
+        self._engine: Engine | None = None
+        self._engine_choice: tuple[str, int | None] = ("numba", None)
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of weights and biases."""
+        return sum(layer.parameters for layer in self.layers)
+
+    @property
+    def parameters(self) -> Parameters:
+        """Per layer ``(w, b)``: weights (I, O) and biases (O,), float32; copies."""
+        return [(w.copy(), b.copy()) for w, b in self._parameters]
+
+    @parameters.setter
+    def parameters(self, parameters: Parameters) -> None:
+        if len(parameters) != len(self.layers):
+            raise ValueError(f"expected {len(self.layers)} layers, got {len(parameters)}")
+        fresh = [(np.array(w, np.float32), np.array(b, np.float32)) for w, b in parameters]
+        for i, (layer, (w, b)) in enumerate(zip(self.layers, fresh, strict=True)):
+            if w.shape != (layer.inputs, layer.outputs) or b.shape != (layer.outputs,):
+                raise ValueError(
+                    f"layer {i} takes weights {(layer.inputs, layer.outputs)} and biases "
+                    f"{(layer.outputs,)}, got {w.shape} and {b.shape}"
+                )
+        self._parameters = fresh
+        if self._engine is not None:
+            self._engine.set_parameters(fresh)
+
+    def fit(
+        self,
+        x: Any,
+        y: Any,
+        *,
+        epochs: int = 20,
+        batch_size: int | Literal["full"] = 128,
+        learning_rate: float = 0.1,
+        engine: str = "numba",
+        threads: int | None = None,
+        validation_data: tuple[Any, Any] | None = None,
+        callbacks: Sequence[Callback] = (),
+    ) -> History:
+        """Train by gradient descent on the mean categorical cross-entropy of each batch.
+
+        A further call goes on where the last one ended.
+
+        Parameters
+        ----------
+        x : array (rows, inputs)
+            Features. uint8 is kept as it is; other real dtypes are computed as float32.
+        y : array (rows,)
+            Class numbers from 0.
+        epochs : int, default 20
+        batch_size : int or "full", default 128
+            Rows that one update learns from; more than there are is the same as "full".
+        learning_rate : float, default 0.1
+        engine : {"numba", "numpy"}, default "numba"
+            The fast engine or the reference.
+        threads : int, optional
+            For the Numba engine; by default all that the process may use. The result has the
+            same bits for any number.
+        validation_data : (x, y), optional
+            Evaluated after every epoch.
+        callbacks : sequence of Callback
+
+        Returns
+        -------
+        dict of str to list of float
+            An item an epoch: ``loss`` and ``accuracy``, the means over the epoch's batches, each
+            measured before its update; ``seconds``, training alone; and with validation data
+            ``val_loss`` and ``val_accuracy``, measured after the epoch.
+
+        Raises
+        ------
+        ValueError
+            If a setting is out of range.
+        DataError
+            If the data do not fit the network or are not finite.
+        DivergenceError
+            If the loss stops being finite; the last finite weights are kept.
+        """
+        epochs = _whole(epochs, "epochs", low=1)
+        if not (math.isfinite(learning_rate) and learning_rate > 0):
+            raise ValueError(f"learning_rate must be a positive number, got {learning_rate!r}")
+        features, labels = self._checked(x, y, "x", "y")
+        rows = len(features)
+        if batch_size != "full":
+            rows = min(rows, _whole(batch_size, "batch_size", low=1))
+        validation = validation_data and self._checked(
+            *validation_data, "validation x", "validation y"
+        )
+        running = self.use_engine(engine, threads=threads)
+        done = _EpochCounter()
+        try:
+            return fit(
+                running,
+                features,
+                labels,
+                first_epoch=self.epochs_trained,
+                epochs=epochs,
+                batch_size=rows,
+                learning_rate=float(learning_rate),
+                seed=self.seed,
+                validation_data=validation,
+                callbacks=(done, *callbacks),
+            )
+        finally:  # an interrupted fit keeps what it has learned
+            self.epochs_trained += done.epochs
+            self._parameters = running.get_parameters()
+
+    def evaluate(self, x: Any, y: Any) -> tuple[float, float]:
+        """Return the mean loss and the accuracy on these data.
+
+        Raises
+        ------
+        DataError
+            If the data do not fit the network or are not finite.
+        """
+        return self._current_engine().evaluate(*self._checked(x, y, "x", "y"))
+
+    def predict(self, x: Any) -> np.ndarray:
+        """Return the most probable class of each row, (rows,) int64."""
+        return self.predict_proba(x).argmax(axis=1)
+
+    def predict_proba(self, x: Any) -> np.ndarray:
+        """Return class probabilities (rows, classes) float32; each row sums to 1.
+
+        Raises
+        ------
+        DataError
+            If the features do not fit the network or are not finite.
+        """
+        return self._current_engine().predict(as_features(x, self.layers[0].inputs))
+
+    def use_engine(self, name: str, *, threads: int | None = None) -> Engine:
+        """Move the network to an engine, which is built on first use, and return it."""
+        if self._engine is None or self._engine_choice != (name, threads):
+            engine = get_engine(name, self.layers, input_scale=self.input_scale, threads=threads)
+            engine.set_parameters(self._parameters)
+            self._engine, self._engine_choice = engine, (name, threads)
+        return self._engine
+
+    def _current_engine(self) -> Engine:
+        return self._engine or self.use_engine("numba")
+
+    def _checked(self, x: Any, y: Any, x_name: str, y_name: str) -> tuple[np.ndarray, np.ndarray]:
+        features = as_features(x, self.layers[0].inputs, x_name)
+        return features, as_labels(y, len(features), self.layers[-1].outputs, y_name)
+
+
+class _EpochCounter(Callback):
+    """Counts completed epochs, so that an interrupted fit knows them."""
+
+    epochs = 0
+
+    def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
+        self.epochs += 1
+
+
+def _whole(value: Any, name: str, *, low: int) -> int:
+    """Return a setting as an int of at least `low`, or raise a ValueError that names it."""
+    try:
+        number = index(value)
+    except TypeError:
+        number = None
+    if number is None or number < low:
+        raise ValueError(f"{name} must be a whole number of at least {low}, got {value!r}")
+    return number
