@@ -16,7 +16,7 @@ def he_normal(layers: Sequence[Dense], seed: int) -> Parameters:
 
     Returns
     -------
-    Parameters
+    list of (w, b)
         For each layer ``w`` (I, O) and ``b`` (O,), both float32.
     """
     parameters = []
