@@ -1,0 +1,1 @@
+"""The fast engine, compiled by Numba. Begin with `step`; `_gemm` holds the arithmetic's core."""

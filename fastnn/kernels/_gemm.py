@@ -1,0 +1,62 @@
+"""The matrix product that everything else is made of.
+
+`multiply` walks three operands (see `_simd.Operand`) in blocks and hands register tiles to the
+micro-kernel, `_simd.tile`. Forward, backward to the input and backward to the weights are this
+one function over other strides (`dense.py`).
+
+Blocks: a panel pair of `DEPTH_BLOCK` rows of the right factor takes 32 kB and stays in the first
+cache while all rows of the left one pass by it. A longer sum is cut there and resumed from the
+result, which leaves its bits as they are.
+"""
+
+from fastnn.kernels._jit import jit
+from fastnn.kernels._simd import TILE_PANELS, TILE_ROWS, Operand, tile
+
+DEPTH_BLOCK = 256
+
+
+@jit
+def _down(operand, rows):
+    """The operand that starts so many rows further down."""
+    return Operand(operand.data, operand.at + rows * operand.row, operand.row, operand.step)
+
+
+def _column(panels):
+    """Make the kernel for a column of the result so many panels wide, a constant to the JIT."""
+
+    @jit
+    def column(c, a, b, rows, depth, resume):
+        i = 0
+        while rows - i >= TILE_ROWS:
+            tile(TILE_ROWS, panels, _down(c, i), _down(a, i), b, depth, resume)
+            i += TILE_ROWS
+        if rows - i >= 4:  # the rows left over: fewer than TILE_ROWS, in powers of two
+            tile(4, panels, _down(c, i), _down(a, i), b, depth, resume)
+            i += 4
+        if rows - i >= 2:
+            tile(2, panels, _down(c, i), _down(a, i), b, depth, resume)
+            i += 2
+        if rows - i >= 1:
+            tile(1, panels, _down(c, i), _down(a, i), b, depth, resume)
+
+    return column
+
+
+_one_panel, _two_panels = _column(1), _column(2)
+
+
+@jit
+def multiply(c, a, b, rows, panels, depth):
+    """``c = a b``: c (rows, panels·NR) written, a (rows, depth) and b (depth, panels·NR) read."""
+    blocks = max(1, (depth + DEPTH_BLOCK - 1) // DEPTH_BLOCK)
+    for block in range(blocks):
+        k = depth * block // blocks
+        block_depth = depth * (block + 1) // blocks - k
+        for panel in range(0, panels, TILE_PANELS):
+            c_panel = Operand(c.data, c.at + panel * c.step, c.row, c.step)
+            a_block = Operand(a.data, a.at + k * a.step, a.row, a.step)
+            b_block = Operand(b.data, b.at + k * b.row + panel * b.step, b.row, b.step)
+            if TILE_PANELS == 2 and panel + 1 < panels:
+                _two_panels(c_panel, a_block, b_block, rows, block_depth, block > 0)
+            else:
+                _one_panel(c_panel, a_block, b_block, rows, block_depth, block > 0)

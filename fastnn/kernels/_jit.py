@@ -1,0 +1,149 @@
+"""How kernels are compiled: every option of the JIT, and the cache, are here and nowhere else.
+
+Three kinds of compiled function, from the inside out:
+
+`jit`
+    A serial function that other kernels call. It becomes part of whoever calls it.
+`Region`
+    The body of a parallel region: ``region(task, job)``, compiled once to machine code and called
+    by its address. Were it called as an ordinary function, Numba would optimise its body again
+    inside every parallel driver, which took three quarters of a cold start.
+`Driver`
+    The thin parallel loop that calls regions, and the only thing that Python calls.
+
+No fast-math flag is set: the kernels spell out the order of every sum and where a product is
+fused, and the compiler keeps to it. Numba's own cache follows one source file; ours lies in a
+directory named by the hash of all that the kernels are made of, so that a change anywhere
+compiles anew. It is private to the user, because what it holds is executed.
+"""
+
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba import config, types
+from platformdirs import user_cache_path
+
+from fastnn import batches
+
+_OPTIONS = {"error_model": "numpy", "nogil": True}  # no division checks; other threads may run
+_ADDRESS = types.int64
+
+
+def jit(function: Callable) -> Any:
+    """Compile a serial kernel, when it is first called."""
+    return numba.njit(function, **_OPTIONS)
+
+
+class _Compiled:
+    """A function compiled once, from the cache where that can be; `compile` is idempotent."""
+
+    def __init__(self, function: Callable) -> None:
+        self.function = function
+        self.from_cache = False
+        self._compiled: Any = None
+
+    def compile(self) -> None:
+        """Read the function from the cache, or compile it and put it there."""
+        if self._compiled is None:
+            with _numba_cache() as cached:
+                try:
+                    self._compiled = self._compile(cached)
+                except Exception:
+                    if not cached:
+                        raise
+                    # A torn or foreign file can fail in any way: drop the cache and go without.
+                    discard_cache()
+                    self._compiled = self._compile(cached=False)
+
+    def _compile(self, cached: bool) -> Any:
+        raise NotImplementedError
+
+
+class Region(_Compiled):
+    """The body of a parallel region, ``region(task, job)``, known by its address."""
+
+    address: Any = None
+
+    def _compile(self, cached: bool) -> Any:
+        if config.DISABLE_JIT:
+            self.address = self.function
+            return self.function
+        signature = types.void(types.int64, _ADDRESS)
+        compiled = numba.cfunc(signature, cache=cached, **_OPTIONS)(self.function)
+        self.address = compiled.address
+        self.from_cache = compiled.cache_hits > 0
+        return compiled
+
+
+class Driver(_Compiled):
+    """A parallel loop over regions, ``driver(rows_region, weights_region, job)``."""
+
+    def _compile(self, cached: bool) -> Any:
+        if config.DISABLE_JIT:
+            return self.function
+        signature = types.void(_ADDRESS, _ADDRESS, _ADDRESS)
+        compiled = numba.njit(signature, parallel=True, cache=cached, **_OPTIONS)(self.function)
+        self.from_cache = sum(compiled.stats.cache_hits.values()) > 0
+        return compiled
+
+    def __call__(self, rows_region: Any, weights_region: Any, job: int) -> None:
+        """Run; the regions are addresses (0 for none) and so is the job."""
+        self._compiled(rows_region, weights_region, job)
+
+
+def _source_hash() -> str:
+    """Hash every file that compiled code can depend on."""
+    digest = hashlib.sha256()
+    for path in [*sorted(Path(__file__).parent.glob("*.py")), Path(batches.__file__)]:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def cache_directory() -> Path:
+    """Where these kernels' machine code is kept; NUMBA_CACHE_DIR moves it."""
+    root = Path(config.CACHE_DIR) if config.CACHE_DIR else user_cache_path("fastnn")
+    return root / f"kernels-{_source_hash()}"
+
+
+def is_cached() -> bool:
+    """Whether an earlier process left compiled kernels of this version."""
+    return any(cache_directory().glob("*/*.nbi"))
+
+
+def discard_cache() -> None:
+    """Remove the compiled kernels of this version."""
+    shutil.rmtree(cache_directory(), ignore_errors=True)
+
+
+def _make_private(directory: Path) -> bool:
+    """Create a directory that only this user can write to; return whether it is so."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = directory.stat()
+    except OSError:
+        return False
+    if hasattr(os, "getuid"):
+        others = stat.S_IWGRP | stat.S_IWOTH
+        if status.st_uid != os.getuid() or status.st_mode & others:
+            return False
+    return os.access(directory, os.W_OK | os.X_OK)
+
+
+@contextmanager
+def _numba_cache() -> Iterator[bool]:
+    """Point Numba's cache at ours while something is compiled; yield whether it can be used."""
+    directory = cache_directory()
+    usable = _make_private(directory)
+    before = config.CACHE_DIR
+    config.CACHE_DIR = str(directory) if usable else before
+    try:
+        yield usable
+    finally:
+        config.CACHE_DIR = before

@@ -1,0 +1,108 @@
+"""Which threads run the kernels, and how many.
+
+Numba has three threading layers, and only one suits a library: TBB survives a fork and several
+Python threads at once. GNU OpenMP kills a forked child at its first parallel region; Numba's own
+workqueue aborts the process when two threads enter, and takes a hundred times as long to start a
+region. So: TBB where it is installed, else what Numba finds, made safe.
+"""
+
+import ctypes
+import math
+import os
+import sys
+import sysconfig
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import numba
+from numba import config
+
+_TBB_NAMES = {"linux": "lib/libtbb.so.12", "win32": "Library/bin/tbb12.dll"}
+
+_one_at_a_time = threading.Lock()
+_serial = False  # in a forked child whose parent's threads did not come along
+
+
+def preload_tbb() -> None:
+    """Load TBB from its wheel. Numba looks for it by name, which only a loaded one answers to."""
+    name = _TBB_NAMES.get(sys.platform)
+    if name is None or config.THREADING_LAYER not in ("default", "tbb", "safe", "threadsafe"):
+        return
+    for scheme in (sysconfig.get_default_scheme(), sysconfig.get_preferred_scheme("user")):
+        path = Path(sysconfig.get_path("data", scheme)) / name
+        if path.exists():
+            try:
+                ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+            except OSError:
+                continue  # Numba then finds another layer
+            return
+
+
+def start() -> str:
+    """Start Numba's threads, and return the name of their layer."""
+    if config.DISABLE_JIT:
+        return "none"
+    numba.get_num_threads()  # starts them
+    return numba.threading_layer()
+
+
+def usable() -> int:
+    """How many threads this process may use.
+
+    The cores that it may run on, less where a control group grants less time than that. A user
+    who sets NUMBA_NUM_THREADS has decided.
+    """
+    if "NUMBA_NUM_THREADS" in os.environ:
+        return config.NUMBA_NUM_THREADS
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return max(1, min(cores, _cgroup_cores(), config.NUMBA_NUM_THREADS))
+
+
+def _cgroup_cores(root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Whole cores of the control group's quota, rounded up; very many where there is none."""
+    try:
+        if (root / "cpu.max").exists():
+            quota, period = (root / "cpu.max").read_text().split()
+        else:
+            quota = (root / "cpu/cpu.cfs_quota_us").read_text()
+            period = (root / "cpu/cpu.cfs_period_us").read_text()
+        return max(1, math.ceil(int(quota) / int(period))) if int(quota) > 0 else sys.maxsize
+    except (OSError, ValueError, ZeroDivisionError):  # no Linux, no quota ("max")
+        return sys.maxsize
+
+
+@contextmanager
+def parallel(threads: int) -> Iterator[int]:
+    """Have Numba use so many threads on this Python thread; yield how many tasks to make.
+
+    The number of tasks decides nothing about the result. One task runs here, on no layer at all.
+    """
+    if threads == 1 or _serial or config.DISABLE_JIT:
+        yield 1 if _serial else threads
+        return
+    guard = _one_at_a_time if numba.threading_layer() == "workqueue" else nullcontext()
+    with guard:
+        before = numba.get_num_threads()
+        numba.set_num_threads(min(threads, config.NUMBA_NUM_THREADS))
+        try:
+            yield threads
+        finally:
+            numba.set_num_threads(before)
+
+
+def _after_fork_in_child() -> None:
+    global _one_at_a_time, _serial
+    _one_at_a_time = threading.Lock()
+    try:
+        _serial = numba.threading_layer() != "tbb"
+    except ValueError:
+        pass  # no threads were running yet: the child starts its own
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

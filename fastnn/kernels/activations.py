@@ -1,0 +1,31 @@
+"""Activations over a block of rows. Twin of `reference.activations`."""
+
+import numpy as np
+
+from fastnn.kernels._jit import jit
+from fastnn.kernels._simd import NR
+
+ZERO, ONE = np.float32(0), np.float32(1)
+
+
+@jit
+def relu_forward(workspace, at, stride, rows, width):
+    """``a = max(z, 0)`` in place, NaN kept, and the column of ones behind it; a (rows, width)."""
+    for i in range(rows):
+        row = workspace[at + i * stride : at + (i + 1) * stride]
+        for j in range(width):
+            row[j] = ZERO if row[j] < ZERO else row[j]
+        row[width] = ONE
+
+
+@jit
+def relu_backward(workspace, dz_at, dz_stride, a_at, a_stride, rows, panels):
+    """``dz = da`` where a > 0, else 0, in place; dz (rows, panels·NR), a (rows, …) read.
+
+    Lanes past the width hold zeros in dz, whatever `a` has there.
+    """
+    for i in range(rows):
+        dz = workspace[dz_at + i * dz_stride : dz_at + (i + 1) * dz_stride]
+        a = workspace[a_at + i * a_stride : a_at + (i + 1) * a_stride]
+        for j in range(panels * NR):
+            dz[j] = dz[j] if a[j] > ZERO else ZERO

@@ -1,0 +1,124 @@
+"""Where a network's numbers lie: panels, offsets in the flat vectors, to and from (I, O).
+
+Weights lie in panels of NR outputs, so that the micro-kernel finds the NR weights of an input
+side by side and the next input's behind them. The bias is one more row, for an input that is
+always 1, so that one product does both. Layer of I inputs and O outputs, NR = 16::
+
+    (I, O) weights, (O,) biases          ⌈O/16⌉ panels of (I + 1, 16), one behind the other
+
+             0 … 15 | 16 … O-1                panel 0        panel 1
+    w[0]   [ ······ | ···· ]               w[0,  0:16]    w[0,  16:O] 0 0
+    w[1]   [ ······ | ···· ]       →       w[1,  0:16]    w[1,  16:O] 0 0
+     …                                          …              …
+    b      [ ······ | ···· ]               b[    0:16]    b[    16:O] 0 0
+
+The lanes past O are zero: they add nothing, get no gradient and stay zero. Layers after the
+first also keep their weights transposed, in panels of NR inputs, for the gradient of their
+input; the first layer's input needs none.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fastnn.kernels._simd import NR
+from fastnn.layers import Dense, Parameters
+
+# One row a layer; offsets and strides count float32. `a` is the layer's input in the workspace,
+# with a column of ones behind it; `z` its output (for a hidden layer, where the next one's `a`
+# is); `dz` the gradient of the loss with respect to it.
+LAYER = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            *("inputs", "outputs", "relu"),
+            *("weights", "panels", "panel_size"),
+            *("transposed", "transposed_panels", "transposed_panel_size"),
+            *("a", "a_row", "z", "z_row", "dz", "dz_row"),
+        )
+    ]
+)
+
+
+def panels_for(lanes: int) -> int:
+    """Return the number of panels that hold so many lanes."""
+    return -(-lanes // NR)
+
+
+class Layout:
+    """The layer table of a network, and the sizes of the buffers that it indexes.
+
+    Attributes
+    ----------
+    table : ndarray (layers,) of LAYER
+    parameters_size, transposed_size, workspace_size : int
+        Lengths in float32 of the flat vectors: all panels, all transposed panels, and what a
+        chunk of `rows` rows needs on its way forward and back.
+    """
+
+    def __init__(self, layers: Sequence[Dense], rows: int) -> None:
+        self.layers = tuple(layers)
+        self.table = np.zeros(len(layers), LAYER)
+        self.parameters_size = self.transposed_size = self.workspace_size = 0
+        for layer, row in zip(layers, self.table, strict=True):
+            row["inputs"], row["outputs"] = layer.inputs, layer.outputs
+            row["relu"] = layer.activation == "relu"
+            self._place_weights(row)
+        for row in self.table[1:]:
+            self._place_transposed(row)
+        for row in self.table:
+            row["a"], row["a_row"] = self._place_rows(row["inputs"], rows)
+            row["dz"], row["dz_row"] = self._place_rows(row["outputs"], rows)
+        for row, after in zip(self.table[:-1], self.table[1:], strict=True):
+            row["z"], row["z_row"] = after["a"], after["a_row"]
+        last = self.table[-1]
+        last["z"], last["z_row"] = last["dz"], last["dz_row"]
+
+    def _place_weights(self, row: np.void) -> None:
+        row["panels"] = panels_for(row["outputs"])
+        row["panel_size"] = (row["inputs"] + 1) * NR
+        row["weights"] = self.parameters_size
+        self.parameters_size += int(row["panels"] * row["panel_size"])
+
+    def _place_transposed(self, row: np.void) -> None:
+        row["transposed_panels"] = panels_for(row["inputs"])
+        row["transposed_panel_size"] = row["outputs"] * NR
+        row["transposed"] = self.transposed_size
+        self.transposed_size += int(row["transposed_panels"] * row["transposed_panel_size"])
+
+    def _place_rows(self, width: int, rows: int) -> tuple[int, int]:
+        """Reserve rows of a width and a column of ones; return their offset and stride."""
+        start, stride = self.workspace_size, panels_for(width + 1) * NR
+        self.workspace_size += rows * stride
+        return start, stride
+
+    def panels(self, flat: np.ndarray, layer: int) -> np.ndarray:
+        """View a layer's panels in a flat vector, (panels, I + 1, NR)."""
+        row = self.table[layer]
+        start, count = row["weights"], row["panels"] * row["panel_size"]
+        return flat[start : start + count].reshape(row["panels"], -1, NR)
+
+    def write(self, flat: np.ndarray, parameters: Parameters) -> None:
+        """Write plain (I, O) weights and (O,) biases into the panels of a flat vector."""
+        for i, (layer, (w, b)) in enumerate(zip(self.layers, parameters, strict=True)):
+            panels = self.panels(flat, i)
+            rows = np.zeros((layer.inputs + 1, len(panels) * NR), np.float32)
+            rows[:-1, : layer.outputs], rows[-1, : layer.outputs] = w, b
+            panels[...] = rows.reshape(-1, len(panels), NR).swapaxes(0, 1)
+
+    def read(self, flat: np.ndarray) -> Parameters:
+        """Return a copy of a flat vector's panels as plain (I, O) weights and (O,) biases."""
+        parameters = []
+        for i, layer in enumerate(self.layers):
+            panels = self.panels(flat, i)
+            rows = panels.swapaxes(0, 1).reshape(layer.inputs + 1, -1)[:, : layer.outputs]
+            parameters.append((rows[:-1].copy(), rows[-1].copy()))
+        return parameters
+
+    def write_transposed(self, transposed: np.ndarray, parameters: Parameters) -> None:
+        """Write the weights, transposed, into panels of NR inputs."""
+        for row, (w, _) in zip(self.table[1:], parameters[1:], strict=True):
+            columns = np.zeros((row["outputs"], row["transposed_panels"] * NR), np.float32)
+            columns[:, : row["inputs"]] = w.T
+            panels = columns.reshape(row["outputs"], -1, NR).swapaxes(0, 1)
+            transposed[row["transposed"] :][: panels.size] = panels.ravel()

@@ -1,0 +1,147 @@
+"""Every buffer of a network, and the job: one record that tells the kernels all they need.
+
+A region is called with an address and nothing else, so everything travels in the job, arrays as
+their addresses. Python fills the job and keeps the arrays alive; `views` turns the addresses
+back into arrays inside the kernels.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import carray
+
+from fastnn.kernels._jit import jit
+from fastnn.kernels._simd import pointer_at
+from fastnn.kernels.layout import LAYER, Layout
+
+ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
+
+# What a region is to do with the rows it has run forward.
+TRAIN, EVALUATE, PREDICT = 0, 1, 2
+# What happens to a batch's gradient.
+KEEP_GRADIENT, SGD = 0, 1
+
+JOB = np.dtype(
+    [
+        # The network: addresses and lengths of its flat vectors, and the layer table.
+        *((name, np.int64) for name in ("layers", "n_layers")),
+        *((name, np.int64) for name in ("parameters", "gradients", "totals", "parameters_size")),
+        *((name, np.int64) for name in ("transposed", "transposed_size")),
+        *((name, np.int64) for name in ("workspace", "workspace_size")),
+        *((name, np.int64) for name in ("losses", "hits", "row_labels", "chunk_rows")),
+        ("input_scale", np.float32),
+        # The data: x (data_rows, inputs) of uint8 or float32; order (n,) int64, or 0 for all
+        # rows as they come; out (n, outputs) float32, for predictions.
+        ("x_is_bytes", np.bool_),
+        *((name, np.int64) for name in ("x", "data_rows", "labels", "order", "out")),
+        # What to do with it.
+        *((name, np.int64) for name in ("tasks", "mode", "rule", "n", "batch_size")),
+        ("learning_rate", np.float32),
+        # Where it stands: the position, the position to stop at, and the running sums.
+        *((name, np.int64) for name in ("position", "stop", "correct")),
+        ("loss_sum", np.float64),
+        # The chunk at hand, as `batches.next_chunk` cut it.
+        *((name, np.int64) for name in ("start", "rows", "batch_rows")),
+        *((name, np.bool_) for name in ("first", "last")),
+    ],
+    align=True,
+)
+
+
+class Views(NamedTuple):
+    """A job's buffers, as arrays."""
+
+    layers: np.ndarray
+    parameters: np.ndarray
+    gradients: np.ndarray
+    totals: np.ndarray
+    transposed: np.ndarray
+    workspace: np.ndarray
+    losses: np.ndarray
+    hits: np.ndarray
+    labels: np.ndarray
+
+
+@jit
+def job_at(address):
+    """The job at an address."""
+    return carray(pointer_at(address), 1, JOB)[0]
+
+
+@jit
+def floats(address, size):
+    """The float32 array (size,) at an address."""
+    return carray(pointer_at(address), size, np.float32)
+
+
+@jit
+def views(job):
+    """The arrays of a job."""
+    return Views(
+        carray(pointer_at(job.layers), job.n_layers, LAYER),
+        floats(job.parameters, job.parameters_size),
+        floats(job.gradients, job.parameters_size),
+        floats(job.totals, job.parameters_size),
+        floats(job.transposed, job.transposed_size),
+        floats(job.workspace, job.workspace_size),
+        floats(job.losses, job.chunk_rows),
+        carray(pointer_at(job.hits), job.chunk_rows, np.uint8),
+        carray(pointer_at(job.row_labels), job.chunk_rows, np.int32),
+    )
+
+
+def aligned_zeros(size: int, dtype: type = np.float32) -> np.ndarray:
+    """Return zeros (size,) that begin on a cache line."""
+    count = size * np.dtype(dtype).itemsize
+    raw = np.zeros(count + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + count].view(dtype)
+
+
+class Workspace:
+    """The buffers of one network, allocated once, and the job that names them.
+
+    Attributes
+    ----------
+    parameters, gradients, totals : ndarray (parameters_size,) float32
+        In panels: the weights, the gradient of the chunk at hand, and of a batch of several.
+    transposed : ndarray (transposed_size,) float32
+    scratch : ndarray (workspace_size,) float32
+        A chunk on its way forward and back; nothing in it outlives the chunk.
+    losses, hits, labels : ndarray (rows,), float32, uint8 and int32
+        Of the chunk's rows: whether a row is predicted right is its hit.
+    job : ndarray (1,) of JOB
+    """
+
+    def __init__(self, layout: Layout, rows: int, input_scale: float) -> None:
+        size = layout.parameters_size
+        self.layout = layout
+        self.parameters, self.gradients, self.totals = (aligned_zeros(size) for _ in range(3))
+        self.transposed = aligned_zeros(layout.transposed_size)
+        self.scratch = aligned_zeros(layout.workspace_size)
+        self.losses, self.hits = aligned_zeros(rows), aligned_zeros(rows, np.uint8)
+        self.labels = aligned_zeros(rows, np.int32)
+        self.job = np.zeros(1, JOB)
+        self._fill(
+            layers=layout.table,
+            parameters=self.parameters,
+            gradients=self.gradients,
+            totals=self.totals,
+            transposed=self.transposed,
+            workspace=self.scratch,
+            losses=self.losses,
+            hits=self.hits,
+            row_labels=self.labels,
+        )
+        job = self.job[0]
+        job["n_layers"], job["chunk_rows"], job["input_scale"] = (
+            len(layout.table),
+            rows,
+            input_scale,
+        )
+        job["parameters_size"], job["transposed_size"] = size, layout.transposed_size
+        job["workspace_size"] = layout.workspace_size
+
+    def _fill(self, **arrays: np.ndarray) -> None:
+        for name, array in arrays.items():
+            self.job[name] = array.ctypes.data
