@@ -1,0 +1,130 @@
+"""`load_dataset`: one door to every data set."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from fastnn.datasets.dataset import Dataset
+from fastnn.datasets.download import DownloadError
+from fastnn.datasets.npz import load_npz
+from fastnn.datasets.sources import SETS, load_idx_set
+from fastnn.errors import DataError
+
+_HOW_TO_GET_IT = (
+    "put its four files (train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, "
+    "t10k-images-idx3-ubyte.gz, t10k-labels-idx1-ubyte.gz) into a directory and name that with "
+    "--data-dir (data_dir in Python) or FASTNN_DATA"
+)
+
+
+def load_dataset(
+    name: str = "auto",
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    progress: bool = False,
+) -> Dataset:
+    """Load a data set for classification, fetching it if it is not on this machine yet.
+
+    MNIST and Fashion-MNIST are four IDX files, raw or .gz, verified by SHA-256. They are looked
+    for in `data_dir` and nowhere else, or else in ``$FASTNN_DATA`` and the user's cache
+    directory, which is where a download goes.
+
+    Parameters
+    ----------
+    name : str, default "auto"
+        "mnist"; "fashion-mnist"; "digits", the 8x8 digits that scikit-learn brings along; a
+        path that ends in .npz, an archive with x_train, y_train, x_test and y_test; or "auto":
+        MNIST if it can be had within seconds, otherwise the digits, with a `Dataset.note`.
+    data_dir : str or path-like, optional
+        The directory that holds MNIST or Fashion-MNIST.
+    progress : bool, default False
+        Whether to show the progress of a download on stderr, if that is a terminal.
+
+    Returns
+    -------
+    Dataset
+        The samples (n, features), uint8 or float32, not scaled; and their int32 labels (n,).
+
+    Raises
+    ------
+    DataError
+        If there is no set of this name; if `data_dir` or ``$FASTNN_DATA`` is not a directory; if
+        the set is neither found nor fetched; if a file that is found is damaged or another.
+
+    Examples
+    --------
+    >>> data = load_dataset("digits")
+    >>> data.x_train.shape, data.x_test.shape, data.n_classes
+    ((1437, 64), (360, 64), 10)
+    """
+    directory = None if data_dir is None else Path(data_dir)
+    if directory is not None and not directory.is_dir():
+        raise DataError(
+            f"{directory}: {'is not a directory' if directory.exists() else 'does not exist'}"
+        )
+    if name == "auto":
+        return _load_auto(directory, progress)
+    if name == "digits":
+        return _load_digits()
+    if name in SETS:
+        try:
+            return _load_images(name, directory, patient=True, progress=progress)
+        except DownloadError as error:
+            raise DataError(f"{error}; {_HOW_TO_GET_IT}, or take --dataset digits") from error
+    if Path(name).suffix == ".npz":
+        return load_npz(name)
+    allowed = ", ".join(("auto", *SETS, "digits"))
+    raise DataError(f"there is no data set {name!r}: choose {allowed} or a path ending in .npz")
+
+
+def _load_auto(directory: Path | None, progress: bool) -> Dataset:
+    """Load MNIST where it can be had, otherwise the digits, with a note that says why."""
+    try:
+        return _load_images("mnist", directory, patient=False, progress=progress)
+    except DownloadError as error:
+        note = (
+            f"These are scikit-learn's 8x8 digits, because {error}. "
+            f"To get MNIST, {_HOW_TO_GET_IT}, or try again with a network."
+        )
+        return replace(_load_digits(), note=note)
+
+
+def _load_images(name: str, directory: Path | None, *, patient: bool, progress: bool) -> Dataset:
+    """Load one of `SETS`."""
+    arrays, source = load_idx_set(name, directory, patient=patient, progress=progress)
+    train_images, train_labels, test_images, test_labels = arrays
+    return Dataset(
+        name=name,
+        x_train=train_images.reshape(len(train_images), -1),
+        y_train=train_labels.astype(np.int32),
+        x_test=test_images.reshape(len(test_images), -1),
+        y_test=test_labels.astype(np.int32),
+        scale=1 / 255,
+        source=source,
+        image_shape=(train_images.shape[1], train_images.shape[2]),
+        n_classes=int(train_labels.max()) + 1,
+    )
+
+
+def _load_digits() -> Dataset:
+    """Load scikit-learn's digits, a fifth of each digit for the test: always the same split."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    x, y = load_digits(return_X_y=True)
+    x_train, x_test, y_train, y_test = train_test_split(
+        x.astype(np.uint8), y.astype(np.int32), test_size=0.2, stratify=y, random_state=0
+    )
+    return Dataset(
+        name="digits",
+        x_train=x_train,
+        y_train=y_train,
+        x_test=x_test,
+        y_test=y_test,
+        scale=1 / 16,
+        source="scikit-learn's bundled digits",
+        image_shape=(8, 8),
+        n_classes=10,
+    )

@@ -1,0 +1,153 @@
+"""The IDX reader: what it accepts, and the many things that it must refuse."""
+
+import gzip
+import hashlib
+import math
+import struct
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastnn.datasets.idx import read_idx, read_idx_and_sha256
+from fastnn.errors import DataError
+
+UINT8 = 8
+
+
+def idx_bytes(shape: tuple[int, ...], data: bytes, code: int = UINT8) -> bytes:
+    return struct.pack(f">2x2B{len(shape)}I", code, len(shape), *shape) + data
+
+
+SMALL = idx_bytes((2, 3, 4), bytes(range(24)))
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Give a function that writes bytes to a file and returns its path."""
+
+    def write(content: bytes) -> Path:
+        path = tmp_path / "some-idx3-ubyte"
+        path.write_bytes(content)
+        return path
+
+    return write
+
+
+def refusal(path: Path) -> str:
+    """Return the message with which a file is refused: one line that names the file."""
+    with pytest.raises(DataError) as caught:
+        read_idx(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ") and "\n" not in message
+    return message.removeprefix(f"{path}: ")
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["raw", "gzip"])
+@pytest.mark.parametrize("shape", [(24,), (4, 6), (2, 3, 4), (1, 2, 3, 2, 2)], ids=str)
+def test_good_files(file, pack, shape):
+    array = read_idx(file(pack(idx_bytes(shape, bytes(range(24))))))
+    assert array.dtype == np.uint8
+    assert array.flags.c_contiguous and array.flags.writeable
+    np.testing.assert_array_equal(array, np.arange(24).reshape(shape))
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["raw", "gzip"])
+def test_the_hash_is_that_of_the_uncompressed_bytes(file, pack):
+    assert read_idx_and_sha256(file(pack(SMALL)))[1] == hashlib.sha256(SMALL).hexdigest()
+
+
+def test_a_path_may_be_a_string_and_the_name_does_not_matter(tmp_path):
+    path = tmp_path / "raw-in-spite-of-its.gz"
+    path.write_bytes(SMALL)
+    assert read_idx(str(path)).shape == (2, 3, 4)
+
+
+def test_gzip_of_several_members(file):
+    packed = gzip.compress(SMALL[:10]) + gzip.compress(SMALL[10:])
+    assert read_idx(file(packed)).shape == (2, 3, 4)
+
+
+def test_truncation_names_both_sizes(file):
+    whole = idx_bytes((60_000, 28, 28), b"")
+    message = "truncated: the header promises 47,040,016 bytes, the file holds "
+    assert refusal(file(whole + bytes(984))) == message + "1,000"
+    packed = gzip.compress(whole + np.random.default_rng(0).bytes(50_000))
+    assert refusal(file(packed)) == message + "50,016"
+
+
+def test_surplus_names_both_sizes(file):
+    message = "too long: the header promises 40 bytes, the file holds "
+    assert refusal(file(SMALL + b"abc")) == message + "43"
+    assert refusal(file(gzip.compress(SMALL + b"abc"))) == message + "at least 41"
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "truncated"),
+        (b"PK\3\4 and so on", "not an IDX file: it starts with 50 4b 03 04"),
+        (idx_bytes((1,), b"\0", code=13), "holds float32 (type code 13), where uint8 (8)"),
+        (idx_bytes((1,), b"\0", code=7), "an unknown type (type code 7)"),
+        (idx_bytes((), b"\0"), "has 0 dimensions"),
+        (idx_bytes((1,) * 65, b"\0"), "has 65 dimensions"),
+        (idx_bytes((0, 28, 28), b""), "is empty: its shape is (0, 28, 28)"),
+        (b"\x1f\x8b", "damaged gzip"),
+        (b"\x1f\x8b\x08 no gzip at all", "damaged gzip"),
+        (gzip.compress(SMALL) + b"garbage", "damaged gzip"),
+        (gzip.compress(SMALL)[:-8] + bytes(8), "damaged gzip: CRC check failed"),
+    ],
+)
+def test_what_is_wrong_is_said(file, content, expected):
+    assert expected in refusal(file(content))
+
+
+@pytest.mark.parametrize("whole", [SMALL, gzip.compress(SMALL)], ids=["raw", "gzip"])
+def test_every_prefix_is_refused(file, whole):
+    for length in range(len(whole)):
+        refusal(file(whole[:length]))
+
+
+def test_no_file_and_no_regular_file(tmp_path):
+    assert "No such file" in refusal(tmp_path / "nothing")
+    assert "cannot be read" in refusal(tmp_path)
+
+
+def test_a_wild_header_or_a_bomb_costs_no_memory(file):
+    bomb = gzip.compress(idx_bytes((4, 4), bytes(16)) + bytes(100 << 20), compresslevel=1)
+    wild = idx_bytes((2**31, 2**31), bytes(1000))
+    tracemalloc.start()
+    try:
+        for content in (wild, gzip.compress(wild), bomb):
+            path = file(content)
+            tracemalloc.reset_peak()
+            before = tracemalloc.get_traced_memory()[0]
+            refusal(path)
+            assert tracemalloc.get_traced_memory()[1] - before < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory) -> Path:
+    """One path for all the examples of a property."""
+    return tmp_path_factory.mktemp("fuzz") / "idx"
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    start=st.sampled_from([SMALL, gzip.compress(SMALL), b"\0\0\x08\1", b""]),
+    at=st.integers(0, 60),
+    patch=st.binary(max_size=12),
+)
+def test_any_bytes_are_read_or_refused(scratch, start, at, patch):
+    scratch.write_bytes(start[:at] + patch + start[at + len(patch) :])
+    try:
+        array = read_idx(scratch)
+    except DataError as error:
+        assert "\n" not in str(error)
+    else:
+        assert array.size == math.prod(array.shape) > 0

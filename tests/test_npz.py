@@ -1,0 +1,174 @@
+"""Data sets from .npz archives: what becomes of the arrays, and what is refused."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastnn.datasets import load_dataset
+from fastnn.datasets.npz import load_npz
+from fastnn.errors import DataError
+
+
+def refusal(path: Path) -> str:
+    """Return the message with which an archive is refused: one line that names it."""
+    with pytest.raises(DataError) as caught:
+        load_npz(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ") and "\n" not in message
+    return message.removeprefix(f"{path}: ")
+
+
+def good_arrays() -> dict[str, np.ndarray]:
+    return {
+        "x_train": np.arange(24, dtype=np.uint8).reshape(4, 2, 3),
+        "y_train": np.array([0, 1, 2, 1]),
+        "x_test": np.arange(12, dtype=np.uint8).reshape(2, 2, 3),
+        "y_test": np.array([[2], [0]], np.uint8),
+    }
+
+
+def save(path: Path, **changes) -> Path:
+    np.savez(path, **good_arrays() | changes)
+    return path
+
+
+@pytest.mark.parametrize("save_arrays", [np.savez, np.savez_compressed])
+def test_npz_of_bytes(tmp_path, save_arrays):
+    save_arrays(tmp_path / "toys.npz", **good_arrays())
+    data = load_dataset(str(tmp_path / "toys.npz"))
+    assert (data.name, data.source) == ("toys", str(tmp_path / "toys.npz"))
+    np.testing.assert_array_equal(data.x_train, np.arange(24).reshape(4, 6))
+    assert data.x_train.dtype == np.uint8 and data.scale == 1 / 255
+    assert data.y_test.tolist() == [2, 0] and data.y_test.dtype == np.int32
+    assert (data.n_classes, data.image_shape) == (3, (2, 3))
+
+
+@pytest.mark.parametrize("dtype", ["f2", "<f4", ">f4", "f8", "i8", "u2", "?"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_npz_of_other_numbers(tmp_path, dtype, order):
+    x_train = np.arange(24).reshape(4, 6).astype(dtype)
+    x_test = np.array(x_train[:2], order=order)
+    path = save(tmp_path / "a.npz", x_train=np.array(x_train, order=order), x_test=x_test)
+    data = load_npz(path)
+    np.testing.assert_array_equal(data.x_train, x_train)
+    assert data.x_train.dtype == np.float32 and data.x_train.dtype.isnative
+    assert data.x_train.flags.c_contiguous and data.x_train.flags.aligned
+    assert data.scale == 1.0 and data.image_shape is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "image_shape"),
+    [((4, 2, 3), (2, 3)), ((4, 2, 3, 1), (2, 3)), ((4, 2, 1, 3), None), ((4, 784), None)],
+)
+def test_image_shape(tmp_path, shape, image_shape):
+    x = np.zeros(shape)
+    assert load_npz(save(tmp_path / "a.npz", x_train=x, x_test=x[:2])).image_shape == image_shape
+
+
+def test_whole_numbers_may_be_floating_point(tmp_path):
+    y_train = np.array([0.0, 1.0, 2.0, 0.0], np.float16)
+    data = load_npz(save(tmp_path / "a.npz", y_train=y_train))
+    assert data.y_train.tolist() == [0, 1, 2, 0] and data.y_train.dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    ("key", "array", "expected"),
+    [
+        ("x_train", np.array([["a"]]), "x_train: holds <U1, where integers or floating point"),
+        ("x_train", np.zeros((4, 2, 3), complex), "x_train: holds complex128"),
+        ("x_train", np.array([{}] * 4), "x_train: holds Python objects, which are never unpickled"),
+        ("x_train", np.zeros(4), "x_train: has the shape (4,), where (n, features)"),
+        ("x_test", np.zeros((0, 2, 3)), "x_test: is empty: its shape is (0, 2, 3)"),
+        ("x_test", np.zeros((2, 5), np.uint8), "x_train has 6 features and x_test 5"),
+        ("x_test", np.zeros((2, 6)), "x_train and x_test: one is uint8"),
+        ("x_train", np.zeros((3, 6), np.uint8), "x_train has 3 rows and y_train 4"),
+        ("x_train", np.array([[0.0], [1e39], [0], [0]]), "x_train: row 1 holds NaN, infinity or"),
+        ("x_train", np.array([[0.0], [0], [np.nan], [0]]), "x_train: row 2 holds NaN"),
+        ("y_train", np.eye(4, dtype=int), "y_train: has the shape (4, 4), where (n,) or (n, 1)"),
+        ("y_train", np.int64(3), "y_train: has the shape ()"),
+        ("y_train", np.array([0, 1, -2, 1]), "y_train: row 2 is -2, where 0, 1, 2, ..."),
+        ("y_train", np.array([0, 1, 2, 2**31]), "y_train: row 3 is 2147483648"),
+        ("y_train", np.array([0, 1.5, 2, 1]), "y_train: row 1 is 1.5"),
+        ("y_train", np.array([np.nan, 0, 0, 0]), "y_train: row 0 is nan"),
+        ("y_train", np.array(["a"] * 4), "y_train: holds <U1"),
+        ("y_test", np.array([0]), "x_test has 2 rows and y_test 1"),
+        ("y_test", np.array([0, 3]), "y_test: row 1 is 3, the training labels end at 2"),
+    ],
+)
+def test_npz_refuses_arrays(tmp_path, key, array, expected):
+    path = save(tmp_path / "a.npz", **{key: array})
+    assert refusal(path).startswith(expected)
+
+
+def test_npz_names_missing_arrays(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, x_train=np.zeros((1, 1)), y_train=np.zeros(1))
+    assert refusal(path) == "lacks x_test, y_test; it has ['x_train', 'y_train']"
+
+
+def test_npz_refuses_other_and_damaged_files(tmp_path):
+    path = tmp_path / "a.npz"
+    assert "cannot be read: No such file" in refusal(path)
+    save(path)
+    whole = path.read_bytes()
+    for content in (
+        b"",
+        b"text",
+        whole[: len(whole) // 2],
+        whole.replace(bytes(range(24)), b"x" * 24),
+    ):
+        path.write_bytes(content)
+        assert "is not an intact .npz archive" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("member", "expected"),
+    [
+        (b"no header", "x_train: is not a plain array in NumPy's .npy format"),
+        (b"\x93NUMPY\x01\x00\xff\xff{'descr'", "x_train: is not a plain array"),
+        (b"", "x_train: is not a plain array"),
+        ((1 << 40, 6), "x_train: its header promises 6,597,069,766,784 bytes, it has 152"),
+        ((3, 8, 2), "x_train: its header promises 176 bytes, it has 152"),
+        ((-4, -6), "x_train: is empty: its shape is (-4, -6)"),
+    ],
+)
+def test_npz_does_not_believe_headers(tmp_path, member, expected):
+    path = tmp_path / "a.npz"
+    if isinstance(member, tuple):
+        header = {"descr": "|u1", "fortran_order": False, "shape": member}
+        stream = io.BytesIO()
+        np.lib.format.write_array_header_1_0(stream, header)
+        member = stream.getvalue() + bytes(24)
+    np.savez(path, **{key: a for key, a in good_arrays().items() if key != "x_train"})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("x_train.npy", member)
+    assert refusal(path).startswith(expected)
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory) -> Path:
+    """Make one path for all the examples of a property."""
+    return tmp_path_factory.mktemp("fuzz") / "a.npz"
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    at=st.integers(0, 1700),
+    patch=st.binary(min_size=1, max_size=8),
+    compressed=st.booleans(),
+)
+def test_any_bytes_are_loaded_or_refused(scratch, at, patch, compressed):
+    (np.savez_compressed if compressed else np.savez)(scratch, **good_arrays())
+    whole = scratch.read_bytes()
+    scratch.write_bytes(whole[:at] + patch + whole[at + len(patch) :])
+    try:
+        data = load_npz(scratch)
+    except DataError as error:
+        assert "\n" not in str(error)
+    else:
+        assert len(data.x_train) == len(data.y_train)
