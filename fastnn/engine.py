@@ -96,3 +96,12 @@ def get_engine(
 
         return ReferenceEngine(layers, input_scale=input_scale)
     raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {name!r}")
+
+
+def needs_compiling(name: str) -> bool:
+    """Return whether building this engine will first compile its kernels, which takes seconds."""
+    if name != "numba":
+        return False
+    from fastnn.kernels.step import kernels_are_cached
+
+    return not kernels_are_cached()

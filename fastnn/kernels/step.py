@@ -269,6 +269,11 @@ def compile_kernels() -> tuple[float, bool]:
     return time.perf_counter() - start, not cached
 
 
+def kernels_are_cached() -> bool:
+    """Return whether the kernels are ready, here or in the cache."""
+    return _run.ready or _jit.is_cached()
+
+
 class NumbaEngine:
     """The engine in compiled kernels. `fastnn.engine.Engine` says what each method does."""
 
