@@ -78,4 +78,4 @@ def as_labels(y: Any, rows: int, n_classes: int, name: str = "y") -> np.ndarray:
             f"{name} must hold whole numbers from 0 to {n_classes - 1}, "
             f"found {array[row]} in row {row}"
         )
-    return np.ascontiguousarray(array, np.int32)
+    return np.require(array, np.int32, ["C_CONTIGUOUS", "ALIGNED"])

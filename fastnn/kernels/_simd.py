@@ -15,6 +15,8 @@ from numba.core import cgutils, config
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
+from fastnn.kernels._jit import jit
+
 NR = 16  # lanes of a panel: how many outputs stand side by side, on every machine
 
 TRIPLE, CPU, _features = cpu_target.target_context.codegen().magic_tuple()[:3]
@@ -249,13 +251,19 @@ def call_region(typingctx, region, task, job):
 
 
 @intrinsic
-def pointer_at(typingctx, address):
+def _pointer_at(typingctx, address):
     """Return an address as a pointer that `numba.carray` takes."""
 
     def codegen(context, builder, signature, args):
         return builder.inttoptr(args[0], context.get_value_type(types.voidptr))
 
     return types.voidptr(types.int64), codegen
+
+
+@jit
+def array_at(address, size, dtype):
+    """Return the array (size,) of a dtype that lies at an address."""
+    return carray(_pointer_at(address), size, dtype)
 
 
 if config.DISABLE_JIT:
@@ -287,6 +295,9 @@ if config.DISABLE_JIT:
         """Plain twin: where the JIT is off a region is a Python function."""
         region(task, job)
 
-    def pointer_at(address):  # noqa: F811
-        """Plain twin: `numba.carray` takes a ctypes pointer."""
-        return ctypes.c_void_p(address)
+    def array_at(address, size, dtype):  # noqa: F811
+        """Plain twin: records answer to their fields as attributes, as in compiled code."""
+        dtype = np.dtype(dtype)
+        memory = (ctypes.c_byte * int(size * dtype.itemsize)).from_address(int(address))
+        array = np.frombuffer(memory, dtype)
+        return array.view(np.recarray) if dtype.fields else array

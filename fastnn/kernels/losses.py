@@ -25,7 +25,7 @@ EXPONENT_BIAS, MANTISSA_BITS = np.int32(127), np.int32(23)
 def exp(x):
     """Return e^x in float32, within 2 units in the last place; loops over it vectorise."""
     clamped = min(max(x, LOWEST), HIGHEST)
-    n = np.float32(math.floor(fma(clamped, LOG2_E, HALF)))
+    n = np.floor(fma(clamped, LOG2_E, HALF))
     r = fma(n, -LN2_LOW, fma(n, -LN2_HIGH, clamped))
     p = fma(fma(fma(fma(fma(C7, r, C6), r, C5), r, C4), r, C3), r, C2)
     mantissa = fma(p, r * r, r + ONE)

@@ -8,10 +8,9 @@ back into arrays inside the kernels.
 from typing import NamedTuple
 
 import numpy as np
-from numba import carray
 
 from fastnn.kernels._jit import jit
-from fastnn.kernels._simd import pointer_at
+from fastnn.kernels._simd import array_at
 from fastnn.kernels.layout import LAYER, Layout
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
@@ -63,30 +62,19 @@ class Views(NamedTuple):
 
 
 @jit
-def job_at(address):
-    """The job at an address."""
-    return carray(pointer_at(address), 1, JOB)[0]
-
-
-@jit
-def floats(address, size):
-    """The float32 array (size,) at an address."""
-    return carray(pointer_at(address), size, np.float32)
-
-
-@jit
 def views(job):
     """The arrays of a job."""
+    size = job.parameters_size
     return Views(
-        carray(pointer_at(job.layers), job.n_layers, LAYER),
-        floats(job.parameters, job.parameters_size),
-        floats(job.gradients, job.parameters_size),
-        floats(job.totals, job.parameters_size),
-        floats(job.transposed, job.transposed_size),
-        floats(job.workspace, job.workspace_size),
-        floats(job.losses, job.chunk_rows),
-        carray(pointer_at(job.hits), job.chunk_rows, np.uint8),
-        carray(pointer_at(job.row_labels), job.chunk_rows, np.int32),
+        array_at(job.layers, job.n_layers, LAYER),
+        array_at(job.parameters, size, np.float32),
+        array_at(job.gradients, size, np.float32),
+        array_at(job.totals, size, np.float32),
+        array_at(job.transposed, job.transposed_size, np.float32),
+        array_at(job.workspace, job.workspace_size, np.float32),
+        array_at(job.losses, job.chunk_rows, np.float32),
+        array_at(job.hits, job.chunk_rows, np.uint8),
+        array_at(job.row_labels, job.chunk_rows, np.int32),
     )
 
 

@@ -1,0 +1,238 @@
+"""A training step as two parallel regions, and the loop over chunks that calls them.
+
+::
+
+    run                            compiled loop over chunks; for each chunk
+      ├─ rows_region, per task     a share of the chunk's rows: gather, forward, loss, deltas
+      └─ weights_region, per task  a share of every layer's inputs: dw, update, transpose
+
+A task touches only its rows in the first region and only its weights in the second, so nothing
+is locked, and nothing is added in an order that depends on the number of tasks. Twin of
+`reference.step`; `kernels.step` is the engine around it.
+"""
+
+import math
+
+import numpy as np
+from numba import prange
+
+from fastnn import batches
+from fastnn.kernels._jit import jit
+from fastnn.kernels._simd import (
+    NR,
+    TILE_PANELS,
+    array_at,
+    call_region,
+    flush_denormals,
+    restore_denormals,
+)
+from fastnn.kernels.activations import ONE, relu_backward, relu_forward
+from fastnn.kernels.dense import (
+    dense_backward_input,
+    dense_backward_weights,
+    dense_forward,
+    transpose,
+)
+from fastnn.kernels.losses import softmax, softmax_cross_entropy, softmax_cross_entropy_backward
+from fastnn.kernels.updates import accumulate, sgd_update
+from fastnn.kernels.workspace import JOB, KEEP_GRADIENT, PREDICT, SGD, TRAIN, views
+
+ROW_BLOCK = 64  # rows that go through all layers together: their activations stay in the cache
+ROW_UNIT = 8  # rows are dealt out to tasks in eights, whole register tiles
+
+next_chunk = jit(batches.next_chunk)
+
+
+@jit
+def share(count, unit, task, tasks):
+    """Return where a task's share of `count` things starts and stops, in whole units."""
+    units = (count + unit - 1) // unit
+    return units * task // tasks * unit, min(count, units * (task + 1) // tasks * unit)
+
+
+# ---- rows: forward, loss, deltas ------------------------------------------------------------
+
+
+@jit
+def gather(buffers, job, first, rows):
+    """Copy the block's features, scaled, into the first `a` with its ones; copy its labels."""
+    layer = buffers.layers[0]
+    inputs = layer.inputs
+    for i in range(first, first + rows):
+        source = source_row(job, job.start + i)
+        at = layer.a + i * layer.a_row
+        a = buffers.workspace[at : at + inputs + 1]
+        if job.x_is_bytes:
+            x = array_at(job.x + source * inputs, inputs, np.uint8)
+            for k in range(inputs):
+                a[k] = np.float32(x[k]) * job.input_scale
+        else:
+            x = array_at(job.x + 4 * source * inputs, inputs, np.float32)
+            for k in range(inputs):
+                a[k] = x[k] * job.input_scale
+        a[inputs] = ONE
+        if job.mode != PREDICT:
+            buffers.labels[i] = array_at(job.labels, job.data_rows, np.int32)[source]
+
+
+@jit
+def source_row(job, position):
+    """Return the data's row that a position of the epoch visits."""
+    if job.order == 0:
+        return position
+    return array_at(job.order, job.n, np.int64)[position]
+
+
+@jit
+def forward(buffers, first, rows):
+    """Run a block of rows through all layers; the logits end up in the last `z`."""
+    last = len(buffers.layers) - 1
+    for i in range(last + 1):
+        layer = buffers.layers[i]
+        dense_forward(buffers.workspace, buffers.parameters, layer, first, rows)
+        if layer.relu:
+            at = layer.z + first * layer.z_row
+            relu_forward(buffers.workspace, at, layer.z_row, rows, layer.outputs)
+
+
+@jit
+def backward(buffers, first, rows):
+    """Bring the last layer's `dz` back through all layers but the first."""
+    for i in range(len(buffers.layers) - 1, 0, -1):
+        layer, before = buffers.layers[i], buffers.layers[i - 1]
+        dense_backward_input(buffers.workspace, buffers.transposed, layer, before, first, rows)
+        relu_backward(
+            buffers.workspace,
+            before.dz + first * before.dz_row,
+            before.dz_row,
+            layer.a + first * layer.a_row,
+            layer.a_row,
+            rows,
+            layer.transposed_panels,
+        )
+
+
+@jit
+def write_probabilities(buffers, job, first, rows):
+    """Turn a block's logits into probabilities, and copy them to the job's `out`."""
+    layer = buffers.layers[len(buffers.layers) - 1]
+    out = array_at(job.out, job.n * layer.outputs, np.float32)
+    for i in range(rows):
+        at = layer.z + (first + i) * layer.z_row
+        z = buffers.workspace[at : at + layer.panels * NR]
+        softmax(z, layer.outputs)
+        target = (job.start + first + i) * layer.outputs
+        for j in range(layer.outputs):
+            out[target + j] = z[j]
+
+
+@jit
+def rows_block(buffers, job, first, rows):
+    """Do all that the job asks of a block of rows, counted from the chunk's start."""
+    gather(buffers, job, first, rows)
+    forward(buffers, first, rows)
+    if job.mode == PREDICT:
+        write_probabilities(buffers, job, first, rows)
+        return
+    last = buffers.layers[len(buffers.layers) - 1]
+    softmax_cross_entropy(
+        buffers.losses, buffers.hits, buffers.workspace, last, buffers.labels, first, rows
+    )
+    if job.mode == TRAIN:
+        softmax_cross_entropy_backward(
+            buffers.workspace, last, buffers.labels, first, rows, np.float32(job.batch_rows)
+        )
+        backward(buffers, first, rows)
+
+
+def rows_region(task, address):
+    """Region 1: a task's share of the chunk's rows, block by block."""
+    job = array_at(address, 1, JOB)[0]
+    buffers = views(job)
+    state = flush_denormals()
+    start, stop = share(job.rows, ROW_UNIT, task, job.tasks)
+    for first in range(start, stop, ROW_BLOCK):
+        rows_block(buffers, job, first, min(ROW_BLOCK, stop - first))
+    restore_denormals(state)
+
+
+# ---- weights: gradients, update, transposed copies ------------------------------------------
+
+
+@jit
+def weights_block(buffers, job, layer, low, high, panel, panels):
+    """Compute the gradient of inputs low to high in some panels, and update their weights."""
+    dense_backward_weights(
+        buffers.gradients, buffers.workspace, layer, low, high, panel, panels, job.rows
+    )
+    several = not (job.first and job.last)
+    gradients = buffers.totals if several else buffers.gradients
+    count = (high - low) * NR
+    for p in range(panel, panel + panels):
+        at = layer.weights + p * layer.panel_size + low * NR
+        if several:
+            accumulate(buffers.totals, buffers.gradients, at, count, job.first)
+        if job.last and job.rule == SGD:
+            sgd_update(buffers.parameters, gradients, at, count, job.learning_rate)
+
+
+def weights_region(task, address):
+    """Region 2: a task's share of every layer's inputs, over all rows of the chunk."""
+    job = array_at(address, 1, JOB)[0]
+    buffers = views(job)
+    state = flush_denormals()
+    for i in range(len(buffers.layers)):
+        layer = buffers.layers[i]
+        low, high = share(layer.inputs + 1, NR, task, job.tasks)
+        for panel in range(0, layer.panels, TILE_PANELS):
+            panels = min(TILE_PANELS, layer.panels - panel)
+            weights_block(buffers, job, layer, low, high, panel, panels)
+            if i > 0 and job.last and job.rule != KEEP_GRADIENT:
+                for p in range(panel, panel + panels):
+                    transpose(buffers.transposed, buffers.parameters, layer, low, high, p)
+    restore_denormals(state)
+
+
+# ---- the loop over chunks -------------------------------------------------------------------
+
+
+@jit
+def open_chunk(job):
+    """Cut the next chunk off the epoch, and tell the regions."""
+    chunk = next_chunk(job.position, job.n, job.batch_size)
+    job.start = chunk.start
+    job.rows = chunk.stop - chunk.start
+    job.batch_rows = chunk.batch_rows
+    job.first = chunk.first
+    job.last = chunk.last
+
+
+@jit
+def add_losses(job, buffers):
+    """Add the chunk's losses and hits to the running sums; return whether they are finite."""
+    loss_sum = 0.0  # float64: sums of a whole epoch
+    correct = 0
+    for i in range(job.rows):
+        loss_sum += buffers.losses[i]
+        correct += buffers.hits[i]
+    job.loss_sum += loss_sum
+    job.correct += correct
+    return math.isfinite(job.loss_sum)
+
+
+def run(rows_address, weights_address, address):
+    """Run the job from its position to its stop, chunk by chunk; end early on a bad loss."""
+    job = array_at(address, 1, JOB)[0]
+    buffers = views(job)
+    while job.position < job.stop:
+        open_chunk(job)
+        for phase in range(2 if job.mode == TRAIN else 1):
+            region = rows_address if phase == 0 else weights_address
+            if job.tasks == 1:
+                call_region(region, 0, address)
+            else:
+                for task in prange(job.tasks):
+                    call_region(region, np.int64(task), address)  # prange counts unsigned
+            if phase == 0 and job.mode != PREDICT and not add_losses(job, buffers):
+                return
+        job.position = job.start + job.rows
