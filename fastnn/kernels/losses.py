@@ -10,8 +10,9 @@ from fastnn.kernels._simd import NR, fma
 ZERO, ONE = np.float32(0), np.float32(1)
 
 # exp(x) = 2ⁿ · e^r with n = round(x / ln 2) and |r| ≤ ln 2 / 2; ln 2 in two parts, so that
-# n · ln 2 is exact. Below LOWEST the result would be denormal, and is 0.
-LOWEST, HIGHEST = np.float32(-87.3), np.float32(88.7)
+# n · ln 2 is exact. Below LOWEST the result would be denormal, and is 0; above HIGHEST n would
+# leave the exponent's range, and the result stays at e^HIGHEST (softmax never comes there).
+LOWEST, HIGHEST = np.float32(-87.3), np.float32(88.3)
 LOG2_E = np.float32(1.4426950408889634)
 LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 HALF = np.float32(0.5)
@@ -23,7 +24,7 @@ EXPONENT_BIAS, MANTISSA_BITS = np.int32(127), np.int32(23)
 
 @jit
 def exp(x):
-    """Return e^x in float32, within 2 units in the last place; loops over it vectorise."""
+    """Return e^x in float32, from LOWEST to HIGHEST within 2 units in the last place."""
     clamped = min(max(x, LOWEST), HIGHEST)
     n = np.floor(fma(clamped, LOG2_E, HALF))
     r = fma(n, -LN2_LOW, fma(n, -LN2_HIGH, clamped))

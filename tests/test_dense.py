@@ -1,0 +1,198 @@
+"""The dense layer and ReLU in both rooms: exact on whole numbers, bounded on real ones."""
+
+import numba
+import numpy as np
+import pytest
+from tolerances import assert_product
+
+from fastnn import kernels, reference
+from fastnn.kernels import activations, dense
+from fastnn.kernels._simd import NR
+from fastnn.kernels.layout import Layout
+from fastnn.kernels.workspace import Workspace
+from fastnn.layers import dense_layers
+from fastnn.reference import activations as plain_activations
+from fastnn.reference import dense as plain_dense
+
+ROOMS = [reference, kernels]
+SHAPES = [(1, 1, 1), (4, 1, 3), (3, 5, 1), (7, 16, 16), (9, 33, 17), (65, 300, 40), (128, 31, 100)]
+
+
+@numba.njit
+def call_forward(workspace, parameters, table, i, first, rows):
+    dense.dense_forward(workspace, parameters, table[i], first, rows)
+
+
+@numba.njit
+def call_backward_input(workspace, transposed, table, i, first, rows):
+    dense.dense_backward_input(workspace, transposed, table[i], table[i - 1], first, rows)
+
+
+@numba.njit
+def call_backward_weights(gradients, workspace, table, i, low, high, panel, panels, rows):
+    dense.dense_backward_weights(gradients, workspace, table[i], low, high, panel, panels, rows)
+
+
+@numba.njit
+def call_transpose(transposed, parameters, table, i, low, high, panel):
+    dense.transpose(transposed, parameters, table[i], low, high, panel)
+
+
+@numba.njit
+def call_relu_forward(workspace, at, stride, rows, width):
+    activations.relu_forward(workspace, at, stride, rows, width)
+
+
+@numba.njit
+def call_relu_backward(workspace, dz_at, a_at, stride, rows, panels):
+    activations.relu_backward(workspace, dz_at, stride, a_at, stride, rows, panels)
+
+
+class Layer:
+    """A layer of a network in a kernel workspace full of NaN, as matrices."""
+
+    def __init__(self, rows, inputs, outputs):
+        self.layout = Layout(dense_layers([3, inputs, outputs]), rows)
+        self.buffers = Workspace(self.layout, rows, 1.0)
+        self.buffers.scratch[:] = np.nan
+        self.buffers.gradients[:] = np.nan
+        self.table, self.row, self.before = self.layout.table, *self.layout.table[::-1]
+        self.rows = rows
+        self.matrix(self.row, "a", inputs)[:] = 0
+        self.view("a", self.row)[:, inputs] = 1
+
+    def view(self, name, row):
+        size = self.rows * row[f"{name}_row"]
+        return self.buffers.scratch[row[name] :][:size].reshape(self.rows, -1)
+
+    def matrix(self, row, name, width):
+        return self.view(name, row)[:, :width]
+
+    def set_weights(self, w, b):
+        dummy = np.zeros((3, len(w)), np.float32), np.zeros(len(w), np.float32)
+        self.layout.write(self.buffers.parameters, [dummy, (w, b)])
+        self.layout.write_transposed(self.buffers.transposed, [dummy, (w, b)])
+
+    def set_dz(self, dz):
+        """Gradients, with the zero lanes behind them that the loss and ReLU write."""
+        self.view("dz", self.row)[:, : self.row["panels"] * NR] = 0
+        self.matrix(self.row, "dz", dz.shape[1])[:] = dz
+
+
+def forward(room, x, w, b):
+    if room is reference:
+        z = np.empty((len(x), w.shape[1]), np.float32)
+        plain_dense.dense_forward(z, x, w, b)
+        return z
+    layer = Layer(len(x), *w.shape)
+    layer.set_weights(w, b)
+    layer.matrix(layer.row, "a", w.shape[0])[:] = x
+    half = len(x) // 2  # two blocks of rows, as two tasks would
+    for first, rows in ((0, half), (half, len(x) - half)):
+        call_forward(layer.buffers.scratch, layer.buffers.parameters, layer.table, 1, first, rows)
+    padding = layer.view("z", layer.row)[:, w.shape[1] : layer.row["panels"] * NR]
+    assert (padding == 0).all()
+    return layer.matrix(layer.row, "z", w.shape[1])
+
+
+def backward_weights(room, dz, x):
+    inputs, outputs = x.shape[1], dz.shape[1]
+    if room is reference:
+        dw, db = np.empty((inputs, outputs), np.float32), np.empty(outputs, np.float32)
+        plain_dense.dense_backward_weights(dw, db, dz, x)
+        return dw, db
+    layer = Layer(len(x), inputs, outputs)
+    layer.matrix(layer.row, "a", inputs)[:] = x
+    layer.set_dz(dz)
+    middle = (inputs + 1) // 2
+    for low, high in ((0, middle), (middle, inputs + 1)):
+        for panel in range(layer.row["panels"]):
+            call_backward_weights(
+                layer.buffers.gradients, layer.buffers.scratch, layer.table, 1,
+                low, high, panel, 1, len(x),
+            )  # fmt: skip
+    panels = layer.layout.panels(layer.buffers.gradients, 1)
+    assert (panels.swapaxes(0, 1).reshape(inputs + 1, -1)[:, outputs:] == 0).all()
+    return layer.layout.read(layer.buffers.gradients)[1]
+
+
+def backward_input(room, dz, w):
+    if room is reference:
+        dx = np.empty((len(dz), len(w)), np.float32)
+        plain_dense.dense_backward_input(dx, dz, w)
+        return dx
+    layer = Layer(len(dz), *w.shape)
+    layer.set_weights(w, np.zeros(w.shape[1], np.float32))
+    layer.set_dz(dz)
+    buffers = layer.buffers
+    call_backward_input(buffers.scratch, buffers.transposed, layer.table, 1, 0, len(dz))
+    return layer.matrix(layer.before, "dz", len(w))
+
+
+@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), SHAPES)
+def test_whole_numbers_are_exact(rng, room, rows, inputs, outputs):
+    """Every sum stays below 2**24, so that no order of adding can round."""
+    x, w, b, dz = (
+        rng.integers(-9, 10, shape).astype(np.float32)
+        for shape in ((rows, inputs), (inputs, outputs), outputs, (rows, outputs))
+    )
+    exact_x, exact_w, exact_dz = x.astype(int), w.astype(int), dz.astype(int)
+    assert (forward(room, x, w, b) == exact_x @ exact_w + b.astype(int)).all()
+    dw, db = backward_weights(room, dz, x)
+    assert (dw == exact_x.T @ exact_dz).all() and (db == exact_dz.sum(axis=0)).all()
+    assert (backward_input(room, dz, w) == exact_dz @ exact_w.T).all()
+
+
+@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), [(9, 64, 20), (100, 785, 33)])
+def test_rounding_is_bounded(rng, room, rows, inputs, outputs):
+    x, w, b, dz = (
+        rng.standard_normal(shape, dtype=np.float32)
+        for shape in ((rows, inputs), (inputs, outputs), outputs, (rows, outputs))
+    )
+    ones = np.ones((rows, 1), np.float32)
+    assert_product(forward(room, x, w, b), np.hstack([x, ones]), np.vstack([w, b]))
+    dw, db = backward_weights(room, dz, x)
+    assert_product(dw, x.T, dz)
+    assert_product(db[None], ones.T, dz)
+    assert_product(backward_input(room, dz, w), dz, w.T)
+
+
+def test_transpose_follows_the_weights(rng):
+    layer = Layer(4, 21, 18)
+    w, b = rng.standard_normal((21, 18), dtype=np.float32), np.ones(18, np.float32)
+    layer.set_weights(w, b)
+    expected = layer.buffers.transposed.copy()
+    layer.buffers.transposed[:] = 0
+    for low, high in ((0, 16), (16, 22)):  # the bias is row 21 and must not be copied
+        for panel in (0, 1):
+            call_transpose(
+                layer.buffers.transposed, layer.buffers.parameters, layer.table, 1, low, high, panel
+            )
+    assert (layer.buffers.transposed == expected).all()
+
+
+@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize("width", [1, 15, 16, 40])
+def test_relu_and_its_mask(rng, room, width):
+    rows, stride = 5, 64
+    z = rng.integers(-3, 4, (rows, width)).astype(np.float32)
+    z[0, 0], z[-1, -1] = np.nan, -0.0
+    da = rng.standard_normal((rows, width), dtype=np.float32)
+    if room is reference:
+        a, dz = np.empty_like(z), np.empty_like(z)
+        plain_activations.relu_forward(a, z)
+        plain_activations.relu_backward(dz, da, a)
+    else:
+        workspace = np.zeros((2, rows, stride), np.float32)
+        workspace[0, :, :width], workspace[1, :, :width] = z, da
+        call_relu_forward(workspace.ravel(), 0, stride, rows, width)
+        assert (workspace[0, :, width] == 1).all()
+        panels = -(-width // NR)
+        call_relu_backward(workspace.ravel(), rows * stride, 0, stride, rows, panels)
+        a, dz = workspace[0, :, :width], workspace[1, :, :width]
+        assert (workspace[1, :, width:] == 0).all()
+    assert np.isnan(a[0, 0])
+    assert (a.ravel()[1:] == np.maximum(z, 0).ravel()[1:]).all()
+    assert (dz == np.where(z > 0, da, 0)).all()

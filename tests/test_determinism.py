@@ -1,0 +1,146 @@
+"""The same bits every time: threads, tiles, instruction sets, cuts, stops, batches of one."""
+
+import hashlib
+import os
+import subprocess
+import sys
+
+import numba
+import numpy as np
+import pytest
+
+from fastnn import Network
+from fastnn.batches import Epoch, Progress
+from fastnn.kernels._simd import FEATURES, X86
+from fastnn.randomness import permutation
+
+pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="about compiled code alone")
+
+# Trains a network of odd widths on batches of one chunk and of several, once for each number of
+# threads given, and prints a hash of all that came out.
+PROGRAM = """
+import hashlib, sys
+import numpy as np
+from fastnn import Network
+rng = np.random.default_rng(0)
+x = rng.integers(0, 256, (1500, 75), dtype=np.uint8)
+y = rng.integers(0, 5, 1500)
+for threads in map(int, sys.argv[1].split(",")):
+    digest = hashlib.sha256()
+    for batch_size in (100, 700):
+        net = Network([75, 50, 17, 5], input_scale=1 / 255)
+        history = net.fit(x, y, epochs=2, batch_size=batch_size, threads=threads)
+        for w, b in net.parameters:
+            digest.update(w.tobytes() + b.tobytes())
+        digest.update(net.predict_proba(x).tobytes())
+        digest.update(repr(history["loss"] + history["accuracy"]).encode())
+    print(threads, digest.hexdigest())
+"""
+
+
+def hashes(threads, **environment):
+    """Hash of the program's result for each number of threads, run as a process."""
+    process = subprocess.run(
+        [sys.executable, "-c", PROGRAM, ",".join(map(str, threads))],
+        env=os.environ | {"NUMBA_NUM_THREADS": str(max(threads))} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    lines = dict(line.split() for line in process.stdout.splitlines())
+    assert list(lines) == [str(n) for n in threads]
+    return set(lines.values())
+
+
+@pytest.fixture(scope="module")
+def native():
+    (digest,) = hashes([1])
+    return digest
+
+
+def test_one_two_and_three_threads_give_the_same_bits(native):
+    assert hashes([1, 2, 3]) == {native}
+
+
+def test_cold_and_cached_compilation_give_the_same_bits(native, tmp_path):
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    assert hashes([2], **cache) == hashes([2], **cache) == {native}
+
+
+# A smaller instruction set needs both variables: the name alone leaves the features as they are.
+HASWELL = {
+    "NUMBA_CPU_NAME": "haswell",
+    "NUMBA_CPU_FEATURES": "+avx,+avx2,+bmi,+bmi2,+f16c,+fma,+popcnt,+sse,+sse2,+sse4.1,+sse4.2",
+}
+
+
+@pytest.mark.skipif("+avx2" not in FEATURES or "+fma" not in FEATURES, reason="needs AVX2 and FMA")
+def test_avx2_gives_the_bits_of_wider_registers(native):
+    assert hashes([2], **HASWELL) == {native}
+
+
+@pytest.mark.skipif(not X86, reason="needs x86")
+def test_a_machine_without_fused_multiply_add_gives_the_same_bits_on_any_threads():
+    baseline = {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": "+sse2"}
+    assert len(hashes([1, 3], **baseline)) == 1
+
+
+# ---- within a process -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def data(rng):
+    labels = rng.integers(0, 4, 1300)
+    return (rng.standard_normal((1300, 9)) + labels[:, None]).astype(np.float32), labels
+
+
+def digest(net):
+    return hashlib.sha256(b"".join(w.tobytes() + b.tobytes() for w, b in net.parameters)).digest()
+
+
+def test_a_fit_in_two_parts_is_a_fit_in_one(data, engine):
+    whole, parts = Network([9, 20, 4]), Network([9, 20, 4])
+    history = whole.fit(*data, epochs=3, engine=engine)
+    first = parts.fit(*data, epochs=1, engine=engine)
+    second = parts.fit(*data, epochs=2, engine=engine)
+    assert digest(whole) == digest(parts)
+    assert history["loss"] == first["loss"] + second["loss"]
+
+
+@pytest.mark.parametrize("batch_size", [64, 600, 1300])
+def test_where_calls_are_cut_changes_nothing(data, engine, batch_size):
+    """How long a call lasts depends on the clock; its result must not, nor the loss it sums."""
+    x, labels = data[0], data[1].astype(np.int32)
+    epoch = Epoch(x, labels, permutation(0, 0, len(x)), batch_size, 0.1)
+    results = set()
+    for budget in (1, 300, 10**9):
+        net = Network([9, 20, 4])
+        running, progress = net.use_engine(engine), Progress()
+        while progress.position < len(x):
+            progress = running.run_chunk(epoch, progress, budget)
+        parameters = b"".join(w.tobytes() + b.tobytes() for w, b in running.get_parameters())
+        results.add((progress, parameters))
+    assert len(results) == 1
+
+
+def test_a_row_is_predicted_alike_in_any_company(data):
+    net = Network([9, 33, 4])
+    net.fit(*data, epochs=1)
+    together = net.predict_proba(data[0])
+    for rows in (1, 2, 3, 7, 8, 9, 64, 600):
+        start = 5
+        assert (net.predict_proba(data[0][start : start + rows]) == together[start:][:rows]).all()
+    one_thread = Network([9, 33, 4])
+    one_thread.parameters = net.parameters
+    one_thread.use_engine("numba", threads=1)
+    assert (one_thread.predict_proba(data[0]) == together).all()
+
+
+def test_bytes_and_floats_of_the_same_values_train_alike(rng):
+    x = rng.integers(0, 256, (300, 30), dtype=np.uint8)
+    y = rng.integers(0, 3, 300)
+    from_bytes, from_floats = (Network([30, 8, 3], input_scale=1 / 255) for _ in range(2))
+    from_bytes.fit(x, y, epochs=2)
+    from_floats.fit(x.astype(np.float32), y, epochs=2)
+    assert digest(from_bytes) == digest(from_floats)
