@@ -50,7 +50,7 @@ class Layout:
 
     Attributes
     ----------
-    table : ndarray (layers,) of LAYER
+    table : recarray (layers,) of LAYER
     parameters_size, transposed_size, workspace_size : int
         Lengths in float32 of the flat vectors: all panels, all transposed panels, and what a
         chunk of `rows` rows needs on its way forward and back.
@@ -58,7 +58,7 @@ class Layout:
 
     def __init__(self, layers: Sequence[Dense], rows: int) -> None:
         self.layers = tuple(layers)
-        self.table = np.zeros(len(layers), LAYER)
+        self.table = np.zeros(len(layers), LAYER).view(np.recarray)
         self.parameters_size = self.transposed_size = self.workspace_size = 0
         for layer, row in zip(layers, self.table, strict=True):
             row["inputs"], row["outputs"] = layer.inputs, layer.outputs

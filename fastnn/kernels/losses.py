@@ -25,7 +25,8 @@ EXPONENT_BIAS, MANTISSA_BITS = np.int32(127), np.int32(23)
 @jit
 def exp(x):
     """Return e^x in float32, from LOWEST to HIGHEST within 2 units in the last place."""
-    clamped = min(max(x, LOWEST), HIGHEST)
+    clamped = x if x > LOWEST else LOWEST  # a NaN too, for it has no exponent
+    clamped = clamped if clamped < HIGHEST else HIGHEST
     n = np.floor(fma(clamped, LOG2_E, HALF))
     r = fma(n, -LN2_LOW, fma(n, -LN2_HIGH, clamped))
     p = fma(fma(fma(fma(fma(C7, r, C6), r, C5), r, C4), r, C3), r, C2)

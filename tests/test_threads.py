@@ -1,0 +1,159 @@
+"""Threading layers, forks, Python threads, and how many threads a process may use."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numba
+import numpy as np
+import pytest
+
+from fastnn import Network
+from fastnn.kernels import _threads
+
+pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="about compiled code alone")
+
+# Train here, in two Python threads at once, and in a forked child: the same bits, or it says so.
+PROGRAM = """
+import hashlib, os, sys
+from concurrent.futures import ThreadPoolExecutor
+import numpy as np
+from fastnn import Network
+
+rng = np.random.default_rng(0)
+x, y = rng.standard_normal((600, 20), dtype=np.float32), rng.integers(0, 3, 600)
+
+def train(_=None):
+    net = Network([20, 30, 3])
+    net.fit(x, y, epochs=2, threads=2)
+    parameters = b"".join(w.tobytes() + b.tobytes() for w, b in net.parameters)
+    return net, hashlib.sha256(parameters).hexdigest()
+
+net, alone = train()
+print(net.use_engine("numba", threads=2).threading_layer)
+with ThreadPoolExecutor(3) as pool:
+    assert {digest for _, digest in pool.map(train, range(6))} == {alone}, "Python threads"
+if hasattr(os, "fork"):
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if train()[1] == alone else 1)
+    assert os.waitpid(child, 0)[1] == 0, "forked child"
+print(alone)
+"""
+
+
+def run(layer):
+    return subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PROGRAM],  # fork with threads
+        env=os.environ | {"NUMBA_THREADING_LAYER": layer, "NUMBA_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """The result of the layer that every Numba has."""
+    process = run("workqueue")
+    assert process.returncode == 0, process.stderr
+    return process.stdout.split()[1]
+
+
+@pytest.mark.parametrize("layer", ["tbb", "omp", "workqueue"])
+def test_each_threading_layer(layer, expected):
+    process = run(layer)
+    if "No threading layer could be loaded" in process.stderr:
+        pytest.skip(f"{layer} is not installed")
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.split() == [layer, expected]
+
+
+def test_tbb_is_chosen_where_its_wheel_is():
+    pytest.importorskip("importlib.metadata")
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        version("tbb")
+    except PackageNotFoundError:
+        pytest.skip("tbb is not installed")
+    assert run("default").stdout.split()[0] == "tbb"
+
+
+def fit_in_child(queue):
+    net = Network([4, 3, 2])
+    net.fit(np.ones((8, 4), np.float32), np.arange(8) % 2, epochs=1)
+    queue.put(net.predict_proba(np.ones((1, 4))).tolist())
+
+
+def test_a_spawned_process_trains_alike():
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=fit_in_child, args=(queue,))
+    process.start()
+    got = queue.get(timeout=120)
+    process.join()
+    fit_in_child(here := multiprocessing.get_context("spawn").SimpleQueue())
+    assert got == here.get()
+
+
+def test_one_network_serves_several_python_threads(rng):
+    """They take turns on its one workspace."""
+    x = rng.standard_normal((64, 5)).astype(np.float32)
+    net = Network([5, 40, 3])
+    expected = net.predict_proba(x)
+    with ThreadPoolExecutor(4) as pool:
+        parts = pool.map(lambda i: (i, net.predict_proba(x[i : i + 8])), [0, 8, 16, 24, 32] * 40)
+        for i, got in parts:
+            assert (got == expected[i : i + 8]).all()
+
+
+def test_more_threads_than_the_process_may_use_are_refused(rng):
+    limit = _threads.usable()
+    net = Network([5, 3])
+    for threads in (0, -1, limit + 1):
+        with pytest.raises(ValueError, match=f"threads must be from 1 to {limit}"):
+            net.use_engine("numba", threads=threads)
+    assert net.use_engine("numba").threads == limit
+    assert net.use_engine("numba", threads=1).threads == 1
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "max 100000\n"}, sys.maxsize),
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, sys.maxsize),
+        ({"cpu.max": "nonsense\n"}, sys.maxsize),
+        ({}, sys.maxsize),
+    ],
+)
+def test_control_group_quota(tmp_path, files, cores):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert _threads._cgroup_cores(tmp_path) == cores
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs CPU affinity")
+def test_affinity_is_respected():
+    program = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "from fastnn.kernels._threads import usable; print(usable())"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "NUMBA_NUM_THREADS"}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"
+
+
+def test_the_users_own_numba_threads_are_left_as_they_were():
+    before = numba.get_num_threads()
+    net = Network([5, 3])
+    net.fit(np.ones((4, 5), np.float32), [0, 1, 2, 0], epochs=1)
+    assert numba.get_num_threads() == before
