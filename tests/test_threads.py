@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import PackageNotFoundError, version
 
 import numba
 import numpy as np
@@ -60,7 +61,7 @@ def expected():
     """The result of the layer that every Numba has."""
     process = run("workqueue")
     assert process.returncode == 0, process.stderr
-    return process.stdout.split()[1]
+    return process.stdout.splitlines()[-1]
 
 
 @pytest.mark.parametrize("layer", ["tbb", "omp", "workqueue"])
@@ -69,13 +70,12 @@ def test_each_threading_layer(layer, expected):
     if "No threading layer could be loaded" in process.stderr:
         pytest.skip(f"{layer} is not installed")
     assert process.returncode == 0, process.stderr
-    assert process.stdout.split() == [layer, expected]
+    lines = process.stdout.splitlines()
+    # Between them Numba may say that it could not stop its threads before the fork.
+    assert (lines[0], lines[-1]) == (layer, expected)
 
 
 def test_tbb_is_chosen_where_its_wheel_is():
-    pytest.importorskip("importlib.metadata")
-    from importlib.metadata import PackageNotFoundError, version
-
     try:
         version("tbb")
     except PackageNotFoundError:

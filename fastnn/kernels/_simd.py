@@ -214,7 +214,7 @@ def restore_denormals(typingctx, state):
 def _read_float_state(builder):
     if X86:
         slot = cgutils.alloca_once(builder, _i32)
-        builder.call(_mxcsr_function(builder, "st"), [slot])
+        _mxcsr(builder, "st", slot)
         return builder.zext(builder.load(slot), _i64)
     if ARM64:
         return builder.asm(ir.FunctionType(_i64, []), "mrs $0, fpcr", "=r", [], side_effect=True)
@@ -225,16 +225,19 @@ def _write_float_state(builder, state):
     if X86:
         slot = cgutils.alloca_once(builder, _i32)
         builder.store(builder.trunc(state, _i32), slot)
-        builder.call(_mxcsr_function(builder, "ld"), [slot])
+        _mxcsr(builder, "ld", slot)
     elif ARM64:
         write = ir.FunctionType(ir.VoidType(), [_i64])
         builder.asm(write, "msr fpcr, $0", "r", [state], side_effect=True)
 
 
-def _mxcsr_function(builder, verb):
-    signature = ir.FunctionType(ir.VoidType(), [_i32.as_pointer()])
+def _mxcsr(builder, verb, slot):
+    """Emit a store ("st") of the SSE control register to the slot, or a load ("ld") from it."""
+    bytes_type = ir.IntType(8).as_pointer()
+    signature = ir.FunctionType(ir.VoidType(), [bytes_type])
     name = f"llvm.x86.sse.{verb}mxcsr"
-    return cgutils.get_or_insert_function(builder.module, signature, name)
+    function = cgutils.get_or_insert_function(builder.module, signature, name)
+    builder.call(function, [builder.bitcast(slot, bytes_type)])
 
 
 @intrinsic
