@@ -13,16 +13,17 @@ class DataError(FastnnError, ValueError):
 
 
 class DivergenceError(FastnnError, ArithmeticError):
-    """The training loss is no longer finite.
+    """The training loss, or a weight, is no longer finite.
 
-    Raised before the offending update is applied, so the network keeps its last finite weights.
+    The network keeps its last finite weights: those that gave the loss, or where the last update
+    has spoilt them, those that the epoch began with.
 
     Attributes
     ----------
     epoch : int
         The epoch, counted from 1, in which the loss stopped being finite.
     step : int
-        The update of that epoch, counted from 1, that was not applied.
+        The update of that epoch, counted from 1, at which it was seen.
     """
 
     def __init__(self, message: str, *, epoch: int, step: int) -> None:

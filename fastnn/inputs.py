@@ -25,7 +25,7 @@ def as_features(x: Any, n_features: int, name: str = "x") -> np.ndarray:
         If the array is not 2-D with `n_features` columns, has no rows, does not hold real
         numbers, or holds a NaN or a value that is infinite in float32.
     """
-    array = np.asarray(x)
+    array = _as_array(x, name)
     if array.ndim != 2 or array.shape[1] != n_features:
         raise DataError(f"{name} must have shape (rows, {n_features}), got {array.shape}")
     if len(array) == 0:
@@ -34,7 +34,7 @@ def as_features(x: Any, n_features: int, name: str = "x") -> np.ndarray:
         raise DataError(f"{name} must hold real numbers, got dtype {array.dtype}")
     if array.dtype == np.uint8:
         return np.ascontiguousarray(array)
-    with np.errstate(over="ignore"):  # an overflow becomes Inf, which is reported below
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is reported below
         features = np.require(array, np.float32, ["C_CONTIGUOUS", "ALIGNED"])
     check_finite(features, name)
     return features
@@ -62,7 +62,7 @@ def as_labels(y: Any, rows: int, n_classes: int, name: str = "y") -> np.ndarray:
         If there is not one label for each row, or a label is not a whole number from 0 to
         ``n_classes - 1``.
     """
-    array = np.asarray(y)
+    array = _as_array(y, name)
     if array.ndim != 1:
         raise DataError(f"{name} must be one-dimensional, got shape {array.shape}")
     if len(array) != rows:
@@ -79,3 +79,10 @@ def as_labels(y: Any, rows: int, n_classes: int, name: str = "y") -> np.ndarray:
             f"found {array[row]} in row {row}"
         )
     return np.require(array, np.int32, ["C_CONTIGUOUS", "ALIGNED"])
+
+
+def _as_array(values: Any, name: str) -> np.ndarray:
+    try:
+        return np.asarray(values)
+    except ValueError as error:  # rows of different lengths
+        raise DataError(f"{name} is not an array: {error}") from None

@@ -15,6 +15,8 @@ from fastnn.layers import Parameters, dense_layers
 from fastnn.randomness import SEED_LIMIT
 from fastnn.training import History, fit
 
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+
 
 class Network:
     """A fully connected classifier: ReLU layers, then softmax.
@@ -53,9 +55,7 @@ class Network:
 
     def __init__(self, sizes: Sequence[int], *, input_scale: float = 1.0, seed: int = 0) -> None:
         self.layers = dense_layers(sizes)
-        if not (math.isfinite(input_scale) and input_scale > 0):
-            raise ValueError(f"input_scale must be a positive number, got {input_scale!r}")
-        self.input_scale = float(input_scale)
+        self.input_scale = _positive(input_scale, "input_scale")
         self.seed = _whole(seed, "seed", low=0)
         if self.seed >= SEED_LIMIT:
             raise ValueError(f"seed must be below 2**64, got {seed!r}")
@@ -139,18 +139,19 @@ class Network:
         DataError
             If the data do not fit the network or are not finite.
         DivergenceError
-            If the loss stops being finite; the last finite weights are kept.
+            If the loss or a weight stops being finite; the last finite weights are kept.
         """
         epochs = _whole(epochs, "epochs", low=1)
-        if not (math.isfinite(learning_rate) and learning_rate > 0):
-            raise ValueError(f"learning_rate must be a positive number, got {learning_rate!r}")
+        rate = _positive(learning_rate, "learning_rate")
         features, labels = self._checked(x, y, "x", "y")
         rows = len(features)
         if batch_size != "full":
             rows = min(rows, _whole(batch_size, "batch_size", low=1))
-        validation = validation_data and self._checked(
-            *validation_data, "validation x", "validation y"
-        )
+        validation = None
+        if validation_data is not None:
+            if len(validation_data) != 2:
+                raise ValueError("validation_data must be a pair (x, y)")
+            validation = self._checked(*validation_data, "validation x", "validation y")
         running = self.use_engine(engine, threads=threads)
         done = _EpochCounter()
         try:
@@ -161,7 +162,7 @@ class Network:
                 first_epoch=self.epochs_trained,
                 epochs=epochs,
                 batch_size=rows,
-                learning_rate=float(learning_rate),
+                learning_rate=rate,
                 seed=self.seed,
                 validation_data=validation,
                 callbacks=(done, *callbacks),
@@ -196,6 +197,8 @@ class Network:
 
     def use_engine(self, name: str, *, threads: int | None = None) -> Engine:
         """Move the network to an engine, which is built on first use, and return it."""
+        if threads is not None:
+            threads = _whole(threads, "threads", low=1)
         if self._engine is None or self._engine_choice != (name, threads):
             engine = get_engine(name, self.layers, input_scale=self.input_scale, threads=threads)
             engine.set_parameters(self._parameters)
@@ -227,4 +230,15 @@ def _whole(value: Any, name: str, *, low: int) -> int:
         number = None
     if number is None or number < low:
         raise ValueError(f"{name} must be a whole number of at least {low}, got {value!r}")
+    return number
+
+
+def _positive(value: Any, name: str) -> float:
+    """Return a setting as a float that float32 can hold, or raise a ValueError that names it."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not (0 < number <= _FLOAT32_MAX and np.float32(number) > 0) or isinstance(value, str):
+        raise ValueError(f"{name} must be a positive number, got {value!r}")
     return number

@@ -10,6 +10,7 @@ from fastnn.batches import Epoch, Progress
 from fastnn.callbacks import Callback
 from fastnn.engine import Engine
 from fastnn.errors import DivergenceError
+from fastnn.layers import Parameters
 from fastnn.randomness import permutation
 
 # A call of the engine is meant to take this long: short enough for a prompt answer to Ctrl-C,
@@ -40,12 +41,22 @@ def fit(
     parts equals a fit in one.
     """
     history: History = {}
+    finite = engine.get_parameters()
     for number in range(first_epoch, first_epoch + epochs):
         start = time.perf_counter()
         order = permutation(seed, number, len(x))
         epoch = Epoch(x, labels, order, batch_size, learning_rate)
-        metrics = _run_epoch(engine, epoch, number + 1, callbacks)
-        metrics["seconds"] = time.perf_counter() - start
+        shuffling = time.perf_counter() - start
+        try:
+            metrics = _run_epoch(engine, epoch, number + 1, callbacks)
+            if not _all_finite(parameters := engine.get_parameters()):
+                _raise_divergence(epoch, number + 1, len(x) - 1, "the weights are")
+            finite = parameters
+        except DivergenceError:
+            if not _all_finite(engine.get_parameters()):
+                engine.set_parameters(finite)
+            raise
+        metrics["seconds"] += shuffling
         if validation_data is not None:
             metrics["val_loss"], metrics["val_accuracy"] = engine.evaluate(*validation_data)
         for name, value in metrics.items():
@@ -58,30 +69,39 @@ def fit(
 def _run_epoch(
     engine: Engine, epoch: Epoch, number: int, callbacks: Sequence[Callback]
 ) -> dict[str, float]:
-    """Run one epoch in calls of about CALL_SECONDS; return its mean loss and accuracy."""
+    """Run one epoch in calls of about CALL_SECONDS; return its loss, accuracy and seconds.
+
+    The seconds are those in the engine: callbacks do not count.
+    """
     rows = len(epoch.order)
-    progress = Progress()
+    progress, total = Progress(), 0.0
     budget = _FIRST_BUDGET_ROWS
     while progress.position < rows:
         start = time.perf_counter()
         before = progress.position
         progress = engine.run_chunk(epoch, progress, budget)
+        seconds = time.perf_counter() - start
+        total += seconds
         if not math.isfinite(progress.loss_sum):
             _raise_divergence(epoch, number, progress.position)
-        seconds = time.perf_counter() - start
         rate = (progress.position - before) / max(seconds, 1e-9)
         budget = max(1, min(rows, int(rate * CALL_SECONDS), 4 * budget))
         for callback in callbacks:
             callback.on_chunk_end(number, progress.position)
-    return {"loss": progress.loss_sum / rows, "accuracy": progress.correct / rows}
+    loss, accuracy = progress.loss_sum / rows, progress.correct / rows
+    return {"loss": loss, "accuracy": accuracy, "seconds": total}
 
 
-def _raise_divergence(epoch: Epoch, number: int, position: int) -> None:
+def _all_finite(parameters: Parameters) -> bool:
+    return all(np.isfinite(array).all() for pair in parameters for array in pair)
+
+
+def _raise_divergence(epoch: Epoch, number: int, position: int, what: str = "the loss is") -> None:
     step = position // epoch.batch_size + 1
     raise DivergenceError(
-        f"the loss is not finite in epoch {number}, step {step}, at learning rate "
-        f"{epoch.learning_rate:g}: training stopped before that update; try a smaller learning "
-        f"rate ({epoch.learning_rate / 10:g}), or check the scale of the features",
+        f"{what} not finite in epoch {number}, step {step}, at learning rate "
+        f"{epoch.learning_rate:g}: training stopped with the last finite weights; try a smaller "
+        f"learning rate ({epoch.learning_rate / 10:g}), or check the scale of the features",
         epoch=number,
         step=step,
     )

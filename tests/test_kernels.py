@@ -14,7 +14,7 @@ from fastnn.kernels import _simd
 from fastnn.kernels._gemm import DEPTH_BLOCK, multiply
 from fastnn.kernels._simd import NR, Operand, emit_tile, flush_denormals, fma, restore_denormals
 from fastnn.kernels.layout import Layout
-from fastnn.kernels.losses import exp, softmax_cross_entropy, softmax_cross_entropy_backward
+from fastnn.kernels.losses import exp, softmax_cross_entropy_backward, softmax_cross_entropy_forward
 from fastnn.kernels.workspace import Workspace, aligned_zeros
 from fastnn.layers import dense_layers
 
@@ -52,7 +52,7 @@ def call_denormals(out, x, flush):
 @numba.njit
 def call_loss(losses, hits, workspace, table, labels, first, rows, batch_rows):
     layer = table[len(table) - 1]
-    softmax_cross_entropy(losses, hits, workspace, layer, labels, first, rows)
+    softmax_cross_entropy_forward(losses, hits, workspace, layer, labels, first, rows)
     softmax_cross_entropy_backward(workspace, layer, labels, first, rows, np.float32(batch_rows))
 
 

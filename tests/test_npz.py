@@ -93,6 +93,7 @@ def test_whole_numbers_may_be_floating_point(tmp_path):
         ("y_train", np.int64(3), "y_train: has the shape ()"),
         ("y_train", np.array([0, 1, -2, 1]), "y_train: row 2 is -2, where 0, 1, 2, ..."),
         ("y_train", np.array([0, 1, 2, 2**31]), "y_train: row 3 is 2147483648"),
+        ("y_train", np.array([0, 9, 2, 1]), "y_train: row 1 is 9, where 4 rows can tell of"),
         ("y_train", np.array([0, 1.5, 2, 1]), "y_train: row 1 is 1.5"),
         ("y_train", np.array([np.nan, 0, 0, 0]), "y_train: row 0 is nan"),
         ("y_train", np.array(["a"] * 4), "y_train: holds <U1"),

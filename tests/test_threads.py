@@ -114,8 +114,10 @@ def test_one_network_serves_several_python_threads(rng):
 def test_more_threads_than_the_process_may_use_are_refused(rng):
     limit = _threads.usable()
     net = Network([5, 3])
-    for threads in (0, -1, limit + 1):
-        with pytest.raises(ValueError, match=f"threads must be from 1 to {limit}"):
+    with pytest.raises(ValueError, match=f"threads must be from 1 to {limit}"):
+        net.use_engine("numba", threads=limit + 1)
+    for threads in (0, -1, 1.5, "2"):
+        with pytest.raises(ValueError, match="threads must be a whole number of at least 1"):
             net.use_engine("numba", threads=threads)
     assert net.use_engine("numba").threads == limit
     assert net.use_engine("numba", threads=1).threads == 1

@@ -161,6 +161,12 @@ def _check_fit(
         )
     if x_train.dtype != x_test.dtype:
         raise DataError("x_train and x_test: one is uint8 and the other is not; both or neither")
+    if y_train.max() >= len(y_train):  # a slip of the hand, and a network of that many outputs
+        row = y_train.argmax()
+        raise DataError(
+            f"y_train: row {row} is {y_train[row]}, where {len(y_train)} rows can tell of classes "
+            f"0 to {len(y_train) - 1} at most"
+        )
     if (bad := np.flatnonzero(y_test > y_train.max())).size:
         raise DataError(
             f"y_test: row {bad[0]} is {y_test[bad[0]]}, the training labels end at {y_train.max()}"

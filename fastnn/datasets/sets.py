@@ -13,9 +13,8 @@ from fastnn.datasets.sources import SETS, load_idx_set
 from fastnn.errors import DataError
 
 _HOW_TO_GET_IT = (
-    "put its four files (train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, "
-    "t10k-images-idx3-ubyte.gz, t10k-labels-idx1-ubyte.gz) into a directory and name that with "
-    "--data-dir (data_dir in Python) or FASTNN_DATA"
+    "put its four files (train-images-idx3-ubyte.gz and its kin) into a directory and name that "
+    "with --data-dir (data_dir in Python) or FASTNN_DATA"
 )
 
 
@@ -85,8 +84,8 @@ def _load_auto(directory: Path | None, progress: bool) -> Dataset:
         return _load_images("mnist", directory, patient=False, progress=progress)
     except DownloadError as error:
         note = (
-            f"These are scikit-learn's 8x8 digits, because {error}. "
-            f"To get MNIST, {_HOW_TO_GET_IT}, or try again with a network."
+            f"these are scikit-learn's 8x8 digits: {error}. "
+            f"For MNIST, try again with a network, or {_HOW_TO_GET_IT}."
         )
         return replace(_load_digits(), note=note)
 

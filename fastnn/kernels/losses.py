@@ -62,7 +62,7 @@ def softmax(z, width):
 
 
 @jit
-def softmax_cross_entropy(losses, hits, workspace, layer, labels, first, rows):
+def softmax_cross_entropy_forward(losses, hits, workspace, layer, labels, first, rows):
     """Write each row's loss and whether it is predicted right; turn its logits into p.
 
     ``losses[i] = log Σ exp(z - max z) - (z[label] - max z)``; losses, hits and labels are the

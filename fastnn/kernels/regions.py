@@ -33,7 +33,11 @@ from fastnn.kernels.dense import (
     dense_forward,
     transpose,
 )
-from fastnn.kernels.losses import softmax, softmax_cross_entropy, softmax_cross_entropy_backward
+from fastnn.kernels.losses import (
+    softmax,
+    softmax_cross_entropy_backward,
+    softmax_cross_entropy_forward,
+)
 from fastnn.kernels.updates import accumulate, sgd_update
 from fastnn.kernels.workspace import JOB, KEEP_GRADIENT, PREDICT, SGD, TRAIN, views
 
@@ -135,7 +139,7 @@ def rows_block(buffers, job, first, rows):
         write_probabilities(buffers, job, first, rows)
         return
     last = buffers.layers[len(buffers.layers) - 1]
-    softmax_cross_entropy(
+    softmax_cross_entropy_forward(
         buffers.losses, buffers.hits, buffers.workspace, last, buffers.labels, first, rows
     )
     if job.mode == TRAIN:

@@ -19,6 +19,9 @@ from fastnn.reference.losses import (
 )
 from fastnn.reference.updates import sgd_update
 
+# A loss that overflows is divergence, which the caller reports: no warning beside it.
+_quiet = np.errstate(all="ignore")
+
 
 class ReferenceEngine:
     """The engine in plain NumPy. `fastnn.engine.Engine` says what each method does.
@@ -61,6 +64,7 @@ class ReferenceEngine:
         for (w, b), (new_w, new_b) in zip(self._parameters, parameters, strict=True):
             w[...], b[...] = new_w, new_b
 
+    @_quiet
     def run_chunk(self, epoch: Epoch, progress: Progress, budget_rows: int) -> Progress:
         """Train on at least `budget_rows` further rows, or to the end of the epoch."""
         position, loss_sum, correct = progress
@@ -81,6 +85,7 @@ class ReferenceEngine:
             position = chunk.stop
         return Progress(position, loss_sum, correct)
 
+    @_quiet
     def loss_and_grad(self, x: np.ndarray, labels: np.ndarray) -> tuple[float, Parameters]:
         """Return the mean loss over these rows as one batch, and its gradient."""
         rows, loss_sum = len(x), 0.0
@@ -90,6 +95,7 @@ class ReferenceEngine:
             self._backward(labels[part], rows, first=start == 0)
         return loss_sum / rows, [(dw.copy(), db.copy()) for dw, db in self._gradients]
 
+    @_quiet
     def evaluate(self, x: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
         """Return the mean loss and the accuracy over these rows."""
         loss_sum, correct = 0.0, 0
@@ -100,6 +106,7 @@ class ReferenceEngine:
             correct += chunk_correct
         return loss_sum / len(x), correct / len(x)
 
+    @_quiet
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Return class probabilities (rows, O) float32."""
         probs = np.empty((len(x), self.layers[-1].outputs), np.float32)

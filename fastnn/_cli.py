@@ -1,0 +1,280 @@
+"""What the command lines share: option types, and how an error becomes a line and an exit code.
+
+A command parses with `Parser` and runs inside `run`. Nothing here imports NumPy, so that
+``--help`` and a mistyped option answer at once.
+
+Exit codes: 0 done, 1 data or files, 2 usage, 3 divergence, 130 Ctrl-C, 141 closed pipe.
+"""
+
+import argparse
+import io
+import math
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import current_thread, main_thread
+from typing import Any, NoReturn
+
+from fastnn import __version__
+from fastnn.errors import DivergenceError, FastnnError
+
+INTERRUPTED = 130
+DATASETS = ("auto", "mnist", "fashion-mnist", "digits")
+WIDTH_LIMIT = 1_000_000  # of a hidden layer: a wider one is a slip of the hand
+SMALLEST_FLOAT, LARGEST_FLOAT = 2.0**-126, 2.0**128 - 2.0**104  # float32's normal numbers
+SEED_LIMIT = 2**64  # as in fastnn.randomness, which needs NumPy
+
+
+class UsageError(Exception):
+    """The command line asks for something that cannot be; the message says what would be right."""
+
+
+# What a user can cause. Every other exception is a bug of ours.
+EXPECTED = (UsageError, FastnnError, OSError, MemoryError, ModuleNotFoundError)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that raises `UsageError`, knows --version, and shows examples as written.
+
+    Parameters
+    ----------
+    program : str
+        The module, as in ``python -m fastnn.train``.
+    description : str
+    examples : str
+        Printed below the options.
+    """
+
+    def __init__(self, program: str, description: str, examples: str) -> None:
+        super().__init__(
+            prog=program,
+            usage=f"python -m {program} [options]",
+            description=description,
+            epilog=f"examples:\n{examples}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.add_argument("--version", action="version", version=f"fastnn {__version__}")
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what `run` prints on one line, without the usage block before it."""
+        raise UsageError(message)
+
+
+def add_dataset_options(parser: argparse.ArgumentParser) -> None:
+    """Add --dataset and --data-dir, the arguments of `fastnn.load_dataset`."""
+    parser.add_argument(
+        "--dataset",
+        metavar="NAME",
+        type=dataset,
+        default="auto",
+        help="mnist, fashion-mnist, digits, a path that ends in .npz, or auto: "
+        "MNIST where it can be had, else the digits (auto)",
+    )
+    parser.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        type=Path,
+        help="look for the files of MNIST and Fashion-MNIST here and nowhere else",
+    )
+
+
+def dataset(text: str) -> str:
+    """Take the name of a data set or the path of an .npz file."""
+    if text not in DATASETS and not text.endswith(".npz"):
+        names = ", ".join(DATASETS)
+        raise argparse.ArgumentTypeError(f"must be {names} or a path to an .npz, got {text!r}")
+    return text
+
+
+def whole_number(low: int, high: int | None = None) -> Callable[[str], int]:
+    """Return an argument type that takes whole numbers from `low` to `high`, both included.
+
+    Examples
+    --------
+    >>> whole_number(1)("128")
+    128
+    """
+    bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = low - 1
+        if number < low or (high is not None and number > high):
+            raise argparse.ArgumentTypeError(f"must be a whole number {bounds}, got {text!r}")
+        return number
+
+    return parse
+
+
+positive_int = whole_number(1)
+count = whole_number(1, 2**31 - 1)  # of what is allocated, or counted in a column of a table
+seed = whole_number(0, SEED_LIMIT - 1)
+
+
+def positive_float(text: str) -> float:
+    """Take a number above zero that float32 can hold."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not SMALLEST_FLOAT <= number <= LARGEST_FLOAT:
+        raise argparse.ArgumentTypeError(f"must be a positive number, got {text!r}")
+    return number
+
+
+def hidden_widths(text: str) -> tuple[int, ...]:
+    """Take the widths of hidden layers, with commas between them."""
+    try:
+        widths = tuple(int(part) for part in text.split(",")) if text.strip() else ()
+    except ValueError:
+        widths = (0,)
+    if not all(1 <= width <= WIDTH_LIMIT for width in widths):
+        raise argparse.ArgumentTypeError(
+            f"must be whole numbers from 1 to {WIDTH_LIMIT} with commas between them, "
+            f"like 128,64; got {text!r}"
+        )
+    return widths
+
+
+def batch_size(text: str) -> int | None:
+    """Take a number of rows; None stands for all of them."""
+    if text == "full":
+        return None
+    try:
+        return positive_int(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(str(error).replace("must be", "must be full or")) from None
+
+
+def check_file(path: Path) -> None:
+    """Raise an OSError if a file cannot be written here; leave no trace."""
+    if path.is_file() or path.is_dir():  # a directory refuses
+        path.open("ab").close()
+    elif not path.exists():  # a pipe or a device shows itself when it is opened
+        check_directory(path.parent)
+
+
+def check_directory(path: Path) -> None:
+    """Raise an OSError if no file can be written in this directory; leave no trace."""
+    import tempfile  # a third of this module's start-up, for what few commands need
+
+    try:
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def check_new_directory(path: Path) -> None:
+    """Raise an OSError if this directory is not writable and cannot be made; leave no trace."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    check_directory(path)
+
+
+def run(program: str, command: Callable[[], None]) -> int:
+    """Run a command and return the exit code of its process.
+
+    What is wrong with the usage, the data, the files or the training is printed on one line of
+    standard error; every other exception is a bug of ours and keeps its traceback. A message
+    given to KeyboardInterrupt is printed in place of "interrupted".
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")  # a path may hold what it cannot encode
+    try:
+        try:
+            command()
+        except SystemExit:  # argparse, after --help and --version
+            pass
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except KeyboardInterrupt as error:
+        return _report_interrupt(program, str(error))
+    except Exception as error:
+        if _has_interrupt(error):
+            return _report_interrupt(program)
+        if not isinstance(error, EXPECTED):
+            raise
+        return _report(program, error)
+    return 0
+
+
+@contextmanager
+def exit_on_interrupt(program: str) -> Iterator[None]:
+    """Let Ctrl-C end the process on the spot, while there is nothing to tidy up.
+
+    For the time when kernels are compiled or loaded: LLVM calls Python then, and Numba catches
+    what comes, so that one KeyboardInterrupt in fifty was lost and the training went on.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    ours = handler is signal.default_int_handler and current_thread() is main_thread()
+    if ours:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(_report_interrupt(program)))
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, handler)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process with an exit code of `run`; after Ctrl-C at once, with no tidying up.
+
+    Tidying up takes 0.1 s where scikit-learn is loaded, and a second Ctrl-C would land in it. And
+    an interpreter that was once interrupted inside ``exec``, as imports are, would end by the
+    signal, whatever code it is given.
+    """
+    if code == INTERRUPTED:
+        os._exit(code)  # standard output was sent line by line, and whatever else is closed
+    sys.exit(code)
+
+
+def _report(program: str, error: Exception) -> int:
+    """Say what went wrong, unless nobody listens any more; return the exit code."""
+    if isinstance(error, OSError) and error.filename is None:
+        _abandon_stdout()
+        if isinstance(error, BrokenPipeError):
+            return 141  # what a shell shows for a process that SIGPIPE ended
+    _print_error(f"{program}: error: {_message(error)}")
+    if isinstance(error, UsageError):
+        return 2
+    return 3 if isinstance(error, DivergenceError) else 1
+
+
+def _report_interrupt(program: str, reached: str = "") -> int:
+    _print_error(f"{program}: {reached or 'interrupted'}")
+    return INTERRUPTED
+
+
+def _has_interrupt(error: BaseException | None) -> bool:
+    """Tell whether Ctrl-C is behind an error: C++ modules turn it into an ImportError."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, MemoryError):
+        return f"not enough memory: {error}" if str(error) else "not enough memory"
+    return str(error)
+
+
+def _print_error(line: str) -> None:
+    if sys.stderr is not None:
+        with suppress(OSError):  # it may be closed like the rest
+            print(" ".join(line.splitlines()), file=sys.stderr, flush=True)
+
+
+def _abandon_stdout() -> None:
+    """Send what is still buffered nowhere, lest the interpreter trip over it when it exits."""
+    stdout: Any = sys.stdout
+    with suppress(OSError, AttributeError):  # not a stream with a file behind it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())

@@ -1,0 +1,269 @@
+"""What training runs say beside each other: when each reached what, and sentences about it.
+
+Every sentence is computed from the runs and holds whichever of them is ahead.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from statistics import median
+from typing import TYPE_CHECKING, NamedTuple
+
+from fastnn.console import counted, loss_text
+
+if TYPE_CHECKING:
+    from fastnn.training import History
+
+ACCURACY_MARKS = (0.90, 0.95, 0.97)
+
+
+class Reached(NamedTuple):
+    """When a run reached a test accuracy: the work and the training seconds up to there."""
+
+    epochs: int
+    updates: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run that is over.
+
+    Attributes
+    ----------
+    name : str
+        What the report calls it; different from all other runs.
+    rows : int
+        Training rows.
+    batch_size : int
+        Rows that an update learns from.
+    learning_rate : float
+    history : dict of str to list of float
+        As `fastnn.Network.fit` returns it with validation data, for the epochs completed.
+    diverged_in : int or None
+        The epoch, counted from 1, in which the run diverged.
+    """
+
+    name: str
+    rows: int
+    batch_size: int
+    learning_rate: float
+    history: "History"
+    diverged_in: int | None = None
+
+    @property
+    def epochs(self) -> int:
+        """Epochs completed."""
+        return len(self.history.get("loss", []))
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """Batches, the last one with what is left."""
+        return -(-self.rows // self.batch_size)
+
+    @cached_property
+    def seconds(self) -> list[float]:
+        """Training seconds up to the end of each epoch."""
+        return list(accumulate(self.history.get("seconds", [])))
+
+    @property
+    def seconds_per_epoch(self) -> float:
+        """Median over the epochs, which one disturbed epoch does not move; NaN without one."""
+        return median(self.history["seconds"]) if self.epochs else math.nan
+
+    def reached(self, accuracy: float) -> Reached | None:
+        """Say when the test accuracy was first at least this, if it ever was."""
+        for epoch, reached in enumerate(self.history.get("val_accuracy", []), start=1):
+            if reached >= accuracy:
+                return Reached(epoch, epoch * self.updates_per_epoch, self.seconds[epoch - 1])
+        return None
+
+
+def best_of(runs: Sequence[Run]) -> Run | None:
+    """Return the run with the lowest final training loss; a diverged one is never the best."""
+    whole = [run for run in runs if run.diverged_in is None]
+    return min(whole, key=lambda run: run.history["loss"][-1], default=None)
+
+
+def learning_rate_choice(tried: Sequence[Run]) -> str:
+    """Say which of the runs, equal but for the learning rate, is the best, and how that shows."""
+    outcomes = [
+        f"it diverged in epoch {run.diverged_in:,} at {run.learning_rate:g}"
+        if run.diverged_in
+        else f"{loss_text(run.history['loss'][-1])} at {run.learning_rate:g}"
+        for run in tried
+    ]
+    best = best_of(tried)
+    if best is None:
+        verdict = "none of them is fit for use, and the first one is shown"
+    elif best is tried[0]:
+        verdict = f"the best is {best.learning_rate:g} itself, which is therefore shown once"
+    else:
+        verdict = f"the best is {best.learning_rate:g}, shown beside {tried[0].learning_rate:g}"
+    rates = _listed([f"{run.learning_rate:g}" for run in tried])
+    return (
+        f"Batch GD was tried at the learning rates {rates}, for as many epochs each. "
+        f"Final training loss: {_listed(outcomes)}; {verdict}."
+    )
+
+
+def conclusions(runs: Sequence[Run]) -> list[str]:
+    """Return what the figures of the runs say, in sentences."""
+    diverged = [
+        f"{capitalized(run.name)} diverged in epoch {run.diverged_in:,}."
+        for run in runs
+        if run.diverged_in
+    ]
+    runs = [run for run in runs if run.epochs]
+    if not runs:
+        return [*diverged, "No run completed an epoch: there is nothing to compare."]
+    races = [(mark, race) for mark in ACCURACY_MARKS if (race := _race(runs, mark))]
+    sentences = [_convergence(runs, races), *diverged]
+    sentences += [_race_sentence(runs, mark, race) for mark, race in races[:1] + races[1:][-1:]]
+    contests = [(mark, race) for mark, race in races if len(race) > 1]
+    if contests:
+        sentences.append(_explanation(*contests[-1]))
+    if len(runs) > 1:
+        sentences.append(_cost_of_an_epoch(runs))
+        leader = races[-1][1][0][0] if races else max(runs, key=_final_accuracy)
+        sentences += [_end(leader, run) for run in runs if run is not leader]
+    return sentences
+
+
+_Race = list[tuple[Run, Reached]]  # who reached a mark, the fastest first
+
+
+def _race(runs: Sequence[Run], mark: float) -> _Race:
+    finished = [(run, at) for run in runs if (at := run.reached(mark))]
+    return sorted(finished, key=lambda pair: pair[1].seconds)
+
+
+def _convergence(runs: Sequence[Run], races: list[tuple[float, _Race]]) -> str:
+    if not races:
+        near = max(runs, key=_best_accuracy)
+        return (
+            f"**No run reached {ACCURACY_MARKS[0]:.0%} test accuracy.** "
+            f"{capitalized(near.name)} came nearest: {_best_accuracy(near):.2%} at its best, "
+            f"in {counted(near.epochs, 'epoch')}."
+        )
+    mark, race = races[-1]
+    name = capitalized(race[0][0].name)
+    if len(runs) > 1 and len(race) == 1:
+        return f"**{name} converged first**: it alone reached {mark:.0%} test accuracy."
+    return (
+        f"**{name} converged first**: it was the fastest to {mark:.0%} test accuracy, "
+        "the highest mark that a run reached."
+    )
+
+
+def _race_sentence(runs: Sequence[Run], mark: float, race: _Race) -> str:
+    """Say when each run reached a mark, and who needed the fewest epochs and updates."""
+    first = race[0][1]
+    parts = []
+    for run, at in race:
+        longer = f", {_factor(at.seconds / first.seconds)} times as long" if at is not first else ""
+        parts.append(
+            f"{run.name} took {counted(at.epochs, 'epoch')}, {counted(at.updates, 'update')} "
+            f"and {number_text(at.seconds)} s{longer}"
+        )
+    for run in runs:
+        if run.reached(mark) is None:
+            parts.append(
+                f"{run.name} did not get there in {counted(run.epochs, 'epoch')} "
+                f"({_best_accuracy(run):.2%} at its best)"
+            )
+    text = f"To {mark:.0%} test accuracy: {'; '.join(parts)}."
+    for what in ("epochs", "updates"):
+        run, at = min(race, key=lambda pair: getattr(pair[1], what))
+        if getattr(at, what) < getattr(first, what):
+            text += f" {capitalized(run.name)} needed the fewest {what}."
+    return text
+
+
+def _explanation(mark: float, race: _Race) -> str:
+    """Split the lead of the first over the last into epochs needed and what an epoch costs."""
+    (first, won), (last, lost) = race[0], race[-1]
+    time, epochs = lost.seconds / won.seconds, lost.epochs / won.epochs
+    text = (
+        f"What decided: to {mark:.0%}, {last.name} took {_factor(time)} times as long as "
+        f"{first.name}, which is {_factor(epochs)} times the epochs, each at "
+        f"{_factor(time / epochs)} times the cost."
+    )
+    if first.batch_size != last.batch_size:
+        text += (
+            f" {capitalized(first.name)} moved the weights after every "
+            f"{counted(first.batch_size, 'row')}, {last.name} after every {last.batch_size:,}"
+        )
+        if first.batch_size < last.batch_size and won.updates > lost.updates:
+            text += ": many updates from a few rows each beat few updates from many rows each"
+        if first.batch_size > last.batch_size and won.updates < lost.updates:
+            text += ": few updates from many rows each beat many updates from a few rows each"
+        text += "."
+    return text
+
+
+def _cost_of_an_epoch(runs: Sequence[Run]) -> str:
+    costs = [
+        f"{number_text(run.seconds_per_epoch)} s with {run.name} "
+        f"({counted(run.updates_per_epoch, 'update')})"
+        for run in runs
+    ]
+    cheap = min(runs, key=lambda run: run.seconds_per_epoch)
+    dear = max(runs, key=lambda run: run.seconds_per_epoch)
+    factor = _factor(dear.seconds_per_epoch / cheap.seconds_per_epoch)
+    verdict = (
+        "about the same for all"
+        if factor == "1.0"
+        else f"{dear.name} costs {factor} times {cheap.name}"
+    )
+    return f"An epoch takes {_listed(costs)}: {verdict}."
+
+
+def _end(leader: Run, run: Run) -> str:
+    """Say when the leader had what another run ends with."""
+    accuracy = _final_accuracy(run)
+    text = (
+        f"{capitalized(run.name)} ends with {accuracy:.2%} test accuracy after "
+        f"{counted(run.epochs, 'epoch')} and {number_text(run.seconds[-1])} s; {leader.name} "
+    )
+    at = leader.reached(accuracy)
+    if at is None:
+        return f"{text}never gets that far ({_best_accuracy(leader):.2%} at its best)."
+    return (
+        f"{text}has as much after {counted(at.epochs, 'epoch')} and {number_text(at.seconds)} s, "
+        f"and ends with {_final_accuracy(leader):.2%}."
+    )
+
+
+def _final_accuracy(run: Run) -> float:
+    return run.history["val_accuracy"][-1]
+
+
+def _best_accuracy(run: Run) -> float:
+    return max(run.history["val_accuracy"])
+
+
+def number_text(number: float) -> str:
+    """Return a number with three digits that count.
+
+    Examples
+    --------
+    >>> number_text(0.09412), number_text(1234.5)
+    ('0.0941', '1,234')
+    """
+    return f"{number:.3g}" if number < 100 else f"{number:,.0f}"
+
+
+def _factor(ratio: float) -> str:
+    return f"{ratio:.2g}" if ratio < 1 else f"{ratio:.1f}" if ratio < 10 else f"{ratio:,.0f}"
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def capitalized(text: str) -> str:
+    """Return a text with its first letter large and the others as they are."""
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,103 @@
+"""The machine that a figure was measured on: its name, and what it can do at most.
+
+A time alone says little; a share of what the same machine reaches in a plain matrix product says
+how much of it was used, and can be compared between machines.
+"""
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from fastnn.layers import Dense
+
+# What the BLAS libraries that NumPy may have been built with read their thread count from.
+_THREAD_VARIABLES = (
+    "OPENBLAS_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+
+# Two products to wake the threads and the clock up, then the best of at least five.
+_SGEMM_PROGRAM = """
+import sys, time
+import numpy as np
+size, budget = int(sys.argv[1]), float(sys.argv[2])
+rng = np.random.default_rng(0)
+a = rng.random((size, size), np.float32)
+b = rng.random((size, size), np.float32)
+c = np.empty_like(a)
+for _ in range(2):
+    np.matmul(a, b, out=c)
+times = []
+while len(times) < 5 or sum(times) < budget:
+    start = time.perf_counter()
+    np.matmul(a, b, out=c)
+    times.append(time.perf_counter() - start)
+print(2 * size**3 / min(times) / 1e9)
+"""
+
+
+def sgemm_peak(threads: int | None = None, *, size: int = 2048, seconds: float = 1.0) -> float:
+    """Measure the machine's float32 matrix-product peak in GFLOP/s, in a process of its own.
+
+    A process of its own, because the idle threads of OpenBLAS spin for tens of milliseconds
+    after each product and would slow down whatever is measured next.
+
+    Parameters
+    ----------
+    threads : int, optional
+        Threads of the product; by default what the BLAS library takes in this environment.
+    size : int, default 2048
+        Rows and columns of the matrices.
+    seconds : float, default 1.0
+        Time spent on measured products, at least five of them; the best one counts.
+
+    Raises
+    ------
+    RuntimeError
+        If the process fails; the message holds what it said.
+    """
+    environment = dict(os.environ)
+    if threads is not None:
+        environment |= dict.fromkeys(_THREAD_VARIABLES, str(threads))
+    # -P: a file in the current directory must not stand in for NumPy.
+    command = [sys.executable, "-P", "-c", _SGEMM_PROGRAM, str(size), str(seconds)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"the matrix-product measurement failed: {done.stderr.strip()}")
+    return float(done.stdout)
+
+
+def cpu_name() -> str:
+    """Return the processor's name as the system gives it, or at least its architecture."""
+    try:
+        if sys.platform == "darwin":
+            command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+            name = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        else:
+            lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+            name = next(line for line in lines if line.startswith("model name")).partition(":")[2]
+    except (OSError, subprocess.SubprocessError, StopIteration):
+        name = platform.processor()
+    return " ".join(name.split()) or platform.machine() or "unknown processor"
+
+
+def flops_per_sample(layers: Iterable[Dense]) -> int:
+    """Count the operations of training on one sample: its matrix products, a multiply-add as 2.
+
+    Forward, ``dw`` and ``dx`` are one multiply-add per weight each; the first layer needs no
+    ``dx``. Zeros are counted like other numbers.
+
+    Examples
+    --------
+    >>> from fastnn.layers import dense_layers
+    >>> flops_per_sample(dense_layers([784, 128, 64, 10])) * 60_000 / 1e9  # an epoch of MNIST
+    27.264
+    """
+    weights = [layer.inputs * layer.outputs for layer in layers]
+    return 2 * (3 * sum(weights) - weights[0])

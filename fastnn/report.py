@@ -1,0 +1,302 @@
+"""The convergence report, ``python -m fastnn.report``: batch GD against mini-batch GD, measured.
+
+The same network learns from the same data, from the same initial weights, in ways that differ in
+batch size, learning rate and epochs alone; what came of it is written as Markdown and pictures.
+"""
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastnn import _cli
+from fastnn._report_text import (
+    BATCH_PICTURE,
+    COMPARISON_PICTURE,
+    FILES,
+    MINI_BATCH_PICTURE,
+    REPORT,
+    Work,
+    report_text,
+    shown_of,
+)
+from fastnn.callbacks import Callback
+from fastnn.console import counted, versions
+from fastnn.convergence import Run, capitalized, number_text
+from fastnn.errors import DivergenceError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from fastnn.datasets import Dataset
+    from fastnn.engine import Engine
+    from fastnn.network import Network
+    from fastnn.training import History
+
+PROGRAM = "fastnn.report"
+HIDDEN = (128, 64)
+BATCH_RATES = (0.1, 0.3, 1.0)  # the first is shown, and the best of them
+EXAMPLES = """\
+  python -m fastnn.report
+  python -m fastnn.report --quick --dataset digits --out /tmp/report"""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run to come; a batch size of None is all rows."""
+
+    method: str
+    batch_size: int | None
+    learning_rate: float
+    epochs: int
+
+    @property
+    def name(self) -> str:
+        """What the report calls it."""
+        return f"{self.method} at rate {self.learning_rate:g}"
+
+
+def plans(*, quick: bool = False) -> tuple[Plan, ...]:
+    """Return the runs of the report: batch GD at each of BATCH_RATES, then mini-batch GD."""
+    batch_epochs, mini_batch_epochs = (6, 2) if quick else (250, 30)
+    batch = [Plan("batch GD", None, rate, batch_epochs) for rate in BATCH_RATES]
+    return (*batch, Plan("mini-batch GD", 128, 0.1, mini_batch_epochs))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the report as the arguments say; return the exit code of the process."""
+    return _cli.run(PROGRAM, lambda: report(parse(argv)))
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line.
+
+    Raises
+    ------
+    UsageError
+        If it asks for what cannot be.
+    """
+    parser = _cli.Parser(PROGRAM, "Compare batch GD with mini-batch GD on this machine.", EXAMPLES)
+    add = parser.add_argument
+    add("--out", metavar="DIR", type=Path, default=Path("report"), help="write there (report)")
+    add("--quick", action="store_true", help="a few epochs each: to see that it works")
+    add(
+        "--engine",
+        choices=("numba", "numpy"),
+        default="numba",
+        help="the fast one or the reference (numba)",
+    )
+    _cli.add_dataset_options(parser)
+    add("--seed", metavar="N", type=_cli.seed, default=0, help="of weights and row order (0)")
+    threads = "threads of the numba engine (all that the process may use)"
+    add("--threads", metavar="N", type=_cli.positive_int, help=threads)
+    return parser.parse_args(argv)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all runs have in common."""
+
+    data: "Dataset"
+    engine: str
+    threads: int | None
+    seed: int
+
+    def network(self) -> "Network":
+        """Return the network with its initial weights, the same each time."""
+        from fastnn.network import Network
+
+        sizes = (self.data.x_train.shape[1], *HIDDEN, self.data.n_classes)
+        return Network(sizes, input_scale=self.data.scale, seed=self.seed)
+
+
+def report(options: argparse.Namespace) -> None:
+    """Do what a command line asks for; `_cli.run` turns what it raises into exit codes."""
+    from fastnn.machine import flops_per_sample, sgemm_peak
+
+    _check_writable(options.out)
+    setup = Setup(_load(options), options.engine, options.threads, options.seed)
+    network, engine = prepare(setup)
+    facts = describe(setup, network, engine)
+    for what, text in facts.items():
+        print(f"{what:<16} {text}", flush=True)
+    seconds = 0.1 if options.quick else 1.0
+    peak = sgemm_peak(engine.threads, seconds=seconds)
+    runs = train_runs(plans(quick=options.quick), setup)
+    # Twice, because a neighbour on the machine can only lower it.
+    peak = max(peak, sgemm_peak(engine.threads, seconds=seconds))
+    work = Work(flops_per_sample(network.layers), peak)
+    write_report(options.out, runs, facts, work, quick=options.quick)
+    print(f"wrote {', '.join(FILES)} in {options.out}", flush=True)
+    if setup.data.note:
+        print(f"{PROGRAM}: {setup.data.note}", file=sys.stderr, flush=True)
+
+
+def write_report(
+    out: Path, runs: Sequence[Run], setup: Mapping[str, str], work: Work, *, quick: bool = False
+) -> None:
+    """Write the report and its pictures into a directory, each file whole or not at all.
+
+    The runs are those of `plans`; the other arguments are as `report_text` takes them.
+    """
+    from fastnn.plots import comparison, loss_accuracy, write_whole
+
+    *batch_runs, mini_batch_run = runs
+    *_, batch_run, _ = shown = shown_of(batch_runs, mini_batch_run)
+    text = report_text(batch_runs, mini_batch_run, setup, work, quick=quick)
+    out.mkdir(parents=True, exist_ok=True)
+    for run, name in ((batch_run, BATCH_PICTURE), (mini_batch_run, MINI_BATCH_PICTURE)):
+        title = f"{capitalized(run.name)}, {counted(run.batch_size, 'row')} an update"
+        loss_accuracy(run.history, out / name, title=title)
+    comparison({run.name: run.history for run in shown}, out / COMPARISON_PICTURE)
+    write_whole(out / REPORT, text.encode())  # last, so that its pictures are there
+
+
+def _check_writable(out: Path) -> None:
+    _cli.check_new_directory(out)
+    for name in FILES:
+        if (out / name).exists():
+            _cli.check_file(out / name)
+
+
+def _load(options: argparse.Namespace) -> "Dataset":
+    from fastnn.datasets import load_dataset
+
+    watched = sys.stderr is not None and sys.stderr.isatty()
+    data = load_dataset(options.dataset, options.data_dir, progress=watched)
+    if data.note:
+        print(f"{PROGRAM}: {data.note}", file=sys.stderr, flush=True)
+    return data
+
+
+def prepare(setup: Setup) -> tuple["Network", "Engine"]:
+    """Build the network once before the runs, so that its engine is ready and can be described."""
+    from fastnn.engine import needs_compiling
+
+    network = setup.network()
+    if needs_compiling(setup.engine):
+        print("compiling the kernels: some seconds, this once", flush=True)
+    try:
+        with _cli.exit_on_interrupt(PROGRAM):
+            return network, network.use_engine(setup.engine, threads=setup.threads)
+    except ValueError as error:  # more threads than the process may use
+        raise _cli.UsageError(f"argument --threads: {error}") from None
+
+
+def describe(setup: Setup, network: "Network", engine: "Engine") -> dict[str, str]:
+    """Say what all runs have in common."""
+    import platform
+    from datetime import date
+
+    from fastnn.machine import cpu_name
+
+    data, layers = setup.data, network.layers
+    widths = "-".join(map(str, [layers[0].inputs, *(layer.outputs for layer in layers)]))
+    threads = "threads as its BLAS library decides"
+    if engine.threads is not None:
+        threads = f"{counted(engine.threads, 'thread')} ({engine.threading_layer})"
+    return {
+        "Data": f"{data.name}, {counted(len(data.x_train), 'row')} to train on, "
+        f"{len(data.x_test):,} to test on, from {data.source}",
+        "Network": f"{widths}, {counted(network.n_parameters, 'parameter')}; "
+        "ReLU, then softmax with categorical cross-entropy",
+        "Initial weights": f"He normal, biases 0, seed {setup.seed}: the same for all runs",
+        "Engine": f"{engine.name}, float32, {threads}",
+        "Machine": f"{cpu_name()} ({platform.machine()}), {platform.system()}",
+        "Versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
+        "Date": date.today().isoformat(),
+    }
+
+
+def train_runs(plans: Sequence[Plan], setup: Setup) -> list[Run]:
+    """Train each planned run from the same initial weights; print a line for each.
+
+    A run that diverges ends there and keeps its completed epochs.
+    """
+    runs: list[Run] = []
+    try:
+        with _progress_bar(plans) as progress:
+            for plan in plans:
+                runs.append(_train(plan, setup, _Watch(progress, plan)))
+                print(_line(runs[-1]), flush=True)
+    except KeyboardInterrupt:
+        number = min(len(runs) + 1, len(plans))
+        place = f"interrupted in run {number} of {len(plans)}, {plans[number - 1].name}"
+        raise KeyboardInterrupt(f"{place}; no report written") from None
+    return runs
+
+
+def _train(plan: Plan, setup: Setup, watch: "_Watch") -> Run:
+    data, network = setup.data, setup.network()
+    rows = len(data.x_train)
+    batch_size = min(plan.batch_size or rows, rows)
+    diverged_in = None
+    try:
+        network.fit(
+            data.x_train,
+            data.y_train,
+            epochs=plan.epochs,
+            batch_size=batch_size,
+            learning_rate=plan.learning_rate,
+            engine=setup.engine,
+            threads=setup.threads,
+            validation_data=(data.x_test, data.y_test),
+            callbacks=(watch,),
+        )
+    except DivergenceError as error:
+        diverged_in = error.epoch
+    return Run(plan.name, rows, batch_size, plan.learning_rate, watch.history, diverged_in)
+
+
+@contextmanager
+def _progress_bar(plans: Sequence[Plan]) -> "Iterator[Progress]":
+    """Show one bar for all runs, on a terminal only; lines printed meanwhile stand above it."""
+    from rich.progress import Progress
+
+    terminal = sys.stdout is not None and sys.stdout.isatty()
+    # No thread of its own (auto_refresh): it would take its time from the kernels'.
+    with Progress(auto_refresh=False, transient=True, disable=not terminal) as progress:
+        progress.add_task("", total=sum(plan.epochs for plan in plans))
+        yield progress
+
+
+class _Watch(Callback):
+    """Keeps the history, which a run that diverges would lose, and moves the progress bar."""
+
+    REFRESH_SECONDS = 0.1
+
+    def __init__(self, progress: "Progress", plan: Plan) -> None:
+        self.history: History = {}
+        self._progress, self._task, self._plan = progress, progress.task_ids[0], plan
+        self._next_refresh = 0.0
+
+    def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
+        """Take the figures of an epoch; end a run whose test loss is not finite."""
+        now = time.monotonic()
+        due = now >= self._next_refresh
+        if due:
+            self._next_refresh = now + self.REFRESH_SECONDS
+        self._progress.update(self._task, advance=1, description=self._plan.name, refresh=due)
+        if not math.isfinite(metrics["val_loss"]):  # the updates after the last training loss
+            raise DivergenceError("test loss", epoch=epoch, step=0)
+        for name, value in metrics.items():
+            self.history.setdefault(name, []).append(value)
+
+
+def _line(run: Run) -> str:
+    if not run.epochs:
+        return f"{run.name:<26} diverged in epoch {run.diverged_in}"
+    end = f", diverged in epoch {run.diverged_in}" if run.diverged_in else ""
+    return (
+        f"{run.name:<26} {counted(run.epochs, 'epoch')} in {number_text(run.seconds[-1])} s, "
+        f"test accuracy {run.history['val_accuracy'][-1]:.2%}{end}"
+    )
+
+
+if __name__ == "__main__":
+    _cli.leave(main())

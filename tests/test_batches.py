@@ -1,0 +1,96 @@
+"""How an epoch is cut into batches, and batches into chunks."""
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from fastnn.batches import CHUNK_ROWS, Chunk, Epoch, Progress, next_chunk
+
+
+def chunks(rows: int, batch_size: int) -> list[Chunk]:
+    """Cut an epoch from its start to its end."""
+    cut, position = [], 0
+    while position < rows:
+        cut.append(next_chunk(position, rows, batch_size))
+        assert cut[-1].stop > position  # or it would never end
+        position = cut[-1].stop
+    return cut
+
+
+def epoch(rows: int, batch_size: int) -> Epoch:
+    x, labels = np.zeros((rows, 1), np.float32), np.zeros(rows, np.int32)
+    return Epoch(x, labels, np.arange(rows), batch_size, 0.1)
+
+
+def test_chunks_hold_at_most_512_rows():
+    assert CHUNK_ROWS == 512  # part of the arithmetic: sums restart with every chunk
+
+
+sizes = given(rows=st.integers(1, 5000), batch_size=st.integers(1, 5000))
+unhurried = settings(deadline=None)  # other programs may hold the machine up
+
+
+@sizes
+@example(rows=1, batch_size=1)
+@example(rows=512, batch_size=512)
+@example(rows=513, batch_size=513)
+@example(rows=1024, batch_size=1024)
+@example(rows=1025, batch_size=512)
+@example(rows=2000, batch_size=1)
+@unhurried
+def test_chunks_cover_every_row_once_and_respect_the_batches(rows, batch_size):
+    batch_size = min(batch_size, rows)
+    expected_start = 0
+    for chunk in chunks(rows, batch_size):
+        assert chunk.start == expected_start
+        assert 1 <= chunk.stop - chunk.start <= CHUNK_ROWS
+        batch_start = chunk.start // batch_size * batch_size
+        batch_stop = min(rows, batch_start + batch_size)
+        assert chunk.stop <= batch_stop
+        assert chunk.batch_rows == batch_stop - batch_start
+        assert chunk.first == (chunk.start == batch_start)
+        assert chunk.last == (chunk.stop == batch_stop)
+        # Only a batch's last chunk is short: no more chunks than it takes.
+        assert chunk.last or chunk.stop - chunk.start == CHUNK_ROWS
+        expected_start = chunk.stop
+    assert expected_start == rows
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch_size", "expected"),
+    [
+        (1, 1, [Chunk(0, 1, 1, True, True)]),
+        (
+            5,
+            2,
+            [Chunk(0, 2, 2, True, True), Chunk(2, 4, 2, True, True), Chunk(4, 5, 1, True, True)],
+        ),
+        (512, 512, [Chunk(0, 512, 512, True, True)]),
+        (513, 513, [Chunk(0, 512, 513, True, False), Chunk(512, 513, 513, False, True)]),
+        (
+            1500,
+            1200,
+            [
+                Chunk(0, 512, 1200, True, False),
+                Chunk(512, 1024, 1200, False, False),
+                Chunk(1024, 1200, 1200, False, True),
+                Chunk(1200, 1500, 300, True, True),
+            ],
+        ),
+    ],
+)
+def test_cuts_worked_by_hand(rows, batch_size, expected):
+    assert chunks(rows, batch_size) == expected
+
+
+@sizes
+@unhurried
+def test_an_epoch_has_one_update_for_every_last_chunk(rows, batch_size):
+    batch_size = min(batch_size, rows)
+    last = [chunk.last for chunk in chunks(rows, batch_size)]
+    assert epoch(rows, batch_size).updates == sum(last)
+
+
+def test_progress_begins_at_nothing():
+    assert Progress() == (0, 0.0, 0)

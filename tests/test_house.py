@@ -1,0 +1,300 @@
+"""The house stands as drawn: who imports whom, who prints, how long things are."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import fastnn
+
+PACKAGE = Path(fastnn.__file__).parent
+ROOT = Path(__file__).parents[1]
+ROOMS = ("reference", "kernels", "datasets")  # packages that count as one floor
+
+# From the ground up: a module may import from the floors below its own and nothing else.
+FLOORS = (
+    ("errors", "layers", "randomness", "batches", "callbacks"),
+    ("inputs", "initializers"),
+    ("reference", "kernels"),
+    ("engine",),
+    ("training",),
+    ("network",),
+    ("datasets", "plots", "machine", "console", "_cli"),
+    ("convergence",),
+    ("_report_text",),
+    ("train", "report"),
+)
+HEAVY = {"numba", "llvmlite", "sklearn", "matplotlib", "rich", "pooch", "joblib"}
+FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
+
+
+def sources() -> dict[str, Path]:
+    """Return every module's file by its dotted name below fastnn; the root's is ''."""
+    names = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        names[".".join(part for part in parts if part != "__init__")] = path
+    return names
+
+
+SOURCES = sources()
+TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in SOURCES.items()}
+every_module = pytest.mark.parametrize("module", [name for name in SOURCES if name])
+
+
+def imports(tree: ast.AST) -> set[str]:
+    """Return the modules that a piece of code imports anywhere, as dotted names."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, "imports are absolute"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                is_ours = inner.removeprefix("fastnn.") in SOURCES
+                found.add(inner if is_ours else node.module)
+    return found
+
+
+def own_imports(module: str) -> set[str]:
+    """Return the modules of fastnn that a module imports, as names below fastnn."""
+    names = {name for name in imports(TREES[module]) if name.split(".")[0] == "fastnn"}
+    return {name.removeprefix("fastnn").removeprefix(".") for name in names}
+
+
+def top(name: str) -> str:
+    """Return the floor's entry for a module: a room, or the module itself."""
+    return name.split(".")[0]
+
+
+def tops(module: str) -> set[str]:
+    """Return the packages, ours aside, that a module imports."""
+    return {top(name) for name in imports(TREES[module])} - {"fastnn"}
+
+
+def immediate_imports(node: ast.AST) -> set[str]:
+    """Return what is imported as soon as a module is: not in functions, nor for type checkers."""
+    if isinstance(node, ast.FunctionDef):
+        return set()
+    if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        return set()
+    found = imports(node) if isinstance(node, ast.Import | ast.ImportFrom) else set()
+    return found.union(*map(immediate_imports, ast.iter_child_nodes(node)))
+
+
+# ---- imports --------------------------------------------------------------------------------
+
+
+@every_module
+def test_imports_point_down(module):
+    assert top(module) in FLOOR, "say in FLOORS where it stands"
+    for imported in own_imports(module):
+        if imported == "":  # the root, whose version anyone may ask for
+            continue
+        in_one_room = top(module) == top(imported) and top(module) in ROOMS
+        assert in_one_room or FLOOR[top(imported)] < FLOOR[top(module)], imported
+
+
+def test_the_root_gives_nothing_but_the_version_to_modules():
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module == "fastnn" and name:
+                asked = {alias.name for alias in node.names} - set(SOURCES)
+                assert asked <= {"__version__"}, name
+
+
+def test_no_imports_go_in_circles():
+    graph = {name: own_imports(name) - {""} for name in SOURCES if name}
+    tuple(TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+def test_only_engine_knows_both_rooms():
+    for name in SOURCES:
+        rooms = {top(imported) for imported in own_imports(name)} & {"reference", "kernels"}
+        assert rooms == ({"reference", "kernels"} if name == "engine" else rooms & {top(name)}), (
+            name
+        )
+
+
+def test_datasets_stand_on_errors_alone():
+    for name in SOURCES:
+        if top(name) == "datasets":
+            assert {top(imported) for imported in own_imports(name)} <= {"datasets", "errors"}, name
+
+
+def test_the_reference_needs_nothing_but_numpy():
+    for name in SOURCES:
+        if top(name) == "reference":
+            assert tops(name) - sys.stdlib_module_names <= {"numpy"}, name
+
+
+@pytest.mark.parametrize(
+    ("library", "rooms"),
+    [
+        ("llvmlite", {"kernels._simd"}),
+        ("numba", {name for name in SOURCES if top(name) == "kernels"}),
+        ("matplotlib", {"plots"}),
+        ("pooch", {"datasets.download"}),
+        ("sklearn", {"datasets.sets"}),
+    ],
+)
+def test_a_library_is_known_in_its_place_only(library, rooms):
+    users = {name for name in SOURCES if library in tops(name)}
+    assert users <= rooms
+    assert users, "nobody uses it any more"
+
+
+@every_module
+def test_heavy_libraries_are_imported_when_they_are_needed(module):
+    if top(module) != "kernels":
+        assert not {top(name) for name in immediate_imports(TREES[module])} & HEAVY
+
+
+def test_nobody_touches_pyplot():
+    for name, path in SOURCES.items():
+        assert "matplotlib.pyplot" not in imports(TREES[name]), name
+        assert "import pyplot" not in path.read_text("utf-8"), name
+
+
+# ---- the JIT, the twins, the prints ---------------------------------------------------------
+
+
+def test_every_jitted_function_goes_through_jit():
+    compilers = {"jit", "njit", "cfunc", "vectorize", "guvectorize", "stencil", "jitclass"}
+    for name, tree in TREES.items():
+        if name == "kernels._jit":
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and top(node.module or "") == "numba":
+                assert not {alias.name for alias in node.names} & compilers, name
+            if isinstance(node, ast.Attribute) and node.attr in compilers:
+                assert not ast.unparse(node).startswith(("numba.", "nb.")), name
+
+
+def public_functions(module: str) -> set[str]:
+    found = (n.name for n in TREES[module].body if isinstance(n, ast.FunctionDef))
+    return {name for name in found if not name.startswith("_")}
+
+
+REFERENCE = [name.partition(".")[2] for name in SOURCES if name.startswith("reference.")]
+
+
+@pytest.mark.parametrize("file", REFERENCE)
+def test_twins_have_the_same_files_and_functions(file):
+    assert f"kernels.{file}" in SOURCES
+    assert public_functions(f"reference.{file}") <= public_functions(f"kernels.{file}")
+
+
+def test_only_command_lines_print():
+    for name, tree in TREES.items():
+        calls = [n.func for n in ast.walk(tree) if isinstance(n, ast.Call)]
+        prints = any(isinstance(func, ast.Name) and func.id == "print" for func in calls)
+        assert not prints or name in ("train", "report", "console", "_cli"), name
+
+
+# ---- size and text --------------------------------------------------------------------------
+
+
+@every_module
+def test_files_and_functions_are_short(module):
+    assert len(SOURCES[module].read_text("utf-8").splitlines()) <= 400
+    for node in ast.walk(TREES[module]):
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+            assert lines <= 70, node.name
+
+
+def test_no_text_names_a_place_on_some_machine():
+    places = re.compile(r"(?<![\w.\-])/(work|opt|home|root|Users)/\w")
+    texts = [ROOT / name for name in ("pyproject.toml", "README.md", "CHANGELOG.md", ".ci/run")]
+    for folder in ("fastnn", "tests", "bench"):
+        texts += [p for p in (ROOT / folder).rglob("*") if p.suffix in (".py", ".md", ".toml")]
+    for path in texts:
+        if path.exists():
+            found = places.search(path.read_text("utf-8"))
+            assert found is None, f"{path.relative_to(ROOT)}: {found.group()}"
+
+
+# ---- the package as it is imported ----------------------------------------------------------
+
+
+def run(code: str) -> str:
+    """Run code in a fresh interpreter, and return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-P", "-c", code],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(PACKAGE.parent)},
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_importing_fastnn_imports_next_to_nothing():
+    code = f"import sys, fastnn; print({HEAVY | {'numpy'}} & sys.modules.keys())"
+    assert run(code) == "set()"
+
+
+def test_the_front_door_does_not_wait_for_the_heavy_libraries():
+    code = f"""
+import sys
+from fastnn import *
+net = Network([2, 2])
+net.fit([[0, 1], [1, 0]], [0, 1], epochs=1, engine="numpy")
+print({HEAVY} & sys.modules.keys())
+"""
+    assert run(code) == "set()"
+
+
+def test_public_names_resolve_and_are_listed():
+    for name in fastnn.__all__:
+        assert getattr(fastnn, name) is not None
+        assert name in dir(fastnn)
+    expected = {"Network", "load_dataset", "DataError", "DivergenceError", "__version__"}
+    assert expected <= set(fastnn.__all__)
+    for name, home in fastnn._HOME.items():
+        assert getattr(fastnn, name) is getattr(import_module(home), name)
+
+
+def test_other_names_are_unknown():
+    with pytest.raises(AttributeError, match="^module 'fastnn' has no attribute 'Netwrok'$"):
+        fastnn.Netwrok  # noqa: B018
+
+
+def test_the_reference_engine_needs_no_numba():
+    code = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("numba", "llvmlite"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+import fastnn.reference.step
+from fastnn import Network
+
+net = Network([3, 4, 2])
+x, labels = [[0, 1, 2], [2, 1, 0]] * 4, [0, 1] * 4
+history = net.fit(x, labels, epochs=60, engine="numpy", batch_size=3)
+assert history["loss"][-1] < history["loss"][0], history["loss"]
+assert net.predict(x).tolist() == labels
+before = net.parameters
+try:
+    net.fit(x, labels, engine="numba")
+except ModuleNotFoundError as error:
+    print(error)
+assert net.epochs_trained == 60
+assert all((w == v).all() for (w, _), (v, _) in zip(net.parameters, before))
+net.fit(x, labels, epochs=1, engine="numpy")
+"""
+    assert run(code) == "No module named 'numba'"

@@ -1,0 +1,250 @@
+"""The door: what becomes of a user's arrays, and what is refused, naming what and where."""
+
+import numpy as np
+import pytest
+
+from fastnn.errors import DataError
+from fastnn.inputs import as_features, as_labels
+
+VALUES = [[0, 1, 2], [3, 250, 255]]
+
+
+def unaligned(array: np.ndarray) -> np.ndarray:
+    """Return a copy that begins one byte behind where its dtype would like to."""
+    raw = np.zeros(array.nbytes + 1, np.uint8)
+    raw[1:] = np.frombuffer(array.tobytes(), np.uint8)
+    copy = raw[1:].view(array.dtype).reshape(array.shape)
+    assert not copy.flags.aligned
+    return copy
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    array = array.copy()
+    array.setflags(write=False)
+    return array
+
+
+LAYOUTS = {
+    "C order": np.ascontiguousarray,
+    "Fortran order": np.asfortranarray,
+    "every second row": lambda a: np.repeat(a, 2, axis=0)[::2],
+    "every second column": lambda a: np.repeat(a, 2, axis=1)[:, ::2],
+    "backwards": lambda a: a[::-1, ::-1].copy()[::-1, ::-1],
+    "read-only": read_only,
+    "read-only Fortran order": lambda a: read_only(np.asfortranarray(a)),
+    "list": lambda a: a.tolist(),
+}
+
+
+def assert_ready(features, expected, dtype):
+    """Check what the kernels rely on, and the values."""
+    assert type(features) is np.ndarray
+    assert features.dtype == dtype and features.dtype.isnative
+    assert features.flags.c_contiguous and features.flags.aligned
+    np.testing.assert_array_equal(features, np.asarray(expected).astype(dtype), strict=True)
+
+
+# ---- features -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize(
+    "dtype", ["?", "i1", "<i2", ">i2", "u2", "<i4", "i8", ">u8", "f2", "<f4", ">f4", "<f8", ">f8"]
+)
+def test_real_numbers_of_any_kind_and_layout_become_float32(layout, dtype):
+    array = np.array(VALUES).astype(dtype)
+    assert_ready(as_features(layout(array), 3), array, np.float32)
+
+
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "list"])
+def test_bytes_stay_bytes_in_any_layout(layout):
+    array = np.array(VALUES, np.uint8)
+    assert_ready(as_features(LAYOUTS[layout](array), 3), array, np.uint8)
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "<i8"])
+def test_unaligned_features_are_copied_to_where_they_are_aligned(dtype):
+    array = np.array(VALUES, dtype)
+    assert_ready(as_features(unaligned(array), 3), array, np.float32)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("make", [np.array, read_only], ids=["writable", "read-only"])
+def test_features_that_are_right_are_not_copied(dtype, make):
+    array = make(np.array(VALUES, dtype))
+    assert as_features(array, 3) is array
+
+
+def test_features_are_not_changed():
+    array = np.asfortranarray(np.array(VALUES, np.float64))
+    before = array.copy()
+    as_features(array, 3)[...] = -1
+    np.testing.assert_array_equal(array, before)
+
+
+def test_float64_is_rounded_to_float32():
+    assert as_features([[0.1, 1 + 2**-30]], 2).tolist() == [[float(np.float32(0.1)), 1.0]]
+
+
+def test_the_largest_and_the_smallest_float32_pass():
+    limits = np.finfo(np.float32)
+    values = [[limits.max, limits.min, limits.smallest_subnormal, -0.0]]
+    assert as_features(np.array(values, np.float64), 4).tolist() == values
+
+
+@pytest.mark.parametrize(
+    ("x", "got"),
+    [
+        ([1.0, 2.0, 3.0], (3,)),
+        (5.0, ()),
+        (np.zeros((2, 3, 1)), (2, 3, 1)),
+        (np.zeros((2, 4)), (2, 4)),
+        (np.zeros((3, 2)), (3, 2)),
+        ([[]], (1, 0)),
+    ],
+    ids=str,
+)
+def test_features_of_another_shape_are_refused(x, got):
+    with pytest.raises(DataError) as caught:
+        as_features(x, 3, "validation x")
+    assert str(caught.value) == f"validation x must have shape (rows, 3), got {got}"
+
+
+def test_no_rows_are_refused():
+    with pytest.raises(DataError, match="^x has no rows$"):
+        as_features(np.zeros((0, 3)), 3)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        [["1", "2"]],
+        np.array([[1, 2]], object),
+        [[1, None]],
+        [[1j, 2]],
+        [[10**40, 1]],  # NumPy makes objects of it
+        np.zeros((1, 2), "M8[D]"),
+        np.zeros((1, 2), "m8[s]"),
+        np.zeros((1, 2), [("field", "f4")]),
+    ],
+    ids=lambda x: str(np.asarray(x).dtype),
+)
+def test_what_is_no_real_number_is_refused(x):
+    with pytest.raises(DataError) as caught:
+        as_features(x, 2)
+    assert str(caught.value) == f"x must hold real numbers, got dtype {np.asarray(x).dtype}"
+
+
+def test_rows_of_different_lengths_are_refused():
+    with pytest.raises(DataError, match="^x "):
+        as_features([[1, 2], [3]], 2)
+
+
+@pytest.mark.parametrize(
+    ("bad", "shown"),
+    [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf"), (1e39, "inf"), (-1e300, "-inf")],
+)
+@pytest.mark.parametrize("row", [0, 1, 4095, 4096, 9999])
+def test_the_first_number_that_is_not_finite_in_float32_is_named(bad, shown, row):
+    x = np.zeros((10_000, 3))
+    x[row, 2] = bad
+    x[row + 1 :, 0] = np.nan
+    with pytest.raises(DataError) as caught:
+        as_features(x, 3)
+    assert str(caught.value) == (
+        f"x must be finite in float32, found {shown} in row {row}, column 2"
+    )
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "g"])
+def test_nan_is_refused_in_every_float(dtype):
+    with pytest.raises(DataError, match="found nan in row 1, column 0$"):
+        as_features(np.array([[1, 2], [np.nan, 3]], dtype), 2)
+
+
+def test_a_signalling_nan_is_refused_like_any_other():
+    signalling = np.array([[0x7FF0000000000001]], np.uint64).view(np.float64)
+    with pytest.raises(DataError, match="found nan in row 0, column 0$"):
+        as_features(signalling, 1)
+
+
+# ---- labels ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "dtype", ["i1", "u1", "<i2", ">i2", "<i4", ">i4", "<i8", ">u8", "f2", "<f4", ">f8"]
+)
+def test_whole_numbers_of_any_kind_become_int32(dtype):
+    labels = [0, 3, 1, 2]
+    for array in (
+        np.array(labels, dtype),
+        np.repeat(np.array(labels, dtype), 3)[::3],
+        read_only(np.array(labels, dtype)),
+    ):
+        assert_ready(as_labels(array, 4, 4), labels, np.int32)
+
+
+def test_labels_may_be_lists_and_truths():
+    assert_ready(as_labels([1, 0, 1], 3, 2), [1, 0, 1], np.int32)
+    assert_ready(as_labels([True, False], 2, 2), [1, 0], np.int32)
+
+
+def test_labels_that_are_right_are_not_copied():
+    labels = read_only(np.array([0, 1, 2], np.int32))
+    assert as_labels(labels, 3, 3) is labels
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_unaligned_labels_are_copied_to_where_they_are_aligned(dtype):
+    labels = np.array([0, 3, 1, 2], dtype)
+    assert_ready(as_labels(unaligned(labels), 4, 4), labels, np.int32)
+
+
+@pytest.mark.parametrize(("labels", "rows"), [([], 1), ([0, 1], 3), ([0, 1, 0], 2)], ids=str)
+def test_another_number_of_labels_is_refused(labels, rows):
+    with pytest.raises(DataError) as caught:
+        as_labels(labels, rows, 2, "validation y")
+    assert str(caught.value) == f"validation y has {len(labels)} labels for {rows} rows"
+
+
+@pytest.mark.parametrize("labels", [1, [[0], [1]], [[0, 1]], np.eye(2)], ids=str)
+def test_labels_that_are_no_line_are_refused(labels):
+    with pytest.raises(DataError) as caught:
+        as_labels(labels, 2, 2)
+    assert str(caught.value) == f"y must be one-dimensional, got shape {np.shape(labels)}"
+
+
+@pytest.mark.parametrize(
+    "labels", [["0", "1"], [b"0", b"1"], np.array([0, 1], object), [0j, 1], [0, None]], ids=str
+)
+def test_labels_that_are_no_numbers_are_refused(labels):
+    with pytest.raises(DataError) as caught:
+        as_labels(labels, 2, 2)
+    assert str(caught.value) == f"y must hold class numbers, got dtype {np.asarray(labels).dtype}"
+
+
+def test_labels_of_different_lengths_are_refused():
+    with pytest.raises(DataError, match="^y "):
+        as_labels([[0, 1], [1]], 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("bad", "dtype", "shown"),
+    [
+        (-1, "i8", "-1"),
+        (4, "u1", "4"),
+        (2**32, "i8", "4294967296"),  # 0 in 32 bits
+        (2**64 - 1, "u8", "18446744073709551615"),  # -1 in 64 bits
+        (0.5, "f4", "0.5"),
+        (-0.5, "f8", "-0.5"),
+        (3.5, "f8", "3.5"),
+        (np.nan, "f8", "nan"),
+        (np.inf, "f4", "inf"),
+        (-np.inf, "f8", "-inf"),
+    ],
+)
+def test_the_first_label_that_is_no_class_is_named(bad, dtype, shown):
+    labels = np.array([0, 3, bad, 1, bad], dtype)
+    with pytest.raises(DataError) as caught:
+        as_labels(labels, 5, 4)
+    assert str(caught.value) == (f"y must hold whole numbers from 0 to 3, found {shown} in row 2")

@@ -1,0 +1,103 @@
+"""`fastnn.machine`: what is counted is exact; what is measured is measured in another process."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastnn import machine
+from fastnn.layers import dense_layers
+
+
+def test_flops_of_an_epoch_of_mnist_by_hand() -> None:
+    forward = 784 * 128 + 128 * 64 + 64 * 10
+    backward_weights = forward
+    backward_input = 128 * 64 + 64 * 10  # the data need no gradient
+    by_hand = 2 * (forward + backward_weights + backward_input)
+    layers = dense_layers([784, 128, 64, 10])
+    assert machine.flops_per_sample(layers) == by_hand == 454_400
+    assert machine.flops_per_sample(layers) * 60_000 == 27_264_000_000
+
+
+def test_one_layer_has_no_gradient_of_its_input() -> None:
+    assert machine.flops_per_sample(dense_layers([3, 2])) == 2 * (3 * 2 + 3 * 2)
+
+
+def test_flops_take_any_iterable() -> None:
+    assert machine.flops_per_sample(iter(dense_layers([3, 2]))) == 24
+
+
+def test_the_peak_is_a_positive_rate() -> None:
+    assert 0 < machine.sgemm_peak(1, size=64, seconds=0.0) < 1e6
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
+    """Replace the measurement by a process that prints 12.5; list the environments it got."""
+    environments: list[dict[str, str]] = []
+
+    def start(
+        command: list[str], *, env: dict[str, str], **options: bool
+    ) -> subprocess.CompletedProcess[str]:
+        assert command[0] == sys.executable
+        environments.append(env)
+        return subprocess.CompletedProcess(command, 0, stdout="12.5\n", stderr="")
+
+    monkeypatch.setattr(machine.subprocess, "run", start)
+    return environments
+
+
+def test_the_peak_is_measured_in_a_process_with_as_many_threads(
+    started: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "7")
+    assert machine.sgemm_peak(3) == 12.5
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        assert started[0][name] == "3"
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "7"
+
+
+def test_by_default_the_environment_decides_the_threads(
+    started: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "7")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    machine.sgemm_peak()
+    assert started[0]["OPENBLAS_NUM_THREADS"] == "7"
+    assert "MKL_NUM_THREADS" not in started[0]
+
+
+def test_a_numpy_py_in_the_current_folder_does_not_stand_in_for_numpy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "numpy.py").write_text("raise SystemExit('the wrong one')")
+    monkeypatch.chdir(tmp_path)
+    assert machine.sgemm_peak(1, size=8, seconds=0.0) > 0
+
+
+def test_a_failed_measurement_says_why() -> None:
+    with pytest.raises(RuntimeError, match="negative dimensions"):
+        machine.sgemm_peak(1, size=-1)
+
+
+def test_the_processor_has_a_name_on_one_line() -> None:
+    name = machine.cpu_name()
+    assert name and name == name.strip() and "\n" not in name
+
+
+@pytest.mark.parametrize("text", [None, "processor : 0\nBogoMIPS : 1.0\n"])
+def test_without_a_model_name_there_is_still_a_name(
+    text: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_text(path: Path, **options: str) -> str:
+        if text is None:
+            raise FileNotFoundError(path)
+        return text
+
+    monkeypatch.setattr(machine.sys, "platform", "linux")
+    monkeypatch.setattr(machine.Path, "read_text", read_text)
+    monkeypatch.setattr(machine.platform, "processor", lambda: "")
+    monkeypatch.setattr(machine.platform, "machine", lambda: "riscv64")
+    assert machine.cpu_name() == "riscv64"

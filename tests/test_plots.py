@@ -1,0 +1,195 @@
+"""`fastnn.plots`: the pictures exist, are whole, and show what they should."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from fastnn import plots
+from fastnn.training import History
+
+WIDTH = 1800
+
+
+def made_up(epochs: int, *, seconds: float = 0.1) -> History:
+    """Return the history of a run that learns a little each epoch."""
+    error = 0.9 / np.arange(1.0, epochs + 1)
+    return {
+        "loss": list(2 * error),
+        "accuracy": list(1 - error),
+        "seconds": [seconds] * epochs,
+        "val_loss": list(2.1 * error),
+        "val_accuracy": list(1 - error),
+    }
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """Collect the figures that are saved."""
+    saved: list[Figure] = []
+    save = Figure.savefig
+
+    def savefig(figure: Figure, *args: Any, **options: Any) -> None:
+        saved.append(figure)
+        save(figure, *args, **options)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    return saved
+
+
+def lines(axes: Axes) -> dict[str, tuple[list[float], list[float]]]:
+    return {
+        str(line.get_label()): (
+            np.asarray(line.get_xdata()).tolist(),
+            np.asarray(line.get_ydata()).tolist(),
+        )
+        for line in axes.get_lines()
+    }
+
+
+@pytest.mark.parametrize("epochs", [0, 1, 2, 250])
+def test_loss_accuracy_is_a_png_of_its_size(tmp_path: Path, epochs: int) -> None:
+    plots.loss_accuracy(made_up(epochs), tmp_path / "a.png", title="A run")
+    assert imread(tmp_path / "a.png").shape[:2] == (720, WIDTH)
+
+
+@pytest.mark.parametrize("epochs", [0, 1, 2, 250])
+def test_comparison_is_a_png_of_its_size(tmp_path: Path, epochs: int) -> None:
+    histories = {"one": made_up(epochs), "other": made_up(30), "none": {}}
+    plots.comparison(histories, tmp_path / "a.png")
+    assert imread(tmp_path / "a.png").shape[:2] == (1280, WIDTH)
+
+
+def test_more_runs_than_line_styles_can_be_compared(tmp_path: Path, figures: list[Figure]) -> None:
+    plots.comparison({f"run {i}": made_up(3) for i in range(9)}, tmp_path / "a.png")
+    assert all(len(axes.get_lines()) == 9 for axes in figures[0].axes)
+
+
+def test_a_comparison_of_nothing_is_a_picture_too(tmp_path: Path) -> None:
+    plots.comparison({"none": {}}, tmp_path / "a.png")
+    assert imread(tmp_path / "a.png").shape[:2] == (1280, WIDTH)
+
+
+def test_loss_accuracy_draws_training_and_test(tmp_path: Path, figures: list[Figure]) -> None:
+    history = made_up(3)
+    plots.loss_accuracy(history, tmp_path / "a.png", title="A run")
+    loss, accuracy = map(lines, figures[0].axes)
+    assert loss == {
+        "training": ([1, 2, 3], history["loss"]),
+        "test": ([1, 2, 3], history["val_loss"]),
+    }
+    assert accuracy["test"] == ([1, 2, 3], [100 * value for value in history["val_accuracy"]])
+
+
+def test_without_validation_data_training_is_drawn_alone(
+    tmp_path: Path, figures: list[Figure]
+) -> None:
+    history = {name: made_up(2)[name] for name in ("loss", "accuracy", "seconds")}
+    plots.loss_accuracy(history, tmp_path / "a.png", title="A run")
+    for axes in figures[0].axes:
+        assert list(lines(axes)) == ["training"]
+        legend = axes.get_legend()
+        assert legend is not None
+        assert [text.get_text() for text in legend.get_texts()] == ["training"]
+
+
+def test_comparison_draws_against_epochs_and_cumulative_seconds(
+    tmp_path: Path, figures: list[Figure]
+) -> None:
+    plots.comparison({"run": made_up(3, seconds=0.5)}, tmp_path / "a.png")
+    x = [lines(axes)["run"][0] for axes in figures[0].axes]
+    assert x == [[1, 2, 3], [0.5, 1.0, 1.5]] * 2
+    assert "epochs" in figures[0].axes[2].get_xlabel()
+    assert "(s)" in figures[0].axes[3].get_xlabel()
+
+
+def test_a_perfect_accuracy_stays_on_the_axis(tmp_path: Path, figures: list[Figure]) -> None:
+    history = {**made_up(2), "val_accuracy": [0.5, 1.0]}
+    plots.comparison({"run": history}, tmp_path / "a.png")
+    axes = figures[0].axes[0]
+    below, above = axes.get_ylim()
+    assert below > 0.5 > lines(axes)["run"][1][1] > above > 0
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 30, 250])
+def test_the_first_and_the_last_epoch_are_marked(
+    tmp_path: Path, figures: list[Figure], epochs: int
+) -> None:
+    plots.loss_accuracy(made_up(epochs), tmp_path / "a.png", title="A run")
+    plots.comparison({"run": made_up(epochs)}, tmp_path / "b.png")
+    for figure in figures:
+        marked: Any = figure.axes[0].get_lines()[0].get_markevery()
+        assert (marked[0], marked[-1]) == (0, epochs - 1)
+        assert len(marked) == min(epochs, len(marked)) <= 8
+
+
+def test_a_users_own_style_is_left_out_and_left_alone(tmp_path: Path) -> None:
+    import matplotlib
+
+    plots.loss_accuracy(made_up(2), tmp_path / "plain.png", title="A run")
+    with matplotlib.rc_context({"figure.facecolor": "black", "font.size": 30}):
+        plots.loss_accuracy(made_up(2), tmp_path / "styled.png", title="A run")
+        assert matplotlib.rcParams["font.size"] == 30
+    assert (tmp_path / "plain.png").read_bytes() == (tmp_path / "styled.png").read_bytes()
+
+
+def test_a_failed_picture_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "a.png"
+    target.write_bytes(b"old")
+
+    def torn(figure: Figure, file: io.BytesIO, **options: Any) -> None:
+        file.write(b"half a pict")
+        raise OSError("torn")
+
+    monkeypatch.setattr(Figure, "savefig", torn)
+    with pytest.raises(OSError, match="torn"):
+        plots.loss_accuracy(made_up(2), target, title="A run")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    assert target.read_bytes() == b"old"
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_draft(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "a.txt"
+    target.write_bytes(b"old")
+
+    def full(path: Path, content: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(content[:1])
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(plots.Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        plots.write_whole(target, b"new content")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+    assert target.read_bytes() == b"old"
+
+
+def test_a_folder_that_is_missing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        plots.loss_accuracy(made_up(2), tmp_path / "none" / "a.png", title="A run")
+
+
+def test_matplotlib_is_imported_when_a_picture_is_drawn_and_pyplot_never(tmp_path: Path) -> None:
+    program = f"""
+import sys
+from fastnn import plots
+assert "matplotlib" not in sys.modules
+history = {made_up(2)!r}
+plots.loss_accuracy(history, {str(tmp_path / "a.png")!r}, title="A run")
+plots.comparison({{"run": history}}, {str(tmp_path / "b.png")!r})
+assert "matplotlib" in sys.modules
+assert "matplotlib.pyplot" not in sys.modules
+"""
+    program = program.replace("np.float64", "float")
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, timeout=60)

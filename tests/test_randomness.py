@@ -1,0 +1,168 @@
+"""Random streams and what is drawn from them: pure, disjoint, and pinned.
+
+A checkpoint stores no generator state, so these streams are a promise: the golden values below
+change only together with a word to the users, whose runs would no longer repeat.
+"""
+
+import hashlib
+import math
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from fastnn.initializers import he_normal
+from fastnn.layers import dense_layers
+from fastnn.randomness import SEED_LIMIT, Purpose, generator, permutation
+
+LAYERS = dense_layers([784, 128, 64, 10])
+
+
+def raw(seed: int, purpose: Purpose, place: int, count: int) -> list[int]:
+    """Return the first words of a stream."""
+    return generator(seed, purpose, place).bit_generator.random_raw(count).tolist()
+
+
+# ---- streams --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("purpose", Purpose)
+def test_a_stream_is_a_pure_function(purpose):
+    generator(5, purpose, 3).standard_normal(1000)  # of which the next one knows nothing
+    assert raw(5, purpose, 3, 100) == raw(5, purpose, 3, 100)
+
+
+def test_streams_of_other_seeds_purposes_and_places_share_nothing():
+    # Places and purposes are crossed, so that swapping the two would show. Among the 9,600 words
+    # of 64 bits, two are the same by chance with a probability of 9600² / 2⁶⁵ < 1e-11.
+    keys = [(seed, purpose, place) for seed in (0, 1, 2) for purpose in Purpose for place in (0, 1)]
+    words = {key: set(raw(*key, 800)) for key in keys}
+    for one, other in combinations(keys, 2):
+        assert words[one].isdisjoint(words[other]), (one, other)
+
+
+@pytest.mark.parametrize(("purpose", "place"), [(Purpose.SHUFFLE, 7), (Purpose.INITIAL_WEIGHTS, 2)])
+def test_a_stream_keeps_its_purpose_and_place_however_much_is_drawn(purpose, place):
+    # Drawing advances the two low words of the counter; streams can meet only where the high
+    # ones are the same.
+    stream = generator(1, purpose, place)
+    stream.permutation(100_000)
+    stream.standard_normal(100_000, dtype=np.float32)
+    counter = stream.bit_generator.state["state"]["counter"].tolist()
+    assert counter[0] > 0
+    assert counter[1:] == [0, place, int(purpose)]
+
+
+def test_purposes_keep_their_numbers():
+    assert {purpose.name: int(purpose) for purpose in Purpose} == {
+        "INITIAL_WEIGHTS": 0,
+        "SHUFFLE": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ((0, Purpose.INITIAL_WEIGHTS, 0), [0x02F4BA6408E4D89B, 0x3DD62B0B9CA8C5B2]),
+        ((0, Purpose.SHUFFLE, 0), [0x57994A7DB8F816C6, 0x93967384228B3028]),
+        ((0, Purpose.SHUFFLE, 1), [0x73F20F23694FF64A, 0xB0D63C3CFF1F89C9]),
+        ((7, Purpose.INITIAL_WEIGHTS, 1), [0x1A52389B25876B0C, 0x9673C1ACF8BF8D93]),
+    ],
+)
+def test_golden_words(key, words):
+    assert raw(*key, 2) == words
+
+
+# ---- shuffles -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [1, 2, 10, 511, 60_000])
+def test_every_row_once(rows):
+    order = permutation(3, 2, rows)
+    assert order.dtype == np.int64 and order.shape == (rows,)
+    np.testing.assert_array_equal(np.sort(order), np.arange(rows))
+
+
+def test_a_shuffle_is_a_pure_function_of_seed_and_epoch():
+    first = permutation(3, 2, 1000)
+    permutation(3, 3, 1000)
+    np.testing.assert_array_equal(permutation(3, 2, 1000), first)
+
+
+def test_epochs_and_seeds_shuffle_differently():
+    # Two independent permutations agree in 1 place on average, and in more than 20 of them with
+    # a probability of about 1 / 21! (the number of fixed points is Poisson's with mean 1).
+    orders = [permutation(seed, epoch, 1000) for seed in (0, 1, 2) for epoch in (0, 1, 2)]
+    orders.append(np.arange(1000))
+    for one, other in combinations(orders, 2):
+        assert np.sum(one == other) <= 20
+
+
+def test_the_largest_seed_has_its_own_stream():
+    assert permutation(SEED_LIMIT - 1, 0, 100).tolist() != permutation(0, 0, 100).tolist()
+
+
+@pytest.mark.parametrize(
+    ("seed", "epoch", "order"),
+    [
+        (0, 0, [3, 2, 9, 7, 1, 5, 0, 4, 8, 6]),
+        (0, 1, [6, 8, 5, 1, 0, 9, 2, 4, 7, 3]),
+        (1, 0, [5, 4, 1, 6, 0, 3, 9, 2, 8, 7]),
+        (2**64 - 1, 3, [2, 6, 5, 4, 9, 0, 1, 7, 3, 8]),
+    ],
+)
+def test_golden_shuffles(seed, epoch, order):
+    assert permutation(seed, epoch, 10).tolist() == order
+
+
+def test_the_golden_shuffle_of_mnist():
+    order = permutation(0, 0, 60_000).astype("<i8").tobytes()
+    assert hashlib.sha256(order).hexdigest().startswith("1413c7a834fb656b")
+
+
+# ---- initial weights ------------------------------------------------------------------------
+
+
+def test_he_normal_gives_float32_of_the_layers_shapes_and_zero_biases():
+    parameters = he_normal(LAYERS, 0)
+    assert len(parameters) == len(LAYERS)
+    for layer, (w, b) in zip(LAYERS, parameters, strict=True):
+        assert w.shape == (layer.inputs, layer.outputs) and w.dtype == np.float32
+        assert b.shape == (layer.outputs,) and b.dtype == np.float32
+        assert not b.any()
+
+
+def test_he_normal_is_a_pure_function_of_the_seed():
+    for (w, _), (again, _) in zip(he_normal(LAYERS, 9), he_normal(LAYERS, 9), strict=True):
+        np.testing.assert_array_equal(w, again)
+    for (w, _), (other, _) in zip(he_normal(LAYERS, 9), he_normal(LAYERS, 10), strict=True):
+        assert not np.any(w == other)
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(784, 128), (2, 5000), (3, 4000)])
+def test_he_normal_has_the_moments_of_its_distribution(inputs, outputs):
+    # Of n independent draws z from N(0, 1), the mean of z has the variance 1/n, that of z² 2/n
+    # and that of z⁴ 96/n: each within 5 standard deviations. The fourth moment, 3, tells the
+    # normal distribution from a uniform one (1.8) of the same variance.
+    ((w, _),) = he_normal(dense_layers([inputs, outputs]), 0)
+    z = w.astype(np.float64) / math.sqrt(2 / inputs)
+    for power, mean, variance in ((1, 0, 1), (2, 1, 2), (4, 3, 96)):
+        assert abs(np.mean(z**power) - mean) <= 5 * math.sqrt(variance / z.size), power
+
+
+def test_layers_of_the_same_shape_get_their_own_weights():
+    (first, _), (second, _), _ = he_normal(dense_layers([20, 20, 20, 2]), 0)
+    assert not np.any(first == second)
+
+
+@pytest.mark.parametrize(
+    ("layer", "weights"),
+    [
+        (0, ["0x1.8c9e820000000p-9", "0x1.9c070e0000000p-11", "-0x1.e1cbda0000000p-5"]),
+        (1, ["-0x1.0534ae0000000p-3", "0x1.f7ba2c0000000p-4", "0x1.e1b5ec0000000p-7"]),
+        (2, ["0x1.0e8a160000000p-4", "-0x1.7a8fb40000000p-3", "-0x1.1629a20000000p-3"]),
+    ],
+)
+def test_golden_weights(layer, weights):
+    w, _ = he_normal(LAYERS, 0)[layer]
+    assert [float(value).hex() for value in w[0, :3]] == weights
