@@ -111,7 +111,7 @@ def _knock(mirror: str, name: str, answers: "queue.SimpleQueue[tuple[str, str | 
     import pooch
 
     try:
-        downloader = pooch.HTTPDownloader(timeout=REACH_LIMIT)
+        downloader = pooch.HTTPDownloader(timeout=STALL_LIMIT)  # longer than anybody waits
         found = downloader(mirror + name, None, None, check_only=True)
         answers.put((mirror, None if found else f"does not have {name}"))
     except (OSError, ValueError) as error:
