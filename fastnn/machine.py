@@ -47,8 +47,8 @@ def sgemm_peak(threads: int | None = None, *, size: int = 2048, seconds: float =
 
     A process of its own, because the idle threads of OpenBLAS spin for tens of milliseconds
     after each product and would slow down whatever is measured next. Where the CPU has AVX-512 a
-    second process asks OpenBLAS to use it, and the better of the two counts: of itself it takes
-    AVX2 on some of them, which is half the speed.
+    second process asks OpenBLAS to use it, and the better of the two counts: left alone, or told
+    so by the environment, it takes AVX2 on some of them, which is half the speed.
 
     Parameters
     ----------
@@ -68,9 +68,8 @@ def sgemm_peak(threads: int | None = None, *, size: int = 2048, seconds: float =
     if threads is not None:
         environment |= dict.fromkeys(_THREAD_VARIABLES, str(threads))
     peak = _measure(environment, size, seconds)
-    if "avx512f" in _cpu_field("flags") and "OPENBLAS_CORETYPE" not in environment:
-        environment["OPENBLAS_CORETYPE"] = "SkylakeX"
-        peak = max(peak, _measure(environment, size, seconds))
+    if "avx512f" in _cpu_field("flags"):
+        peak = max(peak, _measure(environment | {"OPENBLAS_CORETYPE": "SkylakeX"}, size, seconds))
     return peak
 
 
