@@ -53,7 +53,7 @@ class Layer:
 
     def __init__(self, rows, inputs, outputs):
         self.layout = Layout(dense_layers([3, inputs, outputs]), rows)
-        self.buffers = Workspace(self.layout, rows, 1.0)
+        self.buffers = Workspace(self.layout, rows, 1, 1.0)
         self.buffers.scratch[:] = np.nan
         self.buffers.gradients[:] = np.nan
         self.table, self.row, self.before = self.layout.table, *self.layout.table[::-1]

@@ -169,17 +169,28 @@ def test_gradient_over_rows_is_the_batch_that_training_takes(rng, rows):
     assert same_bits(fast.get_parameters(), stepped)
 
 
+@pytest.mark.parametrize("skip_zeros", [False, True])
 @pytest.mark.parametrize("sizes", [[5, 3], [17, 33, 15, 7], [16, 16, 16, 16]], ids=str)
-def test_poisoned_scratch_changes_nothing(rng, sizes):
+def test_poisoned_scratch_changes_nothing(rng, sizes, skip_zeros):
     """Nothing is read from a buffer before the same step wrote it, padding included."""
     x, labels = blobs(rng, 700, sizes)
+    x[rng.random(x.shape) < 0.7] = 0
     results = []
     for poison in (0x00, 0xFF, "nan"):
         fast = engine_for("numba", sizes)
+        fast.skip_zeros = skip_zeros
         buffers = fast._buffers
         progress = Progress()
         while progress.position < len(x):
-            for array in (buffers.scratch, buffers.gradients, buffers.losses, buffers.hits):
+            for array in (
+                buffers.scratch,
+                buffers.gradients,
+                buffers.losses,
+                buffers.hits,
+                buffers.labels,
+                buffers.masks,
+                buffers.lists,
+            ):
                 if poison == "nan":
                     array.fill(np.nan if array.dtype == np.float32 else 1)
                 else:
@@ -192,6 +203,36 @@ def test_poisoned_scratch_changes_nothing(rng, sizes):
         assert same_bits(parameters, results[0][0])
         assert progress == results[0][1]
         assert (probabilities == results[0][2]).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+@pytest.mark.parametrize("zeros", [0.0, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("sizes", [[5, 3], [33, 20, 4], [785, 50, 70, 10], [1, 2]], ids=str)
+def test_skipping_zeros_changes_no_bit(rng, sizes, zeros, dtype):
+    x, labels = blobs(rng, 650, sizes, dtype)
+    x[rng.random(x.shape) < zeros] = 0
+    x[:, rng.random(sizes[0]) < zeros / 2] = 0  # features that no row uses
+    results = []
+    for skip_zeros in (False, True):
+        fast = engine_for("numba", sizes, input_scale=1 / 255)
+        fast.skip_zeros = skip_zeros
+        progress = [
+            fast.run_chunk(epoch_of(x, labels, batch_size), Progress(), TO_THE_END)
+            for batch_size in (1, 13, 600)
+        ]
+        results.append((fast.get_parameters(), progress, fast.predict(x), fast.predict(x[:3])))
+    (parameters, progress, *predicted), (others, other_progress, *other_predicted) = results
+    assert same_bits(parameters, others)
+    assert progress == other_progress
+    for got, expected in zip(predicted, other_predicted, strict=True):
+        assert (got == expected).all()
+
+
+def test_zeros_are_skipped_where_there_are_enough(rng, images):
+    fast = engine_for("numba", [images.x_train.shape[1], 4, 10])
+    assert fast._skips_zeros(images.x_train) == (images.name == "mnist")
+    assert not fast._skips_zeros(rng.standard_normal((100, 784)).astype(np.float32))
+    assert fast._skips_zeros(np.eye(784, dtype=np.float32))
 
 
 def test_padding_stays_zero(rng):

@@ -124,9 +124,9 @@ def tile_of(rows, panels, lanes):
         signature = types.void(c, a, b, depth, resume)
 
         def codegen(context, builder, signature, args):
-            # emit_tile expects the arguments of `tile`, whose first two are constants
-            full = types.void(types.int64, types.int64, *signature.args)
-            return emit_tile(context, builder, full, [None, None, *args], rows, panels, lanes)
+            operands = list(zip(signature.args, args, strict=True))[:3]
+            size = rows, panels, lanes
+            return emit_tile(context, builder, operands, args[3], args[4], size)
 
         return signature, codegen
 
@@ -230,7 +230,7 @@ def test_layout_lets_no_two_buffers_overlap_and_aligns_each():
 
 
 def test_buffers_begin_on_cache_lines():
-    buffers = Workspace(Layout(dense_layers([5, 4, 3]), rows=8), 8, 1.0)
+    buffers = Workspace(Layout(dense_layers([5, 4, 3]), rows=8), 8, 1, 1.0)
     for name in ("parameters", "gradients", "totals", "transposed", "scratch", "losses"):
         assert getattr(buffers, name).ctypes.data % 64 == 0
 
@@ -240,7 +240,7 @@ def test_loss_and_its_gradient(rng, classes):
     rows, batch_rows = 9, 20
     layout = Layout(dense_layers([4, classes]), rows)
     row = layout.table[-1]
-    buffers = Workspace(layout, rows, 1.0)
+    buffers = Workspace(layout, rows, 1, 1.0)
     buffers.scratch[:] = np.nan
     z = buffers.scratch[row["z"] :][: rows * row["z_row"]].reshape(rows, -1)
     z[:, : row["panels"] * NR] = 0

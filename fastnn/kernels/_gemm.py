@@ -10,14 +10,22 @@ result, which leaves its bits as they are.
 """
 
 from fastnn.kernels._jit import jit
-from fastnn.kernels._simd import TILE_PANELS, TILE_ROWS, Operand, tile
+from fastnn.kernels._simd import (
+    LISTED_PANELS,
+    LISTED_ROWS,
+    TILE_PANELS,
+    TILE_ROWS,
+    Operand,
+    tile,
+    tile_listed,
+)
 
 DEPTH_BLOCK = 256
 
 
 @jit
 def _down(operand, rows):
-    """The operand that starts so many rows further down."""
+    """Return the operand that starts so many rows further down."""
     return Operand(operand.data, operand.at + rows * operand.row, operand.row, operand.step)
 
 
@@ -43,6 +51,63 @@ def _column(panels):
 
 
 _one_panel, _two_panels = _column(1), _column(2)
+
+
+@jit
+def _right(operand, panels):
+    """Return the operand that starts so many panels further on."""
+    return Operand(operand.data, operand.at + panels * operand.step, operand.row, operand.step)
+
+
+@jit
+def multiply_listed_tiles(c, a, b, rows, panels, ks, start, count, resume):
+    """``c (+)= a b`` over the k in ``ks[start : start + count]``, for one or two panels.
+
+    c (rows, panels·NR) written, rows at most TILE_ROWS; listed columns of a and rows of b read.
+    """
+    if rows == TILE_ROWS:
+        if panels == 2:
+            tile_listed(TILE_ROWS, 2, c, a, b, ks, start, count, resume)
+        else:
+            tile_listed(TILE_ROWS, 1, c, a, b, ks, start, count, resume)
+    else:
+        for i in range(rows):
+            if panels == 2:
+                tile_listed(1, 2, _down(c, i), _down(a, i), b, ks, start, count, resume)
+            else:
+                tile_listed(1, 1, _down(c, i), _down(a, i), b, ks, start, count, resume)
+
+
+def _strip(rows):
+    """Make the kernel for a strip of the result so many rows high, a constant to the JIT."""
+
+    @jit
+    def strip(c, a, b, panels, ks, start, count):
+        p = 0
+        while LISTED_PANELS == 4 and panels - p >= 4:
+            tile_listed(rows, 4, _right(c, p), a, _right(b, p), ks, start, count, False)
+            p += 4
+        while LISTED_PANELS >= 2 and panels - p >= 2:
+            tile_listed(rows, 2, _right(c, p), a, _right(b, p), ks, start, count, False)
+            p += 2
+        while p < panels:
+            tile_listed(rows, 1, _right(c, p), a, _right(b, p), ks, start, count, False)
+            p += 1
+
+    return strip
+
+
+_full_strip, _row = _strip(LISTED_ROWS), _strip(1)
+
+
+@jit
+def multiply_listed_strip(c, a, b, rows, panels, ks, start, count):
+    """``c = a b`` over the k in ``ks[start : start + count]``, at most LISTED_ROWS rows."""
+    if rows == LISTED_ROWS:
+        _full_strip(c, a, b, panels, ks, start, count)
+    else:
+        for i in range(rows):
+            _row(_down(c, i), _down(a, i), b, panels, ks, start, count)
 
 
 @jit

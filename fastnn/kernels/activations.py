@@ -28,4 +28,5 @@ def relu_backward(workspace, dz_at, dz_stride, a_at, a_stride, rows, panels):
         dz = workspace[dz_at + i * dz_stride : dz_at + (i + 1) * dz_stride]
         a = workspace[a_at + i * a_stride : a_at + (i + 1) * a_stride]
         for j in range(panels * NR):
-            dz[j] = dz[j] if a[j] > ZERO else ZERO
+            da = dz[j]  # read in any case: a read that depends on `a` becomes a branch
+            dz[j] = da if a[j] > ZERO else ZERO

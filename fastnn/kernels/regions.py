@@ -24,13 +24,16 @@ from fastnn.kernels._simd import (
     array_at,
     call_region,
     flush_denormals,
+    prefetch,
     restore_denormals,
 )
 from fastnn.kernels.activations import ONE, relu_backward, relu_forward
 from fastnn.kernels.dense import (
     dense_backward_input,
     dense_backward_weights,
+    dense_backward_weights_listed,
     dense_forward,
+    dense_forward_listed,
     transpose,
 )
 from fastnn.kernels.losses import (
@@ -39,9 +42,9 @@ from fastnn.kernels.losses import (
     softmax_cross_entropy_forward,
 )
 from fastnn.kernels.updates import accumulate, sgd_update
-from fastnn.kernels.workspace import JOB, KEEP_GRADIENT, PREDICT, SGD, TRAIN, views
+from fastnn.kernels.workspace import JOB, KEEP_GRADIENT, PREDICT, ROW_BLOCK, SGD, TRAIN, views
+from fastnn.kernels.zeros import mark
 
-ROW_BLOCK = 64  # rows that go through all layers together: their activations stay in the cache
 ROW_UNIT = 8  # rows are dealt out to tasks in eights, whole register tiles
 
 next_chunk = jit(batches.next_chunk)
@@ -66,6 +69,7 @@ def gather(buffers, job, first, rows):
         source = source_row(job, job.start + i)
         at = layer.a + i * layer.a_row
         a = buffers.workspace[at : at + inputs + 1]
+        prefetch_row(job, job.start + job.rows + i)
         if job.x_is_bytes:
             x = array_at(job.x + source * inputs, inputs, np.uint8)
             for k in range(inputs):
@@ -75,8 +79,20 @@ def gather(buffers, job, first, rows):
             for k in range(inputs):
                 a[k] = x[k] * job.input_scale
         a[inputs] = ONE
+        if job.skip_zeros:
+            mark(buffers.masks, job.mask_stride, i, buffers.workspace, at, inputs + 1)
         if job.mode != PREDICT:
             buffers.labels[i] = array_at(job.labels, job.data_rows, np.int32)[source]
+
+
+@jit
+def prefetch_row(job, position):
+    """Ask for the features of a position of the next chunk: shuffled rows are far apart."""
+    if position < job.n:
+        size = job.row_bytes
+        address = job.x + source_row(job, position) * size
+        for offset in range(0, size, 64):
+            prefetch(address + offset)
 
 
 @jit
@@ -88,12 +104,17 @@ def source_row(job, position):
 
 
 @jit
-def forward(buffers, first, rows):
+def forward(buffers, job, task, first, rows):
     """Run a block of rows through all layers; the logits end up in the last `z`."""
-    last = len(buffers.layers) - 1
-    for i in range(last + 1):
+    for i in range(len(buffers.layers)):
         layer = buffers.layers[i]
-        dense_forward(buffers.workspace, buffers.parameters, layer, first, rows)
+        if i == 0 and job.skip_zeros:
+            dense_forward_listed(
+                buffers.workspace, buffers.parameters, layer, first, rows,
+                buffers.masks, job.mask_stride, buffers.lists, task * job.list_size,
+            )  # fmt: skip
+        else:
+            dense_forward(buffers.workspace, buffers.parameters, layer, first, rows)
         if layer.relu:
             at = layer.z + first * layer.z_row
             relu_forward(buffers.workspace, at, layer.z_row, rows, layer.outputs)
@@ -131,10 +152,10 @@ def write_probabilities(buffers, job, first, rows):
 
 
 @jit
-def rows_block(buffers, job, first, rows):
+def rows_block(buffers, job, task, first, rows):
     """Do all that the job asks of a block of rows, counted from the chunk's start."""
     gather(buffers, job, first, rows)
-    forward(buffers, first, rows)
+    forward(buffers, job, task, first, rows)
     if job.mode == PREDICT:
         write_probabilities(buffers, job, first, rows)
         return
@@ -156,7 +177,7 @@ def rows_region(task, address):
     state = flush_denormals()
     start, stop = share(job.rows, ROW_UNIT, task, job.tasks)
     for first in range(start, stop, ROW_BLOCK):
-        rows_block(buffers, job, first, min(ROW_BLOCK, stop - first))
+        rows_block(buffers, job, task, first, min(ROW_BLOCK, stop - first))
     restore_denormals(state)
 
 
@@ -164,20 +185,16 @@ def rows_region(task, address):
 
 
 @jit
-def weights_block(buffers, job, layer, low, high, panel, panels):
-    """Compute the gradient of inputs low to high in some panels, and update their weights."""
-    dense_backward_weights(
-        buffers.gradients, buffers.workspace, layer, low, high, panel, panels, job.rows
-    )
+def apply_gradient(buffers, job, layer, low, high, panel):
+    """Take the chunk's gradient of inputs low to high in a panel; update after the last chunk."""
     several = not (job.first and job.last)
     gradients = buffers.totals if several else buffers.gradients
+    at = layer.weights + panel * layer.panel_size + low * NR
     count = (high - low) * NR
-    for p in range(panel, panel + panels):
-        at = layer.weights + p * layer.panel_size + low * NR
-        if several:
-            accumulate(buffers.totals, buffers.gradients, at, count, job.first)
-        if job.last and job.rule == SGD:
-            sgd_update(buffers.parameters, gradients, at, count, job.learning_rate)
+    if several:
+        accumulate(buffers.totals, buffers.gradients, at, count, job.first)
+    if job.last and job.rule == SGD:
+        sgd_update(buffers.parameters, gradients, at, count, job.learning_rate)
 
 
 def weights_region(task, address):
@@ -188,11 +205,21 @@ def weights_region(task, address):
     for i in range(len(buffers.layers)):
         layer = buffers.layers[i]
         low, high = share(layer.inputs + 1, NR, task, job.tasks)
+        listed = i == 0 and job.skip_zeros
+        if listed:
+            dense_backward_weights_listed(
+                buffers.gradients, buffers.workspace, layer, low, high, job.rows,
+                buffers.masks, job.mask_stride, buffers.lists, task * job.list_size,
+            )  # fmt: skip
         for panel in range(0, layer.panels, TILE_PANELS):
             panels = min(TILE_PANELS, layer.panels - panel)
-            weights_block(buffers, job, layer, low, high, panel, panels)
-            if i > 0 and job.last and job.rule != KEEP_GRADIENT:
-                for p in range(panel, panel + panels):
+            if not listed:
+                dense_backward_weights(
+                    buffers.gradients, buffers.workspace, layer, low, high, panel, panels, job.rows
+                )
+            for p in range(panel, panel + panels):
+                apply_gradient(buffers, job, layer, low, high, p)
+                if i > 0 and job.last and job.rule != KEEP_GRADIENT:
                     transpose(buffers.transposed, buffers.parameters, layer, low, high, p)
     restore_denormals(state)
 

@@ -16,8 +16,10 @@ from fastnn.kernels._jit import Driver, Region
 from fastnn.kernels.layout import Layout
 from fastnn.kernels.regions import rows_region, run, weights_region
 from fastnn.kernels.workspace import EVALUATE, KEEP_GRADIENT, PREDICT, SGD, TRAIN, Workspace
+from fastnn.kernels.zeros import worth_skipping
 from fastnn.layers import Dense, Parameters
 
+DECISIVE_ROWS = 64  # fewer say too little about how many zeros there are
 CALL_ROWS = 2048  # rows that a call evaluates before Python looks around for Ctrl-C
 
 _rows, _weights, _run = Region(rows_region), Region(weights_region), Driver(run)
@@ -58,8 +60,10 @@ class NumbaEngine:
         self.compile_seconds, self.compiled = compile_kernels()
         self.threading_layer = _threads.start()
         self._layout = Layout(layers, CHUNK_ROWS)
-        self._buffers = Workspace(self._layout, CHUNK_ROWS, input_scale)
+        self._buffers = Workspace(self._layout, CHUNK_ROWS, self.threads, input_scale)
         self._lock = Lock()  # there is one job and one workspace
+        self.skip_zeros: bool | None = None  # None: where the data have enough of them
+        self._worth_skipping: dict[tuple[int, int], bool] = {}
 
     def get_parameters(self) -> Parameters:
         """Return a copy of the parameters."""
@@ -120,9 +124,24 @@ class NumbaEngine:
         self._set(
             x=x.ctypes.data,
             x_is_bytes=x.dtype == np.uint8,
+            skip_zeros=self._skips_zeros(x),
             labels=0 if labels is None else labels.ctypes.data,
             data_rows=len(x),
+            row_bytes=x.itemsize * x.shape[1],
         )
+
+    def _skips_zeros(self, x: np.ndarray) -> bool:
+        """Decide whether to look for zeros in these features; the result has the same bits."""
+        if self.skip_zeros is not None:
+            return self.skip_zeros
+        if len(x) < DECISIVE_ROWS:  # as with the features seen last
+            return next(reversed(self._worth_skipping.values()), False)
+        key = x.ctypes.data, x.nbytes
+        if key not in self._worth_skipping:
+            if len(self._worth_skipping) > 8:
+                self._worth_skipping.clear()
+            self._worth_skipping[key] = worth_skipping(x)
+        return self._worth_skipping[key]
 
     def _set(self, **fields: int | float) -> None:
         for name, value in fields.items():

@@ -11,8 +11,10 @@ import numpy as np
 
 from fastnn.kernels._jit import jit
 from fastnn.kernels._simd import array_at
-from fastnn.kernels.layout import LAYER, Layout
+from fastnn.kernels.layout import LAYER, Layout, panels_for
+from fastnn.kernels.zeros import MASK_PADDING, list_size
 
+ROW_BLOCK = 64  # rows that go through all layers together: their activations stay in the cache
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 
 # What a region is to do with the rows it has run forward.
@@ -28,11 +30,16 @@ JOB = np.dtype(
         *((name, np.int64) for name in ("transposed", "transposed_size")),
         *((name, np.int64) for name in ("workspace", "workspace_size")),
         *((name, np.int64) for name in ("losses", "hits", "row_labels", "chunk_rows")),
+        *(
+            (name, np.int64)
+            for name in ("masks", "masks_size", "mask_stride", "lists", "list_size")
+        ),
         ("input_scale", np.float32),
         # The data: x (data_rows, inputs) of uint8 or float32; order (n,) int64, or 0 for all
         # rows as they come; out (n, outputs) float32, for predictions.
         ("x_is_bytes", np.bool_),
-        *((name, np.int64) for name in ("x", "data_rows", "labels", "order", "out")),
+        ("skip_zeros", np.bool_),
+        *((name, np.int64) for name in ("x", "row_bytes", "data_rows", "labels", "order", "out")),
         # What to do with it.
         *((name, np.int64) for name in ("tasks", "mode", "rule", "n", "batch_size")),
         ("learning_rate", np.float32),
@@ -59,6 +66,8 @@ class Views(NamedTuple):
     losses: np.ndarray
     hits: np.ndarray
     labels: np.ndarray
+    masks: np.ndarray
+    lists: np.ndarray
 
 
 @jit
@@ -75,6 +84,8 @@ def views(job):
         array_at(job.losses, job.chunk_rows, np.float32),
         array_at(job.hits, job.chunk_rows, np.uint8),
         array_at(job.row_labels, job.chunk_rows, np.int32),
+        array_at(job.masks, job.masks_size, np.uint16),
+        array_at(job.lists, job.tasks * job.list_size, np.int32),
     )
 
 
@@ -98,10 +109,14 @@ class Workspace:
         A chunk on its way forward and back; nothing in it outlives the chunk.
     losses, hits, labels : ndarray (rows,), float32, uint8 and int32
         Of the chunk's rows: whether a row is predicted right is its hit.
+    masks : ndarray (groups · mask_stride,) uint16
+        Which features of each row are not zero (`zeros`).
+    lists : ndarray (threads · list_size,) int32
+        For each task the k that a product runs over.
     job : ndarray (1,) of JOB
     """
 
-    def __init__(self, layout: Layout, rows: int, input_scale: float) -> None:
+    def __init__(self, layout: Layout, rows: int, threads: int, input_scale: float) -> None:
         size = layout.parameters_size
         self.layout = layout
         self.parameters, self.gradients, self.totals = (aligned_zeros(size) for _ in range(3))
@@ -109,6 +124,11 @@ class Workspace:
         self.scratch = aligned_zeros(layout.workspace_size)
         self.losses, self.hits = aligned_zeros(rows), aligned_zeros(rows, np.uint8)
         self.labels = aligned_zeros(rows, np.int32)
+        width = layout.table[0]["inputs"] + 1
+        mask_stride = rows + MASK_PADDING
+        size_of_lists = list_size(width, rows, ROW_BLOCK)
+        self.masks = aligned_zeros(panels_for(width) * mask_stride, np.uint16)
+        self.lists = aligned_zeros(threads * size_of_lists, np.int32)
         self.job = np.zeros(1, JOB)
         self._fill(
             layers=layout.table,
@@ -120,6 +140,8 @@ class Workspace:
             losses=self.losses,
             hits=self.hits,
             row_labels=self.labels,
+            masks=self.masks,
+            lists=self.lists,
         )
         job = self.job[0]
         job["n_layers"], job["chunk_rows"], job["input_scale"] = (
@@ -129,6 +151,8 @@ class Workspace:
         )
         job["parameters_size"], job["transposed_size"] = size, layout.transposed_size
         job["workspace_size"] = layout.workspace_size
+        job["mask_stride"], job["masks_size"] = mask_stride, len(self.masks)
+        job["list_size"] = size_of_lists
 
     def _fill(self, **arrays: np.ndarray) -> None:
         for name, array in arrays.items():
