@@ -34,8 +34,11 @@ def as_features(x: Any, n_features: int, name: str = "x") -> np.ndarray:
         raise DataError(f"{name} must hold real numbers, got dtype {array.dtype}")
     if array.dtype == np.uint8:
         return np.ascontiguousarray(array)
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is reported below
-        features = np.require(array, np.float32, ["C_CONTIGUOUS", "ALIGNED"])
+    features = array
+    flags = array.flags
+    if array.dtype != np.float32 or not (flags.c_contiguous and flags.aligned):
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is reported below
+            features = np.require(array, np.float32, ["C_CONTIGUOUS", "ALIGNED"])
     check_finite(features, name)
     return features
 

@@ -138,7 +138,7 @@ def test_the_reference_needs_nothing_but_numpy():
 @pytest.mark.parametrize(
     ("library", "rooms"),
     [
-        ("llvmlite", {"kernels._simd"}),
+        ("llvmlite", {"kernels._simd", "kernels._tile"}),
         ("numba", {name for name in SOURCES if top(name) == "kernels"}),
         ("matplotlib", {"plots"}),
         ("pooch", {"datasets.download"}),

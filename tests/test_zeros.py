@@ -5,7 +5,11 @@ import numpy as np
 import pytest
 
 from fastnn.kernels import dense, zeros
-from fastnn.kernels._simd import LISTED_ROWS, NR, TILE_ROWS
+from fastnn.kernels._simd import NR
+from fastnn.kernels._tile import (
+    LISTED_ROWS,
+    TILE_ROWS,
+)
 from fastnn.kernels.layout import Layout
 from fastnn.kernels.workspace import ROW_BLOCK, Workspace
 from fastnn.layers import dense_layers
@@ -51,7 +55,7 @@ class Marked:
         for name in ("scratch", "gradients"):
             getattr(self.buffers, name)[:] = np.nan
         self.buffers.masks[:], self.buffers.lists[:] = 0xFFFF, -1
-        self.stride = int(self.buffers.job["mask_stride"][0])
+        self.stride = self.buffers.job.mask_stride
         self.layer = self.layout.table[0]
         self.a = self.view("a")
         self.a[:, :inputs], self.a[:, inputs] = x, 1

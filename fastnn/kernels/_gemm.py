@@ -10,11 +10,12 @@ result, which leaves its bits as they are.
 """
 
 from fastnn.kernels._jit import jit
-from fastnn.kernels._simd import (
+from fastnn.kernels._tile import (
     LISTED_PANELS,
     LISTED_ROWS,
     TILE_PANELS,
     TILE_ROWS,
+    WIDE_PANELS,
     Operand,
     tile,
     tile_listed,
@@ -117,7 +118,15 @@ def multiply(c, a, b, rows, panels, depth):
     for block in range(blocks):
         k = depth * block // blocks
         block_depth = depth * (block + 1) // blocks - k
-        for panel in range(0, panels, TILE_PANELS):
+        wide = panels // WIDE_PANELS * WIDE_PANELS if rows == 1 else 0
+        for panel in range(0, wide, WIDE_PANELS):
+            tile(
+                1, WIDE_PANELS, _right(c, panel),
+                Operand(a.data, a.at + k * a.step, a.row, a.step),
+                Operand(b.data, b.at + k * b.row + panel * b.step, b.row, b.step),
+                block_depth, block > 0,
+            )  # fmt: skip
+        for panel in range(wide, panels, TILE_PANELS):
             c_panel = Operand(c.data, c.at + panel * c.step, c.row, c.step)
             a_block = Operand(a.data, a.at + k * a.step, a.row, a.step)
             b_block = Operand(b.data, b.at + k * b.row + panel * b.step, b.row, b.step)

@@ -12,8 +12,6 @@ import os
 import sys
 import sysconfig
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numba
@@ -76,23 +74,31 @@ def _cgroup_cores(root: Path = Path("/sys/fs/cgroup")) -> int:
         return sys.maxsize
 
 
-@contextmanager
-def parallel(threads: int) -> Iterator[int]:
-    """Have Numba use so many threads on this Python thread; yield how many tasks to make.
+class parallel:  # noqa: N801  (used like a function)
+    """Have Numba use so many threads on this Python thread; enter how many tasks to make.
 
-    The number of tasks decides nothing about the result. One task runs here, on no layer at all.
+    The number of tasks decides nothing about the result. One task runs here, on no layer at all,
+    and this is a class because `contextlib` would cost more than a small prediction.
     """
-    if threads == 1 or _serial or config.DISABLE_JIT:
-        yield 1 if _serial else threads
-        return
-    guard = _one_at_a_time if numba.threading_layer() == "workqueue" else nullcontext()
-    with guard:
-        before = numba.get_num_threads()
-        numba.set_num_threads(min(threads, config.NUMBA_NUM_THREADS))
-        try:
-            yield threads
-        finally:
-            numba.set_num_threads(before)
+
+    def __init__(self, threads: int) -> None:
+        self._threads = 1 if _serial else threads
+        self._guard: threading.Lock | None = None
+
+    def __enter__(self) -> int:
+        if self._threads > 1 and not config.DISABLE_JIT:
+            if numba.threading_layer() == "workqueue":
+                self._guard = _one_at_a_time
+                self._guard.acquire()
+            self._before = numba.get_num_threads()
+            numba.set_num_threads(min(self._threads, config.NUMBA_NUM_THREADS))
+        return self._threads
+
+    def __exit__(self, *error: object) -> None:
+        if self._threads > 1 and not config.DISABLE_JIT:
+            numba.set_num_threads(self._before)
+            if self._guard is not None:
+                self._guard.release()
 
 
 def _after_fork_in_child() -> None:

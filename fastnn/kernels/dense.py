@@ -7,13 +7,12 @@ I stands for the bias.
 
 from fastnn.kernels._gemm import multiply, multiply_listed_strip, multiply_listed_tiles
 from fastnn.kernels._jit import jit
-from fastnn.kernels._simd import (
+from fastnn.kernels._simd import NR, transpose_square
+from fastnn.kernels._tile import (
     LISTED_ROWS,
-    NR,
     TILE_PANELS,
     TILE_ROWS,
     Operand,
-    transpose_square,
 )
 from fastnn.kernels.zeros import BLOCK_GROUPS, STRIPS, list_inputs, list_rows
 

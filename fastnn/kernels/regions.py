@@ -20,12 +20,14 @@ from fastnn import batches
 from fastnn.kernels._jit import jit
 from fastnn.kernels._simd import (
     NR,
-    TILE_PANELS,
     array_at,
     call_region,
     flush_denormals,
     prefetch,
     restore_denormals,
+)
+from fastnn.kernels._tile import (
+    TILE_PANELS,
 )
 from fastnn.kernels.activations import ONE, relu_backward, relu_forward
 from fastnn.kernels.dense import (

@@ -3,6 +3,7 @@
 `regions` holds what is compiled; `workspace` the job and the buffers. Twin of `reference.step`.
 """
 
+import ctypes
 import math
 import time
 from collections.abc import Sequence
@@ -15,11 +16,23 @@ from fastnn.kernels import _jit, _threads
 from fastnn.kernels._jit import Driver, Region
 from fastnn.kernels.layout import Layout
 from fastnn.kernels.regions import rows_region, run, weights_region
-from fastnn.kernels.workspace import EVALUATE, KEEP_GRADIENT, PREDICT, SGD, TRAIN, Workspace
+from fastnn.kernels.workspace import (
+    EVALUATE,
+    KEEP_GRADIENT,
+    PREDICT,
+    SGD,
+    TRAIN,
+    Job,
+    Workspace,
+    address,
+)
 from fastnn.kernels.zeros import worth_skipping
 from fastnn.layers import Dense, Parameters
 
-DECISIVE_ROWS = 64  # fewer say too little about how many zeros there are
+DECISIVE_ROWS = 64  # fewer say too little of how many zeros there are: as with the last ones
+# Multiply-adds of a training step, by which a second thread begins to pay: measured at 2 to 3
+# million in all, for networks of 20 to 784 inputs on two cores.
+WORK_OF_A_TASK = 1_300_000
 CALL_ROWS = 2048  # rows that a call evaluates before Python looks around for Ctrl-C
 
 _rows, _weights, _run = Region(rows_region), Region(weights_region), Driver(run)
@@ -64,6 +77,9 @@ class NumbaEngine:
         self._lock = Lock()  # there is one job and one workspace
         self.skip_zeros: bool | None = None  # None: where the data have enough of them
         self._worth_skipping: dict[tuple[int, int], bool] = {}
+        self._skipped_last = False
+        self._threads_wanted = threads
+        self._weights = sum(layer.inputs * layer.outputs for layer in layers)
 
     def get_parameters(self) -> Parameters:
         """Return a copy of the parameters."""
@@ -80,17 +96,16 @@ class NumbaEngine:
         """Train on at least `budget_rows` further rows, or to the end of the epoch."""
         rows = len(epoch.order)
         with self._lock:
-            self._set(mode=TRAIN, rule=SGD, n=rows, batch_size=epoch.batch_size)
-            self._set(learning_rate=epoch.learning_rate, order=epoch.order.ctypes.data)
-            self._set_data(epoch.x, epoch.labels)
+            job = self._prepare(TRAIN, epoch.x, epoch.labels, epoch.order)
+            job.rule, job.learning_rate = SGD, epoch.learning_rate
+            job.batch_size = epoch.batch_size
             return self._run(progress, min(rows, progress.position + budget_rows))
 
     def loss_and_grad(self, x: np.ndarray, labels: np.ndarray) -> tuple[float, Parameters]:
         """Return the mean loss over these rows as one batch, and its gradient."""
         rows = len(x)
         with self._lock:
-            self._set(mode=TRAIN, rule=KEEP_GRADIENT, n=rows, batch_size=rows, order=0)
-            self._set_data(x, labels)
+            self._prepare(TRAIN, x, labels).rule = KEEP_GRADIENT
             loss_sum = self._run(Progress(), rows).loss_sum
             buffers = self._buffers
             gradients = buffers.gradients if rows <= CHUNK_ROWS else buffers.totals
@@ -99,60 +114,69 @@ class NumbaEngine:
     def evaluate(self, x: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
         """Return the mean loss and the accuracy over these rows."""
         with self._lock:
-            self._set_data(x, labels)
-            done = self._pass_over(len(x), EVALUATE)
+            self._prepare(EVALUATE, x, labels)
+            done = self._pass_over(len(x))
         return done.loss_sum / len(x), done.correct / len(x)
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Return class probabilities (rows, O) float32."""
         probs = np.empty((len(x), self._layout.layers[-1].outputs), np.float32)
         with self._lock:
-            self._set(out=probs.ctypes.data)
-            self._set_data(x, None)
-            self._pass_over(len(x), PREDICT)
+            self._prepare(PREDICT, x).out = address(probs)
+            self._pass_over(len(x))
         return probs
 
-    def _pass_over(self, rows: int, mode: int) -> Progress:
+    def _prepare(
+        self,
+        mode: int,
+        x: np.ndarray,
+        labels: np.ndarray | None = None,
+        order: np.ndarray | None = None,
+    ) -> Job:
+        """Tell the job what to do with which data, taken as one batch."""
+        job = self._buffers.job
+        job.mode, job.x, job.x_is_bytes = mode, address(x), x.itemsize == 1
+        job.skip_zeros = self._skips_zeros(x)
+        job.data_rows = job.n = job.batch_size = len(x)
+        job.row_bytes = x.itemsize * x.shape[1]
+        job.labels = 0 if labels is None else address(labels)
+        job.order = 0 if order is None else address(order)
+        return job
+
+    def _pass_over(self, rows: int) -> Progress:
         """Run forward over all rows as they come, in calls short enough for Ctrl-C."""
-        self._set(mode=mode, n=rows, batch_size=rows, order=0)
         progress = Progress()
         while progress.position < rows and math.isfinite(progress.loss_sum):
             progress = self._run(progress, min(rows, progress.position + CALL_ROWS))
         return progress
 
-    def _set_data(self, x: np.ndarray, labels: np.ndarray | None) -> None:
-        self._set(
-            x=x.ctypes.data,
-            x_is_bytes=x.dtype == np.uint8,
-            skip_zeros=self._skips_zeros(x),
-            labels=0 if labels is None else labels.ctypes.data,
-            data_rows=len(x),
-            row_bytes=x.itemsize * x.shape[1],
-        )
-
     def _skips_zeros(self, x: np.ndarray) -> bool:
         """Decide whether to look for zeros in these features; the result has the same bits."""
         if self.skip_zeros is not None:
             return self.skip_zeros
-        if len(x) < DECISIVE_ROWS:  # as with the features seen last
-            return next(reversed(self._worth_skipping.values()), False)
-        key = x.ctypes.data, x.nbytes
+        if len(x) < DECISIVE_ROWS:
+            return self._skipped_last
+        key = address(x), x.nbytes
         if key not in self._worth_skipping:
             if len(self._worth_skipping) > 8:
                 self._worth_skipping.clear()
             self._worth_skipping[key] = worth_skipping(x)
-        return self._worth_skipping[key]
+        self._skipped_last = self._worth_skipping[key]
+        return self._skipped_last
 
-    def _set(self, **fields: int | float) -> None:
-        for name, value in fields.items():
-            self._buffers.job[name] = value
+    def _tasks(self, job: Job) -> int:
+        """Return into how many tasks to part a region: few where there is little to do."""
+        if self._threads_wanted is not None:
+            return self.threads
+        rows = min(job.batch_size, job.stop - job.position, CHUNK_ROWS)
+        work = self._weights * rows * (3 if job.mode == TRAIN else 1)
+        return max(1, min(self.threads, work // WORK_OF_A_TASK))
 
     def _run(self, progress: Progress, stop: int) -> Progress:
         """Call the compiled loop once, from where the progress stands to a position."""
-        position, loss_sum, correct = progress
-        self._set(position=position, loss_sum=loss_sum, correct=correct, stop=stop)
-        with _threads.parallel(self.threads) as tasks:
-            self._set(tasks=tasks)
-            _run(_rows.address, _weights.address, self._buffers.job.ctypes.data)
-        job = self._buffers.job[0]
-        return Progress(int(job["position"]), float(job["loss_sum"]), int(job["correct"]))
+        job = self._buffers.job
+        job.position, job.loss_sum, job.correct = progress
+        job.stop = stop
+        with _threads.parallel(self._tasks(job)) as job.tasks:
+            _run(_rows.address, _weights.address, ctypes.addressof(job))
+        return Progress(job.position, job.loss_sum, job.correct)

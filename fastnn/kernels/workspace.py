@@ -54,6 +54,9 @@ JOB = np.dtype(
 )
 
 
+Job = np.ctypeslib.as_ctypes_type(JOB)  # the same record, for Python to fill
+
+
 class Views(NamedTuple):
     """A job's buffers, as arrays."""
 
@@ -89,11 +92,16 @@ def views(job):
     )
 
 
+def address(array: np.ndarray) -> int:
+    """Return where an array's data begin; three times as fast as ``array.ctypes.data``."""
+    return array.__array_interface__["data"][0]
+
+
 def aligned_zeros(size: int, dtype: type = np.float32) -> np.ndarray:
     """Return zeros (size,) that begin on a cache line."""
     count = size * np.dtype(dtype).itemsize
     raw = np.zeros(count + ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
+    start = -address(raw) % ALIGNMENT
     return raw[start : start + count].view(dtype)
 
 
@@ -113,7 +121,7 @@ class Workspace:
         Which features of each row are not zero (`zeros`).
     lists : ndarray (threads · list_size,) int32
         For each task the k that a product runs over.
-    job : ndarray (1,) of JOB
+    job : Job
     """
 
     def __init__(self, layout: Layout, rows: int, threads: int, input_scale: float) -> None:
@@ -129,31 +137,25 @@ class Workspace:
         size_of_lists = list_size(width, rows, ROW_BLOCK)
         self.masks = aligned_zeros(panels_for(width) * mask_stride, np.uint16)
         self.lists = aligned_zeros(threads * size_of_lists, np.int32)
-        self.job = np.zeros(1, JOB)
-        self._fill(
-            layers=layout.table,
-            parameters=self.parameters,
-            gradients=self.gradients,
-            totals=self.totals,
-            transposed=self.transposed,
-            workspace=self.scratch,
-            losses=self.losses,
-            hits=self.hits,
-            row_labels=self.labels,
-            masks=self.masks,
-            lists=self.lists,
+        self.job = Job(
+            layers=address(layout.table),
+            n_layers=len(layout.table),
+            parameters=address(self.parameters),
+            gradients=address(self.gradients),
+            totals=address(self.totals),
+            parameters_size=size,
+            transposed=address(self.transposed),
+            transposed_size=layout.transposed_size,
+            workspace=address(self.scratch),
+            workspace_size=layout.workspace_size,
+            losses=address(self.losses),
+            hits=address(self.hits),
+            row_labels=address(self.labels),
+            chunk_rows=rows,
+            masks=address(self.masks),
+            masks_size=len(self.masks),
+            mask_stride=mask_stride,
+            lists=address(self.lists),
+            list_size=size_of_lists,
+            input_scale=input_scale,
         )
-        job = self.job[0]
-        job["n_layers"], job["chunk_rows"], job["input_scale"] = (
-            len(layout.table),
-            rows,
-            input_scale,
-        )
-        job["parameters_size"], job["transposed_size"] = size, layout.transposed_size
-        job["workspace_size"] = layout.workspace_size
-        job["mask_stride"], job["masks_size"] = mask_stride, len(self.masks)
-        job["list_size"] = size_of_lists
-
-    def _fill(self, **arrays: np.ndarray) -> None:
-        for name, array in arrays.items():
-            self.job[name] = array.ctypes.data

@@ -11,7 +11,11 @@ behind the other, so that both lists read them in a stretch.
 import numpy as np
 
 from fastnn.kernels._jit import jit
-from fastnn.kernels._simd import LISTED_ROWS, NR, TILE_ROWS, lowest_bit, marked_mask, nonzero_mask
+from fastnn.kernels._simd import NR, lowest_bit, marked_mask, nonzero_mask
+from fastnn.kernels._tile import (
+    LISTED_ROWS,
+    TILE_ROWS,
+)
 
 STRIPS = NR // LISTED_ROWS  # in a group
 WORD = 3  # masks that are walked as one number, clear of the sign of int64

@@ -1,0 +1,216 @@
+"""The micro-kernel: a tile of a matrix product, summed up in vector registers.
+
+Numba cannot be talked into it from plain loops, so it is emitted as LLVM vectors. `_gemm` walks
+whole matrices with it.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils, config
+from numba.extending import intrinsic
+
+from fastnn.kernels._simd import (
+    ARM64,
+    FLOAT,
+    INT64,
+    LANES,
+    NR,
+    constant,
+    emit_multiply_add,
+    emit_splat,
+    fma,
+)
+
+# A tile of the result lives in registers: TILE_ROWS × TILE_PANELS·NR numbers. AVX-512 has 32
+# registers, of which 8·2 hold sums; AVX2 has 16, and 4·2 leave room for the operands (16 wide
+# code spills there, at a third of the speed); ARM has 32 short ones.
+TILE_ROWS, TILE_PANELS = (8, 2) if LANES == 16 else (4, 1) if LANES == 8 or ARM64 else (2, 1)
+WIDE_PANELS = LANES // 2  # of a single row: eight sums, enough to keep the multipliers busy
+# A tile over listed k is lower, for the fewer rows, the fewer k they have in common.
+LISTED_ROWS, LISTED_PANELS = (4, 4) if LANES == 16 else (TILE_ROWS, TILE_PANELS)
+
+
+class Operand(NamedTuple):
+    """A matrix inside a flat float32 array, as the micro-kernel walks it.
+
+    Element (i, k) of the left factor is ``data[at + i * row + k * step]``. Lane j of row k in
+    panel p of the right factor is ``data[at + k * row + p * step + j]``, and the same holds
+    for row i of the result: ``step`` leads from one panel to the next.
+    """
+
+    data: np.ndarray
+    at: int
+    row: int
+    step: int
+
+
+class _Matrix:
+    """An operand in emitted code: where its rows and panels begin."""
+
+    def __init__(self, context, builder, operand_type, operand):
+        array, at, self.row, self.step = (builder.extract_value(operand, i) for i in range(4))
+        self.builder = builder
+        data = context.make_array(operand_type[0])(context, builder, array).data
+        self.start = builder.gep(data, [at])
+
+    def pointer(self, rows=0, steps=0, lane=0):
+        """Address of ``data[at + rows * row + steps * step + lane]``, all three constants."""
+        b = self.builder
+        offset = b.add(b.mul(constant(rows), self.row), b.mul(constant(steps), self.step))
+        return b.gep(self.start, [b.add(offset, constant(lane))])
+
+
+def emit_tile(context, builder, operands, depth, resume, size, ks=None):
+    """Emit the micro-kernel; `tile` and `tile_listed` say what it computes.
+
+    ::
+
+                     b   k ↓  [ panel 0 | panel 1 ]     a row of b: panels·NR/lanes loads
+        a  k →
+        [ a a a a ]           [ sums    | sums    ]     rows · panels·NR/lanes registers,
+        [ a a a a ] rows      [ sums    | sums    ]     one multiply-add each for every k;
+        [ a a a a ]           [ sums    | sums    ]     an element of a is spread to all lanes
+
+    `operands` are c, a and b as (type, value); `size` is rows, panels and lanes of a register;
+    `ks`, where there is a list, is the address of its first k.
+    """
+    c, a, b = (_Matrix(context, builder, *operand) for operand in operands)
+    rows, panels, lanes = size
+    vector = ir.VectorType(FLOAT, lanes)
+    columns = [(p, lane) for p in range(panels) for lane in range(0, NR, lanes)]
+    sums = [(i, p, lane) for i in range(rows) for p, lane in columns]
+    # All that does not change with k is computed before the loop: it has one address a row of a
+    # and one a vector of b, to which it adds the same two offsets.
+    a_starts = [a.pointer(rows=i) for i in range(rows)]
+    b_starts = {(p, lane): b.pointer(steps=p, lane=lane) for p, lane in columns}
+    c_starts = [
+        builder.bitcast(c.pointer(rows=i, steps=p, lane=lane), vector.as_pointer())
+        for i, p, lane in sums
+    ]
+
+    entry = builder.block
+    load = builder.append_basic_block("tile.load")
+    head = builder.append_basic_block("tile.head")
+    body = builder.append_basic_block("tile.body")
+    done = builder.append_basic_block("tile.done")
+
+    # Start from zero, or from c where a chain is resumed; c is not even read otherwise.
+    builder.cbranch(cgutils.as_bool_bit(builder, resume), load, head)
+    builder.position_at_end(load)
+    loaded = [builder.load(pointer, align=4) for pointer in c_starts]
+    builder.branch(head)
+
+    builder.position_at_end(head)
+    position = builder.phi(INT64)
+    accumulators = [builder.phi(vector) for _ in sums]
+    zeros = [ir.Constant(vector, [0.0] * lanes)] * len(sums)
+    for block, values in ((entry, zeros), (load, loaded)):
+        position.add_incoming(constant(0), block)
+        for accumulator, value in zip(accumulators, values, strict=True):
+            accumulator.add_incoming(value, block)
+    builder.cbranch(builder.icmp_signed("<", position, depth), body, done)
+
+    builder.position_at_end(body)
+    k = position
+    if ks is not None:
+        k = builder.sext(builder.load(builder.gep(ks, [position])), INT64)
+    b_offset, a_offset = builder.mul(k, b.row), builder.mul(k, a.step)
+    b_row = {}
+    for place, start in b_starts.items():
+        pointer = builder.bitcast(builder.gep(start, [b_offset]), vector.as_pointer())
+        b_row[place] = builder.load(pointer, align=4)
+    a_column = [
+        emit_splat(builder, builder.load(builder.gep(start, [a_offset])), vector)
+        for start in a_starts
+    ]
+    for (i, p, lane), accumulator in zip(sums, accumulators, strict=True):
+        total = emit_multiply_add(builder, a_column[i], b_row[p, lane], accumulator)
+        accumulator.add_incoming(total, body)
+    position.add_incoming(builder.add(position, constant(1)), body)
+    builder.branch(head).set_metadata("llvm.loop", _keep_rolled(builder.module))
+
+    builder.position_at_end(done)
+    for pointer, accumulator in zip(c_starts, accumulators, strict=True):
+        builder.store(accumulator, pointer, align=4)
+    return context.get_dummy_value()
+
+
+def _keep_rolled(module):
+    """Return loop metadata that forbids unrolling.
+
+    LLVM would unroll the micro-kernel by two and load both steps' operands first; the sums then
+    no longer fit into the registers, and it ran at half the speed.
+    """
+    disable = module.add_metadata([ir.MetaDataString(module, "llvm.loop.unroll.disable")])
+    loop = module.add_metadata([constant(len(module.metadata)), disable])
+    loop.operands = (loop, disable)  # a loop's metadata begins with itself
+    return loop
+
+
+@intrinsic(prefer_literal=True)
+def tile(typingctx, rows, panels, c, a, b, depth, resume):
+    """Multiply one register tile: ``c = a b``, or ``c += a b`` where `resume` is true.
+
+    `c` is rows × panels·NR, `a` rows × depth and `b` depth × panels·NR, each an `Operand`;
+    `rows` and `panels` are constants. Every element is one chain of fused multiply-adds in
+    increasing k, so its bits depend neither on the tile's size nor on where a chain was cut.
+    """
+    signature = types.void(rows, panels, c, a, b, types.intp, types.boolean)
+    size = _literal(rows), _literal(panels), LANES
+
+    def codegen(context, builder, signature, args):
+        operands = list(zip(signature.args, args, strict=True))[2:5]
+        return emit_tile(context, builder, operands, args[5], args[6], size)
+
+    return (signature, codegen) if None not in size else None
+
+
+@intrinsic(prefer_literal=True)
+def tile_listed(typingctx, rows, panels, c, a, b, ks, start, count, resume):
+    """Multiply one register tile over some k only: ``c[i, j] (+)= Σ a[i, k] b[k, j]``.
+
+    The k are ``ks[start : start + count]``, int32 and increasing. Where all others have zeros in
+    `a`, and `b` is finite, the bits are those of `tile`: adding zero changes no sum.
+    """
+    counts = types.intp, types.intp, types.boolean
+    signature = types.void(rows, panels, c, a, b, ks, *counts)
+    size = _literal(rows), _literal(panels), LANES
+
+    def codegen(context, builder, signature, args):
+        operands = list(zip(signature.args, args, strict=True))[2:5]
+        array = context.make_array(signature.args[5])(context, builder, args[5])
+        first = builder.gep(array.data, [args[6]])
+        return emit_tile(context, builder, operands, args[7], args[8], size, first)
+
+    return (signature, codegen) if None not in size else None
+
+
+def _literal(value):
+    """Return a literal type's value; None for a type that is not literal, which Numba tries too."""
+    return getattr(value, "literal_value", None)
+
+
+if config.DISABLE_JIT:
+
+    def tile(rows, panels, c, a, b, depth, resume):  # noqa: F811
+        """Plain twin: the same sums, in float64 rounded to float32 at every step."""
+        for p in range(panels):
+            for i in range(rows):
+                _plain_sum(c, a, b, i, p, range(depth), resume)
+
+    def tile_listed(rows, panels, c, a, b, ks, start, count, resume):  # noqa: F811
+        """Plain twin."""
+        for p in range(panels):
+            for i in range(rows):
+                _plain_sum(c, a, b, i, p, ks[start : start + count], resume)
+
+    def _plain_sum(c, a, b, i, p, ks, resume):
+        at = c.at + i * c.row + p * c.step
+        total = c.data[at : at + NR].copy() if resume else np.zeros(NR, np.float32)
+        for k in ks:
+            b_row = b.data[b.at + k * b.row + p * b.step :][:NR]
+            total = fma(a.data[a.at + i * a.row + k * a.step], b_row, total)
+        c.data[at : at + NR] = total
