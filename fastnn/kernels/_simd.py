@@ -149,7 +149,9 @@ def _read_float_state(builder):
         _mxcsr(builder, "st", slot)
         return builder.zext(builder.load(slot), INT64)
     if ARM64:
-        return builder.asm(ir.FunctionType(INT64, []), "mrs $0, fpcr", "=r", [], side_effect=True)
+        read = ir.FunctionType(INT64, [])
+        name = "llvm.aarch64.get.fpcr"
+        return builder.call(cgutils.get_or_insert_function(builder.module, read, name), [])
     return constant(0)
 
 
@@ -160,7 +162,8 @@ def _write_float_state(builder, state):
         _mxcsr(builder, "ld", slot)
     elif ARM64:
         write = ir.FunctionType(ir.VoidType(), [INT64])
-        builder.asm(write, "msr fpcr, $0", "r", [state], side_effect=True)
+        name = "llvm.aarch64.set.fpcr"
+        builder.call(cgutils.get_or_insert_function(builder.module, write, name), [state])
 
 
 def _mxcsr(builder, verb, slot):

@@ -1,0 +1,39 @@
+"""What is emitted for ARM, read as assembly: no ARM machine is needed."""
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import llvmlite.binding as llvm
+from llvmlite import ir
+from fastnn.kernels import _simd
+
+_simd.X86, _simd.ARM64, _simd.HAS_FMA = False, True, True
+llvm.initialize_all_targets()
+llvm.initialize_all_asmprinters()
+triple = "aarch64-unknown-linux-gnu"
+module = ir.Module()
+module.triple = triple
+vector = ir.VectorType(_simd.FLOAT, 4)
+kernel = ir.Function(module, ir.FunctionType(vector, [vector, vector, _simd.FLOAT]), "kernel")
+builder = ir.IRBuilder(kernel.append_basic_block())
+state = _simd._read_float_state(builder)
+_simd._write_float_state(builder, builder.or_(state, _simd.constant(1 << 24)))
+x, y, scalar = kernel.args
+builder.ret(_simd.emit_multiply_add(builder, x, y, _simd.emit_splat(builder, scalar, vector)))
+machine = llvm.Target.from_triple(triple).create_target_machine(features="+neon", opt=3)
+print(machine.emit_assembly(llvm.parse_assembly(str(module))))
+"""
+
+
+def test_fused_multiply_add_and_the_float_state():
+    command = [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "No available targets" in done.stderr or "has no attribute 'initialize_all" in done.stderr:
+        pytest.skip("this llvmlite knows no ARM")
+    assert done.returncode == 0, done.stderr
+    code = done.stdout.lower()
+    for instruction in ("mrs\tx8, fpcr", "msr\tfpcr, x8", "fmla\tv2.4s"):
+        assert instruction in code, code
