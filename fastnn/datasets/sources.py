@@ -192,6 +192,9 @@ def _read_verified(idx_set: IdxSet, paths: list[Path]) -> list[np.ndarray]:
 
 
 def _whose(sha256: str) -> str:
-    """Recognise a file of another set: both sets name their files alike."""
-    owners = [s.title for s in SETS.values() if sha256 in {file.sha256 for file in s.files}]
-    return f" but {owners[0]}'s" if owners else ""
+    """Recognise another file of these sets: they name their files alike."""
+    for owner in SETS.values():
+        for file in owner.files:
+            if file.sha256 == sha256:
+                return f" but {owner.title}'s {file.name}"
+    return ""
