@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from math import log2
+from statistics import linear_regression
 from typing import Any
 
 from pytest_benchmark.fixture import BenchmarkFixture
@@ -28,6 +30,23 @@ PROCESS_COLUMNS: Columns = {
     "peak MB": lambda row: f"{row['peak_mb']:.0f}",
     "limit MB": lambda row: str(row.get("limit_mb", "-")),
 }
+RUNG_COLUMNS: Columns = {
+    "kernel ladder, 1 thread": lambda row: row["rung"],
+    "median GFLOP/s": lambda row: f"{row['median_gflops']:.1f}",
+    "best": lambda row: f"{row['gflops']:.1f}",
+    "of sgemm": lambda row: ratio(row, "share_of_sgemm"),
+    "times the rung before": lambda row: ratio(row, "of_rung_before"),
+}
+SIZE_COLUMNS: Columns = {
+    "doubled": lambda row: row["doubled"],
+    "from": lambda row: f"{row['sizes'][0]:,}",
+    "to": lambda row: f"{row['sizes'][-1]:,}",
+    "median ms of an epoch": lambda row: milliseconds(row["median"]),
+    "min ms": lambda row: milliseconds(row["min"]),
+    "exponent": lambda row: f"{exponent(row, 'median'):.2f}",
+    "of min": lambda row: f"{exponent(row, 'min'):.2f}",
+    "of FLOPs": lambda row: f"{exponent(row, 'flops'):.2f}",
+}
 
 
 @dataclass
@@ -38,22 +57,29 @@ class Results:
     sgemm_gflops: dict[int, float] = field(default_factory=dict)
     epochs: list[BenchmarkFixture] = field(default_factory=list)
     processes: list[BenchmarkFixture] = field(default_factory=list)
+    rungs: list[BenchmarkFixture] = field(default_factory=list)
+    sizes: list[BenchmarkFixture] = field(default_factory=list)
 
     def add_limits(self, sgemm_gflops: dict[int, float]) -> None:
-        """Take the machine's limit by number of threads, and give every epoch its share of it."""
+        """Take the machine's limit by number of threads, and give epochs and rungs their share."""
         self.sgemm_gflops = sgemm_gflops
-        for benchmark in self.epochs:
+        for benchmark in (*self.epochs, *self.rungs):
             info = benchmark.extra_info
             limit = sgemm_gflops[info["threads"]]
             info |= {"sgemm_gflops": limit, "share_of_sgemm": info["gflops"] / limit}
 
     def lines(self) -> list[str]:
         """Return everything as text; nothing where nothing was timed."""
-        epochs = with_ratios([row_of(benchmark) for benchmark in self.epochs])
-        processes = [row_of(benchmark) for benchmark in self.processes]
-        tables = [table(EPOCH_COLUMNS, epochs), table(PROCESS_COLUMNS, processes)]
+        kinds = (self.epochs, self.processes, self.rungs, self.sizes)
+        epochs, processes, rungs, sizes = ([row_of(one) for one in kind] for kind in kinds)
+        tables = [
+            table(EPOCH_COLUMNS, with_ratios(epochs)),
+            table(PROCESS_COLUMNS, processes),
+            table(RUNG_COLUMNS, with_factors(rungs)),
+            table(SIZE_COLUMNS, doublings(sizes)),
+        ]
         lines = [line for lines in tables if lines for line in ("", *lines)]
-        return lines and [*self.conditions((epochs or processes)[0]), *lines]
+        return lines and [*self.conditions([*epochs, *processes, *rungs, *sizes][0]), *lines]
 
     def conditions(self, row: Row) -> Iterator[str]:
         """Say what everything was measured on."""
@@ -83,6 +109,46 @@ def with_ratios(epochs: list[Row]) -> list[Row]:
         else row
         for row in epochs
     ]
+
+
+def with_factors(rungs: list[Row]) -> list[Row]:
+    """Return the rows with each rung's gain over the one before it, where that was timed."""
+    gflops = {row["number"]: row["gflops"] for row in rungs if "number" in row}
+    return [
+        row | {"of_rung_before": row["gflops"] / gflops[row["number"] - 1]}
+        if row.get("number", 0) - 1 in gflops
+        else row
+        for row in rungs
+    ]
+
+
+def doublings(sizes: list[Row]) -> list[Row]:
+    """Return a row for each thing that was doubled, which lists its sizes and their costs."""
+    series: dict[str, list[Row]] = {}
+    for row in sizes:
+        series.setdefault(row["doubled"], []).append(row)
+    lists = {"sizes": "size", "median": "median", "min": "min", "flops": "flops"}
+    return [
+        {"doubled": what} | {name: [row[key] for row in rows] for name, key in lists.items()}
+        for what, rows in series.items()
+        if len(rows) > 1
+    ]
+
+
+def exponent(row: Row, cost: str) -> float:
+    """Return the p of ``cost = constant · sizeᵖ``, fitted by least squares to the logarithms.
+
+    Examples
+    --------
+    >>> exponent({"sizes": [1, 2, 4], "min": [3.0, 12.0, 48.0]}, "min")
+    2.0
+    """
+    return linear_regression(list(map(log2, row["sizes"])), list(map(log2, row[cost]))).slope
+
+
+def milliseconds(times: list[float]) -> str:
+    """Return several times in one cell."""
+    return " ".join(f"{seconds * 1e3:.1f}" for seconds in times)
 
 
 def table(columns: Columns, rows: list[Row]) -> list[str]:

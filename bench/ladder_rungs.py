@@ -1,0 +1,200 @@
+"""The ladder's rungs: one matrix product, ``c = a b``, computed with growing craft.
+
+a (128, 785) holds samples and a column of ones, b (785, 128) the first layer's weights and its
+biases; c (128, 128). Everything runs on one thread. A rung gets a and b once, lays them out as
+it likes outside the time (in fastnn, weights lie in their panels for good), and computes c in it.
+All begin on cache lines: loops over a c that did not were seen to take half as long again.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numba
+import numpy as np
+
+from fastnn.kernels._gemm import multiply
+from fastnn.kernels._simd import NR
+from fastnn.kernels._tile import TILE_PANELS, TILE_ROWS, Operand, tile
+from fastnn.kernels.dense import dense_forward_listed
+from fastnn.kernels.layout import Layout
+from fastnn.kernels.workspace import ROW_BLOCK, Workspace, aligned_zeros
+from fastnn.kernels.zeros import mark
+from fastnn.layers import dense_layers
+
+ROWS, DEPTH, COLUMNS = 128, 785, 128  # ROWS and COLUMNS are whole tiles on every machine
+FLOPS = 2 * ROWS * DEPTH * COLUMNS  # zeros are counted like other numbers
+
+
+class Ready(NamedTuple):
+    """A rung that has its operands: ``run()`` computes the product into ``c``.
+
+    `run` does so `products` times in a row, which is once but for the BLAS in its own process.
+    """
+
+    run: Callable[[], None]
+    c: np.ndarray
+    products: int = 1
+
+
+def with_result(kernel: Callable, *operands: np.ndarray | int) -> Ready:
+    """Make a rung of a kernel that takes c (ROWS, COLUMNS) and then its operands."""
+    c = aligned(np.full((ROWS, COLUMNS), np.nan, np.float32))
+    return Ready(lambda: kernel(c, *operands), c)
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    """Return a copy that begins on a cache line."""
+    copy = aligned_zeros(array.size).reshape(array.shape)
+    copy[:] = array
+    return copy
+
+
+# ---- what Numba makes of loops --------------------------------------------------------------
+
+
+def plain_loops(a: np.ndarray, b: np.ndarray) -> Ready:
+    """The formula, ``c[i, j] = Σ a[i, k] b[k, j]``: one sum at a time, each add awaits the last."""
+    return with_result(_plain_loops, a, b)
+
+
+@numba.njit
+def _plain_loops(c, a, b):
+    for i in range(c.shape[0]):
+        for j in range(c.shape[1]):
+            total = np.float32(0)
+            for k in range(a.shape[1]):
+                total += a[i, k] * b[k, j]
+            c[i, j] = total
+
+
+def loops_over_rows(a: np.ndarray, b: np.ndarray) -> Ready:
+    """Innermost j: rows of b and c are walked in order, so the compiler takes vectors of them."""
+    return with_result(_loops_over_rows, a, b)
+
+
+@numba.njit
+def _loops_over_rows(c, a, b):
+    c[:] = 0
+    for i in range(c.shape[0]):
+        for k in range(a.shape[1]):
+            for j in range(c.shape[1]):
+                c[i, j] += a[i, k] * b[k, j]
+
+
+def unrolled_by_hand(a: np.ndarray, b: np.ndarray) -> Ready:
+    """Two rows by four k: a load of b serves two rows, a load and store of c serve four k."""
+    return with_result(_unrolled_by_hand, a, b)
+
+
+@numba.njit
+def _unrolled_by_hand(c, a, b):
+    whole = a.shape[1] // 4 * 4
+    c[:] = 0
+    for i in range(0, c.shape[0], 2):
+        c0, c1, a0, a1 = c[i], c[i + 1], a[i], a[i + 1]
+        for k in range(0, whole, 4):
+            b0, b1, b2, b3 = b[k], b[k + 1], b[k + 2], b[k + 3]
+            a00, a01, a02, a03 = a0[k], a0[k + 1], a0[k + 2], a0[k + 3]
+            a10, a11, a12, a13 = a1[k], a1[k + 1], a1[k + 2], a1[k + 3]
+            for j in range(c.shape[1]):
+                c0[j] += a00 * b0[j] + a01 * b1[j] + a02 * b2[j] + a03 * b3[j]
+                c1[j] += a10 * b0[j] + a11 * b1[j] + a12 * b2[j] + a13 * b3[j]
+        for k in range(whole, a.shape[1]):
+            for j in range(c.shape[1]):
+                c0[j] += a0[k] * b[k, j]
+                c1[j] += a1[k] * b[k, j]
+
+
+# ---- the micro-kernel -----------------------------------------------------------------------
+
+
+def register_tile(a: np.ndarray, b: np.ndarray) -> Ready:
+    """The micro-kernel: a tile of c stays in registers over all k, and only b and a are read."""
+    return with_result(_tiles, a, b.ravel(), COLUMNS, NR)
+
+
+def packed_panels(a: np.ndarray, b: np.ndarray) -> Ready:
+    """Pack b in panels: what a tile reads lies in one stretch, not spread over b's long rows."""
+    return with_result(_tiles, a, panels_of(b), NR, DEPTH * NR)
+
+
+@numba.njit
+def _tiles(c, a, b, b_row, b_step):
+    rows, columns = c.shape
+    depth = a.shape[1]
+    c, a = c.ravel(), a.ravel()
+    for j in range(0, columns, TILE_PANELS * NR):
+        for i in range(0, rows, TILE_ROWS):
+            tile(
+                TILE_ROWS,
+                TILE_PANELS,
+                Operand(c, i * columns + j, columns, NR),
+                Operand(a, i * depth, depth, 1),
+                Operand(b, j // NR * b_step, b_row, b_step),
+                depth,
+                False,
+            )
+
+
+def cache_blocks(a: np.ndarray, b: np.ndarray) -> Ready:
+    """Some k at a time, so that a tile's panels stay in the first cache: fastnn's `multiply`."""
+    return with_result(_cache_blocks, a, panels_of(b))
+
+
+@numba.njit
+def _cache_blocks(c, a, b):
+    rows, columns = c.shape
+    depth = a.shape[1]
+    multiply(
+        Operand(c.ravel(), 0, columns, NR),
+        Operand(a.ravel(), 0, depth, 1),
+        Operand(b, 0, NR, depth * NR),
+        rows,
+        columns // NR,
+        depth,
+    )
+
+
+def panels_of(b: np.ndarray) -> np.ndarray:
+    """Return b (DEPTH, COLUMNS) as flat panels of NR columns."""
+    return aligned(b.reshape(DEPTH, -1, NR).swapaxes(0, 1)).ravel()
+
+
+# ---- zeros ----------------------------------------------------------------------------------
+
+
+def zeros_skipped(a: np.ndarray, b: np.ndarray) -> Ready:
+    """Only the k where a tile's rows are not all zero: fastnn's first layer, lists included."""
+    layout = Layout(dense_layers([DEPTH - 1, COLUMNS]), ROWS)
+    buffers = Workspace(layout, ROWS, threads=1, input_scale=1.0)
+    layout.write(buffers.parameters, [(b[:-1], b[-1])])
+    layer, stride = layout.table[0], buffers.job.mask_stride
+    a_rows, c_rows = (
+        buffers.scratch[layer[start] :][: ROWS * layer[row]].reshape(ROWS, -1)
+        for start, row in (("a", "a_row"), ("z", "z_row"))
+    )
+    c_rows[:], a_rows[:, :DEPTH] = np.nan, a
+    operands = buffers.scratch, buffers.parameters, layout.table, buffers.masks, buffers.lists
+    return Ready(lambda: _zeros_skipped(*operands, stride), c_rows[:, :COLUMNS])
+
+
+@numba.njit
+def _zeros_skipped(workspace, parameters, table, masks, lists, stride):
+    layer = table[0]
+    for row in range(ROWS):
+        mark(masks, stride, row, workspace, layer.a + row * layer.a_row, DEPTH)
+    for first in range(0, ROWS, ROW_BLOCK):
+        dense_forward_listed(
+            workspace, parameters, layer, first, ROW_BLOCK, masks, stride, lists, 0
+        )
+
+
+RUNGS: dict[str, Callable[[np.ndarray, np.ndarray], Ready]] = {
+    "plain i-j-k loops": plain_loops,
+    "i-k-j loops, vectors": loops_over_rows,
+    "unrolled by hand": unrolled_by_hand,
+    "register tile": register_tile,
+    "packed panels": packed_panels,
+    "cache blocks": cache_blocks,
+    "zeros skipped": zeros_skipped,
+}
