@@ -1,0 +1,298 @@
+"""The peers side by side on MNIST: ``python bench/compare.py [--quick] [--out DIR]``.
+
+Every peer trains 784-128-64-10 by plain SGD in processes of its own, in rounds: each round starts
+all of them anew, so that a drift of the machine hits all alike. A peer counts only if it did the
+same work: its losses agree with the reference engine's. README.md says how to read the result.
+
+Exit codes: 0 done, 1 a peer failed or a file cannot be written, 2 usage, 130 Ctrl-C.
+"""
+
+import argparse
+import datetime
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import joblib
+from compare_report import Comparison, Row, draw, markdown
+from measuring import load_average
+from peers import PEERS, SIZES
+
+import fastnn
+from fastnn._cli import check_directory, positive_int
+from fastnn.layers import dense_layers
+from fastnn.machine import cpu_name, flops_per_sample
+from fastnn.plots import write_whole
+
+PACKAGE_HOME = Path(fastnn.__file__).parents[1]  # the processes run the fastnn that started this
+PEERS_SCRIPT = Path(__file__).with_name("peers.py")
+TIMEOUT_SECONDS = 900
+ALWAYS = ("fastnn", "numpy")  # what ratios are to, and what losses must agree with
+
+LOSS_TOLERANCE = 1e-4
+# The mean loss of a full-batch epoch is that before its only update: it takes some more epochs
+# to prove that the updates agree too.
+PROVEN_EPOCHS, PROVEN_FULL_BATCH_EPOCHS = 1, 4
+
+# These can hold NumPy and scikit-learn back (by half: AVX2 kernels on a CPU that has AVX-512).
+# Peers are to be at their best, and OpenBLAS left alone knows the CPU; the result says its choice.
+UNWANTED = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+# NPROC is what the thread pool of XLA, JAX's compiler, reads.
+THREAD_VARIABLES = (
+    "OPENBLAS_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "NPROC",
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run: who, in what batches (None: all rows), on how many threads, how often."""
+
+    peers: Sequence[str]
+    batch_sizes: Sequence[int | None]
+    threads: int
+    rounds: int
+    warmup: int
+    epochs: int
+
+
+@dataclass
+class Record:
+    """What the processes of one peer at one batch size said."""
+
+    losses: list[list[float]] = field(default_factory=list)  # by process, by epoch
+    seconds: list[float] = field(default_factory=list)  # of all epochs but the warm-ups
+    said: dict[str, Any] = field(default_factory=dict)
+    failure: str = ""
+
+
+Records = dict[tuple[str, int | None], Record]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compare as the arguments say; return the exit code of the process."""
+    options = parse(argv)
+    lacking = {name: PEERS[name].lacks() for name in options.peers}
+    plan = planned(options, [name for name, lack in lacking.items() if not lack])
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+        check_directory(options.out)
+        result = compare(plan, {PEERS[name].title: why for name, why in lacking.items() if why})
+        text = markdown(result)
+        write_whole(options.out / "comparison.md", text.encode())
+        draw(result, options.out / "peers.png")
+    except KeyboardInterrupt:
+        return 130
+    except (OSError, RuntimeError) as error:
+        print(f"compare.py: {error}", file=sys.stderr)
+        return 1
+    print(text)
+    return 1 if any(row.failure for row in result.rows) else 0
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    cores = joblib.cpu_count()
+    add = parser.add_argument
+    add("--quick", action="store_true", help="a round of few epochs: does it still run?")
+    add("--out", metavar="DIR", type=Path, default=Path("comparison"), help="(comparison)")
+    add("--batch-size", metavar="N", type=positive_int, default=128, help="beside full (128)")
+    add("--threads", metavar="N", type=positive_int, default=cores, help=f"for all ({cores})")
+    add("--rounds", metavar="N", type=positive_int, help="fresh processes of each peer (3)")
+    add("--epochs", metavar="N", type=positive_int, help="timed in each process (7)")
+    names = ", ".join(name for name in PEERS if name not in ALWAYS)
+    add("--peers", metavar="A,B", type=listed, default=list(PEERS), help=f"some of {names}")
+    options = parser.parse_args(argv)
+    if options.threads > cores:
+        parser.error(f"argument --threads: this process may use {cores}, got {options.threads}")
+    return options
+
+
+def listed(text: str) -> list[str]:
+    """Take names of peers with commas between them; fastnn and NumPy are always among them."""
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in PEERS:
+            raise argparse.ArgumentTypeError(f"must be some of {', '.join(PEERS)}, got {name!r}")
+    return [name for name in PEERS if name in ALWAYS or name in names]
+
+
+def planned(options: argparse.Namespace, peers: Sequence[str]) -> Plan:
+    """Return what a command line asks for, with the peers that can run."""
+    rounds, warmup, epochs = (1, 1, 3) if options.quick else (3, 2, 7)
+    return Plan(
+        peers,
+        (options.batch_size, None),
+        options.threads,
+        options.rounds or rounds,
+        warmup,
+        options.epochs or epochs,
+    )
+
+
+def compare(plan: Plan, left_out: Mapping[str, str]) -> Comparison:
+    """Run everything; return what the table and the picture show."""
+    load = load_average()
+    before = sgemm_limit(plan.threads)
+    records = run_rounds(plan)
+    limit = max(before, sgemm_limit(plan.threads))  # what else runs can only lower it
+    said: dict[str, Any] = next((r.said for r in records.values() if r.said), {})
+    return Comparison(
+        rows=verified(records),
+        samples=said.get("rows", 0),
+        flops_per_sample=flops_per_sample(dense_layers(SIZES)),
+        sgemm_gflops=limit,
+        how={PEERS[name].title: PEERS[name].how for name in plan.peers},
+        left_out=dict(left_out),
+        conditions={
+            "data": said.get("data", "none"),
+            "machine": cpu_name(),
+            "threads": f"{plan.threads}, for all",
+            "load before the run": "unknown" if load is None else f"{load:.1f} (0 is best)",
+            "NumPy's BLAS": "; ".join(said.get("blas", [])) or "unknown",
+            "rounds": f"{plan.rounds}, in each a process of its own for every line, which times "
+            f"{plan.epochs} epochs after a warm-up of {plan.warmup}",
+            "versions": ", ".join(f"{k} {v}" for k, v in versions(plan.peers).items()),
+            "date": datetime.date.today().isoformat(),
+        },
+    )
+
+
+def run_rounds(plan: Plan) -> Records:
+    """Run the processes, round by round; a peer that failed once is not started again."""
+    records: Records = {(p, b): Record() for b in plan.batch_sizes for p in plan.peers}
+    for number in range(plan.rounds):
+        for (name, batch_size), record in records.items():
+            if record.failure:
+                continue
+            add_run(record, run_peer(name, batch_size, plan), plan.warmup)
+            outcome = record.failure or f"{1e3 * min(record.seconds):.0f} ms at best so far"
+            where = f"round {number + 1}/{plan.rounds}, {batch_name(batch_size)}"
+            print(f"{where}: {PEERS[name].title}, {outcome}", file=sys.stderr, flush=True)
+    return records
+
+
+def add_run(record: Record, said: dict[str, Any], warmup: int) -> None:
+    """Take what a process said: its losses and times, or why it failed."""
+    if "failure" in said:
+        record.failure = said["failure"]
+        return
+    record.said = said
+    record.losses.append(said["losses"])
+    record.seconds += said["seconds"][warmup:]
+
+
+def run_peer(name: str, batch_size: int | None, plan: Plan) -> dict[str, Any]:
+    """Run one process; return what it printed, or the failure."""
+    command = [str(PEERS_SCRIPT), name, "--threads", str(plan.threads)]
+    command += ["--epochs", str(plan.warmup + plan.epochs)]
+    if batch_size is not None:
+        command += ["--batch-size", str(batch_size)]
+    try:
+        return json.loads(run_python(command, plan.threads).splitlines()[-1])
+    except (RuntimeError, subprocess.TimeoutExpired, ValueError, IndexError) as error:
+        return {"failure": f"failed: {error or 'it printed nothing'}"}
+
+
+def sgemm_limit(threads: int) -> float:
+    """Measure the matrix-product limit in the environment that the peers get."""
+    program = (
+        "import sys; from fastnn.machine import sgemm_peak; print(sgemm_peak(int(sys.argv[1])))"
+    )
+    return float(run_python(["-c", program, str(threads)], threads))
+
+
+def run_python(arguments: Sequence[str], threads: int) -> str:
+    """Run a Python process in the peers' environment; return what it printed.
+
+    Raises
+    ------
+    RuntimeError
+        If it fails, with the last line that it wrote.
+    """
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env=environment(os.environ, threads),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+    )
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise RuntimeError(lines[-1])
+    return done.stdout
+
+
+def environment(base: Mapping[str, str], threads: int) -> dict[str, str]:
+    """Return the peers' environment: the same threads for all, and nothing that holds one back."""
+    env = {name: value for name, value in base.items() if name not in UNWANTED}
+    env |= dict.fromkeys(THREAD_VARIABLES, str(threads))
+    env["JAX_PLATFORMS"] = "cpu"
+    path = [str(PACKAGE_HOME), *filter(None, [base.get("PYTHONPATH")])]
+    return env | {"PYTHONPATH": os.pathsep.join(path)}
+
+
+def verified(records: Records) -> list[Row]:
+    """Return the rows, each with how far its losses are from the reference engine's."""
+    rows = []
+    for (name, batch_size), record in records.items():
+        reference = next(iter(records["numpy", batch_size].losses), [])
+        proven = PROVEN_FULL_BATCH_EPOCHS if batch_size is None else PROVEN_EPOCHS
+        apart, failure = None, record.failure
+        if not failure:
+            apart = worst(loss_distance(run[:proven], reference[:proven]) for run in record.losses)
+            if not apart <= LOSS_TOLERANCE:  # a NaN is not
+                failure = f"failed: its loss is {apart:.1e} from the reference engine's"
+        row = Row(name, PEERS[name].title, batch_name(batch_size), record.seconds, apart, failure)
+        rows.append(row)
+    return rows
+
+
+def loss_distance(losses: Sequence[float], expected: Sequence[float]) -> float:
+    """Return the largest relative distance; NaN where there is nothing to compare, or a NaN.
+
+    Examples
+    --------
+    >>> loss_distance([0.5, 0.375], [0.5, 0.25])
+    0.5
+    """
+    if len(losses) != len(expected):
+        return math.nan
+    return worst(abs(got - want) / abs(want) for got, want in zip(losses, expected, strict=True))
+
+
+def worst(distances: Iterable[float]) -> float:
+    """Return the largest; NaN where there is none, or one is NaN."""
+    values = list(distances)
+    return math.nan if not values or any(map(math.isnan, values)) else max(values)
+
+
+def batch_name(batch_size: int | None) -> str:
+    """Return a batch size in words."""
+    return "full batch" if batch_size is None else f"batch {batch_size}"
+
+
+def versions(peers: Sequence[str]) -> dict[str, str]:
+    """Return the versions of Python, fastnn and what the peers need."""
+    import platform
+    from importlib.metadata import version
+
+    packages = dict.fromkeys(PEERS[name].package for name in peers)
+    found = {package: version(package) for package in packages}
+    return {"fastnn": fastnn.__version__, "python": platform.python_version()} | found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

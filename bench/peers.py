@@ -1,0 +1,199 @@
+"""The peers, each driven as it is fastest: ``python peers.py NAME --batch-size N ...``.
+
+Such a process trains one peer for some epochs and prints, as a line of JSON, the mean loss and
+the seconds of each. Every peer starts from the same weights and visits the samples in the same
+order. What it works on (float32, scaled; uint8 for fastnn and NumPy, which is what their users
+hand over) and the orders lie ready before the clock starts; gathering a batch's rows by the
+order belongs to the epoch. `compare.py` starts these processes and tells whether they agree.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from mnist_like import find_or_imitate
+from peer_frameworks import jax_scan, torch_compiled, torch_eager
+from peer_work import LEARNING_RATE, SEED, SIZES, Epochs, Work
+
+from fastnn.callbacks import Callback
+from fastnn.network import Network
+
+# ---- fastnn, and its reference engine in NumPy ----------------------------------------------
+
+
+class Clock(Callback):
+    """Reads the time at every epoch's end: all that `Network.fit` does counts, its shuffle too."""
+
+    def __init__(self) -> None:
+        self.readings = [time.perf_counter()]
+
+    def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
+        """Read the time."""
+        self.readings.append(time.perf_counter())
+
+
+def own_engine(engine: str, work: Work) -> Epochs:
+    """Train as fastnn's users do; the first epoch holds the check of the input, a warm-up."""
+    network = Network(SIZES, input_scale=work.data.scale, seed=SEED)
+    clock = Clock()
+    history = network.fit(
+        work.data.x_train,
+        work.data.y_train,
+        epochs=work.epochs,
+        batch_size=work.batch_rows,
+        learning_rate=LEARNING_RATE,
+        engine=engine,
+        threads=work.threads if engine == "numba" else None,
+        callbacks=[clock],
+    )
+    return zip(history["loss"], np.diff(clock.readings).tolist(), strict=True)
+
+
+# ---- scikit-learn ---------------------------------------------------------------------------
+
+
+class GivenOrder(np.random.RandomState):
+    """Gives scikit-learn our order, and reads the time, where it shuffles: as an epoch begins.
+
+    It shuffles what the last epoch left, so the order is given by places in the one before.
+    """
+
+    def give(self, orders: list[np.ndarray]) -> "GivenOrder":
+        """Take the orders to come."""
+        before = [np.arange(len(orders[0])), *orders]
+        places = zip(before, orders, strict=False)
+        self.places = [np.argsort(last)[order] for last, order in places]
+        self.readings: list[float] = []
+        return self
+
+    def shuffle(self, x: np.ndarray) -> None:
+        """Replace 0, 1, 2 ... by an epoch's places."""
+        self.readings.append(time.perf_counter())
+        x[:] = self.places[len(self.readings) - 1]
+
+
+def scikit_learn(work: Work) -> Epochs:
+    """Time scikit-learn's own loop over epochs and batches; its input checks lie outside."""
+    from sklearn.neural_network import MLPClassifier
+
+    # One epoch more than is asked for, whose beginning is the end of the last.
+    orders = [work.order(epoch) for epoch in range(work.epochs + 1)]
+    model = MLPClassifier(
+        hidden_layer_sizes=SIZES[1:-1],
+        solver="sgd",
+        alpha=0.0,
+        momentum=0.0,
+        nesterovs_momentum=False,
+        learning_rate_init=LEARNING_RATE,
+        max_iter=len(orders),
+        n_iter_no_change=len(orders) + 1,  # never stop early
+    )
+    labels = work.data.y_train
+    model.partial_fit(work.x[:1], labels[:1], classes=np.arange(SIZES[-1]))  # makes the weights
+    model.coefs_, model.intercepts_ = (list(part) for part in zip(*work.parameters, strict=True))
+    clock = GivenOrder().give(orders)
+    model.set_params(random_state=clock, warm_start=True, batch_size=work.batch_rows)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it did not converge in so few epochs
+        model.fit(work.x, labels)
+    losses = model.loss_curve_[1 : work.epochs + 1]  # the first is partial_fit's
+    return zip(losses, np.diff(clock.readings).tolist(), strict=True)
+
+
+# ---- the table of peers, and the process ----------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A peer: its title, the package that it needs, how it trains, and that in words."""
+
+    title: str
+    package: str
+    train: Callable[[Work], Epochs]
+    how: str
+
+    def lacks(self) -> str:
+        """Say what keeps it from running here; nothing where nothing does."""
+        module = {"scikit-learn": "sklearn"}.get(self.package, self.package)
+        if importlib.util.find_spec(module) is None:
+            return f"{self.package} is not installed"
+        compilers = (os.environ.get("CXX", "g++"), "g++", "clang++")
+        if self.train is torch_compiled and not any(map(shutil.which, compilers)):
+            return "there is no C++ compiler"
+        return ""
+
+
+PEERS = {
+    "fastnn": Peer(
+        "fastnn",
+        "numba",
+        lambda work: own_engine("numba", work),
+        "`Network.fit` on uint8, its shuffle and its checks included",
+    ),
+    "numpy": Peer(
+        "NumPy",
+        "numpy",
+        lambda work: own_engine("numpy", work),
+        "fastnn's reference engine, driven in the same way",
+    ),
+    "scikit-learn": Peer(
+        "scikit-learn",
+        "scikit-learn",
+        scikit_learn,
+        "the epochs inside `MLPClassifier.fit` (sgd, momentum 0, alpha 0) on float32",
+    ),
+    "torch": Peer(
+        "PyTorch",
+        "torch",
+        torch_eager,
+        "eager `nn.Sequential` and `optim.SGD`; no DataLoader, rows are gathered by index",
+    ),
+    "torch.compile": Peer(
+        "torch.compile",
+        "torch",
+        torch_compiled,
+        "the whole step as one graph: gather, `torch.func.grad_and_value`, update",
+    ),
+    "jax": Peer(
+        "JAX", "jax", jax_scan, "`jit` of an epoch, `lax.scan` over its batches, weights donated"
+    ),
+}
+
+
+def blas_kernels() -> list[str]:
+    """Return NumPy's BLAS library and the kernels that it chose for this CPU."""
+    from threadpoolctl import threadpool_info
+
+    return [
+        f"{pool['internal_api']} {pool['version']}, {pool.get('architecture', 'unknown')} kernels"
+        for pool in threadpool_info()
+        if pool["user_api"] == "blas" and "numpy" in pool["filepath"]
+    ]
+
+
+def main() -> int:
+    """Train the peer of the command line and print what came of it."""
+    parser = argparse.ArgumentParser(description="Train one peer; compare.py calls this.")
+    parser.add_argument("peer", choices=PEERS)
+    parser.add_argument("--batch-size", type=int, default=None, help="by default all rows")
+    parser.add_argument("--epochs", type=int, required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    options = parser.parse_args()
+    data = find_or_imitate()
+    work = Work(data, options.batch_size, options.epochs, options.threads)
+    losses, seconds = zip(*PEERS[options.peer].train(work), strict=True)
+    found = {"losses": losses, "seconds": seconds, "rows": work.rows, "blas": blas_kernels()}
+    print(json.dumps(found | {"data": f"{data.name}, from {data.source}"}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,201 @@
+"""`bench/compare.py`: who counts, what is written, and that the peers at hand do the same work."""
+
+import dataclasses
+import math
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from fastnn.datasets import Dataset
+
+BENCH = Path(__file__).parents[1] / "bench"
+SAID = {"rows": 600, "blas": ["openblas 1, Some kernels"], "data": "mnist, from somewhere"}
+
+pytestmark = pytest.mark.skipif(not BENCH.is_dir(), reason="needs the checkout's bench/")
+
+
+@pytest.fixture
+def compare(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(BENCH))
+    return import_module("compare")
+
+
+@pytest.fixture
+def peers(compare: ModuleType) -> ModuleType:
+    return import_module("peers")
+
+
+Runs = list[tuple[str, int | None]]
+
+
+@pytest.fixture
+def runs(compare: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    """Replace the processes: all agree, fastnn takes 10 ms and the others 40; list the runs."""
+    started: Runs = []
+
+    def run_peer(name: str, batch_size: int | None, plan: Any) -> dict[str, Any]:
+        started.append((name, batch_size))
+        epochs = plan.warmup + plan.epochs
+        seconds = [9.0] * plan.warmup + [0.01 if name == "fastnn" else 0.04] * plan.epochs
+        return {**SAID, "losses": [1 / (e + 1) for e in range(epochs)], "seconds": seconds}
+
+    monkeypatch.setattr(compare, "run_peer", run_peer)
+    monkeypatch.setattr(compare, "sgemm_limit", lambda threads: 100.0)
+    lacks = {"jax": "jax is not installed"}
+    for name, peer in compare.PEERS.items():
+        monkeypatch.setitem(compare.PEERS, name, present(peer, lacks.get(name, "")))
+    monkeypatch.setattr(compare, "versions", lambda peers: {"python": "3"})
+    return started
+
+
+def present(peer: Any, lack: str) -> Any:
+    """Return the peer with a fixed answer to what it lacks."""
+    answering = type("Peer", (type(peer),), {"lacks": lambda self: lack})
+    return answering(**{f.name: getattr(peer, f.name) for f in dataclasses.fields(peer)})
+
+
+# ---- the command line -----------------------------------------------------------------------
+
+
+def test_it_writes_a_table_and_a_picture(compare, runs, tmp_path, capsys):
+    out = tmp_path / "new" / "place"
+    assert compare.main(["--quick", "--out", str(out)]) == 0
+    text = (out / "comparison.md").read_text("utf-8")
+    assert text in capsys.readouterr().out
+    assert "| batch 128 | **fastnn** | 10.0 | 10 to 10 | 10 | - | 60,000 |" in text
+    assert "| full batch | PyTorch | 40.0 | 40 to 40 | 40 | 4.00 × faster | 15,000 |" in text
+    assert "left out: JAX, jax is not installed" in text
+    assert imread(out / "peers.png").shape[1] == 1800
+
+
+def test_rounds_interleave_the_peers(compare, runs, tmp_path):
+    assert compare.main(["--rounds", "2", "--peers", "torch", "--out", str(tmp_path)]) == 0
+    names = ["fastnn", "numpy", "torch"]
+    assert runs == [(name, size) for size in (128, None) for name in names] * 2
+
+
+def test_the_warm_up_does_not_count(compare):
+    record = compare.Record()
+    for _ in range(2):
+        compare.add_run(record, {"losses": [1.0] * 3, "seconds": [9.0, 1.0, 2.0]}, 1)
+    assert record.seconds == [1.0, 2.0, 1.0, 2.0]
+
+
+def test_other_work_fails_its_row_and_the_run(compare, runs, tmp_path, monkeypatch):
+    honest = compare.run_peer
+
+    def run_peer(name: str, batch_size: int | None, plan: Any) -> dict[str, Any]:
+        said = honest(name, batch_size, plan)
+        if name == "torch" and len(runs) > 12:  # right at first, wrong in the second round
+            said["losses"][0] *= 1.001
+        return said
+
+    monkeypatch.setattr(compare, "run_peer", run_peer)
+    assert compare.main(["--rounds", "2", "--out", str(tmp_path)]) == 1
+    text = (tmp_path / "comparison.md").read_text("utf-8")
+    assert text.count("**failed: its loss is 1.0e-03 from the reference engine's**") == 2
+
+
+def test_a_process_that_dies_is_named_and_not_started_again(compare, runs, tmp_path, monkeypatch):
+    def run_peer(name: str, batch_size: int | None, plan: Any) -> dict[str, Any]:
+        runs.append((name, batch_size))
+        return {"failure": "failed: out of | luck"}
+
+    monkeypatch.setattr(compare, "run_peer", run_peer)
+    assert compare.main(["--out", str(tmp_path)]) == 1
+    assert len(runs) == len(set(runs)) == 10
+    text = (tmp_path / "comparison.md").read_text("utf-8")
+    assert "| full batch | NumPy | **failed: out of / luck** | - |" in text
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--threads", "0"], ["--threads", "9999"], ["--peers", "jaxx"], ["--batch-size", "1.5"]],
+)
+def test_bad_usage_is_2(compare, arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        compare.main(arguments)
+    assert stopped.value.code == 2
+    assert arguments[0] in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_is_1_before_anything_runs(compare, runs, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert compare.main(["--out", str(tmp_path / "file")]) == 1
+    assert runs == []
+    assert "compare.py: " in capsys.readouterr().err
+
+
+# ---- the processes --------------------------------------------------------------------------
+
+
+def test_the_processes_share_threads_and_nothing_holds_one_back(compare):
+    base = {"OPENBLAS_CORETYPE": "Haswell", "OMP_NUM_THREADS": "7", "HOME": "h", "PYTHONPATH": "p"}
+    env = compare.environment(base, 3)
+    assert "OPENBLAS_CORETYPE" not in env
+    assert env["HOME"] == "h" and env["PYTHONPATH"].endswith("p")
+    names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "NPROC")
+    assert {env[name] for name in names} == {"3"}
+
+
+def test_a_failed_process_gives_its_last_words(compare):
+    with pytest.raises(RuntimeError, match="^ValueError: no$"):
+        compare.run_python(["-c", "raise ValueError('no')"], 1)
+    assert compare.run_python(["-c", "print(1)"], 1) == "1\n"
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected", "distance"),
+    [
+        ([1.0, 3.0], [1.0, 4.0], 0.25),
+        ([], [], math.nan),
+        ([1.0], [1.0, 2.0], math.nan),
+        ([1.0, math.nan], [1.0, 2.0], math.nan),
+        ([math.nan, 1.0], [1.0, 2.0], math.nan),
+    ],
+)
+def test_losses_agree_or_not(compare, losses, expected, distance):
+    assert compare.loss_distance(losses, expected) == pytest.approx(distance, nan_ok=True)
+
+
+# ---- the peers that the tests' environment has ----------------------------------------------
+
+
+def tiny() -> Dataset:
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (300, 784), np.uint8)
+    y = np.arange(300, dtype=np.int32) % 10
+    return Dataset("tiny", x, y, x, y, 1 / 255, "a generator", (28, 28), 10)
+
+
+@pytest.mark.parametrize("batch_size", [128, None])  # 300 rows: the last batch is of 44
+@pytest.mark.parametrize("name", ["fastnn", "scikit-learn"])
+def test_peers_do_the_work_of_the_reference(compare, peers, name, batch_size):
+    work = peers.Work(tiny(), batch_size, epochs=4, threads=1)
+    losses, seconds = zip(*peers.PEERS[name].train(work), strict=True)
+    reference, _ = zip(*peers.PEERS["numpy"].train(work), strict=True)
+    assert compare.loss_distance(losses, reference) < 1e-5
+    assert len(seconds) == 4 and min(seconds) > 0
+
+
+def test_scikit_learns_order_is_ours(peers):
+    from sklearn.utils import shuffle
+
+    orders = [np.random.default_rng(i).permutation(50) for i in range(3)]
+    state, rows = peers.GivenOrder().give(orders), np.arange(50)
+    for order in orders:
+        rows = shuffle(rows, random_state=state)
+        assert (rows == order).all()
+
+
+def test_a_peer_that_is_not_installed_says_so(peers, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax", None)
+    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
+    assert peers.PEERS["jax"].lacks() == "jax is not installed"
+    assert peers.PEERS["scikit-learn"].lacks() == "scikit-learn is not installed"
