@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-import fastnn
-
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"^```python\n(.*?)^```", README, re.S | re.M)
 COMMANDS = re.findall(r"^(python -m fastnn\..*)$", README, re.M)
@@ -29,7 +27,6 @@ def test_there_are_snippets_and_commands():
 def test_snippet(snippet, images, monkeypatch, capsys):
     """On MNIST where it is found, else on the digits."""
     monkeypatch.setattr("fastnn.datasets.load_dataset", lambda name="auto": images)
-    monkeypatch.setattr(fastnn, "load_dataset", lambda name="auto": images, raising=False)
     exec(compile(snippet, "README.md", "exec"), {})
     assert capsys.readouterr().out
 

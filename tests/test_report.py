@@ -283,7 +283,8 @@ def test_runs_start_from_the_same_weights(small: Path, capsys: pytest.CaptureFix
     full = [report.Plan("batch GD", size, 0.1, 2) for size in (None, 1_000, 5_000)]
     runs = report.train_runs([*full, report.Plan("mini-batch GD", 128, 0.1, 1)], setup)
     losses = [run.history["loss"] for run in runs]
-    assert losses[0] == losses[1] == losses[2]
+    for other in losses[1:3]:  # a BLAS library need not add twice in the same order
+        assert other == pytest.approx(losses[0], rel=1e-6)
     assert [run.batch_size for run in runs] == [1_000, 1_000, 1_000, 128]
     x, y = setup.data.x_train, setup.data.y_train
     expected, _ = setup.network().use_engine("numpy").loss_and_grad(x, y)
