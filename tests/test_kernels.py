@@ -13,10 +13,7 @@ from tolerances import assert_product
 from fastnn.kernels import _simd
 from fastnn.kernels._gemm import DEPTH_BLOCK, multiply
 from fastnn.kernels._simd import NR, flush_denormals, fma, restore_denormals
-from fastnn.kernels._tile import (
-    Operand,
-    emit_tile,
-)
+from fastnn.kernels._tile import Operand, emit_tile
 from fastnn.kernels.layout import Layout
 from fastnn.kernels.losses import exp, softmax_cross_entropy_backward, softmax_cross_entropy_forward
 from fastnn.kernels.workspace import Workspace, aligned_zeros

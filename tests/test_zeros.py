@@ -6,10 +6,7 @@ import pytest
 
 from fastnn.kernels import dense, zeros
 from fastnn.kernels._simd import NR
-from fastnn.kernels._tile import (
-    LISTED_ROWS,
-    TILE_ROWS,
-)
+from fastnn.kernels._tile import LISTED_ROWS, TILE_ROWS
 from fastnn.kernels.layout import Layout
 from fastnn.kernels.workspace import ROW_BLOCK, Workspace
 from fastnn.layers import dense_layers

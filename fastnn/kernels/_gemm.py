@@ -1,7 +1,7 @@
 """The matrix product that everything else is made of.
 
-`multiply` walks three operands (see `_simd.Operand`) in blocks and hands register tiles to the
-micro-kernel, `_simd.tile`. Forward, backward to the input and backward to the weights are this
+`multiply` walks three operands (see `_tile.Operand`) in blocks and hands register tiles to the
+micro-kernel, `_tile.tile`. Forward, backward to the input and backward to the weights are this
 one function over other strides (`dense.py`).
 
 Blocks: a panel pair of `DEPTH_BLOCK` rows of the right factor takes 32 kB and stays in the first

@@ -8,12 +8,7 @@ I stands for the bias.
 from fastnn.kernels._gemm import multiply, multiply_listed_strip, multiply_listed_tiles
 from fastnn.kernels._jit import jit
 from fastnn.kernels._simd import NR, transpose_square
-from fastnn.kernels._tile import (
-    LISTED_ROWS,
-    TILE_PANELS,
-    TILE_ROWS,
-    Operand,
-)
+from fastnn.kernels._tile import LISTED_ROWS, TILE_PANELS, TILE_ROWS, Operand
 from fastnn.kernels.zeros import BLOCK_GROUPS, STRIPS, list_inputs, list_rows
 
 

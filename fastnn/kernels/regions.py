@@ -26,9 +26,7 @@ from fastnn.kernels._simd import (
     prefetch,
     restore_denormals,
 )
-from fastnn.kernels._tile import (
-    TILE_PANELS,
-)
+from fastnn.kernels._tile import TILE_PANELS
 from fastnn.kernels.activations import ONE, relu_backward, relu_forward
 from fastnn.kernels.dense import (
     dense_backward_input,

@@ -12,10 +12,7 @@ import numpy as np
 
 from fastnn.kernels._jit import jit
 from fastnn.kernels._simd import NR, lowest_bit, marked_mask, nonzero_mask
-from fastnn.kernels._tile import (
-    LISTED_ROWS,
-    TILE_ROWS,
-)
+from fastnn.kernels._tile import LISTED_ROWS, TILE_ROWS
 
 STRIPS = NR // LISTED_ROWS  # in a group
 WORD = 3  # masks that are walked as one number, clear of the sign of int64
