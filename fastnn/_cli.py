@@ -22,6 +22,7 @@ from fastnn import __version__
 from fastnn.errors import DivergenceError, FastnnError
 
 INTERRUPTED = 130
+ENGINES = ("numba", "numpy")  # as in fastnn.engine, which needs NumPy
 DATASETS = ("auto", "mnist", "fashion-mnist", "digits")
 WIDTH_LIMIT = 1_000_000  # of a hidden layer: a wider one is a slip of the hand
 SMALLEST_FLOAT, LARGEST_FLOAT = 2.0**-126, 2.0**128 - 2.0**104  # float32's normal numbers
@@ -79,6 +80,22 @@ def add_dataset_options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         type=Path,
         help="look for the files of MNIST and Fashion-MNIST here and nowhere else",
+    )
+
+
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """Add --engine and --threads, arguments of `fastnn.Network.fit`."""
+    parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="numba",
+        help="the fast one or the reference (numba)",
+    )
+    parser.add_argument(
+        "--threads",
+        metavar="N",
+        type=positive_int,
+        help="threads of the numba engine (all that the process may use)",
     )
 
 

@@ -85,16 +85,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--out", metavar="DIR", type=Path, default=Path("report"), help="write there (report)")
     add("--quick", action="store_true", help="a few epochs each: to see that it works")
-    add(
-        "--engine",
-        choices=("numba", "numpy"),
-        default="numba",
-        help="the fast one or the reference (numba)",
-    )
+    _cli.add_engine_options(parser)
     _cli.add_dataset_options(parser)
     add("--seed", metavar="N", type=_cli.seed, default=0, help="of weights and row order (0)")
-    threads = "threads of the numba engine (all that the process may use)"
-    add("--threads", metavar="N", type=_cli.positive_int, help=threads)
     return parser.parse_args(argv)
 
 

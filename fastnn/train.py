@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from fastnn.training import History
 
 PROGRAM = "fastnn.train"
-ENGINES = ("numba", "numpy")  # as in fastnn.engine, which needs NumPy
 PICTURE = "loss_accuracy.png"
 EXAMPLES = """\
   python -m fastnn.train
@@ -49,7 +48,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """
     parser = _cli.Parser(PROGRAM, "Train a small neural network on a CPU.", EXAMPLES)
     add = parser.add_argument
-    add("--engine", choices=ENGINES, default="numba", help="the fast one or the reference (numba)")
+    _cli.add_engine_options(parser)
     _cli.add_dataset_options(parser)
     widths = "widths of the hidden layers; an empty string for none (128,64)"
     add("--hidden", metavar="N,N", type=_cli.hidden_widths, default=(128, 64), help=widths)
@@ -59,8 +58,6 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--learning-rate", metavar="F", type=_cli.positive_float, default=0.1, help=rate)
     seed = "decides the initial weights and the order of the rows (0)"
     add("--seed", metavar="N", type=_cli.seed, default=0, help=seed)
-    threads = "threads of the numba engine (all that the process may use)"
-    add("--threads", metavar="N", type=_cli.positive_int, help=threads)
     add("--log-json", metavar="FILE", type=Path, help="write a JSON object a line and epoch")
     add("--plots", metavar="DIR", type=Path, help=f"write {PICTURE} there after the training")
     add("--quiet", action="store_true", help="print the last line only")

@@ -655,5 +655,5 @@ def test_terminal(colour: bool, terminal: tuple[int, int], folder: Path) -> None
 
 
 def test_copies_agree() -> None:
-    assert train.ENGINES == engine.ENGINES
+    assert _cli.ENGINES == engine.ENGINES
     assert _cli.SEED_LIMIT == SEED_LIMIT

@@ -118,19 +118,16 @@ def multiply(c, a, b, rows, panels, depth):
     for block in range(blocks):
         k = depth * block // blocks
         block_depth = depth * (block + 1) // blocks - k
+        a_block = Operand(a.data, a.at + k * a.step, a.row, a.step)
+        b_block = _down(b, k)
+        resume = block > 0
         wide = panels // WIDE_PANELS * WIDE_PANELS if rows == 1 else 0
         for panel in range(0, wide, WIDE_PANELS):
-            tile(
-                1, WIDE_PANELS, _right(c, panel),
-                Operand(a.data, a.at + k * a.step, a.row, a.step),
-                Operand(b.data, b.at + k * b.row + panel * b.step, b.row, b.step),
-                block_depth, block > 0,
-            )  # fmt: skip
+            c_panel, b_panel = _right(c, panel), _right(b_block, panel)
+            tile(1, WIDE_PANELS, c_panel, a_block, b_panel, block_depth, resume)
         for panel in range(wide, panels, TILE_PANELS):
-            c_panel = Operand(c.data, c.at + panel * c.step, c.row, c.step)
-            a_block = Operand(a.data, a.at + k * a.step, a.row, a.step)
-            b_block = Operand(b.data, b.at + k * b.row + panel * b.step, b.row, b.step)
+            c_panel, b_panel = _right(c, panel), _right(b_block, panel)
             if TILE_PANELS == 2 and panel + 1 < panels:
-                _two_panels(c_panel, a_block, b_block, rows, block_depth, block > 0)
+                _two_panels(c_panel, a_block, b_panel, rows, block_depth, resume)
             else:
-                _one_panel(c_panel, a_block, b_block, rows, block_depth, block > 0)
+                _one_panel(c_panel, a_block, b_panel, rows, block_depth, resume)

@@ -9,7 +9,7 @@ from fastnn.kernels._gemm import multiply, multiply_listed_strip, multiply_liste
 from fastnn.kernels._jit import jit
 from fastnn.kernels._simd import NR, transpose_square
 from fastnn.kernels._tile import LISTED_ROWS, TILE_PANELS, TILE_ROWS, Operand
-from fastnn.kernels.zeros import BLOCK_GROUPS, STRIPS, list_inputs, list_rows
+from fastnn.kernels.zeros import STRIPS, list_inputs, list_rows, shape_of_lists
 
 
 @jit
@@ -29,8 +29,7 @@ def dense_forward(workspace, parameters, layer, first, rows):
 def dense_forward_listed(workspace, parameters, layer, first, rows, masks, stride, lists, start):
     """Compute what `dense_forward` does, over the inputs that are not zero."""
     width = layer.inputs + 1
-    blocks = (width + BLOCK_GROUPS * NR - 1) // (BLOCK_GROUPS * NR)
-    size = (width + NR - 1) // NR * NR + blocks + 1
+    blocks, size = shape_of_lists(width)
     for i in range(0, rows, TILE_ROWS):
         height = min(TILE_ROWS, rows - i)
         at = start + i // TILE_ROWS * size

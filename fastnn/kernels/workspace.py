@@ -126,7 +126,6 @@ class Workspace:
 
     def __init__(self, layout: Layout, rows: int, threads: int, input_scale: float) -> None:
         size = layout.parameters_size
-        self.layout = layout
         self.parameters, self.gradients, self.totals = (aligned_zeros(size) for _ in range(3))
         self.transposed = aligned_zeros(layout.transposed_size)
         self.scratch = aligned_zeros(layout.workspace_size)

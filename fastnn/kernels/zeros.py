@@ -50,6 +50,16 @@ def append_bits(lists, end, bits, base):
     return end
 
 
+def input_lists(width):
+    """Return in how many blocks `list_inputs` lists so many inputs, and its int32 at most."""
+    groups = (width + NR - 1) // NR
+    blocks = (groups + BLOCK_GROUPS - 1) // BLOCK_GROUPS
+    return blocks, blocks + 1 + groups * NR
+
+
+shape_of_lists = jit(input_lists)
+
+
 @jit
 def list_inputs(lists, start, masks, stride, row, rows, width):
     """List the inputs that any of some rows uses, block by block.
@@ -58,7 +68,7 @@ def list_inputs(lists, start, masks, stride, row, rows, width):
     next one's begin. The masks of `rows` rows from `row` are read.
     """
     groups = (width + NR - 1) // NR
-    blocks = (groups + BLOCK_GROUPS - 1) // BLOCK_GROUPS
+    blocks, _ = shape_of_lists(width)
     end = start + blocks + 1
     for word in range(0, groups, WORD):
         if word % BLOCK_GROUPS == 0:
@@ -94,9 +104,7 @@ def list_rows(lists, start, masks, stride, group, strip, rows):
 
 def list_size(width, rows, row_block):
     """Return how many int32 a task needs for its lists, at most; whole cache lines."""
-    groups = -(-width // NR)
-    blocks = -(-groups // BLOCK_GROUPS)
-    of_inputs = -(-row_block // TILE_ROWS) * (blocks + 1 + groups * NR)
+    of_inputs = -(-row_block // TILE_ROWS) * input_lists(width)[1]
     return -(-max(of_inputs, rows) // NR) * NR
 
 
