@@ -240,6 +240,23 @@ def exit_on_interrupt(program: str) -> Iterator[None]:
             signal.signal(signal.SIGINT, handler)
 
 
+@contextmanager
+def interrupt_afterwards() -> Iterator[None]:
+    """Let Ctrl-C wait for the end of what must be done whole, or not at all."""
+    handler = signal.getsignal(signal.SIGINT)
+    came: list[int] = []
+    ours = handler is signal.default_int_handler and current_thread() is main_thread()
+    if ours:
+        signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, handler)
+    if came:
+        raise KeyboardInterrupt
+
+
 def leave(code: int) -> NoReturn:
     """End the process with an exit code of `run`; after Ctrl-C at once, with no tidying up.
 

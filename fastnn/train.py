@@ -96,10 +96,13 @@ class Run:
 
 
 class Reached(Callback):
-    """How far a run has come, for when it ends early; it ends one whose test loss is not finite."""
+    """How far a run has come, in the log and for when it ends early.
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
+    It ends a run whose test loss is not finite.
+    """
+
+    def __init__(self, run: Run, log: JsonLog) -> None:
+        self._run, self._log = run, log
         self._epoch, self._rows, self._tested = 1, 0, ""
 
     def on_chunk_end(self, epoch: int, rows: int) -> None:
@@ -116,7 +119,9 @@ class Reached(Callback):
                 epoch=epoch,
                 step=self._run.updates,
             )
-        self._tested = f"; test accuracy after {epoch}: {metrics['val_accuracy']:.2%}"
+        with _cli.interrupt_afterwards():  # the log and the word about an interrupt agree
+            self._log.on_epoch_end(epoch, metrics)
+            self._tested = f"; test accuracy after {epoch}: {metrics['val_accuracy']:.2%}"
 
     @property
     def place(self) -> dict[str, int]:
@@ -243,7 +248,7 @@ def start_fields(run: Run) -> dict[str, Any]:
 
 def fit(run: Run, display: Display, log: JsonLog) -> "History":
     """Train, watched by the display and the log; tell the log why, where it ends early."""
-    options, data, reached = run.options, run.data, Reached(run)
+    options, data, reached = run.options, run.data, Reached(run, log)
     try:
         with display.table(options.epochs):
             return run.network.fit(
@@ -255,7 +260,7 @@ def fit(run: Run, display: Display, log: JsonLog) -> "History":
                 engine=options.engine,
                 threads=options.threads,
                 validation_data=(data.x_test, data.y_test),
-                callbacks=(reached, display, log),
+                callbacks=(reached, display),
             )
     except DivergenceError as error:
         log.write("stopped", reason="diverged", epoch=error.epoch, step=error.step)
