@@ -8,7 +8,7 @@ import pytest
 PROGRAM = """
 import llvmlite.binding as llvm
 from llvmlite import ir
-from fastnn.kernels import _simd
+from fastnn.kernels import _simd, _tile
 
 _simd.X86, _simd.ARM64, _simd.HAS_FMA = False, True, True
 llvm.initialize_all_targets()
@@ -23,12 +23,13 @@ state = _simd._read_float_state(builder)
 _simd._write_float_state(builder, builder.or_(state, _simd.constant(1 << 24)))
 x, y, scalar = kernel.args
 builder.ret(_simd.emit_multiply_add(builder, x, y, _simd.emit_splat(builder, scalar, vector)))
+_tile.micro_kernel(module, (4, 1, 4), listed=False)
 machine = llvm.Target.from_triple(triple).create_target_machine(features="+neon", opt=3)
 print(machine.emit_assembly(llvm.parse_assembly(str(module))))
 """
 
 
-def test_fused_multiply_add_and_the_float_state():
+def test_micro_kernel_and_the_float_state():
     command = [sys.executable, "-c", PROGRAM]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if "No available targets" in done.stderr or "has no attribute 'initialize_all" in done.stderr:
@@ -37,3 +38,6 @@ def test_fused_multiply_add_and_the_float_state():
     code = done.stdout.lower()
     for instruction in ("mrs\tx8, fpcr", "msr\tfpcr, x8", "fmla\tv2.4s"):
         assert instruction in code, code
+    tile = code[code.index("fastnn.tile.4.1.4:") :]
+    assert tile.count("fmla\t") == 16  # 4 rows by a panel of 4 vectors, once for each k
+    assert tile.count("str\tq") == 16  # the sums, when done: none leaves its register before

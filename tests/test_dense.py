@@ -3,6 +3,7 @@
 import numba
 import numpy as np
 import pytest
+from blocks import collect_blocks
 from tolerances import assert_product
 
 from fastnn import kernels, reference
@@ -29,8 +30,8 @@ def call_backward_input(workspace, transposed, table, i, first, rows):
 
 
 @numba.njit
-def call_backward_weights(gradients, workspace, table, i, low, high, panel, panels, rows):
-    dense.dense_backward_weights(gradients, workspace, table[i], low, high, panel, panels, rows)
+def call_backward_weights(block, workspace, table, i, low, high, panel, panels, rows):
+    dense.dense_backward_weights(block, 0, workspace, table[i], low, high, panel, panels, rows)
 
 
 @numba.njit
@@ -104,13 +105,13 @@ def backward_weights(room, dz, x):
     layer = Layer(len(x), inputs, outputs)
     layer.matrix(layer.row, "a", inputs)[:] = x
     layer.set_dz(dz)
-    middle = (inputs + 1) // 2
-    for low, high in ((0, middle), (middle, inputs + 1)):
-        for panel in range(layer.row["panels"]):
-            call_backward_weights(
-                layer.buffers.gradients, layer.buffers.scratch, layer.table, 1,
-                low, high, panel, 1, len(x),
-            )  # fmt: skip
+
+    def compute(*place):
+        call_backward_weights(
+            layer.buffers.blocks, layer.buffers.scratch, layer.table, 1, *place, len(x)
+        )
+
+    collect_blocks(layer.buffers, layer.row, (inputs + 1) // 2, compute)
     panels = layer.layout.panels(layer.buffers.gradients, 1)
     assert (panels.swapaxes(0, 1).reshape(inputs + 1, -1)[:, outputs:] == 0).all()
     return layer.layout.read(layer.buffers.gradients)[1]

@@ -184,7 +184,7 @@ def test_poisoned_scratch_changes_nothing(rng, sizes, skip_zeros):
         while progress.position < len(x):
             for array in (
                 buffers.scratch,
-                buffers.gradients,
+                buffers.blocks,
                 buffers.losses,
                 buffers.hits,
                 buffers.labels,
@@ -195,8 +195,8 @@ def test_poisoned_scratch_changes_nothing(rng, sizes, skip_zeros):
                     array.fill(np.nan if array.dtype == np.float32 else 1)
                 else:
                     array.view(np.uint8).fill(poison)
-            if progress.position % 600 == 0:  # between batches nothing is carried over in these
-                buffers.totals.fill(np.nan)
+            if progress.position % 600 == 0:  # between batches nothing is carried over in it
+                buffers.gradients.fill(np.nan)
             progress = fast.run_chunk(epoch_of(x, labels, 600), progress, 1)
         results.append((fast.get_parameters(), progress, fast.predict(x)))
     for parameters, progress, probabilities in results[1:]:

@@ -13,7 +13,7 @@ from tolerances import assert_product
 from fastnn.kernels import _simd
 from fastnn.kernels._gemm import DEPTH_BLOCK, multiply
 from fastnn.kernels._simd import NR, flush_denormals, fma, restore_denormals
-from fastnn.kernels._tile import Operand, emit_tile
+from fastnn.kernels._tile import Operand, emit_call
 from fastnn.kernels.layout import Layout
 from fastnn.kernels.losses import exp, softmax_cross_entropy_backward, softmax_cross_entropy_forward
 from fastnn.kernels.workspace import Workspace, aligned_zeros
@@ -127,7 +127,7 @@ def tile_of(rows, panels, lanes):
         def codegen(context, builder, signature, args):
             operands = list(zip(signature.args, args, strict=True))[:3]
             size = rows, panels, lanes
-            return emit_tile(context, builder, operands, args[3], args[4], size)
+            return emit_call(context, builder, operands, None, args[3], args[4], size)
 
         return signature, codegen
 
@@ -232,7 +232,7 @@ def test_layout_lets_no_two_buffers_overlap_and_aligns_each():
 
 def test_buffers_begin_on_cache_lines():
     buffers = Workspace(Layout(dense_layers([5, 4, 3]), rows=8), 8, 1, 1.0)
-    for name in ("parameters", "gradients", "totals", "transposed", "scratch", "losses"):
+    for name in ("parameters", "gradients", "transposed", "scratch", "blocks", "losses"):
         assert getattr(buffers, name).ctypes.data % 64 == 0
 
 

@@ -3,10 +3,11 @@
 import numba
 import numpy as np
 import pytest
+from blocks import collect_blocks
 
 from fastnn.kernels import dense, zeros
 from fastnn.kernels._simd import NR
-from fastnn.kernels._tile import LISTED_ROWS, TILE_ROWS
+from fastnn.kernels._tile import LISTED_INPUTS, LISTED_SAMPLES
 from fastnn.kernels.layout import Layout
 from fastnn.kernels.workspace import ROW_BLOCK, Workspace
 from fastnn.layers import dense_layers
@@ -18,13 +19,13 @@ def call_mark(masks, stride, row, workspace, at, width):
 
 
 @numba.njit
-def call_list_inputs(lists, start, masks, stride, row, rows, width):
-    zeros.list_inputs(lists, start, masks, stride, row, rows, width)
+def call_list_inputs(lists, at, masks, stride, row, rows, low, high):
+    zeros.list_inputs(lists, at, masks, stride, row, rows, low, high)
 
 
 @numba.njit
-def call_list_rows(lists, start, masks, stride, group, strip, rows):
-    return zeros.list_rows(lists, start, masks, stride, group, strip, rows)
+def call_list_rows(lists, at, masks, stride, low, rows):
+    zeros.list_rows(lists, at, masks, stride, low, rows)
 
 
 @numba.njit
@@ -35,9 +36,10 @@ def call_forward(workspace, parameters, table, first, rows, masks, stride, lists
 
 
 @numba.njit
-def call_backward(gradients, workspace, table, low, high, rows, masks, stride, lists):
+def call_backward(block, workspace, table, low, high, panel, panels, rows, masks, stride, lists):
+    dense.list_block(lists, 0, masks, stride, low, high, rows)
     dense.dense_backward_weights_listed(
-        gradients, workspace, table[0], low, high, rows, masks, stride, lists, 0
+        block, 0, workspace, table[0], low, high, panel, panels, rows, lists, 0
     )
 
 
@@ -76,32 +78,29 @@ SHAPES = [(1, 1), (3, 15), (8, 16), (9, 17), (70, 63), (100, 800)]
 @pytest.mark.parametrize(("rows", "inputs"), SHAPES)
 def test_inputs_that_a_tile_uses(rng, rows, inputs):
     marked = Marked(sparse(rng, rows, inputs), 1)
-    for row in range(0, rows, TILE_ROWS):
-        height = min(TILE_ROWS, rows - row)
-        lists = marked.buffers.lists
-        call_list_inputs(lists, 0, marked.buffers.masks, marked.stride, row, height, marked.width)
-        used = np.flatnonzero((marked.a[row : row + height, : marked.width] != 0).any(axis=0))
-        blocks = -(-marked.width // (zeros.BLOCK_GROUPS * NR))
-        begins = lists[: blocks + 1]
-        assert (lists[begins[0] : begins[-1]] == used).all()
-        cuts = [np.searchsorted(used, n * zeros.BLOCK_GROUPS * NR) for n in range(blocks)]
-        assert (begins - begins[0] == [*cuts, len(used)]).all()
+    lists, masks, stride = marked.buffers.lists, marked.buffers.masks, marked.stride
+    groups = -(-marked.width // NR)
+    for row in range(0, rows, LISTED_SAMPLES):
+        height = min(LISTED_SAMPLES, rows - row)
+        for low in range(0, groups, zeros.BLOCK_GROUPS):
+            high = min(groups, low + zeros.BLOCK_GROUPS)
+            call_list_inputs(lists, 3, masks, stride, row, height, low, high)
+            part = slice(low * NR, min(marked.width, high * NR))
+            used = np.flatnonzero((marked.a[row : row + height, part] != 0).any(axis=0))
+            assert lists[3] == len(used)
+            assert (lists[4:][: len(used)] == low * NR + used).all()
 
 
 @pytest.mark.parametrize(("rows", "inputs"), SHAPES)
-def test_rows_that_a_strip_uses(rng, rows, inputs):
+def test_rows_that_a_tile_uses(rng, rows, inputs):
     marked = Marked(sparse(rng, rows, inputs), 1)
-    used = np.zeros((rows, -(-marked.width // NR) * NR), bool)
-    used[:, : marked.width] = marked.a[:, : marked.width] != 0
-    for group in range(used.shape[1] // NR):
-        for strip in range(zeros.STRIPS):
-            lists = marked.buffers.lists
-            count = call_list_rows(
-                lists, 0, marked.buffers.masks, marked.stride, group, strip, rows
-            )
-            column = group * NR + strip * LISTED_ROWS
-            expected = np.flatnonzero(used[:, column : column + LISTED_ROWS].any(axis=1))
-            assert (lists[:count] == expected).all() and count == len(expected)
+    lists, masks, stride = marked.buffers.lists, marked.buffers.masks, marked.stride
+    used = marked.a[:, : marked.width] != 0
+    for low in range(0, marked.width, LISTED_INPUTS):
+        call_list_rows(lists, 3, masks, stride, low, rows)
+        expected = np.flatnonzero(used[:, low : low + LISTED_INPUTS].any(axis=1))
+        assert lists[3] == len(expected)
+        assert (lists[4:][: len(expected)] == expected).all()
 
 
 @pytest.mark.parametrize("outputs", [1, 16, 33, 100])
@@ -122,11 +121,11 @@ def test_products_over_lists_are_exact(rng, rows, inputs, outputs):
     assert (marked.view("z")[:, :outputs] == marked.x @ w + b).all()
     marked.view("dz")[:, : layer["panels"] * NR] = 0
     marked.view("dz")[:, :outputs] = dz
-    middle = (inputs // NR // 2) * NR
-    for low, high in ((0, middle), (middle, inputs + 1)):
-        call_backward(
-            buffers.gradients, buffers.scratch, marked.layout.table, low, high, rows, *common
-        )
+
+    def compute(*place):
+        call_backward(buffers.blocks, buffers.scratch, marked.layout.table, *place, rows, *common)
+
+    collect_blocks(buffers, layer, inputs // NR // 2 * NR, compute)
     ((dw, db),) = marked.layout.read(buffers.gradients)
     assert (dw == marked.x.T @ dz).all() and (db == dz.sum(axis=0)).all()
 

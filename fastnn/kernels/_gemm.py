@@ -11,8 +11,9 @@ result, which leaves its bits as they are.
 
 from fastnn.kernels._jit import jit
 from fastnn.kernels._tile import (
+    LISTED_INPUTS,
     LISTED_PANELS,
-    LISTED_ROWS,
+    LISTED_SAMPLES,
     TILE_PANELS,
     TILE_ROWS,
     WIDE_PANELS,
@@ -60,55 +61,51 @@ def _right(operand, panels):
     return Operand(operand.data, operand.at + panels * operand.step, operand.row, operand.step)
 
 
-@jit
-def multiply_listed_tiles(c, a, b, rows, panels, ks, start, count, resume):
-    """``c (+)= a b`` over the k in ``ks[start : start + count]``, for one or two panels.
-
-    c (rows, panels·NR) written, rows at most TILE_ROWS; listed columns of a and rows of b read.
-    """
-    if rows == TILE_ROWS:
-        if panels == 2:
-            tile_listed(TILE_ROWS, 2, c, a, b, ks, start, count, resume)
-        else:
-            tile_listed(TILE_ROWS, 1, c, a, b, ks, start, count, resume)
-    else:
-        for i in range(rows):
-            if panels == 2:
-                tile_listed(1, 2, _down(c, i), _down(a, i), b, ks, start, count, resume)
-            else:
-                tile_listed(1, 1, _down(c, i), _down(a, i), b, ks, start, count, resume)
-
-
-def _strip(rows):
-    """Make the kernel for a strip of the result so many rows high, a constant to the JIT."""
+def _listed(rows, widest):
+    """Make the kernel for a listed tile so many rows high and at most so many panels wide."""
 
     @jit
-    def strip(c, a, b, panels, ks, start, count):
+    def listed(c, a, b, panels, ks, start, count, resume):
         p = 0
-        while LISTED_PANELS == 4 and panels - p >= 4:
-            tile_listed(rows, 4, _right(c, p), a, _right(b, p), ks, start, count, False)
+        while widest >= 8 and panels - p >= 8:
+            tile_listed(rows, 8, _right(c, p), a, _right(b, p), ks, start, count, resume)
+            p += 8
+        while widest >= 4 and panels - p >= 4:
+            tile_listed(rows, 4, _right(c, p), a, _right(b, p), ks, start, count, resume)
             p += 4
-        while LISTED_PANELS >= 2 and panels - p >= 2:
-            tile_listed(rows, 2, _right(c, p), a, _right(b, p), ks, start, count, False)
+        while widest >= 2 and panels - p >= 2:
+            tile_listed(rows, 2, _right(c, p), a, _right(b, p), ks, start, count, resume)
             p += 2
         while p < panels:
-            tile_listed(rows, 1, _right(c, p), a, _right(b, p), ks, start, count, False)
+            tile_listed(rows, 1, _right(c, p), a, _right(b, p), ks, start, count, resume)
             p += 1
 
-    return strip
+    return listed
 
 
-_full_strip, _row = _strip(LISTED_ROWS), _strip(1)
+_row_listed = _listed(1, WIDE_PANELS)
+_samples_listed = _listed(LISTED_SAMPLES, WIDE_PANELS)
+_inputs_listed = _listed(LISTED_INPUTS, LISTED_PANELS)
 
 
 @jit
-def multiply_listed_strip(c, a, b, rows, panels, ks, start, count):
-    """``c = a b`` over the k in ``ks[start : start + count]``, at most LISTED_ROWS rows."""
-    if rows == LISTED_ROWS:
-        _full_strip(c, a, b, panels, ks, start, count)
+def multiply_listed_samples(c, a, b, rows, panels, ks, start, count, resume):
+    """``c (+)= a b`` over the k in ``ks[start : start + count]``, at most LISTED_SAMPLES rows."""
+    if rows == LISTED_SAMPLES:
+        _samples_listed(c, a, b, panels, ks, start, count, resume)
     else:
         for i in range(rows):
-            _row(_down(c, i), _down(a, i), b, panels, ks, start, count)
+            _row_listed(_down(c, i), _down(a, i), b, panels, ks, start, count, resume)
+
+
+@jit
+def multiply_listed_inputs(c, a, b, rows, panels, ks, start, count):
+    """``c = a b`` over the k in ``ks[start : start + count]``, at most LISTED_INPUTS rows."""
+    if rows == LISTED_INPUTS:
+        _inputs_listed(c, a, b, panels, ks, start, count, False)
+    else:
+        for i in range(rows):
+            _row_listed(_down(c, i), _down(a, i), b, panels, ks, start, count, False)
 
 
 @jit

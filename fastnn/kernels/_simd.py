@@ -10,12 +10,10 @@ import ctypes
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, types
+from numba import types
 from numba.core import cgutils, config
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
-
-from fastnn.kernels._jit import jit
 
 NR = 16  # lanes of a panel: how many outputs stand side by side, on every machine
 
@@ -32,6 +30,7 @@ ARM64 = TRIPLE.startswith(("aarch64", "arm64"))
 X86 = TRIPLE.startswith(("x86_64", "i386", "i686"))
 HAS_FMA = ARM64 or _on("fma") or _on("avx512f")
 LANES = 16 if _on("avx512f") else 8 if _on("avx2") else 4  # float32 in a vector register
+HAS_COMPRESS = _on("avx512f")
 
 FLOAT = ir.FloatType()
 INT32 = ir.IntType(32)
@@ -40,6 +39,13 @@ INT64 = ir.IntType(64)
 
 def constant(value: int) -> ir.Constant:
     return ir.Constant(INT64, value)
+
+
+def emit_pointer(context, builder, buffer_type, buffer, index):
+    """Emit the address of an element of a buffer, an array or a bare pointer."""
+    if not isinstance(buffer_type, types.CPointer):
+        buffer = context.make_array(buffer_type)(context, builder, buffer).data
+    return builder.gep(buffer, [index])
 
 
 def emit_multiply_add(builder, x, y, z):
@@ -65,9 +71,9 @@ def nonzero_mask(typingctx, array, at):
     """Return which of the NR numbers from ``array[at]`` are not zero, the first in bit 0."""
 
     def codegen(context, builder, signature, args):
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
         vector = ir.VectorType(FLOAT, NR)
-        pointer = builder.bitcast(builder.gep(data, [args[1]]), vector.as_pointer())
+        pointer = emit_pointer(context, builder, signature.args[0], *args[:2])
+        pointer = builder.bitcast(pointer, vector.as_pointer())
         zeros = ir.Constant(vector, [0.0] * NR)
         lanes = builder.fcmp_unordered("!=", builder.load(pointer, align=4), zeros)
         return builder.zext(builder.bitcast(lanes, ir.IntType(NR)), INT64)
@@ -80,15 +86,11 @@ def marked_mask(typingctx, masks, at, bits):
     """Return which of the NR uint16 masks from ``masks[at]`` have any of `bits`, first in bit 0."""
 
     def codegen(context, builder, signature, args):
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
         element = ir.IntType(16)
         vector = ir.VectorType(element, NR)
-        pointer = builder.bitcast(builder.gep(data, [args[1]]), vector.as_pointer())
-        wanted = builder.trunc(args[2], element)
-        undefined = ir.Constant(vector, ir.Undefined)
-        single = builder.insert_element(undefined, wanted, ir.Constant(INT32, 0))
-        lanes = ir.Constant(ir.VectorType(INT32, NR), [0] * NR)
-        wanted = builder.shuffle_vector(single, undefined, lanes)
+        pointer = emit_pointer(context, builder, signature.args[0], *args[:2])
+        pointer = builder.bitcast(pointer, vector.as_pointer())
+        wanted = emit_splat(builder, builder.trunc(args[2], element), vector)
         common = builder.and_(builder.load(pointer, align=2), wanted)
         marked = builder.icmp_unsigned("!=", common, ir.Constant(vector, [0] * NR))
         return builder.zext(builder.bitcast(marked, ir.IntType(NR)), INT64)
@@ -104,6 +106,31 @@ def lowest_bit(typingctx, bits):
         return builder.cttz(args[0], ir.Constant(ir.IntType(1), True))
 
     return types.int64(types.int64), codegen
+
+
+@intrinsic
+def compress_places(typingctx, lists, end, mask, base):
+    """Write ``base`` plus the place of each bit of a mask that is set; return the new end.
+
+    lists int32, NR numbers from ``lists[end]`` written, whatever the mask. AVX-512 alone has this.
+    """
+
+    def codegen(context, builder, signature, args):
+        vector, bits = ir.VectorType(INT32, NR), builder.trunc(args[2], ir.IntType(NR))
+        flags = builder.bitcast(bits, ir.VectorType(ir.IntType(1), NR))
+        places = builder.add(
+            emit_splat(builder, builder.trunc(args[3], INT32), vector),
+            ir.Constant(vector, list(range(NR))),
+        )
+        compress = ir.FunctionType(vector, [vector, vector, flags.type])
+        name = "llvm.x86.avx512.mask.compress.v16i32"
+        function = cgutils.get_or_insert_function(builder.module, compress, name)
+        packed = builder.call(function, [places, ir.Constant(vector, [0] * NR), flags])
+        pointer = emit_pointer(context, builder, signature.args[0], *args[:2])
+        builder.store(packed, builder.bitcast(pointer, vector.as_pointer()), align=4)
+        return builder.add(args[1], builder.ctpop(builder.zext(bits, INT64)))
+
+    return types.int64(lists, types.intp, types.int64, types.int64), codegen
 
 
 @intrinsic
@@ -203,8 +230,8 @@ def transpose_square(typingctx, target, target_at, target_row, source, source_at
         vector = ir.VectorType(FLOAT, NR)
 
         def pointer(array_type, array, at):
-            data = context.make_array(array_type)(context, builder, array).data
-            return builder.bitcast(builder.gep(data, [at]), vector.as_pointer())
+            pointer = emit_pointer(context, builder, array_type, array, at)
+            return builder.bitcast(pointer, vector.as_pointer())
 
         rows = []
         for i in range(NR):
@@ -250,23 +277,35 @@ def call_region(typingctx, region, task, job):
     return types.void(types.int64, types.int64, types.int64), codegen
 
 
-@intrinsic
-def _pointer_at(typingctx, address):
-    """Return an address as a pointer that `numba.carray` takes."""
+@intrinsic(prefer_literal=False)
+def array_at(typingctx, address, size, dtype):
+    """Return the buffer (size,) of a dtype that lies at an address, to be indexed and no more.
+
+    A bare pointer: an array of Numba's would be counted in and out by every function that it
+    passes through, which cost more than a small product.
+    """
+    pointer = types.CPointer(dtype.dtype)
 
     def codegen(context, builder, signature, args):
-        return builder.inttoptr(args[0], context.get_value_type(types.voidptr))
+        return builder.inttoptr(args[0], context.get_value_type(pointer))
 
-    return types.voidptr(types.int64), codegen
+    return pointer(types.int64, types.int64, dtype), codegen
 
 
-@jit
-def array_at(address, size, dtype):
-    """Return the array (size,) of a dtype that lies at an address."""
-    return carray(_pointer_at(address), size, dtype)
+@intrinsic(prefer_literal=False)
+def record_at(typingctx, address, index, dtype):
+    """Return a record of the array of records that lies at an address."""
+    record = dtype.dtype
+
+    def codegen(context, builder, signature, args):
+        offset = builder.mul(args[1], constant(record.size))
+        return builder.inttoptr(builder.add(args[0], offset), context.get_value_type(record))
+
+    return record(types.int64, types.int64, dtype), codegen
 
 
 if config.DISABLE_JIT:
+    HAS_COMPRESS = False
 
     def nonzero_mask(array, at):  # noqa: F811
         """Plain twin."""
@@ -306,8 +345,10 @@ if config.DISABLE_JIT:
         region(task, job)
 
     def array_at(address, size, dtype):  # noqa: F811
-        """Plain twin: records answer to their fields as attributes, as in compiled code."""
-        dtype = np.dtype(dtype)
-        memory = (ctypes.c_byte * int(size * dtype.itemsize)).from_address(int(address))
-        array = np.frombuffer(memory, dtype)
-        return array.view(np.recarray) if dtype.fields else array
+        """Plain twin."""
+        memory = (ctypes.c_byte * int(size * np.dtype(dtype).itemsize)).from_address(int(address))
+        return np.frombuffer(memory, dtype)
+
+    def record_at(address, index, dtype):  # noqa: F811
+        """Plain twin: its fields are attributes, as in compiled code."""
+        return array_at(address, index + 1, dtype).view(np.recarray)[index]

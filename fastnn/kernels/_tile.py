@@ -9,17 +9,19 @@ from typing import NamedTuple
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils, config
+from numba.core import config
 from numba.extending import intrinsic
 
 from fastnn.kernels._simd import (
     ARM64,
     FLOAT,
+    INT32,
     INT64,
     LANES,
     NR,
     constant,
     emit_multiply_add,
+    emit_pointer,
     emit_splat,
     fma,
 )
@@ -29,12 +31,14 @@ from fastnn.kernels._simd import (
 # code spills there, at a third of the speed); ARM has 32 short ones.
 TILE_ROWS, TILE_PANELS = (8, 2) if LANES == 16 else (4, 1) if LANES == 8 or ARM64 else (2, 1)
 WIDE_PANELS = LANES // 2  # of a single row: eight sums, enough to keep the multipliers busy
-# A tile over listed k is lower, for the fewer rows, the fewer k they have in common.
-LISTED_ROWS, LISTED_PANELS = (4, 4) if LANES == 16 else (TILE_ROWS, TILE_PANELS)
+# Over listed k a tile is lower, for the fewer rows, the fewer k they have in common. Forward its
+# rows are samples, and backward inputs; it is chosen by what products and lists take together.
+LISTED_SAMPLES = 2 if LANES == 16 else 1  # by WIDE_PANELS
+LISTED_INPUTS, LISTED_PANELS = (4, 4) if LANES == 16 else (TILE_ROWS, TILE_PANELS)
 
 
 class Operand(NamedTuple):
-    """A matrix inside a flat float32 array, as the micro-kernel walks it.
+    """A matrix inside a flat float32 buffer, as the micro-kernel walks it.
 
     Element (i, k) of the left factor is ``data[at + i * row + k * step]``. Lane j of row k in
     panel p of the right factor is ``data[at + k * row + p * step + j]``, and the same holds
@@ -50,11 +54,8 @@ class Operand(NamedTuple):
 class _Matrix:
     """An operand in emitted code: where its rows and panels begin."""
 
-    def __init__(self, context, builder, operand_type, operand):
-        array, at, self.row, self.step = (builder.extract_value(operand, i) for i in range(4))
-        self.builder = builder
-        data = context.make_array(operand_type[0])(context, builder, array).data
-        self.start = builder.gep(data, [at])
+    def __init__(self, builder, start, row, step):
+        self.builder, self.start, self.row, self.step = builder, start, row, step
 
     def pointer(self, rows=0, steps=0, lane=0):
         """Address of ``data[at + rows * row + steps * step + lane]``, all three constants."""
@@ -63,8 +64,48 @@ class _Matrix:
         return b.gep(self.start, [b.add(offset, constant(lane))])
 
 
-def emit_tile(context, builder, operands, depth, resume, size, ks=None):
-    """Emit the micro-kernel; `tile` and `tile_listed` say what it computes.
+def emit_call(context, builder, operands, ks, depth, resume, size):
+    """Emit a call of the micro-kernel of a size; `tile` and `tile_listed` say what it computes.
+
+    `operands` are c, a and b as (type, value); `ks` is the address of the first listed k, or
+    None; `size` is rows, panels and lanes of a register.
+    """
+    arguments = []
+    for operand_type, operand in operands:
+        data, at, row, step = (builder.extract_value(operand, i) for i in range(4))
+        arguments += [emit_pointer(context, builder, operand_type[0], data, at), row, step]
+    arguments += [depth, resume] if ks is None else [depth, resume, ks]
+    builder.call(micro_kernel(builder.module, size, listed=ks is not None), arguments)
+    return context.get_dummy_value()
+
+
+def micro_kernel(module, size, listed):
+    """Return the micro-kernel of a size as a function of the module, emitted on first use.
+
+    A function of its own, never inlined: among the variables of its callers the inner loop ran
+    out of registers for addresses, and a tile took 1.4 times as long.
+    """
+    rows, panels, lanes = size
+    name = f"fastnn.tile{'_listed' if listed else ''}.{rows}.{panels}.{lanes}"
+    if name in module.globals:
+        return module.globals[name]
+    pointer = FLOAT.as_pointer()
+    types_ = [pointer, INT64, INT64] * 3 + [INT64, ir.IntType(1)]
+    types_ += [INT32.as_pointer()] if listed else []
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), types_), name)
+    function.linkage = "linkonce_odr"
+    function.attributes.add("noinline")
+    function.attributes.add("nounwind")
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    arguments = function.args
+    matrices = [_Matrix(builder, *arguments[i : i + 3]) for i in (0, 3, 6)]
+    _emit_tile(builder, matrices, *arguments[9:11], size, *arguments[11:])
+    builder.ret_void()
+    return function
+
+
+def _emit_tile(builder, matrices, depth, resume, size, ks=None):
+    """Emit the micro-kernel.
 
     ::
 
@@ -73,11 +114,8 @@ def emit_tile(context, builder, operands, depth, resume, size, ks=None):
         [ a a a a ]           [ sums    | sums    ]     rows · panels·NR/lanes registers,
         [ a a a a ] rows      [ sums    | sums    ]     one multiply-add each for every k;
         [ a a a a ]           [ sums    | sums    ]     an element of a is spread to all lanes
-
-    `operands` are c, a and b as (type, value); `size` is rows, panels and lanes of a register;
-    `ks`, where there is a list, is the address of its first k.
     """
-    c, a, b = (_Matrix(context, builder, *operand) for operand in operands)
+    c, a, b = matrices
     rows, panels, lanes = size
     vector = ir.VectorType(FLOAT, lanes)
     columns = [(p, lane) for p in range(panels) for lane in range(0, NR, lanes)]
@@ -98,7 +136,7 @@ def emit_tile(context, builder, operands, depth, resume, size, ks=None):
     done = builder.append_basic_block("tile.done")
 
     # Start from zero, or from c where a chain is resumed; c is not even read otherwise.
-    builder.cbranch(cgutils.as_bool_bit(builder, resume), load, head)
+    builder.cbranch(resume, load, head)
     builder.position_at_end(load)
     loaded = [builder.load(pointer, align=4) for pointer in c_starts]
     builder.branch(head)
@@ -135,7 +173,6 @@ def emit_tile(context, builder, operands, depth, resume, size, ks=None):
     builder.position_at_end(done)
     for pointer, accumulator in zip(c_starts, accumulators, strict=True):
         builder.store(accumulator, pointer, align=4)
-    return context.get_dummy_value()
 
 
 def _keep_rolled(module):
@@ -163,7 +200,7 @@ def tile(typingctx, rows, panels, c, a, b, depth, resume):
 
     def codegen(context, builder, signature, args):
         operands = list(zip(signature.args, args, strict=True))[2:5]
-        return emit_tile(context, builder, operands, args[5], args[6], size)
+        return emit_call(context, builder, operands, None, args[5], args[6], size)
 
     return (signature, codegen) if None not in size else None
 
@@ -181,9 +218,8 @@ def tile_listed(typingctx, rows, panels, c, a, b, ks, start, count, resume):
 
     def codegen(context, builder, signature, args):
         operands = list(zip(signature.args, args, strict=True))[2:5]
-        array = context.make_array(signature.args[5])(context, builder, args[5])
-        first = builder.gep(array.data, [args[6]])
-        return emit_tile(context, builder, operands, args[7], args[8], size, first)
+        first = emit_pointer(context, builder, signature.args[5], *args[5:7])
+        return emit_call(context, builder, operands, first, args[7], args[8], size)
 
     return (signature, codegen) if None not in size else None
 

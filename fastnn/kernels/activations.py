@@ -12,10 +12,11 @@ ZERO, ONE = np.float32(0), np.float32(1)
 def relu_forward(workspace, at, stride, rows, width):
     """``a = max(z, 0)`` in place, NaN kept, and the column of ones behind it; a (rows, width)."""
     for i in range(rows):
-        row = workspace[at + i * stride : at + (i + 1) * stride]
-        for j in range(width):
-            row[j] = ZERO if row[j] < ZERO else row[j]
-        row[width] = ONE
+        row = at + i * stride
+        for j in range(row, row + width):
+            z = workspace[j]
+            workspace[j] = ZERO if z < ZERO else z
+        workspace[row + width] = ONE
 
 
 @jit
@@ -25,8 +26,7 @@ def relu_backward(workspace, dz_at, dz_stride, a_at, a_stride, rows, panels):
     Lanes past the width hold zeros in dz, whatever `a` has there.
     """
     for i in range(rows):
-        dz = workspace[dz_at + i * dz_stride : dz_at + (i + 1) * dz_stride]
-        a = workspace[a_at + i * a_stride : a_at + (i + 1) * a_stride]
+        dz, a = dz_at + i * dz_stride, a_at + i * a_stride
         for j in range(panels * NR):
-            da = dz[j]  # read in any case: a read that depends on `a` becomes a branch
-            dz[j] = da if a[j] > ZERO else ZERO
+            da = workspace[dz + j]  # read in any case: depending on `a`, it becomes a branch
+            workspace[dz + j] = da if workspace[a + j] > ZERO else ZERO

@@ -5,11 +5,16 @@ Twin of `reference.dense`, which holds the formulas. `layer` is a row of the lay
 I stands for the bias.
 """
 
-from fastnn.kernels._gemm import multiply, multiply_listed_strip, multiply_listed_tiles
+from fastnn.kernels._gemm import multiply, multiply_listed_inputs, multiply_listed_samples
 from fastnn.kernels._jit import jit
 from fastnn.kernels._simd import NR, transpose_square
-from fastnn.kernels._tile import LISTED_ROWS, TILE_PANELS, TILE_ROWS, Operand
-from fastnn.kernels.zeros import STRIPS, list_inputs, list_rows, shape_of_lists
+from fastnn.kernels._tile import LISTED_INPUTS, LISTED_SAMPLES, WIDE_PANELS, Operand
+from fastnn.kernels.zeros import BLOCK_GROUPS, LIST_MARGIN, list_inputs, list_rows
+
+# The gradient of so many inputs and panels is computed and used at a time, so that it never leaves
+# the first cache: 16 kB.
+INPUT_BLOCK, PANEL_BLOCK = 4 * NR, 4
+BLOCK_SIZE = INPUT_BLOCK * PANEL_BLOCK * NR
 
 
 @jit
@@ -28,32 +33,30 @@ def dense_forward(workspace, parameters, layer, first, rows):
 @jit
 def dense_forward_listed(workspace, parameters, layer, first, rows, masks, stride, lists, start):
     """Compute what `dense_forward` does, over the inputs that are not zero."""
-    width = layer.inputs + 1
-    blocks, size = shape_of_lists(width)
-    for i in range(0, rows, TILE_ROWS):
-        height = min(TILE_ROWS, rows - i)
-        at = start + i // TILE_ROWS * size
-        list_inputs(lists, at, masks, stride, first + i, height, width)
-    for block in range(blocks):
-        for panel in range(0, layer.panels, TILE_PANELS):
-            for i in range(0, rows, TILE_ROWS):
-                at = start + i // TILE_ROWS * size + block
+    groups = (layer.inputs + 1 + NR - 1) // NR
+    size = BLOCK_GROUPS * NR + LIST_MARGIN
+    for low in range(0, groups, BLOCK_GROUPS):
+        high = min(groups, low + BLOCK_GROUPS)
+        for i in range(0, rows, LISTED_SAMPLES):
+            at = start + i // LISTED_SAMPLES * size
+            samples = min(LISTED_SAMPLES, rows - i)
+            list_inputs(lists, at, masks, stride, first + i, samples, low, high)
+        for panel in range(0, layer.panels, WIDE_PANELS):
+            panels = min(WIDE_PANELS, layer.panels - panel)
+            weights = layer.weights + panel * layer.panel_size
+            for i in range(0, rows, LISTED_SAMPLES):
+                at = start + i // LISTED_SAMPLES * size
                 row = first + i
-                multiply_listed_tiles(
+                multiply_listed_samples(
                     Operand(workspace, layer.z + row * layer.z_row + panel * NR, layer.z_row, NR),
                     Operand(workspace, layer.a + row * layer.a_row, layer.a_row, 1),
-                    Operand(
-                        parameters,
-                        layer.weights + panel * layer.panel_size,
-                        NR,
-                        layer.panel_size,
-                    ),
-                    min(TILE_ROWS, rows - i),
-                    min(TILE_PANELS, layer.panels - panel),
+                    Operand(parameters, weights, NR, layer.panel_size),
+                    min(LISTED_SAMPLES, rows - i),
+                    panels,
                     lists,
+                    at + 1,
                     lists[at],
-                    lists[at + 1] - lists[at],
-                    block > 0,
+                    low > 0,
                 )
 
 
@@ -71,15 +74,13 @@ def dense_backward_input(workspace, transposed, layer, before, first, rows):
 
 
 @jit
-def dense_backward_weights(gradients, workspace, layer, low, high, panel, panels, rows):
-    """``[dw; db] = [a 1]ᵀ dz`` for inputs low to high and some panels: gradients written."""
+def dense_backward_weights(block, at, workspace, layer, low, high, panel, panels, rows):
+    """``[dw; db] = [a 1]ᵀ dz`` for inputs low to high and some panels: the block written.
+
+    Input i and panel p lie at ``block[at + (p - panel) * INPUT_BLOCK * NR + (i - low) * NR]``.
+    """
     multiply(
-        Operand(
-            gradients,
-            layer.weights + panel * layer.panel_size + low * NR,
-            NR,
-            layer.panel_size,
-        ),
+        Operand(block, at, NR, INPUT_BLOCK * NR),
         Operand(workspace, layer.a + low, 1, layer.a_row),
         Operand(workspace, layer.dz + panel * NR, layer.dz_row, NR),
         high - low,
@@ -89,25 +90,30 @@ def dense_backward_weights(gradients, workspace, layer, low, high, panel, panels
 
 
 @jit
+def list_block(lists, start, masks, stride, low, high, rows):
+    """List the rows for each tile of the inputs low to high, for the next function."""
+    for i in range(low, high, LISTED_INPUTS):
+        at = start + (i - low) // LISTED_INPUTS * (rows + LIST_MARGIN)
+        list_rows(lists, at, masks, stride, i, rows)
+
+
+@jit
 def dense_backward_weights_listed(
-    gradients, workspace, layer, low, high, rows, masks, stride, lists, start
+    block, at, workspace, layer, low, high, panel, panels, rows, lists, start
 ):
-    """Compute what `dense_backward_weights` does for all panels, over rows that are not zero."""
-    for group in range(low // NR, (high + NR - 1) // NR):
-        for strip in range(STRIPS):
-            i = group * NR + strip * LISTED_ROWS
-            if i < high:
-                count = list_rows(lists, start, masks, stride, group, strip, rows)
-                multiply_listed_strip(
-                    Operand(gradients, layer.weights + i * NR, NR, layer.panel_size),
-                    Operand(workspace, layer.a + i, 1, layer.a_row),
-                    Operand(workspace, layer.dz, layer.dz_row, NR),
-                    min(LISTED_ROWS, high - i),
-                    layer.panels,
-                    lists,
-                    start,
-                    count,
-                )
+    """Compute what `dense_backward_weights` does, over the rows that `list_block` listed."""
+    for i in range(low, high, LISTED_INPUTS):
+        listed = start + (i - low) // LISTED_INPUTS * (rows + LIST_MARGIN)
+        multiply_listed_inputs(
+            Operand(block, at + (i - low) * NR, NR, INPUT_BLOCK * NR),
+            Operand(workspace, layer.a + i, 1, layer.a_row),
+            Operand(workspace, layer.dz + panel * NR, layer.dz_row, NR),
+            min(LISTED_INPUTS, high - i),
+            panels,
+            lists,
+            listed + 1,
+            lists[listed],
+        )
 
 
 @jit

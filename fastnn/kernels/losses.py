@@ -41,23 +41,24 @@ def exp(x):
 
 
 @jit
-def softmax(z, width):
-    """``p = exp(z - max z) / Σ``, in place; return max z, the sum, and the first largest lane.
+def softmax(z, at, width, lanes):
+    """``p = exp(z - max z) / Σ``, in place; return max z, the sum, and the first largest place.
 
-    z (panels·NR,) of which `width` count; the lanes behind become 0.
+    z (lanes,) from `at`, of which `width` count; the lanes behind become 0.
     """
     largest = 0
     for j in range(1, width):
-        if z[j] > z[largest]:
+        if z[at + j] > z[at + largest]:
             largest = j
-    peak = z[largest]
-    for j in range(len(z)):
-        z[j] = exp(z[j] - peak)
+    peak = z[at + largest]
+    for j in range(lanes):
+        z[at + j] = exp(z[at + j] - peak)
     total = ZERO
     for j in range(width):
-        total += z[j]
-    for j in range(len(z)):
-        z[j] = z[j] / total if j < width else ZERO
+        total += z[at + j]
+    for j in range(lanes):
+        p = z[at + j] / total
+        z[at + j] = p if j < width else ZERO
     return peak, total, largest
 
 
@@ -70,9 +71,8 @@ def softmax_cross_entropy_forward(losses, hits, workspace, layer, labels, first,
     """
     for i in range(first, first + rows):
         at = layer.z + i * layer.z_row
-        z = workspace[at : at + layer.panels * NR]
-        label_logit = z[labels[i]]
-        peak, total, largest = softmax(z, layer.outputs)
+        label_logit = workspace[at + labels[i]]
+        peak, total, largest = softmax(workspace, at, layer.outputs, layer.panels * NR)
         losses[i] = np.float32(math.log(total)) - (label_logit - peak)
         hits[i] = largest == labels[i]
 
@@ -82,7 +82,6 @@ def softmax_cross_entropy_backward(workspace, layer, labels, first, rows, batch_
     """``dz = (p - onehot) / batch_rows`` in place, where the forward pass left p."""
     for i in range(first, first + rows):
         at = layer.dz + i * layer.dz_row
-        dz = workspace[at : at + layer.panels * NR]
-        dz[labels[i]] -= ONE
-        for j in range(len(dz)):
-            dz[j] = dz[j] / batch_rows
+        workspace[at + labels[i]] -= ONE
+        for j in range(at, at + layer.panels * NR):
+            workspace[j] = workspace[j] / batch_rows

@@ -24,16 +24,20 @@ from fastnn.kernels._simd import (
     call_region,
     flush_denormals,
     prefetch,
+    record_at,
     restore_denormals,
 )
-from fastnn.kernels._tile import TILE_PANELS
 from fastnn.kernels.activations import ONE, relu_backward, relu_forward
 from fastnn.kernels.dense import (
+    BLOCK_SIZE,
+    INPUT_BLOCK,
+    PANEL_BLOCK,
     dense_backward_input,
     dense_backward_weights,
     dense_backward_weights_listed,
     dense_forward,
     dense_forward_listed,
+    list_block,
     transpose,
 )
 from fastnn.kernels.losses import (
@@ -42,7 +46,16 @@ from fastnn.kernels.losses import (
     softmax_cross_entropy_forward,
 )
 from fastnn.kernels.updates import accumulate, sgd_update
-from fastnn.kernels.workspace import JOB, KEEP_GRADIENT, PREDICT, ROW_BLOCK, SGD, TRAIN, views
+from fastnn.kernels.workspace import (
+    JOB,
+    KEEP_GRADIENT,
+    PREDICT,
+    ROW_BLOCK,
+    SGD,
+    TRAIN,
+    layer_of,
+    views,
+)
 from fastnn.kernels.zeros import mark
 
 ROW_UNIT = 8  # rows are dealt out to tasks in eights, whole register tiles
@@ -63,22 +76,21 @@ def share(count, unit, task, tasks):
 @jit
 def gather(buffers, job, first, rows):
     """Copy the block's features, scaled, into the first `a` with its ones; copy its labels."""
-    layer = buffers.layers[0]
-    inputs = layer.inputs
+    layer = layer_of(job, 0)
+    inputs, scale, workspace = layer.inputs, job.input_scale, buffers.workspace
     for i in range(first, first + rows):
         source = source_row(job, job.start + i)
         at = layer.a + i * layer.a_row
-        a = buffers.workspace[at : at + inputs + 1]
         prefetch_row(job, job.start + job.rows + i)
         if job.x_is_bytes:
             x = array_at(job.x + source * inputs, inputs, np.uint8)
             for k in range(inputs):
-                a[k] = np.float32(x[k]) * job.input_scale
+                workspace[at + k] = np.float32(x[k]) * scale
         else:
             x = array_at(job.x + 4 * source * inputs, inputs, np.float32)
             for k in range(inputs):
-                a[k] = x[k] * job.input_scale
-        a[inputs] = ONE
+                workspace[at + k] = x[k] * scale
+        workspace[at + inputs] = ONE
         if job.skip_zeros:
             mark(buffers.masks, job.mask_stride, i, buffers.workspace, at, inputs + 1)
         if job.mode != PREDICT:
@@ -106,8 +118,8 @@ def source_row(job, position):
 @jit
 def forward(buffers, job, task, first, rows):
     """Run a block of rows through all layers; the logits end up in the last `z`."""
-    for i in range(len(buffers.layers)):
-        layer = buffers.layers[i]
+    for i in range(job.n_layers):
+        layer = layer_of(job, i)
         if i == 0 and job.skip_zeros:
             dense_forward_listed(
                 buffers.workspace, buffers.parameters, layer, first, rows,
@@ -121,10 +133,10 @@ def forward(buffers, job, task, first, rows):
 
 
 @jit
-def backward(buffers, first, rows):
+def backward(buffers, job, first, rows):
     """Bring the last layer's `dz` back through all layers but the first."""
-    for i in range(len(buffers.layers) - 1, 0, -1):
-        layer, before = buffers.layers[i], buffers.layers[i - 1]
+    for i in range(job.n_layers - 1, 0, -1):
+        layer, before = layer_of(job, i), layer_of(job, i - 1)
         dense_backward_input(buffers.workspace, buffers.transposed, layer, before, first, rows)
         relu_backward(
             buffers.workspace,
@@ -140,15 +152,14 @@ def backward(buffers, first, rows):
 @jit
 def write_probabilities(buffers, job, first, rows):
     """Turn a block's logits into probabilities, and copy them to the job's `out`."""
-    layer = buffers.layers[len(buffers.layers) - 1]
+    layer = layer_of(job, job.n_layers - 1)
     out = array_at(job.out, job.n * layer.outputs, np.float32)
     for i in range(rows):
         at = layer.z + (first + i) * layer.z_row
-        z = buffers.workspace[at : at + layer.panels * NR]
-        softmax(z, layer.outputs)
+        softmax(buffers.workspace, at, layer.outputs, layer.panels * NR)
         target = (job.start + first + i) * layer.outputs
         for j in range(layer.outputs):
-            out[target + j] = z[j]
+            out[target + j] = buffers.workspace[at + j]
 
 
 @jit
@@ -159,7 +170,7 @@ def rows_block(buffers, job, task, first, rows):
     if job.mode == PREDICT:
         write_probabilities(buffers, job, first, rows)
         return
-    last = buffers.layers[len(buffers.layers) - 1]
+    last = layer_of(job, job.n_layers - 1)
     softmax_cross_entropy_forward(
         buffers.losses, buffers.hits, buffers.workspace, last, buffers.labels, first, rows
     )
@@ -167,12 +178,12 @@ def rows_block(buffers, job, task, first, rows):
         softmax_cross_entropy_backward(
             buffers.workspace, last, buffers.labels, first, rows, np.float32(job.batch_rows)
         )
-        backward(buffers, first, rows)
+        backward(buffers, job, first, rows)
 
 
 def rows_region(task, address):
     """Region 1: a task's share of the chunk's rows, block by block."""
-    job = array_at(address, 1, JOB)[0]
+    job = record_at(address, 0, JOB)
     buffers = views(job)
     state = flush_denormals()
     start, stop = share(job.rows, ROW_UNIT, task, job.tasks)
@@ -185,42 +196,53 @@ def rows_region(task, address):
 
 
 @jit
-def apply_gradient(buffers, job, layer, low, high, panel):
-    """Take the chunk's gradient of inputs low to high in a panel; update after the last chunk."""
-    several = not (job.first and job.last)
-    gradients = buffers.totals if several else buffers.gradients
-    at = layer.weights + panel * layer.panel_size + low * NR
-    count = (high - low) * NR
-    if several:
-        accumulate(buffers.totals, buffers.gradients, at, count, job.first)
+def apply_gradient(buffers, job, at, block_at, count):
+    """Keep a run of the chunk's gradient, add it to the batch's, or update the weights with it."""
+    keep = job.rule == KEEP_GRADIENT or not (job.first and job.last)
+    if keep:
+        accumulate(buffers.gradients, at, buffers.blocks, block_at, count, job.first)
     if job.last and job.rule == SGD:
-        sgd_update(buffers.parameters, gradients, at, count, job.learning_rate)
+        if keep:
+            sgd_update(buffers.parameters, at, buffers.gradients, at, count, job.learning_rate)
+        else:
+            sgd_update(buffers.parameters, at, buffers.blocks, block_at, count, job.learning_rate)
+
+
+@jit
+def weights_block(buffers, job, task, i, low, high):
+    """Compute the gradient of a layer's inputs low to high, a block at most, and apply it."""
+    layer = layer_of(job, i)
+    listed = i == 0 and job.skip_zeros
+    at, lists = task * BLOCK_SIZE, task * job.list_size
+    if listed:
+        list_block(buffers.lists, lists, buffers.masks, job.mask_stride, low, high, job.rows)
+    for panel in range(0, layer.panels, PANEL_BLOCK):
+        panels = min(PANEL_BLOCK, layer.panels - panel)
+        if listed:
+            dense_backward_weights_listed(
+                buffers.blocks, at, buffers.workspace, layer, low, high, panel, panels, job.rows,
+                buffers.lists, lists,
+            )  # fmt: skip
+        else:
+            dense_backward_weights(
+                buffers.blocks, at, buffers.workspace, layer, low, high, panel, panels, job.rows
+            )
+        for p in range(panels):
+            weights = layer.weights + (panel + p) * layer.panel_size + low * NR
+            apply_gradient(buffers, job, weights, at + p * INPUT_BLOCK * NR, (high - low) * NR)
+            if i > 0 and job.last and job.rule != KEEP_GRADIENT:
+                transpose(buffers.transposed, buffers.parameters, layer, low, high, panel + p)
 
 
 def weights_region(task, address):
     """Region 2: a task's share of every layer's inputs, over all rows of the chunk."""
-    job = array_at(address, 1, JOB)[0]
+    job = record_at(address, 0, JOB)
     buffers = views(job)
     state = flush_denormals()
-    for i in range(len(buffers.layers)):
-        layer = buffers.layers[i]
-        low, high = share(layer.inputs + 1, NR, task, job.tasks)
-        listed = i == 0 and job.skip_zeros
-        if listed:
-            dense_backward_weights_listed(
-                buffers.gradients, buffers.workspace, layer, low, high, job.rows,
-                buffers.masks, job.mask_stride, buffers.lists, task * job.list_size,
-            )  # fmt: skip
-        for panel in range(0, layer.panels, TILE_PANELS):
-            panels = min(TILE_PANELS, layer.panels - panel)
-            if not listed:
-                dense_backward_weights(
-                    buffers.gradients, buffers.workspace, layer, low, high, panel, panels, job.rows
-                )
-            for p in range(panel, panel + panels):
-                apply_gradient(buffers, job, layer, low, high, p)
-                if i > 0 and job.last and job.rule != KEEP_GRADIENT:
-                    transpose(buffers.transposed, buffers.parameters, layer, low, high, p)
+    for i in range(job.n_layers):
+        low, high = share(layer_of(job, i).inputs + 1, NR, task, job.tasks)
+        for first in range(low, high, INPUT_BLOCK):
+            weights_block(buffers, job, task, i, first, min(high, first + INPUT_BLOCK))
     restore_denormals(state)
 
 
@@ -253,7 +275,7 @@ def add_losses(job, buffers):
 
 def run(rows_address, weights_address, address):
     """Run the job from its position to its stop, chunk by chunk; end early on a bad loss."""
-    job = array_at(address, 1, JOB)[0]
+    job = record_at(address, 0, JOB)
     buffers = views(job)
     while job.position < job.stop:
         open_chunk(job)

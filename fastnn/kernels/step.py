@@ -107,9 +107,7 @@ class NumbaEngine:
         with self._lock:
             self._prepare(TRAIN, x, labels).rule = KEEP_GRADIENT
             loss_sum = self._run(Progress(), rows).loss_sum
-            buffers = self._buffers
-            gradients = buffers.gradients if rows <= CHUNK_ROWS else buffers.totals
-            return loss_sum / rows, self._layout.read(gradients)
+            return loss_sum / rows, self._layout.read(self._buffers.gradients)
 
     def evaluate(self, x: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
         """Return the mean loss and the accuracy over these rows."""

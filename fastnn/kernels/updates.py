@@ -8,18 +8,16 @@ from fastnn.kernels._simd import fma
 
 
 @jit
-def sgd_update(parameters, gradients, at, count, learning_rate):
+def sgd_update(parameters, at, gradients, gradients_at, count, learning_rate):
     """``w = w - learning_rate · dw``, fused: parameters (count,) from `at` updated."""
-    w = parameters[at : at + count]
-    dw = gradients[at : at + count]
     for i in range(count):
-        w[i] = fma(-learning_rate, dw[i], w[i])
+        dw = gradients[gradients_at + i]
+        parameters[at + i] = fma(-learning_rate, dw, parameters[at + i])
 
 
 @jit
-def accumulate(totals, gradients, at, count, first):
-    """Add a chunk's gradient to the batch's, or begin it: totals (count,) from `at` updated."""
-    total = totals[at : at + count]
-    dw = gradients[at : at + count]
+def accumulate(gradients, at, block, block_at, count, first):
+    """Add a chunk's gradient to the batch's, or begin it: gradients (count,) from `at` updated."""
     for i in range(count):
-        total[i] = dw[i] if first else total[i] + dw[i]
+        dw = block[block_at + i]
+        gradients[at + i] = dw if first else gradients[at + i] + dw

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fastnn.kernels._jit import jit
-from fastnn.kernels._simd import array_at
+from fastnn.kernels._simd import array_at, record_at
+from fastnn.kernels.dense import BLOCK_SIZE, INPUT_BLOCK
 from fastnn.kernels.layout import LAYER, Layout, panels_for
 from fastnn.kernels.zeros import MASK_PADDING, list_size
 
@@ -26,10 +27,10 @@ JOB = np.dtype(
     [
         # The network: addresses and lengths of its flat vectors, and the layer table.
         *((name, np.int64) for name in ("layers", "n_layers")),
-        *((name, np.int64) for name in ("parameters", "gradients", "totals", "parameters_size")),
+        *((name, np.int64) for name in ("parameters", "gradients", "parameters_size")),
         *((name, np.int64) for name in ("transposed", "transposed_size")),
         *((name, np.int64) for name in ("workspace", "workspace_size")),
-        *((name, np.int64) for name in ("losses", "hits", "row_labels", "chunk_rows")),
+        *((name, np.int64) for name in ("blocks", "losses", "hits", "row_labels", "chunk_rows")),
         *(
             (name, np.int64)
             for name in ("masks", "masks_size", "mask_stride", "lists", "list_size")
@@ -60,12 +61,11 @@ Job = np.ctypeslib.as_ctypes_type(JOB)  # the same record, for Python to fill
 class Views(NamedTuple):
     """A job's buffers, as arrays."""
 
-    layers: np.ndarray
     parameters: np.ndarray
     gradients: np.ndarray
-    totals: np.ndarray
     transposed: np.ndarray
     workspace: np.ndarray
+    blocks: np.ndarray
     losses: np.ndarray
     hits: np.ndarray
     labels: np.ndarray
@@ -78,18 +78,23 @@ def views(job):
     """The arrays of a job."""
     size = job.parameters_size
     return Views(
-        array_at(job.layers, job.n_layers, LAYER),
         array_at(job.parameters, size, np.float32),
         array_at(job.gradients, size, np.float32),
-        array_at(job.totals, size, np.float32),
         array_at(job.transposed, job.transposed_size, np.float32),
         array_at(job.workspace, job.workspace_size, np.float32),
+        array_at(job.blocks, job.tasks * BLOCK_SIZE, np.float32),
         array_at(job.losses, job.chunk_rows, np.float32),
         array_at(job.hits, job.chunk_rows, np.uint8),
         array_at(job.row_labels, job.chunk_rows, np.int32),
         array_at(job.masks, job.masks_size, np.uint16),
         array_at(job.lists, job.tasks * job.list_size, np.int32),
     )
+
+
+@jit
+def layer_of(job, i):
+    """Return a row of the job's layer table."""
+    return record_at(job.layers, i, LAYER)
 
 
 def address(array: np.ndarray) -> int:
@@ -110,11 +115,14 @@ class Workspace:
 
     Attributes
     ----------
-    parameters, gradients, totals : ndarray (parameters_size,) float32
-        In panels: the weights, the gradient of the chunk at hand, and of a batch of several.
+    parameters, gradients : ndarray (parameters_size,) float32
+        In panels: the weights, and the gradient of a batch, where it is kept or takes several
+        chunks.
     transposed : ndarray (transposed_size,) float32
     scratch : ndarray (workspace_size,) float32
         A chunk on its way forward and back; nothing in it outlives the chunk.
+    blocks : ndarray (threads · BLOCK_SIZE,) float32
+        For each task the gradient of the weights at hand.
     losses, hits, labels : ndarray (rows,), float32, uint8 and int32
         Of the chunk's rows: whether a row is predicted right is its hit.
     masks : ndarray (groups · mask_stride,) uint16
@@ -126,14 +134,15 @@ class Workspace:
 
     def __init__(self, layout: Layout, rows: int, threads: int, input_scale: float) -> None:
         size = layout.parameters_size
-        self.parameters, self.gradients, self.totals = (aligned_zeros(size) for _ in range(3))
+        self.parameters, self.gradients = aligned_zeros(size), aligned_zeros(size)
         self.transposed = aligned_zeros(layout.transposed_size)
         self.scratch = aligned_zeros(layout.workspace_size)
+        self.blocks = aligned_zeros(threads * BLOCK_SIZE)
         self.losses, self.hits = aligned_zeros(rows), aligned_zeros(rows, np.uint8)
         self.labels = aligned_zeros(rows, np.int32)
         width = layout.table[0]["inputs"] + 1
         mask_stride = rows + MASK_PADDING
-        size_of_lists = list_size(width, rows, ROW_BLOCK)
+        size_of_lists = list_size(rows, ROW_BLOCK, INPUT_BLOCK)
         self.masks = aligned_zeros(panels_for(width) * mask_stride, np.uint16)
         self.lists = aligned_zeros(threads * size_of_lists, np.int32)
         self.job = Job(
@@ -141,12 +150,12 @@ class Workspace:
             n_layers=len(layout.table),
             parameters=address(self.parameters),
             gradients=address(self.gradients),
-            totals=address(self.totals),
             parameters_size=size,
             transposed=address(self.transposed),
             transposed_size=layout.transposed_size,
             workspace=address(self.scratch),
             workspace_size=layout.workspace_size,
+            blocks=address(self.blocks),
             losses=address(self.losses),
             hits=address(self.hits),
             row_labels=address(self.labels),

@@ -1,29 +1,38 @@
 """Zeros are free: which features of a chunk are not zero, as masks and as lists.
 
 Of MNIST's pixels 81 % are zero. A product with zero adds nothing to a sum, so the first layer's
-products run over lists of what is left: forward, the inputs that any row of a register tile uses
-(47 % over 8 rows of MNIST); backward, the rows that use any input of a strip (28 % over 4).
+products run over lists of what is left: forward, the inputs that any sample of a register tile
+uses (29 % for 2 samples of MNIST); backward, the samples that use any of some neighbouring inputs
+(28 % for 4).
 
 A mask tells of one row and a group of NR inputs, a bit an input. Masks lie group by group, a row
-behind the other, so that both lists read them in a stretch.
+behind the other, so that both lists read them in a stretch. A list is an int32 array: how many
+there are, and then the places, increasing.
 """
 
 import numpy as np
 
 from fastnn.kernels._jit import jit
-from fastnn.kernels._simd import NR, lowest_bit, marked_mask, nonzero_mask
-from fastnn.kernels._tile import LISTED_ROWS, TILE_ROWS
+from fastnn.kernels._simd import (
+    HAS_COMPRESS,
+    NR,
+    compress_places,
+    lowest_bit,
+    marked_mask,
+    nonzero_mask,
+)
+from fastnn.kernels._tile import LISTED_INPUTS, LISTED_SAMPLES
 
-STRIPS = NR // LISTED_ROWS  # in a group
-WORD = 3  # masks that are walked as one number, clear of the sign of int64
+# Inputs of so many groups are listed and summed at a time: the panels that they meet then stay in
+# the first cache while the rows of a block pass by.
+BLOCK_GROUPS = 6
 
-# Inputs of this many groups are summed at a time: the panels that they meet then stay in the first
-# cache while the rows of a block pass by.
-BLOCK_GROUPS = 24
+# int32 that a list of n places takes: the count, and what is written past the end.
+LIST_MARGIN = 1 + NR
 
 WORTH_IT = 0.75  # of all products left: with more, looking for zeros costs more than it saves
 
-# Masks of a group, beyond the rows of a chunk: whole words may be read, and groups must not lie
+# Masks of a group, beyond the rows of a chunk: whole vectors may be read, and groups must not lie
 # a power of two apart, where they would share the few places of one set of the cache.
 MASK_PADDING = 32
 
@@ -41,71 +50,54 @@ def mark(masks, stride, row, workspace, at, width):
 
 
 @jit
-def append_bits(lists, end, bits, base):
-    """Append ``base`` plus the place of each bit that is set; return the new end."""
-    while bits != 0:
-        lists[end] = base + lowest_bit(bits)
-        bits &= bits - 1
+def _append(lists, end, mask, base):
+    """Append ``base`` plus the place of each bit of a mask that is set; return the new end."""
+    if HAS_COMPRESS:
+        return compress_places(lists, end, mask, base)
+    while mask != 0:
+        lists[end] = base + lowest_bit(mask)
+        mask &= mask - 1
         end += 1
     return end
 
 
-def input_lists(width):
-    """Return in how many blocks `list_inputs` lists so many inputs, and its int32 at most."""
-    groups = (width + NR - 1) // NR
-    blocks = (groups + BLOCK_GROUPS - 1) // BLOCK_GROUPS
-    return blocks, blocks + 1 + groups * NR
+@jit
+def list_inputs(lists, at, masks, stride, row, rows, low, high):
+    """List the inputs of groups `low` to `high` that any of `rows` rows from `row` uses.
 
-
-shape_of_lists = jit(input_lists)
+    lists from `at` written; masks read.
+    """
+    end = at + 1
+    for g in range(low, high):
+        mask = 0
+        for i in range(row, row + rows):
+            mask |= np.int64(masks[g * stride + i])
+        end = _append(lists, end, mask, g * NR)
+    lists[at] = end - at - 1
 
 
 @jit
-def list_inputs(lists, start, masks, stride, row, rows, width):
-    """List the inputs that any of some rows uses, block by block.
+def list_rows(lists, at, masks, stride, low, rows):
+    """List the rows that use any of the LISTED_INPUTS inputs from `low`, whole tiles of them.
 
-    Block n's begin at ``lists[start + n]``, an index into `lists` as well, and end where the
-    next one's begin. The masks of `rows` rows from `row` are read.
+    lists from `at` written; the masks of their group read.
     """
-    groups = (width + NR - 1) // NR
-    blocks, _ = shape_of_lists(width)
-    end = start + blocks + 1
-    for word in range(0, groups, WORD):
-        if word % BLOCK_GROUPS == 0:
-            lists[start + word // BLOCK_GROUPS] = end
-        bits = 0
-        for g in range(word, min(groups, word + WORD)):
-            mask = 0
-            for i in range(rows):
-                mask |= np.int64(masks[g * stride + row + i])
-            bits |= mask << ((g - word) * NR)
-        end = append_bits(lists, end, bits, word * NR)
-    lists[start + blocks] = end
+    group = low // NR
+    wanted = ((1 << LISTED_INPUTS) - 1) << (low - group * NR)
+    end = at + 1
+    for i in range(0, rows, NR):
+        mask = marked_mask(masks, group * stride + i, wanted)
+        if rows - i < NR:
+            mask &= (1 << (rows - i)) - 1
+        end = _append(lists, end, mask, i)
+    lists[at] = end - at - 1
 
 
-@jit
-def list_rows(lists, start, masks, stride, group, strip, rows):
-    """List the rows that use any input of a strip of a group; return how many there are.
-
-    lists (≤ rows,) int32 from `start`, written; the group's masks read.
-    """
-    wanted = ((1 << LISTED_ROWS) - 1) << (strip * LISTED_ROWS)
-    end = start
-    for word in range(0, rows, WORD * NR):
-        bits = 0
-        for i in range(word, min(rows, word + WORD * NR), NR):
-            mask = marked_mask(masks, group * stride + i, wanted)
-            if rows - i < NR:
-                mask &= (1 << (rows - i)) - 1
-            bits |= mask << (i - word)
-        end = append_bits(lists, end, bits, word)
-    return end - start
-
-
-def list_size(width, rows, row_block):
+def list_size(rows, row_block, input_block):
     """Return how many int32 a task needs for its lists, at most; whole cache lines."""
-    of_inputs = -(-row_block // TILE_ROWS) * input_lists(width)[1]
-    return -(-max(of_inputs, rows) // NR) * NR
+    of_inputs = row_block // LISTED_SAMPLES * (BLOCK_GROUPS * NR + LIST_MARGIN)
+    of_rows = input_block // LISTED_INPUTS * (rows + LIST_MARGIN)
+    return -(-max(of_inputs, of_rows) // NR) * NR
 
 
 def worth_skipping(x):

@@ -1,0 +1,26 @@
+"""Walking the gradient of a layer's weights block by block, as the weights region does."""
+
+import numpy as np
+
+from fastnn.kernels._simd import NR
+from fastnn.kernels.dense import INPUT_BLOCK, PANEL_BLOCK
+
+
+def collect_blocks(buffers, row, cut, compute):
+    """Have every block computed, and copy it to where `Layout.read` finds it.
+
+    ``compute(low, high, panel, panels)`` fills ``buffers.blocks``; a block also ends at `cut`,
+    as it would between two tasks.
+    """
+    width = row["inputs"] + 1
+    gradients = buffers.gradients[row["weights"] :][: row["panels"] * row["panel_size"]]
+    gradients = gradients.reshape(row["panels"], width, NR)
+    for start, stop in ((0, cut), (cut, width)):
+        for low in range(start, stop, INPUT_BLOCK):
+            high = min(stop, low + INPUT_BLOCK)
+            for panel in range(0, row["panels"], PANEL_BLOCK):
+                panels = min(PANEL_BLOCK, row["panels"] - panel)
+                buffers.blocks[:] = np.nan
+                compute(low, high, panel, panels)
+                block = buffers.blocks.reshape(PANEL_BLOCK, INPUT_BLOCK, NR)
+                gradients[panel : panel + panels, low:high] = block[:panels, : high - low]
