@@ -1,8 +1,8 @@
-"""The peers side by side on MNIST: ``python bench/compare.py [--quick] [--out DIR]``.
+"""The peers side by side: ``python bench/compare.py [--shapes] [--quick] [--out DIR]``.
 
-Every peer trains 784-128-64-10 by plain SGD in processes of its own, in rounds: each round starts
-all of them anew, so that a drift of the machine hits all alike. A peer counts only if it did the
-same work: its losses agree with the reference engine's. README.md says how to read the result.
+Every peer trains by plain SGD in processes of its own, in rounds: each round starts all of them
+anew, so that a drift of the machine hits all alike. A peer counts only if it did the same work:
+its losses agree with the reference engine's. README.md says how to read the result.
 
 Exit codes: 0 done, 1 a peer failed or a file cannot be written, 2 usage, 130 Ctrl-C.
 """
@@ -20,20 +20,56 @@ from pathlib import Path
 from typing import Any
 
 import joblib
-from compare_report import Comparison, Row, draw, markdown
+from compare_report import Comparison, Row, draw, draw_shapes, markdown, shapes_markdown
 from measuring import load_average
-from peers import PEERS, SIZES
+from peer_work import Case
+from peers import PEERS
 
 import fastnn
 from fastnn._cli import check_directory, positive_int
-from fastnn.layers import dense_layers
-from fastnn.machine import cpu_name, flops_per_sample
+from fastnn.machine import cpu_name
 from fastnn.plots import write_whole
 
 PACKAGE_HOME = Path(fastnn.__file__).parents[1]  # the processes run the fastnn that started this
 PEERS_SCRIPT = Path(__file__).with_name("peers.py")
 TIMEOUT_SECONDS = 900
 ALWAYS = ("fastnn", "numpy")  # what ratios are to, and what losses must agree with
+
+MNIST_SIZES = (784, 128, 64, 10)
+# Layer sizes and rows of a batch, on dense data: two middling networks, then inputs, widths,
+# depths and batches from small to large.
+SHAPES = (
+    ((784, 128, 64, 10), 128),
+    ((784, 512, 512, 10), 256),
+    *(
+        ((inputs, *[width] * depth, 10), batch)
+        for inputs, width, depth, batch in (
+            (20, 16, 1, 1),
+            (20, 16, 1, 32),
+            (20, 16, 2, 1024),
+            (20, 16, 3, 1),
+            (20, 128, 1, 32),
+            (20, 128, 2, 1),
+            (20, 128, 3, 1024),
+            (20, 1024, 1, 32),
+            (20, 1024, 2, 1024),
+            (784, 16, 1, 1),
+            (784, 16, 2, 32),
+            (784, 128, 1, 1),
+            (784, 128, 3, 32),
+            (784, 1024, 1, 1),
+            (784, 1024, 2, 32),
+            (784, 1024, 3, 1024),
+        )
+    ),
+)
+SHAPES_PEERS = ("fastnn", "numpy", "torch", "jax")
+
+
+def shape_rows(batch: int) -> int:
+    """Return how many rows an epoch has: enough to time, and few enough to wait for."""
+    return min(16_384, max(1_000, 200 * batch))
+
 
 LOSS_TOLERANCE = 1e-4
 # The mean loss of a full-batch epoch is that before its only update: it takes some more epochs
@@ -57,10 +93,10 @@ THREAD_VARIABLES = (
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run: who, in what batches (None: all rows), on how many threads, how often."""
+    """What is run: who, what, on how many threads, how often."""
 
     peers: Sequence[str]
-    batch_sizes: Sequence[int | None]
+    cases: Sequence[Case]
     threads: int
     rounds: int
     warmup: int
@@ -69,7 +105,7 @@ class Plan:
 
 @dataclass
 class Record:
-    """What the processes of one peer at one batch size said."""
+    """What the processes of one peer said of one case."""
 
     losses: list[list[float]] = field(default_factory=list)  # by process, by epoch
     seconds: list[float] = field(default_factory=list)  # of all epochs but the warm-ups
@@ -77,7 +113,7 @@ class Record:
     failure: str = ""
 
 
-Records = dict[tuple[str, int | None], Record]
+Records = dict[tuple[str, Case], Record]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,9 +125,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.out.mkdir(parents=True, exist_ok=True)
         check_directory(options.out)
         result = compare(plan, {PEERS[name].title: why for name, why in lacking.items() if why})
-        text = markdown(result)
-        write_whole(options.out / "comparison.md", text.encode())
-        draw(result, options.out / "peers.png")
+        if options.shapes:
+            text, page = shapes_markdown(result), options.out / "shapes.md"
+            draw_shapes(result, page.with_name("shapes.png"))
+        else:
+            text, page = markdown(result), options.out / "comparison.md"
+            draw(result, page.with_name("peers.png"))
+        write_whole(page, text.encode())
     except KeyboardInterrupt:
         return 130
     except (OSError, RuntimeError) as error:
@@ -107,14 +147,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     cores = joblib.cpu_count()
     add = parser.add_argument
     add("--quick", action="store_true", help="a round of few epochs: does it still run?")
+    add("--shapes", action="store_true", help="many networks and batches, on dense data")
     add("--out", metavar="DIR", type=Path, default=Path("comparison"), help="(comparison)")
     add("--batch-size", metavar="N", type=positive_int, default=128, help="beside full (128)")
     add("--threads", metavar="N", type=positive_int, default=cores, help=f"for all ({cores})")
     add("--rounds", metavar="N", type=positive_int, help="fresh processes of each peer (3)")
     add("--epochs", metavar="N", type=positive_int, help="timed in each process (7)")
     names = ", ".join(name for name in PEERS if name not in ALWAYS)
-    add("--peers", metavar="A,B", type=listed, default=list(PEERS), help=f"some of {names}")
+    add("--peers", metavar="A,B", type=listed, help=f"some of {names}")
     options = parser.parse_args(argv)
+    options.peers = options.peers or list(SHAPES_PEERS if options.shapes else PEERS)
     if options.threads > cores:
         parser.error(f"argument --threads: this process may use {cores}, got {options.threads}")
     return options
@@ -132,9 +174,13 @@ def listed(text: str) -> list[str]:
 def planned(options: argparse.Namespace, peers: Sequence[str]) -> Plan:
     """Return what a command line asks for, with the peers that can run."""
     rounds, warmup, epochs = (1, 1, 3) if options.quick else (3, 2, 7)
+    cases = [Case(MNIST_SIZES, batch_size) for batch_size in (options.batch_size, None)]
+    if options.shapes:
+        cases = [Case(sizes, batch, shape_rows(batch)) for sizes, batch in SHAPES]
+        rounds = 1
     return Plan(
         peers,
-        (options.batch_size, None),
+        cases,
         options.threads,
         options.rounds or rounds,
         warmup,
@@ -151,8 +197,6 @@ def compare(plan: Plan, left_out: Mapping[str, str]) -> Comparison:
     said: dict[str, Any] = next((r.said for r in records.values() if r.said), {})
     return Comparison(
         rows=verified(records),
-        samples=said.get("rows", 0),
-        flops_per_sample=flops_per_sample(dense_layers(SIZES)),
         sgemm_gflops=limit,
         how={PEERS[name].title: PEERS[name].how for name in plan.peers},
         left_out=dict(left_out),
@@ -172,14 +216,14 @@ def compare(plan: Plan, left_out: Mapping[str, str]) -> Comparison:
 
 def run_rounds(plan: Plan) -> Records:
     """Run the processes, round by round; a peer that failed once is not started again."""
-    records: Records = {(p, b): Record() for b in plan.batch_sizes for p in plan.peers}
+    records: Records = {(p, case): Record() for case in plan.cases for p in plan.peers}
     for number in range(plan.rounds):
-        for (name, batch_size), record in records.items():
+        for (name, case), record in records.items():
             if record.failure:
                 continue
-            add_run(record, run_peer(name, batch_size, plan), plan.warmup)
-            outcome = record.failure or f"{1e3 * min(record.seconds):.0f} ms at best so far"
-            where = f"round {number + 1}/{plan.rounds}, {batch_name(batch_size)}"
+            add_run(record, run_peer(name, case, plan), plan.warmup)
+            outcome = record.failure or f"{1e3 * min(record.seconds):.3g} ms at best so far"
+            where = f"round {number + 1}/{plan.rounds}, {case.shape}, {case.batch}"
             print(f"{where}: {PEERS[name].title}, {outcome}", file=sys.stderr, flush=True)
     return records
 
@@ -194,12 +238,10 @@ def add_run(record: Record, said: dict[str, Any], warmup: int) -> None:
     record.seconds += said["seconds"][warmup:]
 
 
-def run_peer(name: str, batch_size: int | None, plan: Plan) -> dict[str, Any]:
+def run_peer(name: str, case: Case, plan: Plan) -> dict[str, Any]:
     """Run one process; return what it printed, or the failure."""
     command = [str(PEERS_SCRIPT), name, "--threads", str(plan.threads)]
-    command += ["--epochs", str(plan.warmup + plan.epochs)]
-    if batch_size is not None:
-        command += ["--batch-size", str(batch_size)]
+    command += ["--epochs", str(plan.warmup + plan.epochs), "--case", case.to_json()]
     try:
         return json.loads(run_python(command, plan.threads).splitlines()[-1])
     except (RuntimeError, subprocess.TimeoutExpired, ValueError, IndexError) as error:
@@ -247,15 +289,16 @@ def environment(base: Mapping[str, str], threads: int) -> dict[str, str]:
 def verified(records: Records) -> list[Row]:
     """Return the rows, each with how far its losses are from the reference engine's."""
     rows = []
-    for (name, batch_size), record in records.items():
-        reference = next(iter(records["numpy", batch_size].losses), [])
-        proven = PROVEN_FULL_BATCH_EPOCHS if batch_size is None else PROVEN_EPOCHS
+    for (name, case), record in records.items():
+        reference = next(iter(records["numpy", case].losses), [])
+        proven = PROVEN_FULL_BATCH_EPOCHS if case.batch_size is None else PROVEN_EPOCHS
         apart, failure = None, record.failure
         if not failure:
             apart = worst(loss_distance(run[:proven], reference[:proven]) for run in record.losses)
             if not apart <= LOSS_TOLERANCE:  # a NaN is not
                 failure = f"failed: its loss is {apart:.1e} from the reference engine's"
-        row = Row(name, PEERS[name].title, batch_name(batch_size), record.seconds, apart, failure)
+        samples = record.said.get("rows", 0)
+        row = Row(name, PEERS[name].title, case, samples, record.seconds, apart, failure)
         rows.append(row)
     return rows
 
@@ -277,11 +320,6 @@ def worst(distances: Iterable[float]) -> float:
     """Return the largest; NaN where there is none, or one is NaN."""
     values = list(distances)
     return math.nan if not values or any(map(math.isnan, values)) else max(values)
-
-
-def batch_name(batch_size: int | None) -> str:
-    """Return a batch size in words."""
-    return "full batch" if batch_size is None else f"batch {batch_size}"
 
 
 def versions(peers: Sequence[str]) -> dict[str, str]:

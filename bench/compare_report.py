@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
+from peer_work import Case
+
 from fastnn import plots
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ OURS, THEIRS, LIMIT = "#0072B2", "#BBBBBB", "#D55E00"
 
 @dataclass(frozen=True)
 class Row:
-    """A peer at a batch size: its epochs' seconds, and whether it did the work.
+    """A peer at a case: its rows, its epochs' seconds, and whether it did the work.
 
     `apart` is how far its losses are from the reference engine's, relative; None where it gave
     none. `failure` is empty where all is well.
@@ -36,7 +38,8 @@ class Row:
 
     name: str
     title: str
-    batch: str
+    case: Case
+    samples: int
     seconds: Sequence[float]
     apart: float | None
     failure: str
@@ -52,39 +55,40 @@ class Comparison:
     """Everything that a comparison found; `how` and `left_out` are by the peers' titles."""
 
     rows: Sequence[Row]
-    samples: int
-    flops_per_sample: int
     sgemm_gflops: float
     how: dict[str, str]
     left_out: dict[str, str]
     conditions: dict[str, str]
 
-    @property
-    def limit_seconds(self) -> float:
+    def limit_seconds(self, row: Row) -> float:
         """What an epoch's products take as dense ones at the machine's limit."""
-        return self.samples * self.flops_per_sample / self.sgemm_gflops / 1e9
+        return row.samples * row.case.flops_per_sample / self.sgemm_gflops / 1e9
 
-    def of_batch(self, batch: str) -> list[Row]:
-        """Return the rows of a batch size, fastest first, failed ones last."""
-        rows = [row for row in self.rows if row.batch == batch]
+    def of_case(self, case: Case) -> list[Row]:
+        """Return the rows of a case, fastest first, failed ones last."""
+        rows = [row for row in self.rows if row.case == case]
         return sorted(rows, key=lambda row: (bool(row.failure), row.failure or row.median))
 
     @property
-    def batches(self) -> list[str]:
-        """Return the batch sizes in their order."""
-        return list(dict.fromkeys(row.batch for row in self.rows))
+    def cases(self) -> list[Case]:
+        """Return the cases in their order."""
+        return list(dict.fromkeys(row.case for row in self.rows))
 
-    def ratio(self, row: Row) -> float | None:
+    def row(self, name: str, case: Case) -> Row | None:
+        """Return the row of a peer at a case; None where it failed or was left out."""
+        rows = (row for row in self.rows if (row.name, row.case) == (name, case))
+        return next((row for row in rows if not row.failure), None)
+
+    def ratio(self, row: Row | None) -> float | None:
         """Return how many times fastnn's time a row took; None where either failed."""
-        ours = [r for r in self.rows if r.name == "fastnn" and r.batch == row.batch]
-        if not ours or ours[0].failure or row.failure:
-            return None
-        return row.median / ours[0].median
+        ours = row and self.row("fastnn", row.case)
+        return None if ours is None or row is None or row.failure else row.median / ours.median
 
 
 def markdown(result: Comparison) -> str:
-    """Return the comparison as a page of Markdown."""
+    """Return the comparison on MNIST as a page of Markdown."""
     lines = ["# fastnn and its peers", "", "![Milliseconds an epoch](peers.png)", ""]
+    limit = max(map(result.limit_seconds, result.rows), default=0)
     lines += [
         "784-128-64-10 on MNIST's training rows, plain SGD at learning rate 0.1, the same initial "
         "weights, order of samples and number of threads for all. Medians.",
@@ -92,24 +96,34 @@ def markdown(result: Comparison) -> str:
         *table(result),
         "",
         f"The dense limit: {result.sgemm_gflops:.0f} GFLOP/s in a plain float32 matrix product "
-        f"would take {1e3 * result.limit_seconds:.1f} ms for an epoch's products. fastnn can pass "
-        "it, because it does not multiply by zeros.",
+        f"would take {1e3 * limit:.1f} ms for an epoch's products. fastnn can pass it, because it "
+        "does not multiply by zeros.",
         "`loss apart` is the relative distance of the first epoch's mean loss (of the first "
         "epochs' at full batch) from the reference engine's: proof of the same work.",
         "",
     ]
-    lines += [f"- {name}: {value}" for name, value in result.conditions.items()]
+    return "\n".join([*lines, *conditions(result)]) + "\n"
+
+
+def conditions(result: Comparison) -> list[str]:
+    """Return what a result was measured under."""
+    lines = [f"- {name}: {value}" for name, value in result.conditions.items()]
     lines += [f"- left out: {title}, {why}" for title, why in result.left_out.items()]
     lines += ["", "How each is driven:", ""]
-    lines += [f"- {title}: {how}" for title, how in result.how.items()]
-    return "\n".join(lines) + "\n"
+    return lines + [f"- {title}: {how}" for title, how in result.how.items()]
+
+
+def _grid(rows: Sequence[Sequence[str]], texts: int) -> list[str]:
+    """Return the lines of a table whose first columns are texts and whose others are numbers."""
+    head, *body = rows
+    rule = [*["---"] * texts, *["---:"] * (len(head) - texts)]
+    return ["| " + " | ".join(row) + " |" for row in (head, rule, *body)]
 
 
 def table(result: Comparison) -> list[str]:
     """Return the table's lines."""
-    rows = [HEADER, ("---", "---", *["---:"] * (len(HEADER) - 2))]
-    rows += [cells(row, result) for batch in result.batches for row in result.of_batch(batch)]
-    return ["| " + " | ".join(row) + " |" for row in rows]
+    rows = [cells(row, result) for case in result.cases for row in result.of_case(case)]
+    return _grid([HEADER, *rows], 2)
 
 
 def cells(row: Row, result: Comparison) -> tuple[str, ...]:
@@ -117,18 +131,18 @@ def cells(row: Row, result: Comparison) -> tuple[str, ...]:
     apart = "-" if row.apart is None else f"{row.apart:.0e}"
     if row.failure:
         failure = row.failure.replace("|", "/")
-        return (row.batch, row.title, f"**{failure}**", *["-"] * 5, apart)
+        return (row.case.batch, row.title, f"**{failure}**", *["-"] * 5, apart)
     ratio = result.ratio(row)
     low, high = quartiles(row.seconds)
     return (
-        row.batch,
+        row.case.batch,
         f"**{row.title}**" if row.name == "fastnn" else row.title,
         f"{1e3 * row.median:.1f}",
         f"{1e3 * low:.0f} to {1e3 * high:.0f}",
         f"{1e3 * min(row.seconds):.0f}",
         "-" if ratio is None or row.name == "fastnn" else f"{ratio:.2f} × faster",
-        f"{result.samples / row.median:,.0f}",
-        f"{result.limit_seconds / row.median:.2f}",
+        f"{row.samples / row.median:,.0f}",
+        f"{result.limit_seconds(row) / row.median:.2f}",
         apart,
     )
 
@@ -156,9 +170,9 @@ def draw(result: Comparison, path: str | os.PathLike[str]) -> None:
     """
     with plots._styled():
         figure = plots._figure(3.6, "An epoch of MNIST, 784-128-64-10, on the same cores")
-        panels = figure.subplots(1, len(result.batches), squeeze=False)[0]
-        for axes, batch in zip(panels, result.batches, strict=True):
-            _bars(axes, result, batch)
+        panels = figure.subplots(1, len(result.cases), squeeze=False)[0]
+        for axes, case in zip(panels, result.cases, strict=True):
+            _bars(axes, result, case)
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center")
         picture = io.BytesIO()
@@ -166,16 +180,16 @@ def draw(result: Comparison, path: str | os.PathLike[str]) -> None:
     plots.write_whole(path, picture.getvalue())
 
 
-def _bars(axes: "Axes", result: Comparison, batch: str) -> None:
-    rows = [row for row in result.of_batch(batch) if not row.failure]
+def _bars(axes: "Axes", result: Comparison, case: Case) -> None:
+    rows = [row for row in result.of_case(case) if not row.failure]
     times = [1e3 * row.median for row in rows]
     colors = [OURS if row.name == "fastnn" else THEIRS for row in rows]
     bars = axes.barh([row.title for row in rows], times, color=colors, height=0.7)
     axes.bar_label(bars, labels=[_bar_text(row, result) for row in rows], padding=4)
-    limit = 1e3 * result.limit_seconds
+    limit = 1e3 * max(map(result.limit_seconds, rows), default=0)
     label = "all products as dense ones, at the machine's matrix-product limit"
     axes.axvline(limit, color=LIMIT, linestyle="--", linewidth=1.4, label=label)
-    axes.set(xlabel="ms an epoch", title=batch)
+    axes.set(xlabel="ms an epoch", title=case.batch)
     axes.set_xlim(0, 1.45 * max([limit, *times]) or 1)  # room for the labels
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", length=0)
@@ -187,3 +201,88 @@ def _bar_text(row: Row, result: Comparison) -> str:
     if ratio is None or row.name == "fastnn":
         return f"{1e3 * row.median:.0f}"
     return f"{1e3 * row.median:.0f}  ({ratio:.1f} ×)"
+
+
+# ---- many shapes ----------------------------------------------------------------------------
+
+RIVALS = ("torch", "jax")
+
+
+def shapes_markdown(result: Comparison) -> str:
+    """Return the comparison over many shapes as a page of Markdown, a line for each."""
+    rivals = [name for name in RIVALS if any(row.name == name for row in result.rows)]
+    titles = {row.name: row.title for row in result.rows}
+    header = ["network", "batch", "µs an update", "of dense limit", "loss apart"]
+    rows = [[*header, *(f"{titles[name]} takes" for name in rivals)]]
+    rows += [_shape_cells(result, case, rivals) for case in result.cases]
+    better = [ratio for case in result.cases if (ratio := better_ratio(result, case)) is not None]
+    lines = ["# fastnn and its peers, from small to large", "", "![Ratios](shapes.png)", ""]
+    lines += [
+        "Plain SGD on dense random numbers, the same initial weights, order of samples and "
+        "number of threads for all. Medians; what the others take is in fastnn's times.",
+        "",
+        *_grid(rows, 2),
+        "",
+    ]
+    if better:
+        ahead = sum(ratio > 1 for ratio in better)
+        lines += [
+            f"Against the better of the others: ahead in {ahead} of {len(better)}, "
+            f"{min(better):.2f} × at worst, {median(better):.2f} × in the middle.",
+            "",
+        ]
+    return "\n".join([*lines, *conditions(result)]) + "\n"
+
+
+def better_ratio(result: Comparison, case: Case) -> float | None:
+    """Return what the faster of the rivals takes, in fastnn's times; None where none counts."""
+    ratios = [result.ratio(result.row(name, case)) for name in RIVALS]
+    return min((ratio for ratio in ratios if ratio is not None), default=None)
+
+
+def _shape_cells(result: Comparison, case: Case, rivals: Sequence[str]) -> list[str]:
+    ours = next(row for row in result.rows if (row.name, row.case) == ("fastnn", case))
+    if ours.failure:
+        return [case.shape, case.batch, f"**{ours.failure}**", *["-"] * (2 + len(rivals))]
+    updates = -(-ours.samples // (case.batch_size or ours.samples))
+    texts = [
+        f"{1e6 * ours.median / updates:,.1f}",
+        f"{result.limit_seconds(ours) / ours.median:.2f}",
+        f"{ours.apart:.0e}",
+    ]
+    for name in rivals:
+        ratio = result.ratio(result.row(name, case))
+        texts.append("failed" if ratio is None else f"{ratio:.2f} ×")
+    return [case.shape, str(case.batch_size), *texts]
+
+
+def draw_shapes(result: Comparison, path: str | os.PathLike[str]) -> None:
+    """Draw what the others take in fastnn's times, a line for each shape, as a PNG file.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    """
+    with plots._styled():
+        figure = plots._figure(0.6 + 0.3 * len(result.cases), "An epoch, in fastnn's times")
+        axes = figure.subplots()
+        labels = [f"{case.shape}, {case.batch}" for case in result.cases]
+        for name, marker, color in zip(RIVALS, "os", (OURS, LIMIT), strict=True):
+            ratios = [result.ratio(result.row(name, case)) for case in result.cases]
+            places = [i for i, ratio in enumerate(ratios) if ratio is not None]
+            title = next((row.title for row in result.rows if row.name == name), "")
+            if places:
+                values = [ratios[i] or 0 for i in places]
+                axes.plot(values, places, marker, color=color, label=title)
+        axes.axvline(1, color="black", linewidth=1.0, label="fastnn")
+        axes.set_xscale("log")
+        axes.set_yticks(range(len(labels)), labels)
+        axes.invert_yaxis()
+        ticks = [1, 2, 5, 10, 20, 50, 100, 200]
+        axes.set_xticks(ticks, [f"{tick} ×" for tick in ticks])
+        axes.set_xlabel("time of an epoch, in fastnn's")
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png")
+    plots.write_whole(path, picture.getvalue())

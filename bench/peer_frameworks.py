@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from peer_work import LEARNING_RATE, Epochs, Work, timed
+from peer_work import Epochs, Work, timed
 
 # ---- PyTorch --------------------------------------------------------------------------------
 
@@ -21,7 +21,7 @@ def torch_eager(work: Work) -> Epochs:
         linear.bias.data = torch.from_numpy(b)
         model.extend([linear, torch.nn.ReLU()])
     del model[-1]
-    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
+    optimizer = torch.optim.SGD(model.parameters(), lr=work.case.learning_rate)
 
     def run_epoch(order: torch.Tensor) -> float:
         total = torch.zeros((), dtype=torch.float64)
@@ -48,6 +48,7 @@ def torch_compiled(work: Work) -> Epochs:
 
     torch.set_num_threads(work.threads)
     x, y = torch.from_numpy(work.x), torch.from_numpy(work.data.y_train.astype(np.int64))
+    rate = work.case.learning_rate
     layers = [(torch.from_numpy(w.T.copy()), torch.from_numpy(b)) for w, b in work.parameters]
 
     def loss_of(layers: Any, a: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -60,8 +61,8 @@ def torch_compiled(work: Work) -> Epochs:
         batch = x.index_select(0, index)
         gradients, loss = torch.func.grad_and_value(loss_of)(layers, batch, y[index])
         for (w, b), (dw, db) in zip(layers, gradients, strict=True):
-            w.sub_(dw, alpha=LEARNING_RATE)
-            b.sub_(db, alpha=LEARNING_RATE)
+            w.sub_(dw, alpha=rate)
+            b.sub_(db, alpha=rate)
         return loss
 
     def run_epoch(order: torch.Tensor) -> float:
@@ -82,7 +83,7 @@ def jax_scan(work: Work) -> Epochs:
     import jax.numpy as jnp
 
     x, y = jnp.asarray(work.x), jnp.asarray(work.data.y_train)
-    whole = work.rows - work.rows % work.batch_rows
+    rate, whole = work.case.learning_rate, work.rows - work.rows % work.batch_rows
 
     def loss_of(parameters: Any, a: jax.Array, labels: jax.Array) -> jax.Array:
         for w, b in parameters[:-1]:
@@ -96,7 +97,7 @@ def jax_scan(work: Work) -> Epochs:
             # mode="clip" gathers faster than x[index]: a full batch took 7 % less in all.
             batch = (jnp.take(array, index, axis=0, mode="clip") for array in (x, y))
             loss, gradients = jax.value_and_grad(loss_of)(parameters, *batch)
-            updated = jax.tree.map(lambda p, g: p - LEARNING_RATE * g, parameters, gradients)
+            updated = jax.tree.map(lambda p, g: p - rate * g, parameters, gradients)
             return updated, loss * len(index)
 
         if work.batch_rows == work.rows:  # a scan over one batch cost 4 % more

@@ -1,4 +1,4 @@
-"""The peers, each driven as it is fastest: ``python peers.py NAME --batch-size N ...``.
+"""The peers, each driven as it is fastest: ``python peers.py NAME --case JSON ...``.
 
 Such a process trains one peer for some epochs and prints, as a line of JSON, the mean loss and
 the seconds of each. Every peer starts from the same weights and visits the samples in the same
@@ -19,9 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from mnist_like import find_or_imitate
 from peer_frameworks import jax_scan, torch_compiled, torch_eager
-from peer_work import LEARNING_RATE, SEED, SIZES, Epochs, Work
+from peer_work import SEED, Case, Epochs, Work
 
 from fastnn.callbacks import Callback
 from fastnn.network import Network
@@ -42,14 +41,14 @@ class Clock(Callback):
 
 def own_engine(engine: str, work: Work) -> Epochs:
     """Train as fastnn's users do; the first epoch holds the check of the input, a warm-up."""
-    network = Network(SIZES, input_scale=work.data.scale, seed=SEED)
+    network = Network(work.case.sizes, input_scale=work.data.scale, seed=SEED)
     clock = Clock()
     history = network.fit(
         work.data.x_train,
         work.data.y_train,
         epochs=work.epochs,
         batch_size=work.batch_rows,
-        learning_rate=LEARNING_RATE,
+        learning_rate=work.case.learning_rate,
         engine=engine,
         threads=work.threads if engine == "numba" else None,
         callbacks=[clock],
@@ -87,17 +86,19 @@ def scikit_learn(work: Work) -> Epochs:
     # One epoch more than is asked for, whose beginning is the end of the last.
     orders = [work.order(epoch) for epoch in range(work.epochs + 1)]
     model = MLPClassifier(
-        hidden_layer_sizes=SIZES[1:-1],
+        hidden_layer_sizes=work.case.sizes[1:-1],
         solver="sgd",
         alpha=0.0,
         momentum=0.0,
         nesterovs_momentum=False,
-        learning_rate_init=LEARNING_RATE,
+        learning_rate_init=work.case.learning_rate,
         max_iter=len(orders),
         n_iter_no_change=len(orders) + 1,  # never stop early
     )
     labels = work.data.y_train
-    model.partial_fit(work.x[:1], labels[:1], classes=np.arange(SIZES[-1]))  # makes the weights
+    model.partial_fit(
+        work.x[:1], labels[:1], classes=np.arange(work.case.sizes[-1])
+    )  # makes the weights
     model.coefs_, model.intercepts_ = (list(part) for part in zip(*work.parameters, strict=True))
     clock = GivenOrder().give(orders)
     model.set_params(random_state=clock, warm_start=True, batch_size=work.batch_rows)
@@ -183,12 +184,12 @@ def main() -> int:
     """Train the peer of the command line and print what came of it."""
     parser = argparse.ArgumentParser(description="Train one peer; compare.py calls this.")
     parser.add_argument("peer", choices=PEERS)
-    parser.add_argument("--batch-size", type=int, default=None, help="by default all rows")
+    parser.add_argument("--case", type=Case.from_json, required=True, help="`Case.to_json`")
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
     options = parser.parse_args()
-    data = find_or_imitate()
-    work = Work(data, options.batch_size, options.epochs, options.threads)
+    data = options.case.data()
+    work = Work(options.case, data, options.epochs, options.threads)
     losses, seconds = zip(*PEERS[options.peer].train(work), strict=True)
     found = {"losses": losses, "seconds": seconds, "rows": work.rows, "blas": blas_kernels()}
     print(json.dumps(found | {"data": f"{data.name}, from {data.source}"}))

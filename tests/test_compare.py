@@ -31,7 +31,7 @@ def peers(compare: ModuleType) -> ModuleType:
     return import_module("peers")
 
 
-Runs = list[tuple[str, int | None]]
+Runs = list[tuple[str, Any]]
 
 
 @pytest.fixture
@@ -39,8 +39,8 @@ def runs(compare: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Runs:
     """Replace the processes: all agree, fastnn takes 10 ms and the others 40; list the runs."""
     started: Runs = []
 
-    def run_peer(name: str, batch_size: int | None, plan: Any) -> dict[str, Any]:
-        started.append((name, batch_size))
+    def run_peer(name: str, case: Any, plan: Any) -> dict[str, Any]:
+        started.append((name, case.batch_size))
         epochs = plan.warmup + plan.epochs
         seconds = [9.0] * plan.warmup + [0.01 if name == "fastnn" else 0.04] * plan.epochs
         return {**SAID, "losses": [1 / (e + 1) for e in range(epochs)], "seconds": seconds}
@@ -90,8 +90,8 @@ def test_the_warm_up_does_not_count(compare):
 def test_other_work_fails_its_row_and_the_run(compare, runs, tmp_path, monkeypatch):
     honest = compare.run_peer
 
-    def run_peer(name: str, batch_size: int | None, plan: Any) -> dict[str, Any]:
-        said = honest(name, batch_size, plan)
+    def run_peer(name: str, case: Any, plan: Any) -> dict[str, Any]:
+        said = honest(name, case, plan)
         if name == "torch" and len(runs) > 12:  # right at first, wrong in the second round
             said["losses"][0] *= 1.001
         return said
@@ -103,8 +103,8 @@ def test_other_work_fails_its_row_and_the_run(compare, runs, tmp_path, monkeypat
 
 
 def test_a_process_that_dies_is_named_and_not_started_again(compare, runs, tmp_path, monkeypatch):
-    def run_peer(name: str, batch_size: int | None, plan: Any) -> dict[str, Any]:
-        runs.append((name, batch_size))
+    def run_peer(name: str, case: Any, plan: Any) -> dict[str, Any]:
+        runs.append((name, case.batch_size))
         return {"failure": "failed: out of | luck"}
 
     monkeypatch.setattr(compare, "run_peer", run_peer)
@@ -177,7 +177,7 @@ def tiny() -> Dataset:
 @pytest.mark.parametrize("batch_size", [128, None])  # 300 rows: the last batch is of 44
 @pytest.mark.parametrize("name", ["fastnn", "scikit-learn"])
 def test_peers_do_the_work_of_the_reference(compare, peers, name, batch_size):
-    work = peers.Work(tiny(), batch_size, epochs=4, threads=1)
+    work = peers.Work(peers.Case((784, 128, 64, 10), batch_size), tiny(), epochs=4, threads=1)
     losses, seconds = zip(*peers.PEERS[name].train(work), strict=True)
     reference, _ = zip(*peers.PEERS["numpy"].train(work), strict=True)
     assert compare.loss_distance(losses, reference) < 1e-5
