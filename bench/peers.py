@@ -40,7 +40,10 @@ class Clock(Callback):
 
 
 def own_engine(engine: str, work: Work) -> Epochs:
-    """Train as fastnn's users do; the first epoch holds the check of the input, a warm-up."""
+    """Train as fastnn's users do; the first epoch holds the check of the input, a warm-up.
+
+    The Numba engine takes as many threads as pay, of those that `compare.py` lets it see.
+    """
     network = Network(work.case.sizes, input_scale=work.data.scale, seed=SEED)
     clock = Clock()
     history = network.fit(
@@ -50,7 +53,6 @@ def own_engine(engine: str, work: Work) -> Epochs:
         batch_size=work.batch_rows,
         learning_rate=work.case.learning_rate,
         engine=engine,
-        threads=work.threads if engine == "numba" else None,
         callbacks=[clock],
     )
     return zip(history["loss"], np.diff(clock.readings).tolist(), strict=True)
