@@ -133,6 +133,7 @@ def _tiles(c, a, b, b_row, b_step):
                 Operand(b, j // NR * b_step, b_row, b_step),
                 depth,
                 False,
+                np.float32(0),
             )
 
 

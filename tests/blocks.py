@@ -5,6 +5,13 @@ import numpy as np
 from fastnn.kernels._simd import NR
 from fastnn.kernels.dense import INPUT_BLOCK, PANEL_BLOCK
 
+NO_RATE = np.float32(0)  # a product that is written, not stepped down
+
+
+def block_operand(buffers):
+    """The fields of the operand that the gradient of a block is written to."""
+    return buffers.blocks, 0, NR, INPUT_BLOCK * NR
+
 
 def collect_blocks(buffers, row, cut, compute):
     """Have every block computed, and copy it to where `Layout.read` finds it.

@@ -3,12 +3,13 @@
 import numba
 import numpy as np
 import pytest
-from blocks import collect_blocks
+from blocks import NO_RATE, block_operand, collect_blocks
 from tolerances import assert_product
 
 from fastnn import kernels, reference
 from fastnn.kernels import activations, dense
 from fastnn.kernels._simd import NR
+from fastnn.kernels._tile import Operand
 from fastnn.kernels.layout import Layout
 from fastnn.kernels.workspace import Workspace
 from fastnn.layers import dense_layers
@@ -30,8 +31,10 @@ def call_backward_input(workspace, transposed, table, i, first, rows):
 
 
 @numba.njit
-def call_backward_weights(block, workspace, table, i, low, high, panel, panels, rows):
-    dense.dense_backward_weights(block, 0, workspace, table[i], low, high, panel, panels, rows)
+def call_backward_weights(c, workspace, table, i, low, high, panel, panels, rows, rate):
+    dense.dense_backward_weights(
+        Operand(*c), workspace, table[i], low, high, panel, panels, rows, rate
+    )
 
 
 @numba.njit
@@ -107,9 +110,8 @@ def backward_weights(room, dz, x):
     layer.set_dz(dz)
 
     def compute(*place):
-        call_backward_weights(
-            layer.buffers.blocks, layer.buffers.scratch, layer.table, 1, *place, len(x)
-        )
+        c = block_operand(layer.buffers)
+        call_backward_weights(c, layer.buffers.scratch, layer.table, 1, *place, len(x), NO_RATE)
 
     collect_blocks(layer.buffers, layer.row, (inputs + 1) // 2, compute)
     panels = layer.layout.panels(layer.buffers.gradients, 1)

@@ -121,20 +121,20 @@ def tile_of(rows, panels, lanes):
     """A compiled tile of any size, not only of this machine's."""
 
     @intrinsic
-    def sized_tile(typingctx, c, a, b, depth, resume):
-        signature = types.void(c, a, b, depth, resume)
+    def sized_tile(typingctx, c, a, b, depth, resume, rate):
+        signature = types.void(c, a, b, types.intp, types.boolean, types.float32)
 
         def codegen(context, builder, signature, args):
             operands = list(zip(signature.args, args, strict=True))[:3]
             size = rows, panels, lanes
-            return emit_call(context, builder, operands, None, args[3], args[4], size)
+            return emit_call(context, builder, operands, None, *args[3:], size)
 
         return signature, codegen
 
     @numba.njit
-    def call(c, a, b, depth):
-        sized_tile(Operand(*c), Operand(*a), Operand(*b), depth, False)
-        sized_tile(Operand(*c), Operand(*a), Operand(*b), depth, True)
+    def call(c, a, b, depth, rate):
+        sized_tile(Operand(*c), Operand(*a), Operand(*b), depth, False, np.float32(0))
+        sized_tile(Operand(*c), Operand(*a), Operand(*b), depth, rate == 0, rate)
 
     return call
 
@@ -153,9 +153,14 @@ def test_tiles_of_any_size_agree_to_the_bit(rng, rows, panels, lanes):
         (a.ravel(), 0, depth, 1),
         (to_panels(b), 0, NR, depth * NR),
     )
-    tile_of(rows, panels, lanes)(*operands, depth)
+    multiply_tile = tile_of(rows, panels, lanes)
+    multiply_tile(*operands, depth, np.float32(0))
     twice = product(np.hstack([a, a]), np.vstack([b, b]))  # the second half resumes the chain
     assert (c == twice).all()
+    rate, once, stepped = np.float32(0.3), product(a, b), np.empty_like(c)
+    multiply_tile(*operands, depth, rate)
+    call_fma(stepped.ravel(), np.full(c.size, -rate), once.ravel(), once.ravel())
+    assert (c == stepped).all()
 
 
 def test_fma_rounds_once(rng):
@@ -215,9 +220,10 @@ def test_layout_brings_parameters_there_and_back(rng, sizes):
         assert (got_w == w).all() and (got_b == b).all()
     assert np.count_nonzero(flat) == sum(w.size + b.size for w, b in parameters)  # padding is 0
     for row, (w, _) in zip(layout.table[1:], parameters[1:], strict=True):
-        panels = transposed[row["transposed"] :][: row["transposed_panels"] * row["outputs"] * NR]
-        columns = panels.reshape(-1, row["outputs"], NR).swapaxes(0, 1).reshape(row["outputs"], -1)
-        assert (columns[:, : row["inputs"]] == w.T).all()
+        outputs = row["panels"] * NR
+        panels = transposed[row["transposed"] :][: row["transposed_panels"] * outputs * NR]
+        columns = panels.reshape(-1, outputs, NR).swapaxes(0, 1).reshape(outputs, -1)
+        assert (columns[: row["outputs"], : row["inputs"]] == w.T).all()
 
 
 def test_layout_lets_no_two_buffers_overlap_and_aligns_each():

@@ -3,11 +3,11 @@
 import numba
 import numpy as np
 import pytest
-from blocks import collect_blocks
+from blocks import NO_RATE, block_operand, collect_blocks
 
 from fastnn.kernels import dense, zeros
 from fastnn.kernels._simd import NR
-from fastnn.kernels._tile import LISTED_INPUTS, LISTED_SAMPLES
+from fastnn.kernels._tile import LISTED_INPUTS, LISTED_SAMPLES, Operand
 from fastnn.kernels.layout import Layout
 from fastnn.kernels.workspace import ROW_BLOCK, Workspace
 from fastnn.layers import dense_layers
@@ -36,10 +36,10 @@ def call_forward(workspace, parameters, table, first, rows, masks, stride, lists
 
 
 @numba.njit
-def call_backward(block, workspace, table, low, high, panel, panels, rows, masks, stride, lists):
+def call_backward(c, workspace, table, low, high, panel, panels, rows, masks, stride, lists, rate):
     dense.list_block(lists, 0, masks, stride, low, high, rows)
     dense.dense_backward_weights_listed(
-        block, 0, workspace, table[0], low, high, panel, panels, rows, lists, 0
+        Operand(*c), workspace, table[0], low, high, panel, panels, rows, rate, lists, 0
     )
 
 
@@ -123,7 +123,8 @@ def test_products_over_lists_are_exact(rng, rows, inputs, outputs):
     marked.view("dz")[:, :outputs] = dz
 
     def compute(*place):
-        call_backward(buffers.blocks, buffers.scratch, marked.layout.table, *place, rows, *common)
+        c = block_operand(buffers)
+        call_backward(c, buffers.scratch, marked.layout.table, *place, rows, *common, NO_RATE)
 
     collect_blocks(buffers, layer, inputs // NR // 2 * NR, compute)
     ((dw, db),) = marked.layout.read(buffers.gradients)

@@ -220,10 +220,11 @@ def prefetch(typingctx, address):
 
 
 @intrinsic
-def transpose_square(typingctx, target, target_at, target_row, source, source_at):
-    """Transpose NR × NR numbers: ``target[at + j * row + i] = source[at + i * NR + j]``.
+def transpose_square(typingctx, target, target_at, source, source_at, count):
+    """Transpose NR × NR numbers: ``target[at + j * NR + i] = source[at + i * NR + j]``.
 
-    In log₂ NR rounds, each of which swaps the off-diagonal quarters of squares half the size.
+    Only the first `count` rows of the source are read; the others count as zeros. In log₂ NR
+    rounds, each of which swaps the off-diagonal quarters of squares half the size.
     """
 
     def codegen(context, builder, signature, args):
@@ -235,8 +236,10 @@ def transpose_square(typingctx, target, target_at, target_row, source, source_at
 
         rows = []
         for i in range(NR):
-            at = builder.add(args[4], constant(i * NR))
-            rows.append(builder.load(pointer(signature.args[3], args[3], at), align=4))
+            there = builder.icmp_signed("<", constant(i), args[4])
+            at = builder.select(there, builder.add(args[3], constant(i * NR)), args[3])
+            row = builder.load(pointer(signature.args[2], args[2], at), align=4)
+            rows.append(builder.select(there, row, ir.Constant(vector, [0.0] * NR)))
         half = NR // 2
         while half:
             for i in range(NR):
@@ -250,11 +253,11 @@ def transpose_square(typingctx, target, target_at, target_row, source, source_at
                     )
             half //= 2
         for j, row in enumerate(rows):
-            at = builder.add(args[1], builder.mul(args[2], constant(j)))
+            at = builder.add(args[1], constant(j * NR))
             builder.store(row, pointer(signature.args[0], args[0], at), align=4)
         return context.get_dummy_value()
 
-    signature = types.void(target, types.intp, types.intp, source, types.intp)
+    signature = types.void(target, types.intp, source, types.intp, types.intp)
     return signature, codegen
 
 
@@ -327,11 +330,11 @@ if config.DISABLE_JIT:
     def prefetch(address):  # noqa: F811
         """Plain twin of nothing."""
 
-    def transpose_square(target, target_at, target_row, source, source_at):  # noqa: F811
+    def transpose_square(target, target_at, source, source_at, count):  # noqa: F811
         """Plain twin."""
-        square = source[source_at : source_at + NR * NR].reshape(NR, NR)
-        for j in range(NR):
-            target[target_at + j * target_row :][:NR] = square[:, j]
+        square = np.zeros((NR, NR), np.float32)
+        square.flat[: count * NR] = source[source_at : source_at + count * NR]
+        target[target_at : target_at + NR * NR] = square.T.ravel()
 
     def flush_denormals():  # noqa: F811
         """Plain twin: NumPy keeps denormals."""

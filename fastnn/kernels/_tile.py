@@ -64,7 +64,7 @@ class _Matrix:
         return b.gep(self.start, [b.add(offset, constant(lane))])
 
 
-def emit_call(context, builder, operands, ks, depth, resume, size):
+def emit_call(context, builder, operands, ks, depth, resume, rate, size):
     """Emit a call of the micro-kernel of a size; `tile` and `tile_listed` say what it computes.
 
     `operands` are c, a and b as (type, value); `ks` is the address of the first listed k, or
@@ -74,7 +74,7 @@ def emit_call(context, builder, operands, ks, depth, resume, size):
     for operand_type, operand in operands:
         data, at, row, step = (builder.extract_value(operand, i) for i in range(4))
         arguments += [emit_pointer(context, builder, operand_type[0], data, at), row, step]
-    arguments += [depth, resume] if ks is None else [depth, resume, ks]
+    arguments += [depth, resume, rate] if ks is None else [depth, resume, rate, ks]
     builder.call(micro_kernel(builder.module, size, listed=ks is not None), arguments)
     return context.get_dummy_value()
 
@@ -90,7 +90,7 @@ def micro_kernel(module, size, listed):
     if name in module.globals:
         return module.globals[name]
     pointer = FLOAT.as_pointer()
-    types_ = [pointer, INT64, INT64] * 3 + [INT64, ir.IntType(1)]
+    types_ = [pointer, INT64, INT64] * 3 + [INT64, ir.IntType(1), FLOAT]
     types_ += [INT32.as_pointer()] if listed else []
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), types_), name)
     function.linkage = "linkonce_odr"
@@ -99,13 +99,12 @@ def micro_kernel(module, size, listed):
     builder = ir.IRBuilder(function.append_basic_block("entry"))
     arguments = function.args
     matrices = [_Matrix(builder, *arguments[i : i + 3]) for i in (0, 3, 6)]
-    _emit_tile(builder, matrices, *arguments[9:11], size, *arguments[11:])
-    builder.ret_void()
+    _emit_tile(builder, matrices, *arguments[9:12], size, *arguments[12:])
     return function
 
 
-def _emit_tile(builder, matrices, depth, resume, size, ks=None):
-    """Emit the micro-kernel.
+def _emit_tile(builder, matrices, depth, resume, rate, size, ks=None):
+    """Emit the micro-kernel's sums, and how they end; `tile` says what it computes.
 
     ::
 
@@ -171,8 +170,28 @@ def _emit_tile(builder, matrices, depth, resume, size, ks=None):
     builder.branch(head).set_metadata("llvm.loop", _keep_rolled(builder.module))
 
     builder.position_at_end(done)
-    for pointer, accumulator in zip(c_starts, accumulators, strict=True):
-        builder.store(accumulator, pointer, align=4)
+    _emit_end(builder, list(zip(c_starts, accumulators, strict=True)), rate)
+
+
+def _emit_end(builder, tile_sums, rate):
+    """Emit the micro-kernel's end: the sums are the result, or a step down from what is there.
+
+    `tile_sums` holds each sum's address and value.
+    """
+    store = builder.append_basic_block("tile.store")
+    update = builder.append_basic_block("tile.update")
+    builder.cbranch(builder.fcmp_ordered("==", rate, ir.Constant(FLOAT, 0.0)), store, update)
+    builder.position_at_end(store)
+    for pointer, total in tile_sums:
+        builder.store(total, pointer, align=4)
+    builder.ret_void()
+    builder.position_at_end(update)
+    downwards = builder.fsub(ir.Constant(FLOAT, -0.0), rate)
+    step = emit_splat(builder, downwards, tile_sums[0][1].type)
+    for pointer, total in tile_sums:
+        before = builder.load(pointer, align=4)
+        builder.store(emit_multiply_add(builder, step, total, before), pointer, align=4)
+    builder.ret_void()
 
 
 def _keep_rolled(module):
@@ -188,38 +207,40 @@ def _keep_rolled(module):
 
 
 @intrinsic(prefer_literal=True)
-def tile(typingctx, rows, panels, c, a, b, depth, resume):
-    """Multiply one register tile: ``c = a b``, or ``c += a b`` where `resume` is true.
+def tile(typingctx, rows, panels, c, a, b, depth, resume, rate):
+    """Multiply one register tile: ``c = a b``, ``c += a b`` where `resume` is true.
+
+    Where `rate` is not 0: ``c = c - rate · (a b)``, and `resume` is false.
 
     `c` is rows × panels·NR, `a` rows × depth and `b` depth × panels·NR, each an `Operand`;
     `rows` and `panels` are constants. Every element is one chain of fused multiply-adds in
     increasing k, so its bits depend neither on the tile's size nor on where a chain was cut.
     """
-    signature = types.void(rows, panels, c, a, b, types.intp, types.boolean)
+    signature = types.void(rows, panels, c, a, b, types.intp, types.boolean, types.float32)
     size = _literal(rows), _literal(panels), LANES
 
     def codegen(context, builder, signature, args):
         operands = list(zip(signature.args, args, strict=True))[2:5]
-        return emit_call(context, builder, operands, None, args[5], args[6], size)
+        return emit_call(context, builder, operands, None, *args[5:], size)
 
     return (signature, codegen) if None not in size else None
 
 
 @intrinsic(prefer_literal=True)
-def tile_listed(typingctx, rows, panels, c, a, b, ks, start, count, resume):
+def tile_listed(typingctx, rows, panels, c, a, b, ks, start, count, resume, rate):
     """Multiply one register tile over some k only: ``c[i, j] (+)= Σ a[i, k] b[k, j]``.
 
     The k are ``ks[start : start + count]``, int32 and increasing. Where all others have zeros in
     `a`, and `b` is finite, the bits are those of `tile`: adding zero changes no sum.
     """
-    counts = types.intp, types.intp, types.boolean
+    counts = types.intp, types.intp, types.boolean, types.float32
     signature = types.void(rows, panels, c, a, b, ks, *counts)
     size = _literal(rows), _literal(panels), LANES
 
     def codegen(context, builder, signature, args):
         operands = list(zip(signature.args, args, strict=True))[2:5]
         first = emit_pointer(context, builder, signature.args[5], *args[5:7])
-        return emit_call(context, builder, operands, first, args[7], args[8], size)
+        return emit_call(context, builder, operands, first, *args[7:], size)
 
     return (signature, codegen) if None not in size else None
 
@@ -231,22 +252,23 @@ def _literal(value):
 
 if config.DISABLE_JIT:
 
-    def tile(rows, panels, c, a, b, depth, resume):  # noqa: F811
+    def tile(rows, panels, c, a, b, depth, resume, rate):  # noqa: F811
         """Plain twin: the same sums, in float64 rounded to float32 at every step."""
         for p in range(panels):
             for i in range(rows):
-                _plain_sum(c, a, b, i, p, range(depth), resume)
+                _plain_sum(c, a, b, i, p, range(depth), resume, rate)
 
-    def tile_listed(rows, panels, c, a, b, ks, start, count, resume):  # noqa: F811
+    def tile_listed(rows, panels, c, a, b, ks, start, count, resume, rate):  # noqa: F811
         """Plain twin."""
         for p in range(panels):
             for i in range(rows):
-                _plain_sum(c, a, b, i, p, ks[start : start + count], resume)
+                _plain_sum(c, a, b, i, p, ks[start : start + count], resume, rate)
 
-    def _plain_sum(c, a, b, i, p, ks, resume):
+    def _plain_sum(c, a, b, i, p, ks, resume, rate):
         at = c.at + i * c.row + p * c.step
-        total = c.data[at : at + NR].copy() if resume else np.zeros(NR, np.float32)
+        before = c.data[at : at + NR].copy()
+        total = before if resume else np.zeros(NR, np.float32)
         for k in ks:
             b_row = b.data[b.at + k * b.row + p * b.step :][:NR]
             total = fma(a.data[a.at + i * a.row + k * a.step], b_row, total)
-        c.data[at : at + NR] = total
+        c.data[at : at + NR] = fma(-rate, total, before) if rate else total

@@ -5,7 +5,12 @@ Twin of `reference.dense`, which holds the formulas. `layer` is a row of the lay
 I stands for the bias.
 """
 
-from fastnn.kernels._gemm import multiply, multiply_listed_inputs, multiply_listed_samples
+from fastnn.kernels._gemm import (
+    multiply,
+    multiply_into,
+    multiply_listed_inputs,
+    multiply_listed_samples,
+)
 from fastnn.kernels._jit import jit
 from fastnn.kernels._simd import NR, transpose_square
 from fastnn.kernels._tile import LISTED_INPUTS, LISTED_SAMPLES, WIDE_PANELS, Operand
@@ -74,19 +79,18 @@ def dense_backward_input(workspace, transposed, layer, before, first, rows):
 
 
 @jit
-def dense_backward_weights(block, at, workspace, layer, low, high, panel, panels, rows):
-    """``[dw; db] = [a 1]ᵀ dz`` for inputs low to high and some panels: the block written.
+def dense_backward_weights(c, workspace, layer, low, high, panel, panels, rows, rate):
+    """``[dw; db] = [a 1]ᵀ dz`` for inputs low to high and some panels, where `rate` is 0.
 
-    Input i and panel p lie at ``block[at + (p - panel) * INPUT_BLOCK * NR + (i - low) * NR]``.
+    Written to the operand `c`. Else `c` are the weights, and ``c = c - rate · [dw; db]``: plain
+    gradient descent, without the gradient ever leaving the registers; at most DEPTH_BLOCK rows.
     """
-    multiply(
-        Operand(block, at, NR, INPUT_BLOCK * NR),
-        Operand(workspace, layer.a + low, 1, layer.a_row),
-        Operand(workspace, layer.dz + panel * NR, layer.dz_row, NR),
-        high - low,
-        panels,
-        rows,
-    )
+    a = Operand(workspace, layer.a + low, 1, layer.a_row)
+    dz = Operand(workspace, layer.dz + panel * NR, layer.dz_row, NR)
+    if rate == 0:
+        multiply(c, a, dz, high - low, panels, rows)
+    else:
+        multiply_into(c, a, dz, high - low, panels, rows, rate)
 
 
 @jit
@@ -99,13 +103,13 @@ def list_block(lists, start, masks, stride, low, high, rows):
 
 @jit
 def dense_backward_weights_listed(
-    block, at, workspace, layer, low, high, panel, panels, rows, lists, start
+    c, workspace, layer, low, high, panel, panels, rows, rate, lists, start
 ):
     """Compute what `dense_backward_weights` does, over the rows that `list_block` listed."""
     for i in range(low, high, LISTED_INPUTS):
         listed = start + (i - low) // LISTED_INPUTS * (rows + LIST_MARGIN)
         multiply_listed_inputs(
-            Operand(block, at + (i - low) * NR, NR, INPUT_BLOCK * NR),
+            Operand(c.data, c.at + (i - low) * c.row, c.row, c.step),
             Operand(workspace, layer.a + i, 1, layer.a_row),
             Operand(workspace, layer.dz + panel * NR, layer.dz_row, NR),
             min(LISTED_INPUTS, high - i),
@@ -113,6 +117,7 @@ def dense_backward_weights_listed(
             lists,
             listed + 1,
             lists[listed],
+            rate,
         )
 
 
@@ -122,14 +127,8 @@ def transpose(transposed, parameters, layer, low, high, panel):
 
     `low` begins a panel of inputs.
     """
-    start = panel * NR
-    stop = min(start + NR, layer.outputs)
     source = layer.weights + panel * layer.panel_size
     for i in range(low, min(high, layer.inputs), NR):
-        target = layer.transposed + i // NR * layer.transposed_panel_size + start * NR
-        if stop - start == NR and i + NR <= layer.inputs:
-            transpose_square(transposed, target, NR, parameters, source + i * NR)
-        else:
-            for k in range(min(NR, layer.inputs - i)):
-                for j in range(stop - start):
-                    transposed[target + j * NR + k] = parameters[source + (i + k) * NR + j]
+        target = layer.transposed + i // NR * layer.transposed_panel_size + panel * NR * NR
+        count = min(NR, layer.inputs - i)
+        transpose_square(transposed, target, parameters, source + i * NR, count)

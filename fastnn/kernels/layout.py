@@ -14,7 +14,7 @@ always 1, so that one product does both. Layer of I inputs and O outputs, NR = 1
 
 The lanes past O are zero: they add nothing, get no gradient and stay zero. Layers after the
 first also keep their weights transposed, in panels of NR inputs, for the gradient of their
-input; the first layer's input needs none.
+input, with rows of zeros up to a multiple of NR; the first layer's input needs none.
 """
 
 from collections.abc import Sequence
@@ -82,7 +82,7 @@ class Layout:
 
     def _place_transposed(self, row: np.void) -> None:
         row["transposed_panels"] = panels_for(row["inputs"])
-        row["transposed_panel_size"] = row["outputs"] * NR
+        row["transposed_panel_size"] = row["panels"] * NR * NR
         row["transposed"] = self.transposed_size
         self.transposed_size += int(row["transposed_panels"] * row["transposed_panel_size"])
 
@@ -118,7 +118,8 @@ class Layout:
     def write_transposed(self, transposed: np.ndarray, parameters: Parameters) -> None:
         """Write the weights, transposed, into panels of NR inputs."""
         for row, (w, _) in zip(self.table[1:], parameters[1:], strict=True):
-            columns = np.zeros((row["outputs"], row["transposed_panels"] * NR), np.float32)
-            columns[:, : row["inputs"]] = w.T
-            panels = columns.reshape(row["outputs"], -1, NR).swapaxes(0, 1)
+            outputs = row["panels"] * NR
+            columns = np.zeros((outputs, row["transposed_panels"] * NR), np.float32)
+            columns[: row["outputs"], : row["inputs"]] = w.T
+            panels = columns.reshape(outputs, -1, NR).swapaxes(0, 1)
             transposed[row["transposed"] :][: panels.size] = panels.ravel()

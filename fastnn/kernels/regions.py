@@ -17,6 +17,7 @@ import numpy as np
 from numba import prange
 
 from fastnn import batches
+from fastnn.kernels._gemm import DEPTH_BLOCK
 from fastnn.kernels._jit import jit
 from fastnn.kernels._simd import (
     NR,
@@ -27,7 +28,8 @@ from fastnn.kernels._simd import (
     record_at,
     restore_denormals,
 )
-from fastnn.kernels.activations import ONE, relu_backward, relu_forward
+from fastnn.kernels._tile import Operand
+from fastnn.kernels.activations import ONE, ZERO, relu_backward, relu_forward
 from fastnn.kernels.dense import (
     BLOCK_SIZE,
     INPUT_BLOCK,
@@ -58,6 +60,7 @@ from fastnn.kernels.workspace import (
 )
 from fastnn.kernels.zeros import mark
 
+LONG_BLOCK = 8192  # rows by inputs
 ROW_UNIT = 8  # rows are dealt out to tasks in eights, whole register tiles
 
 next_chunk = jit(batches.next_chunk)
@@ -209,27 +212,40 @@ def apply_gradient(buffers, job, at, block_at, count):
 
 
 @jit
-def weights_block(buffers, job, task, i, low, high):
+def updates_at_once(job, listed):
+    """Whether the products that make a gradient may also step down it: nothing else asks for it."""
+    whole = listed or job.rows <= DEPTH_BLOCK
+    return job.rule == SGD and job.first and job.last and whole
+
+
+@jit
+def weights_block(buffers, job, task, i, listed, low, high):
     """Compute the gradient of a layer's inputs low to high, a block at most, and apply it."""
     layer = layer_of(job, i)
-    listed = i == 0 and job.skip_zeros
-    at, lists = task * BLOCK_SIZE, task * job.list_size
+    lists = task * job.list_size
     if listed:
         list_block(buffers.lists, lists, buffers.masks, job.mask_stride, low, high, job.rows)
+    at_once = updates_at_once(job, listed)
+    rate = job.learning_rate if at_once else ZERO
     for panel in range(0, layer.panels, PANEL_BLOCK):
         panels = min(PANEL_BLOCK, layer.panels - panel)
+        weights = layer.weights + panel * layer.panel_size + low * NR
+        c = Operand(buffers.blocks, task * BLOCK_SIZE, NR, INPUT_BLOCK * NR)
+        if at_once:
+            c = Operand(buffers.parameters, weights, NR, layer.panel_size)
         if listed:
             dense_backward_weights_listed(
-                buffers.blocks, at, buffers.workspace, layer, low, high, panel, panels, job.rows,
+                c, buffers.workspace, layer, low, high, panel, panels, job.rows, rate,
                 buffers.lists, lists,
             )  # fmt: skip
         else:
             dense_backward_weights(
-                buffers.blocks, at, buffers.workspace, layer, low, high, panel, panels, job.rows
+                c, buffers.workspace, layer, low, high, panel, panels, job.rows, rate
             )
         for p in range(panels):
-            weights = layer.weights + (panel + p) * layer.panel_size + low * NR
-            apply_gradient(buffers, job, weights, at + p * INPUT_BLOCK * NR, (high - low) * NR)
+            if not at_once:
+                at = weights + p * layer.panel_size
+                apply_gradient(buffers, job, at, c.at + p * c.step, (high - low) * NR)
             if i > 0 and job.last and job.rule != KEEP_GRADIENT:
                 transpose(buffers.transposed, buffers.parameters, layer, low, high, panel + p)
 
@@ -241,8 +257,13 @@ def weights_region(task, address):
     state = flush_denormals()
     for i in range(job.n_layers):
         low, high = share(layer_of(job, i).inputs + 1, NR, task, job.tasks)
-        for first in range(low, high, INPUT_BLOCK):
-            weights_block(buffers, job, task, i, first, min(high, first + INPUT_BLOCK))
+        listed = i == 0 and job.skip_zeros
+        block = INPUT_BLOCK
+        if updates_at_once(job, listed) and not listed:
+            # No gradient to hold: with few rows, long runs of weights, as memory likes them.
+            block = max(block, LONG_BLOCK // job.rows // NR * NR)
+        for first in range(low, high, block):
+            weights_block(buffers, job, task, i, listed, first, min(high, first + block))
     restore_denormals(state)
 
 
