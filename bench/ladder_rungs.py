@@ -13,8 +13,8 @@ import numba
 import numpy as np
 
 from fastnn.kernels._gemm import multiply
-from fastnn.kernels._simd import NR
-from fastnn.kernels._tile import TILE_PANELS, TILE_ROWS, Operand, tile
+from fastnn.kernels._simd import NR, address_in, array_at
+from fastnn.kernels._tile import TILE_PANELS, TILE_ROWS, operand, tile
 from fastnn.kernels.dense import dense_forward_listed
 from fastnn.kernels.layout import Layout
 from fastnn.kernels.workspace import ROW_BLOCK, Workspace, aligned_zeros
@@ -128,9 +128,9 @@ def _tiles(c, a, b, b_row, b_step):
             tile(
                 TILE_ROWS,
                 TILE_PANELS,
-                Operand(c, i * columns + j, columns, NR),
-                Operand(a, i * depth, depth, 1),
-                Operand(b, j // NR * b_step, b_row, b_step),
+                operand(c, i * columns + j, columns, NR),
+                operand(a, i * depth, depth, 1),
+                operand(b, j // NR * b_step, b_row, b_step),
                 depth,
                 False,
                 np.float32(0),
@@ -147,9 +147,9 @@ def _cache_blocks(c, a, b):
     rows, columns = c.shape
     depth = a.shape[1]
     multiply(
-        Operand(c.ravel(), 0, columns, NR),
-        Operand(a.ravel(), 0, depth, 1),
-        Operand(b, 0, NR, depth * NR),
+        operand(c.ravel(), 0, columns, NR),
+        operand(a.ravel(), 0, depth, 1),
+        operand(b, 0, NR, depth * NR),
         rows,
         columns // NR,
         depth,
@@ -182,6 +182,11 @@ def zeros_skipped(a: np.ndarray, b: np.ndarray) -> Ready:
 @numba.njit
 def _zeros_skipped(workspace, parameters, table, masks, lists, stride):
     layer = table[0]
+    # Bare pointers, as the kernels have them: Numba's arrays would cost a fifth.
+    workspace = array_at(address_in(workspace, 0), len(workspace), np.float32)
+    parameters = array_at(address_in(parameters, 0), len(parameters), np.float32)
+    masks = array_at(address_in(masks, 0), len(masks), np.uint16)
+    lists = array_at(address_in(lists, 0), len(lists), np.int32)
     for row in range(ROWS):
         mark(masks, stride, row, workspace, layer.a + row * layer.a_row, DEPTH)
     for first in range(0, ROWS, ROW_BLOCK):

@@ -9,7 +9,7 @@ from tolerances import assert_product
 from fastnn import kernels, reference
 from fastnn.kernels import activations, dense
 from fastnn.kernels._simd import NR
-from fastnn.kernels._tile import Operand
+from fastnn.kernels._tile import operand
 from fastnn.kernels.layout import Layout
 from fastnn.kernels.workspace import Workspace
 from fastnn.layers import dense_layers
@@ -33,7 +33,7 @@ def call_backward_input(workspace, transposed, table, i, first, rows):
 @numba.njit
 def call_backward_weights(c, workspace, table, i, low, high, panel, panels, rows, rate):
     dense.dense_backward_weights(
-        Operand(*c), workspace, table[i], low, high, panel, panels, rows, rate
+        operand(*c), workspace, table[i], low, high, panel, panels, rows, rate
     )
 
 

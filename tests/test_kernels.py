@@ -13,7 +13,7 @@ from tolerances import assert_product
 from fastnn.kernels import _simd
 from fastnn.kernels._gemm import DEPTH_BLOCK, multiply
 from fastnn.kernels._simd import NR, flush_denormals, fma, restore_denormals
-from fastnn.kernels._tile import Operand, emit_call
+from fastnn.kernels._tile import emit_call, operand
 from fastnn.kernels.layout import Layout
 from fastnn.kernels.losses import exp, softmax_cross_entropy_backward, softmax_cross_entropy_forward
 from fastnn.kernels.workspace import Workspace, aligned_zeros
@@ -26,7 +26,7 @@ jitted = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="about compiled cod
 
 @numba.njit
 def call_multiply(c, a, b, rows, panels, depth):
-    multiply(Operand(*c), Operand(*a), Operand(*b), rows, panels, depth)
+    multiply(operand(*c), operand(*a), operand(*b), rows, panels, depth)
 
 
 @numba.njit
@@ -125,16 +125,15 @@ def tile_of(rows, panels, lanes):
         signature = types.void(c, a, b, types.intp, types.boolean, types.float32)
 
         def codegen(context, builder, signature, args):
-            operands = list(zip(signature.args, args, strict=True))[:3]
-            size = rows, panels, lanes
-            return emit_call(context, builder, operands, None, *args[3:], size)
+            emit_call(builder, args[:3], None, *args[3:], (rows, panels, lanes))
+            return context.get_dummy_value()
 
         return signature, codegen
 
     @numba.njit
     def call(c, a, b, depth, rate):
-        sized_tile(Operand(*c), Operand(*a), Operand(*b), depth, False, np.float32(0))
-        sized_tile(Operand(*c), Operand(*a), Operand(*b), depth, rate == 0, rate)
+        sized_tile(operand(*c), operand(*a), operand(*b), depth, False, np.float32(0))
+        sized_tile(operand(*c), operand(*a), operand(*b), depth, rate == 0, rate)
 
     return call
 

@@ -7,7 +7,7 @@ from blocks import NO_RATE, block_operand, collect_blocks
 
 from fastnn.kernels import dense, zeros
 from fastnn.kernels._simd import NR
-from fastnn.kernels._tile import LISTED_INPUTS, LISTED_SAMPLES, Operand
+from fastnn.kernels._tile import LISTED_INPUTS, LISTED_SAMPLES, operand
 from fastnn.kernels.layout import Layout
 from fastnn.kernels.workspace import ROW_BLOCK, Workspace
 from fastnn.layers import dense_layers
@@ -39,7 +39,7 @@ def call_forward(workspace, parameters, table, first, rows, masks, stride, lists
 def call_backward(c, workspace, table, low, high, panel, panels, rows, masks, stride, lists, rate):
     dense.list_block(lists, 0, masks, stride, low, high, rows)
     dense.dense_backward_weights_listed(
-        Operand(*c), workspace, table[0], low, high, panel, panels, rows, rate, lists, 0
+        operand(*c), workspace, table[0], low, high, panel, panels, rows, rate, lists, 0
     )
 
 

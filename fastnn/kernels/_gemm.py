@@ -5,13 +5,17 @@ micro-kernel, `_tile.tile`. Forward, backward to the input and backward to the w
 one function over other strides (`dense.py`).
 
 Blocks: a panel pair of `DEPTH_BLOCK` rows of the right factor takes 32 kB and stays in the first
-cache while all rows of the left one pass by it. A longer sum is cut there and resumed from the
+cache while all rows of the left one pass by. A longer sum is cut there and resumed from the
 result, which leaves its bits as they are.
+
+What knows the micro-kernels is in `UNITS`: compiled once, and called by name from all others.
 """
 
 import numpy as np
+from numba import types
 
-from fastnn.kernels._jit import jit
+from fastnn.kernels._jit import Unit, jit
+from fastnn.kernels._simd import array_at
 from fastnn.kernels._tile import (
     LISTED_INPUTS,
     LISTED_PANELS,
@@ -20,18 +24,18 @@ from fastnn.kernels._tile import (
     TILE_ROWS,
     WIDE_PANELS,
     Operand,
+    down,
+    right,
     tile,
     tile_listed,
 )
 
 DEPTH_BLOCK = 256
 ZERO = np.float32(0)
+INT_BYTES = 4
 
-
-@jit
-def _down(operand, rows):
-    """Return the operand that starts so many rows further down."""
-    return Operand(operand.data, operand.at + rows * operand.row, operand.row, operand.step)
+_INTEGER, _FLAG, _RATE = types.int64, types.boolean, types.float32
+_OPERANDS = (_INTEGER,) * 9  # c, a and b, each as address, row and step
 
 
 def _column(panels):
@@ -41,16 +45,16 @@ def _column(panels):
     def column(c, a, b, rows, depth, resume, rate):
         i = 0
         while rows - i >= TILE_ROWS:
-            tile(TILE_ROWS, panels, _down(c, i), _down(a, i), b, depth, resume, rate)
+            tile(TILE_ROWS, panels, down(c, i), down(a, i), b, depth, resume, rate)
             i += TILE_ROWS
         if rows - i >= 4:  # the rows left over: fewer than TILE_ROWS, in powers of two
-            tile(4, panels, _down(c, i), _down(a, i), b, depth, resume, rate)
+            tile(4, panels, down(c, i), down(a, i), b, depth, resume, rate)
             i += 4
         if rows - i >= 2:
-            tile(2, panels, _down(c, i), _down(a, i), b, depth, resume, rate)
+            tile(2, panels, down(c, i), down(a, i), b, depth, resume, rate)
             i += 2
         if rows - i >= 1:
-            tile(1, panels, _down(c, i), _down(a, i), b, depth, resume, rate)
+            tile(1, panels, down(c, i), down(a, i), b, depth, resume, rate)
 
     return column
 
@@ -58,29 +62,42 @@ def _column(panels):
 _one_panel, _two_panels = _column(1), _column(2)
 
 
-@jit
-def _right(operand, panels):
-    """Return the operand that starts so many panels further on."""
-    return Operand(operand.data, operand.at + panels * operand.step, operand.row, operand.step)
+def block_product(
+    c_at, c_row, c_step, a_at, a_row, a_step, b_at, b_row, b_step,
+    rows, panels, depth, resume, rate,
+):  # fmt: skip
+    """Multiply without cutting the sums: `_tile.tile` for a result of any size."""
+    c, a = Operand(c_at, c_row, c_step), Operand(a_at, a_row, a_step)
+    b = Operand(b_at, b_row, b_step)
+    panel = 0
+    while rows == 1 and panels - panel >= WIDE_PANELS:
+        tile(1, WIDE_PANELS, right(c, panel), a, right(b, panel), depth, resume, rate)
+        panel += WIDE_PANELS
+    while TILE_PANELS == 2 and panels - panel >= 2:
+        _two_panels(right(c, panel), a, right(b, panel), rows, depth, resume, rate)
+        panel += 2
+    while panel < panels:
+        _one_panel(right(c, panel), a, right(b, panel), rows, depth, resume, rate)
+        panel += 1
 
 
 def _listed(rows, widest):
     """Make the kernel for a listed tile so many rows high and at most so many panels wide."""
 
     @jit
-    def listed(c, a, b, panels, ks, start, count, resume, rate):
+    def listed(c, a, b, panels, ks, count, resume, rate):
         p = 0
         while widest >= 8 and panels - p >= 8:
-            tile_listed(rows, 8, _right(c, p), a, _right(b, p), ks, start, count, resume, rate)
+            tile_listed(rows, 8, right(c, p), a, right(b, p), ks, count, resume, rate)
             p += 8
         while widest >= 4 and panels - p >= 4:
-            tile_listed(rows, 4, _right(c, p), a, _right(b, p), ks, start, count, resume, rate)
+            tile_listed(rows, 4, right(c, p), a, right(b, p), ks, count, resume, rate)
             p += 4
         while widest >= 2 and panels - p >= 2:
-            tile_listed(rows, 2, _right(c, p), a, _right(b, p), ks, start, count, resume, rate)
+            tile_listed(rows, 2, right(c, p), a, right(b, p), ks, count, resume, rate)
             p += 2
         while p < panels:
-            tile_listed(rows, 1, _right(c, p), a, _right(b, p), ks, start, count, resume, rate)
+            tile_listed(rows, 1, right(c, p), a, right(b, p), ks, count, resume, rate)
             p += 1
 
     return listed
@@ -91,24 +108,36 @@ _samples_listed = _listed(LISTED_SAMPLES, WIDE_PANELS)
 _inputs_listed = _listed(LISTED_INPUTS, LISTED_PANELS)
 
 
-@jit
-def multiply_listed_samples(c, a, b, rows, panels, ks, start, count, resume):
-    """``c (+)= a b`` over the k in ``ks[start : start + count]``, at most LISTED_SAMPLES rows."""
-    if rows == LISTED_SAMPLES:
-        _samples_listed(c, a, b, panels, ks, start, count, resume, ZERO)
-    else:
-        for i in range(rows):
-            _row_listed(_down(c, i), _down(a, i), b, panels, ks, start, count, resume, ZERO)
+def listed_product(
+    c_at, c_row, c_step, a_at, a_row, a_step, b_at, b_row, b_step,
+    rows, panels, height, lists, list_size, resume, rate,
+):  # fmt: skip
+    """Multiply so many rows at a time over their own list: `_tile.tile_listed` for any size.
+
+    The lists, as `zeros` makes them, begin at the address `lists`, `list_size` int32 apart.
+    """
+    c, a = Operand(c_at, c_row, c_step), Operand(a_at, a_row, a_step)
+    b = Operand(b_at, b_row, b_step)
+    i = 0
+    while i < rows:
+        count = array_at(lists, 1, np.int32)[0]
+        ks = lists + INT_BYTES
+        if height == LISTED_SAMPLES and rows - i >= LISTED_SAMPLES:
+            _samples_listed(down(c, i), down(a, i), b, panels, ks, count, resume, rate)
+        elif height == LISTED_INPUTS and rows - i >= LISTED_INPUTS:
+            _inputs_listed(down(c, i), down(a, i), b, panels, ks, count, resume, rate)
+        else:
+            for j in range(i, min(rows, i + height)):
+                _row_listed(down(c, j), down(a, j), b, panels, ks, count, resume, rate)
+        i += height
+        lists += list_size * INT_BYTES
 
 
-@jit
-def multiply_listed_inputs(c, a, b, rows, panels, ks, start, count, rate):
-    """`multiply_into` over the k in ``ks[start : start + count]``, at most LISTED_INPUTS rows."""
-    if rows == LISTED_INPUTS:
-        _inputs_listed(c, a, b, panels, ks, start, count, False, rate)
-    else:
-        for i in range(rows):
-            _row_listed(_down(c, i), _down(a, i), b, panels, ks, start, count, False, rate)
+UNITS = (
+    Unit(block_product, *_OPERANDS, *(_INTEGER,) * 3, _FLAG, _RATE),
+    Unit(listed_product, *_OPERANDS, *(_INTEGER,) * 5, _FLAG, _RATE),
+)
+_block_product, _listed_product = (unit.call for unit in UNITS)
 
 
 @jit
@@ -118,25 +147,25 @@ def multiply(c, a, b, rows, panels, depth):
     for block in range(blocks):
         k = depth * block // blocks
         block_depth = depth * (block + 1) // blocks - k
-        a_block = Operand(a.data, a.at + k * a.step, a.row, a.step)
-        _multiply_block(c, a_block, _down(b, k), rows, panels, block_depth, block > 0, ZERO)
+        _block_product(
+            c.at, c.row, c.step, right(a, k).at, a.row, a.step, down(b, k).at, b.row, b.step,
+            rows, panels, block_depth, block > 0, ZERO,
+        )  # fmt: skip
 
 
 @jit
 def multiply_into(c, a, b, rows, panels, depth, rate):
-    """``c = c - rate · (a b)``, or ``c = a b`` where `rate` is 0; depth at most DEPTH_BLOCK."""
-    _multiply_block(c, a, b, rows, panels, depth, False, rate)
+    """``c = c - rate · (a b)``, in one go: depth at most DEPTH_BLOCK, `rate` not 0."""
+    _block_product(
+        c.at, c.row, c.step, a.at, a.row, a.step, b.at, b.row, b.step,
+        rows, panels, depth, False, rate,
+    )  # fmt: skip
 
 
 @jit
-def _multiply_block(c, a, b, rows, panels, depth, resume, rate):
-    wide = panels // WIDE_PANELS * WIDE_PANELS if rows == 1 else 0
-    for panel in range(0, wide, WIDE_PANELS):
-        c_panel, b_panel = _right(c, panel), _right(b, panel)
-        tile(1, WIDE_PANELS, c_panel, a, b_panel, depth, resume, rate)
-    for panel in range(wide, panels, TILE_PANELS):
-        c_panel, b_panel = _right(c, panel), _right(b, panel)
-        if TILE_PANELS == 2 and panel + 1 < panels:
-            _two_panels(c_panel, a, b_panel, rows, depth, resume, rate)
-        else:
-            _one_panel(c_panel, a, b_panel, rows, depth, resume, rate)
+def multiply_listed(c, a, b, rows, panels, height, lists, list_size, resume, rate):
+    """Multiply so many rows at a time over the k that their list holds (`listed_product`)."""
+    _listed_product(
+        c.at, c.row, c.step, a.at, a.row, a.step, b.at, b.row, b.step,
+        rows, panels, height, lists, list_size, resume, rate,
+    )  # fmt: skip

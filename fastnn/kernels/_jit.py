@@ -1,13 +1,15 @@
 """How kernels are compiled: every option of the JIT, and the cache, are here and nowhere else.
 
-Three kinds of compiled function, from the inside out:
+Four kinds of compiled function, from the inside out:
 
 `jit`
-    A serial function that other kernels call. It becomes part of whoever calls it.
+    A serial function that other kernels call. It becomes part of whoever calls it, and Numba
+    optimises it again for each of them and for each of theirs.
+`Unit`
+    A function that is compiled once and called by its name, as a linker would have it: for the
+    products, which everything calls and which would take most of a cold start otherwise.
 `Region`
-    The body of a parallel region: ``region(task, job)``, compiled once to machine code and called
-    by its address. Were it called as an ordinary function, Numba would optimise its body again
-    inside every parallel driver, which took three quarters of a cold start.
+    The body of a parallel region, ``region(task, job)``, compiled once and called by its address.
 `Driver`
     The thin parallel loop that calls regions, and the only thing that Python calls.
 
@@ -28,9 +30,11 @@ from typing import Any
 
 import numba
 from numba import config, types
+from numba.extending import models, register_model
 from platformdirs import user_cache_path
 
 from fastnn import batches
+from fastnn.kernels._simd import name_address
 
 _OPTIONS = {"error_model": "numpy", "nogil": True}  # no division checks; other threads may run
 _ADDRESS = types.int64
@@ -79,15 +83,49 @@ class Region(_Compiled):
     """The body of a parallel region, ``region(task, job)``, known by its address."""
 
     address: Any = None
+    signature = types.void(types.int64, _ADDRESS)
 
     def _compile(self, cached: bool) -> Any:
         if config.DISABLE_JIT:
             self.address = self.function
             return self.function
-        signature = types.void(types.int64, _ADDRESS)
-        compiled = numba.cfunc(signature, cache=cached, **_OPTIONS)(self.function)
+        compiled = numba.cfunc(self.signature, cache=cached, **_OPTIONS)(self.function)
         self.address = compiled.address
         self.from_cache = compiled.cache_hits > 0
+        return compiled
+
+
+class _Symbol(types.ExternalFunction):
+    """What a unit is to the JIT. A caller's compilation asks for its type, and so compiles it."""
+
+    def __init__(self, name: str, unit: "Unit") -> None:
+        super().__init__(name, unit.signature)
+        self._unit = unit
+
+    def get_call_type(self, *arguments: Any) -> Any:
+        self._unit.compile()
+        return super().get_call_type(*arguments)
+
+
+register_model(_Symbol)(models.OpaqueModel)
+
+
+class Unit(Region):
+    """A function of numbers that kernels call as ``unit.call``.
+
+    It must be compiled before a caller is read from the cache.
+    """
+
+    def __init__(self, function: Callable, *arguments: types.Type) -> None:
+        super().__init__(function)
+        self.signature = types.void(*arguments)
+        self._symbol = f"fastnn.{function.__name__}"
+        self.call = function if config.DISABLE_JIT else _Symbol(self._symbol, self)
+
+    def _compile(self, cached: bool) -> Any:
+        compiled = super()._compile(cached)
+        if not config.DISABLE_JIT:
+            name_address(self._symbol, self.address)
         return compiled
 
 

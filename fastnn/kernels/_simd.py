@@ -8,6 +8,7 @@ at the end.
 
 import ctypes
 
+import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -35,6 +36,11 @@ HAS_COMPRESS = _on("avx512f")
 FLOAT = ir.FloatType()
 INT32 = ir.IntType(32)
 INT64 = ir.IntType(64)
+
+
+def name_address(symbol: str, address: int) -> None:
+    """Let compiled code call what lies at an address by a name, as a linker would."""
+    llvm.add_symbol(symbol, address)
 
 
 def constant(value: int) -> ir.Constant:
@@ -280,6 +286,16 @@ def call_region(typingctx, region, task, job):
     return types.void(types.int64, types.int64, types.int64), codegen
 
 
+@intrinsic
+def address_in(typingctx, buffer, at):
+    """Return the address of ``buffer[at]``; of an array or of what `array_at` returned."""
+
+    def codegen(context, builder, signature, args):
+        return builder.ptrtoint(emit_pointer(context, builder, signature.args[0], *args), INT64)
+
+    return types.int64(buffer, types.intp), codegen
+
+
 @intrinsic(prefer_literal=False)
 def array_at(typingctx, address, size, dtype):
     """Return the buffer (size,) of a dtype that lies at an address, to be indexed and no more.
@@ -346,6 +362,10 @@ if config.DISABLE_JIT:
     def call_region(region, task, job):  # noqa: F811
         """Plain twin: where the JIT is off a region is a Python function."""
         region(task, job)
+
+    def address_in(buffer, at):  # noqa: F811
+        """Plain twin."""
+        return buffer.__array_interface__["data"][0] + int(at) * buffer.itemsize
 
     def array_at(address, size, dtype):  # noqa: F811
         """Plain twin."""

@@ -12,6 +12,7 @@ from numba import types
 from numba.core import config
 from numba.extending import intrinsic
 
+from fastnn.kernels._jit import jit
 from fastnn.kernels._simd import (
     ARM64,
     FLOAT,
@@ -19,9 +20,10 @@ from fastnn.kernels._simd import (
     INT64,
     LANES,
     NR,
+    address_in,
+    array_at,
     constant,
     emit_multiply_add,
-    emit_pointer,
     emit_splat,
     fma,
 )
@@ -37,18 +39,38 @@ LISTED_SAMPLES = 2 if LANES == 16 else 1  # by WIDE_PANELS
 LISTED_INPUTS, LISTED_PANELS = (4, 4) if LANES == 16 else (TILE_ROWS, TILE_PANELS)
 
 
-class Operand(NamedTuple):
-    """A matrix inside a flat float32 buffer, as the micro-kernel walks it.
+FLOAT_BYTES = 4
 
-    Element (i, k) of the left factor is ``data[at + i * row + k * step]``. Lane j of row k in
-    panel p of the right factor is ``data[at + k * row + p * step + j]``, and the same holds
-    for row i of the result: ``step`` leads from one panel to the next.
+
+class Operand(NamedTuple):
+    """A matrix of float32 somewhere in memory, as the micro-kernel walks it.
+
+    Element (i, k) of the left factor is ``i * row + k * step`` numbers behind the address `at`.
+    Lane j of row k in panel p of the right factor is ``k * row + p * step + j`` behind it, and
+    the same holds for row i of the result: `step` leads from one panel to the next.
     """
 
-    data: np.ndarray
     at: int
     row: int
     step: int
+
+
+@jit
+def operand(buffer, at, row, step):
+    """Return the operand that begins at ``buffer[at]``."""
+    return Operand(address_in(buffer, at), row, step)
+
+
+@jit
+def down(matrix, rows):
+    """Return the operand that starts so many rows further down."""
+    return Operand(matrix.at + rows * matrix.row * FLOAT_BYTES, matrix.row, matrix.step)
+
+
+@jit
+def right(matrix, steps):
+    """Return the operand that starts so many panels further on, or k of a left factor."""
+    return Operand(matrix.at + steps * matrix.step * FLOAT_BYTES, matrix.row, matrix.step)
 
 
 class _Matrix:
@@ -64,19 +86,20 @@ class _Matrix:
         return b.gep(self.start, [b.add(offset, constant(lane))])
 
 
-def emit_call(context, builder, operands, ks, depth, resume, rate, size):
+def emit_call(builder, operands, ks, depth, resume, rate, size):
     """Emit a call of the micro-kernel of a size; `tile` and `tile_listed` say what it computes.
 
-    `operands` are c, a and b as (type, value); `ks` is the address of the first listed k, or
-    None; `size` is rows, panels and lanes of a register.
+    `operands` are c, a and b; `ks` is the address of the first listed k, or None; `size` is rows,
+    panels and lanes of a register.
     """
     arguments = []
-    for operand_type, operand in operands:
-        data, at, row, step = (builder.extract_value(operand, i) for i in range(4))
-        arguments += [emit_pointer(context, builder, operand_type[0], data, at), row, step]
-    arguments += [depth, resume, rate] if ks is None else [depth, resume, rate, ks]
+    for matrix in operands:
+        at, row, step = (builder.extract_value(matrix, i) for i in range(3))
+        arguments += [builder.inttoptr(at, FLOAT.as_pointer()), row, step]
+    arguments += [depth, resume, rate]
+    if ks is not None:
+        arguments.append(builder.inttoptr(ks, INT32.as_pointer()))
     builder.call(micro_kernel(builder.module, size, listed=ks is not None), arguments)
-    return context.get_dummy_value()
 
 
 def micro_kernel(module, size, listed):
@@ -220,27 +243,26 @@ def tile(typingctx, rows, panels, c, a, b, depth, resume, rate):
     size = _literal(rows), _literal(panels), LANES
 
     def codegen(context, builder, signature, args):
-        operands = list(zip(signature.args, args, strict=True))[2:5]
-        return emit_call(context, builder, operands, None, *args[5:], size)
+        emit_call(builder, args[2:5], None, *args[5:], size)
+        return context.get_dummy_value()
 
     return (signature, codegen) if None not in size else None
 
 
 @intrinsic(prefer_literal=True)
-def tile_listed(typingctx, rows, panels, c, a, b, ks, start, count, resume, rate):
+def tile_listed(typingctx, rows, panels, c, a, b, ks, count, resume, rate):
     """Multiply one register tile over some k only: ``c[i, j] (+)= Σ a[i, k] b[k, j]``.
 
-    The k are ``ks[start : start + count]``, int32 and increasing. Where all others have zeros in
-    `a`, and `b` is finite, the bits are those of `tile`: adding zero changes no sum.
+    The `count` k are int32 at the address `ks`, increasing. Where all others have zeros in `a`,
+    and `b` is finite, the bits are those of `tile`: adding zero changes no sum.
     """
-    counts = types.intp, types.intp, types.boolean, types.float32
-    signature = types.void(rows, panels, c, a, b, ks, *counts)
+    counts = types.intp, types.boolean, types.float32
+    signature = types.void(rows, panels, c, a, b, types.intp, *counts)
     size = _literal(rows), _literal(panels), LANES
 
     def codegen(context, builder, signature, args):
-        operands = list(zip(signature.args, args, strict=True))[2:5]
-        first = emit_pointer(context, builder, signature.args[5], *args[5:7])
-        return emit_call(context, builder, operands, first, *args[7:], size)
+        emit_call(builder, args[2:5], args[5], *args[6:], size)
+        return context.get_dummy_value()
 
     return (signature, codegen) if None not in size else None
 
@@ -258,17 +280,19 @@ if config.DISABLE_JIT:
             for i in range(rows):
                 _plain_sum(c, a, b, i, p, range(depth), resume, rate)
 
-    def tile_listed(rows, panels, c, a, b, ks, start, count, resume, rate):  # noqa: F811
+    def tile_listed(rows, panels, c, a, b, ks, count, resume, rate):  # noqa: F811
         """Plain twin."""
         for p in range(panels):
             for i in range(rows):
-                _plain_sum(c, a, b, i, p, ks[start : start + count], resume, rate)
+                _plain_sum(c, a, b, i, p, array_at(ks, count, np.int32), resume, rate)
 
     def _plain_sum(c, a, b, i, p, ks, resume, rate):
-        at = c.at + i * c.row + p * c.step
-        before = c.data[at : at + NR].copy()
-        total = before if resume else np.zeros(NR, np.float32)
-        for k in ks:
-            b_row = b.data[b.at + k * b.row + p * b.step :][:NR]
-            total = fma(a.data[a.at + i * a.row + k * a.step], b_row, total)
-        c.data[at : at + NR] = fma(-rate, total, before) if rate else total
+        c_row = _floats(right(down(c, i), p), NR)
+        total = c_row.copy() if resume else np.zeros(NR, np.float32)
+        for k in map(int, ks):
+            (factor,) = _floats(right(down(a, i), k), 1)
+            total = fma(factor, _floats(right(down(b, k), p), NR), total)
+        c_row[:] = fma(-rate, total, c_row) if rate else total
+
+    def _floats(matrix, count):
+        return array_at(matrix.at, count, np.float32)

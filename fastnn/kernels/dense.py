@@ -5,15 +5,10 @@ Twin of `reference.dense`, which holds the formulas. `layer` is a row of the lay
 I stands for the bias.
 """
 
-from fastnn.kernels._gemm import (
-    multiply,
-    multiply_into,
-    multiply_listed_inputs,
-    multiply_listed_samples,
-)
+from fastnn.kernels._gemm import ZERO, multiply, multiply_into, multiply_listed
 from fastnn.kernels._jit import jit
-from fastnn.kernels._simd import NR, transpose_square
-from fastnn.kernels._tile import LISTED_INPUTS, LISTED_SAMPLES, WIDE_PANELS, Operand
+from fastnn.kernels._simd import NR, address_in, transpose_square
+from fastnn.kernels._tile import LISTED_INPUTS, LISTED_SAMPLES, WIDE_PANELS, operand
 from fastnn.kernels.zeros import BLOCK_GROUPS, LIST_MARGIN, list_inputs, list_rows
 
 # The gradient of so many inputs and panels is computed and used at a time, so that it never leaves
@@ -26,9 +21,9 @@ BLOCK_SIZE = INPUT_BLOCK * PANEL_BLOCK * NR
 def dense_forward(workspace, parameters, layer, first, rows):
     """``z = [a 1] [w; b]``: z (rows, O) written, a (rows, I + 1) and the panels read."""
     multiply(
-        Operand(workspace, layer.z + first * layer.z_row, layer.z_row, NR),
-        Operand(workspace, layer.a + first * layer.a_row, layer.a_row, 1),
-        Operand(parameters, layer.weights, NR, layer.panel_size),
+        operand(workspace, layer.z + first * layer.z_row, layer.z_row, NR),
+        operand(workspace, layer.a + first * layer.a_row, layer.a_row, 1),
+        operand(parameters, layer.weights, NR, layer.panel_size),
         rows,
         layer.panels,
         layer.inputs + 1,
@@ -47,31 +42,29 @@ def dense_forward_listed(workspace, parameters, layer, first, rows, masks, strid
             samples = min(LISTED_SAMPLES, rows - i)
             list_inputs(lists, at, masks, stride, first + i, samples, low, high)
         for panel in range(0, layer.panels, WIDE_PANELS):
-            panels = min(WIDE_PANELS, layer.panels - panel)
+            z = layer.z + first * layer.z_row + panel * NR
             weights = layer.weights + panel * layer.panel_size
-            for i in range(0, rows, LISTED_SAMPLES):
-                at = start + i // LISTED_SAMPLES * size
-                row = first + i
-                multiply_listed_samples(
-                    Operand(workspace, layer.z + row * layer.z_row + panel * NR, layer.z_row, NR),
-                    Operand(workspace, layer.a + row * layer.a_row, layer.a_row, 1),
-                    Operand(parameters, weights, NR, layer.panel_size),
-                    min(LISTED_SAMPLES, rows - i),
-                    panels,
-                    lists,
-                    at + 1,
-                    lists[at],
-                    low > 0,
-                )
+            multiply_listed(
+                operand(workspace, z, layer.z_row, NR),
+                operand(workspace, layer.a + first * layer.a_row, layer.a_row, 1),
+                operand(parameters, weights, NR, layer.panel_size),
+                rows,
+                min(WIDE_PANELS, layer.panels - panel),
+                LISTED_SAMPLES,
+                address_in(lists, start),
+                size,
+                low > 0,
+                ZERO,
+            )
 
 
 @jit
 def dense_backward_input(workspace, transposed, layer, before, first, rows):
     """``da = dz wᵀ``: written to the dz of the layer `before`, (rows, I); dz (rows, O) read."""
     multiply(
-        Operand(workspace, before.dz + first * before.dz_row, before.dz_row, NR),
-        Operand(workspace, layer.dz + first * layer.dz_row, layer.dz_row, 1),
-        Operand(transposed, layer.transposed, NR, layer.transposed_panel_size),
+        operand(workspace, before.dz + first * before.dz_row, before.dz_row, NR),
+        operand(workspace, layer.dz + first * layer.dz_row, layer.dz_row, 1),
+        operand(transposed, layer.transposed, NR, layer.transposed_panel_size),
         rows,
         layer.transposed_panels,
         layer.outputs,
@@ -85,8 +78,8 @@ def dense_backward_weights(c, workspace, layer, low, high, panel, panels, rows, 
     Written to the operand `c`. Else `c` are the weights, and ``c = c - rate · [dw; db]``: plain
     gradient descent, without the gradient ever leaving the registers; at most DEPTH_BLOCK rows.
     """
-    a = Operand(workspace, layer.a + low, 1, layer.a_row)
-    dz = Operand(workspace, layer.dz + panel * NR, layer.dz_row, NR)
+    a = operand(workspace, layer.a + low, 1, layer.a_row)
+    dz = operand(workspace, layer.dz + panel * NR, layer.dz_row, NR)
     if rate == 0:
         multiply(c, a, dz, high - low, panels, rows)
     else:
@@ -106,19 +99,18 @@ def dense_backward_weights_listed(
     c, workspace, layer, low, high, panel, panels, rows, rate, lists, start
 ):
     """Compute what `dense_backward_weights` does, over the rows that `list_block` listed."""
-    for i in range(low, high, LISTED_INPUTS):
-        listed = start + (i - low) // LISTED_INPUTS * (rows + LIST_MARGIN)
-        multiply_listed_inputs(
-            Operand(c.data, c.at + (i - low) * c.row, c.row, c.step),
-            Operand(workspace, layer.a + i, 1, layer.a_row),
-            Operand(workspace, layer.dz + panel * NR, layer.dz_row, NR),
-            min(LISTED_INPUTS, high - i),
-            panels,
-            lists,
-            listed + 1,
-            lists[listed],
-            rate,
-        )
+    multiply_listed(
+        c,
+        operand(workspace, layer.a + low, 1, layer.a_row),
+        operand(workspace, layer.dz + panel * NR, layer.dz_row, NR),
+        high - low,
+        panels,
+        LISTED_INPUTS,
+        address_in(lists, start),
+        rows + LIST_MARGIN,
+        False,
+        rate,
+    )
 
 
 @jit

@@ -28,7 +28,7 @@ from fastnn.kernels._simd import (
     record_at,
     restore_denormals,
 )
-from fastnn.kernels._tile import Operand
+from fastnn.kernels._tile import operand
 from fastnn.kernels.activations import ONE, ZERO, relu_backward, relu_forward
 from fastnn.kernels.dense import (
     BLOCK_SIZE,
@@ -165,33 +165,28 @@ def write_probabilities(buffers, job, first, rows):
             out[target + j] = buffers.workspace[at + j]
 
 
-@jit
-def rows_block(buffers, job, task, first, rows):
-    """Do all that the job asks of a block of rows, counted from the chunk's start."""
-    gather(buffers, job, first, rows)
-    forward(buffers, job, task, first, rows)
-    if job.mode == PREDICT:
-        write_probabilities(buffers, job, first, rows)
-        return
-    last = layer_of(job, job.n_layers - 1)
-    softmax_cross_entropy_forward(
-        buffers.losses, buffers.hits, buffers.workspace, last, buffers.labels, first, rows
-    )
-    if job.mode == TRAIN:
-        softmax_cross_entropy_backward(
-            buffers.workspace, last, buffers.labels, first, rows, np.float32(job.batch_rows)
-        )
-        backward(buffers, job, first, rows)
-
-
 def rows_region(task, address):
-    """Region 1: a task's share of the chunk's rows, block by block."""
+    """Region 1: a task's share of the chunk's rows, block by block through all layers and back."""
     job = record_at(address, 0, JOB)
     buffers = views(job)
     state = flush_denormals()
+    last = layer_of(job, job.n_layers - 1)
     start, stop = share(job.rows, ROW_UNIT, task, job.tasks)
     for first in range(start, stop, ROW_BLOCK):
-        rows_block(buffers, job, task, first, min(ROW_BLOCK, stop - first))
+        rows = min(ROW_BLOCK, stop - first)
+        gather(buffers, job, first, rows)
+        forward(buffers, job, task, first, rows)
+        if job.mode == PREDICT:
+            write_probabilities(buffers, job, first, rows)
+            continue
+        softmax_cross_entropy_forward(
+            buffers.losses, buffers.hits, buffers.workspace, last, buffers.labels, first, rows
+        )
+        if job.mode == TRAIN:
+            softmax_cross_entropy_backward(
+                buffers.workspace, last, buffers.labels, first, rows, np.float32(job.batch_rows)
+            )
+            backward(buffers, job, first, rows)
     restore_denormals(state)
 
 
@@ -230,9 +225,10 @@ def weights_block(buffers, job, task, i, listed, low, high):
     for panel in range(0, layer.panels, PANEL_BLOCK):
         panels = min(PANEL_BLOCK, layer.panels - panel)
         weights = layer.weights + panel * layer.panel_size + low * NR
-        c = Operand(buffers.blocks, task * BLOCK_SIZE, NR, INPUT_BLOCK * NR)
+        block = task * BLOCK_SIZE
+        c = operand(buffers.blocks, block, NR, INPUT_BLOCK * NR)
         if at_once:
-            c = Operand(buffers.parameters, weights, NR, layer.panel_size)
+            c = operand(buffers.parameters, weights, NR, layer.panel_size)
         if listed:
             dense_backward_weights_listed(
                 c, buffers.workspace, layer, low, high, panel, panels, job.rows, rate,
@@ -245,7 +241,7 @@ def weights_block(buffers, job, task, i, listed, low, high):
         for p in range(panels):
             if not at_once:
                 at = weights + p * layer.panel_size
-                apply_gradient(buffers, job, at, c.at + p * c.step, (high - low) * NR)
+                apply_gradient(buffers, job, at, block + p * c.step, (high - low) * NR)
             if i > 0 and job.last and job.rule != KEEP_GRADIENT:
                 transpose(buffers.transposed, buffers.parameters, layer, low, high, panel + p)
 

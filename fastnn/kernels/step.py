@@ -13,6 +13,7 @@ import numpy as np
 
 from fastnn.batches import CHUNK_ROWS, Epoch, Progress
 from fastnn.kernels import _jit, _threads
+from fastnn.kernels._gemm import UNITS
 from fastnn.kernels._jit import Driver, Region
 from fastnn.kernels.layout import Layout
 from fastnn.kernels.regions import rows_region, run, weights_region
@@ -42,9 +43,10 @@ def compile_kernels() -> tuple[float, bool]:
     """Have all kernels ready; return the seconds it took, and whether any had to be compiled."""
     start = time.perf_counter()
     _threads.preload_tbb()
-    for function in (_rows, _weights, _run):
+    functions = (*UNITS, _rows, _weights, _run)
+    for function in functions:
         function.compile()
-    cached = all(function.from_cache for function in (_rows, _weights, _run))
+    cached = all(function.from_cache for function in functions)
     return time.perf_counter() - start, not cached
 
 
