@@ -64,7 +64,13 @@ class Engine(Protocol):
         ...
 
     def predict(self, x: np.ndarray) -> np.ndarray:
-        """Return class probabilities (rows, O) float32."""
+        """Return class probabilities (rows, O) float32.
+
+        Raises
+        ------
+        DataError
+            If a feature is not finite: here alone that has not been checked before.
+        """
         ...
 
 

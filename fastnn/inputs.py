@@ -13,11 +13,12 @@ from fastnn.errors import DataError
 _BLOCK_ROWS = 4096  # rows checked at a time, so that checking allocates next to nothing
 
 
-def as_features(x: Any, n_features: int, name: str = "x") -> np.ndarray:
+def as_features(x: Any, n_features: int, name: str = "x", *, finite: bool = True) -> np.ndarray:
     """Return features as a C-contiguous (rows, n_features) array of uint8 or float32.
 
     uint8 stays as it is and is scaled on its way into the network; every other real dtype
-    becomes float32. An array that is right already is returned without a copy.
+    becomes float32. An array that is right already is returned without a copy. Whether all is
+    finite is not checked where `finite` is false: engines do that as they predict.
 
     Raises
     ------
@@ -39,12 +40,15 @@ def as_features(x: Any, n_features: int, name: str = "x") -> np.ndarray:
     if array.dtype != np.float32 or not (flags.c_contiguous and flags.aligned):
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is reported below
             features = np.require(array, np.float32, ["C_CONTIGUOUS", "ALIGNED"])
-    check_finite(features, name)
+    if finite:
+        check_finite(features, name)
     return features
 
 
 def check_finite(features: np.ndarray, name: str) -> None:
     """Raise a DataError that names the first row of a 2-D array holding a NaN or an infinity."""
+    if features.dtype.kind != "f":
+        return
     for start in range(0, len(features), _BLOCK_ROWS):
         finite = np.isfinite(features[start : start + _BLOCK_ROWS])
         if not finite.all():

@@ -193,7 +193,7 @@ class Network:
         DataError
             If the features do not fit the network or are not finite.
         """
-        return self._current_engine().predict(as_features(x, self.layers[0].inputs))
+        return self._current_engine().predict(as_features(x, self.layers[0].inputs, finite=False))
 
     def use_engine(self, name: str, *, threads: int | None = None) -> Engine:
         """Move the network to an engine, which is built on first use, and return it."""

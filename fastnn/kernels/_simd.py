@@ -115,6 +115,16 @@ def lowest_bit(typingctx, bits):
 
 
 @intrinsic
+def count_bits(typingctx, bits):
+    """Return how many bits are set."""
+
+    def codegen(context, builder, signature, args):
+        return builder.ctpop(args[0])
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
 def compress_places(typingctx, lists, end, mask, base):
     """Write ``base`` plus the place of each bit of a mask that is set; return the new end.
 
@@ -337,6 +347,10 @@ if config.DISABLE_JIT:
     def lowest_bit(bits):  # noqa: F811
         """Plain twin."""
         return (int(bits) & -int(bits)).bit_length() - 1
+
+    def count_bits(bits):  # noqa: F811
+        """Plain twin."""
+        return int(bits).bit_count()
 
     def fma(x, y, z):  # noqa: F811
         """Plain twin: the product of two float32 is exact in float64."""

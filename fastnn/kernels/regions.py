@@ -28,7 +28,7 @@ from fastnn.kernels._simd import (
     record_at,
     restore_denormals,
 )
-from fastnn.kernels._tile import operand
+from fastnn.kernels._tile import LISTED_SAMPLES, operand
 from fastnn.kernels.activations import ONE, ZERO, relu_backward, relu_forward
 from fastnn.kernels.dense import (
     BLOCK_SIZE,
@@ -49,8 +49,11 @@ from fastnn.kernels.losses import (
 )
 from fastnn.kernels.updates import accumulate, sgd_update
 from fastnn.kernels.workspace import (
+    ALWAYS,
+    BY_BLOCK,
     JOB,
     KEEP_GRADIENT,
+    NEVER,
     PREDICT,
     ROW_BLOCK,
     SGD,
@@ -58,9 +61,11 @@ from fastnn.kernels.workspace import (
     layer_of,
     views,
 )
-from fastnn.kernels.zeros import mark
+from fastnn.kernels.zeros import few_marked, mark
 
 LONG_BLOCK = 8192  # rows by inputs
+# A float32's bits but for the sign, and what they are from for an infinity or a NaN.
+MAGNITUDE, INFINITY = np.int32(0x7FFFFFFF), np.int32(0x7F800000)
 ROW_UNIT = 8  # rows are dealt out to tasks in eights, whole register tiles
 
 next_chunk = jit(batches.next_chunk)
@@ -93,18 +98,46 @@ def gather(buffers, job, first, rows):
             x = array_at(job.x + 4 * source * inputs, inputs, np.float32)
             for k in range(inputs):
                 workspace[at + k] = x[k] * scale
+            if job.mode == PREDICT and not all_finite(job.x + 4 * source * inputs, inputs):
+                job.finite = False
         workspace[at + inputs] = ONE
-        if job.skip_zeros:
-            mark(buffers.masks, job.mask_stride, i, buffers.workspace, at, inputs + 1)
         if job.mode != PREDICT:
             buffers.labels[i] = array_at(job.labels, job.data_rows, np.int32)[source]
+
+
+@jit
+def all_finite(address, count):
+    """Whether so many float32 from an address are all finite: no exponent is all ones."""
+    bits = array_at(address, count, np.int32)
+    largest = np.int32(0)
+    for k in range(count):
+        magnitude = bits[k] & MAGNITUDE
+        largest = magnitude if magnitude > largest else largest
+    return largest < INFINITY
+
+
+@jit
+def mark_block(buffers, job, first, rows):
+    """Mark what is not zero in the block's features, if that is wanted; return whether it was."""
+    if job.skip_zeros == NEVER:
+        return False
+    layer, stride = layer_of(job, 0), job.mask_stride
+    width = layer.inputs + 1
+    sample = min(rows, LISTED_SAMPLES)
+    for i in range(first, first + rows):
+        mark(buffers.masks, stride, i, buffers.workspace, layer.a + i * layer.a_row, width)
+        sampled = job.skip_zeros == BY_BLOCK and i + 1 == first + sample
+        if sampled and not few_marked(buffers.masks, stride, first, sample, width):
+            return False
+    return True
 
 
 @jit
 def prefetch_row(job, position):
     """Ask for the features of a position of the next chunk: shuffled rows are far apart."""
     if position < job.n:
-        size = job.row_bytes
+        inputs = layer_of(job, 0).inputs
+        size = inputs if job.x_is_bytes else 4 * inputs
         address = job.x + source_row(job, position) * size
         for offset in range(0, size, 64):
             prefetch(address + offset)
@@ -121,9 +154,10 @@ def source_row(job, position):
 @jit
 def forward(buffers, job, task, first, rows):
     """Run a block of rows through all layers; the logits end up in the last `z`."""
+    listed = mark_block(buffers, job, first, rows)
     for i in range(job.n_layers):
         layer = layer_of(job, i)
-        if i == 0 and job.skip_zeros:
+        if i == 0 and listed:
             dense_forward_listed(
                 buffers.workspace, buffers.parameters, layer, first, rows,
                 buffers.masks, job.mask_stride, buffers.lists, task * job.list_size,
@@ -253,7 +287,7 @@ def weights_region(task, address):
     state = flush_denormals()
     for i in range(job.n_layers):
         low, high = share(layer_of(job, i).inputs + 1, NR, task, job.tasks)
-        listed = i == 0 and job.skip_zeros
+        listed = i == 0 and job.skip_zeros == ALWAYS
         block = INPUT_BLOCK
         if updates_at_once(job, listed) and not listed:
             # No gradient to hold: with few rows, long runs of weights, as memory likes them.

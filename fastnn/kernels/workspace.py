@@ -20,6 +20,9 @@ ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 
 # What a region is to do with the rows it has run forward.
 TRAIN, EVALUATE, PREDICT = 0, 1, 2
+# Whether the first layer skips zeros: not, everywhere, or in the blocks of rows where it pays.
+# The weights region needs one answer for all rows, so training does not leave it to the blocks.
+NEVER, ALWAYS, BY_BLOCK = 0, 1, 2
 # What happens to a batch's gradient.
 KEEP_GRADIENT, SGD = 0, 1
 
@@ -39,8 +42,9 @@ JOB = np.dtype(
         # The data: x (data_rows, inputs) of uint8 or float32; order (n,) int64, or 0 for all
         # rows as they come; out (n, outputs) float32, for predictions.
         ("x_is_bytes", np.bool_),
-        ("skip_zeros", np.bool_),
-        *((name, np.int64) for name in ("x", "row_bytes", "data_rows", "labels", "order", "out")),
+        ("skip_zeros", np.int8),
+        ("finite", np.bool_),  # stays true where all features that were predicted from are
+        *((name, np.int64) for name in ("x", "data_rows", "labels", "order", "out")),
         # What to do with it.
         *((name, np.int64) for name in ("tasks", "mode", "rule", "n", "batch_size")),
         ("learning_rate", np.float32),

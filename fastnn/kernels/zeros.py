@@ -17,6 +17,7 @@ from fastnn.kernels._simd import (
     HAS_COMPRESS,
     NR,
     compress_places,
+    count_bits,
     lowest_bit,
     marked_mask,
     nonzero_mask,
@@ -30,7 +31,8 @@ BLOCK_GROUPS = 6
 # int32 that a list of n places takes: the count, and what is written past the end.
 LIST_MARGIN = 1 + NR
 
-WORTH_IT = 0.75  # of all products left: with more, looking for zeros costs more than it saves
+# Percent of all products: with more of them left, looking for zeros costs more than it saves.
+WORTH_IT = 75
 
 # Masks of a group, beyond the rows of a chunk: whole vectors may be read, and groups must not lie
 # a power of two apart, where they would share the few places of one set of the cache.
@@ -47,6 +49,19 @@ def mark(masks, stride, row, workspace, at, width):
     for g in range(groups):
         masks[g * stride + row] = nonzero_mask(workspace, at + g * NR)
     masks[(groups - 1) * stride + row] &= (1 << (width - (groups - 1) * NR)) - 1
+
+
+@jit
+def few_marked(masks, stride, row, rows, width):
+    """Whether few enough of the inputs are used by any of some rows, to tell of their block."""
+    groups = (width + NR - 1) // NR
+    used = 0
+    for g in range(groups):
+        mask = 0
+        for i in range(row, row + rows):
+            mask |= np.int64(masks[g * stride + i])
+        used += count_bits(mask)
+    return 100 * used < WORTH_IT * width
 
 
 @jit
@@ -115,4 +130,4 @@ def worth_skipping(x):
     forward = sample.reshape(tiles, 8, -1).any(axis=1).mean()
     whole_strips = sample[:, : sample.shape[1] // 4 * 4].reshape(len(sample), -1, 4)
     backward = whole_strips.any(axis=2).mean() if whole_strips.size else 1.0
-    return bool(forward + backward < 2 * WORTH_IT)
+    return bool(100 * (forward + backward) < 2 * WORTH_IT)

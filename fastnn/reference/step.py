@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastnn.batches import CHUNK_ROWS, Epoch, Progress, next_chunk
+from fastnn.inputs import check_finite
 from fastnn.layers import Dense, Parameters
 from fastnn.reference.activations import relu_backward, relu_forward
 from fastnn.reference.dense import dense_backward_input, dense_backward_weights, dense_forward
@@ -109,6 +110,7 @@ class ReferenceEngine:
     @_quiet
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Return class probabilities (rows, O) float32."""
+        check_finite(x, "x")
         probs = np.empty((len(x), self.layers[-1].outputs), np.float32)
         for start in range(0, len(x), CHUNK_ROWS):
             part = slice(start, start + CHUNK_ROWS)
