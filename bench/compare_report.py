@@ -113,7 +113,7 @@ def conditions(result: Comparison) -> list[str]:
     return lines + [f"- {title}: {how}" for title, how in result.how.items()]
 
 
-def _grid(rows: Sequence[Sequence[str]], texts: int) -> list[str]:
+def grid(rows: Sequence[Sequence[str]], texts: int) -> list[str]:
     """Return the lines of a table whose first columns are texts and whose others are numbers."""
     head, *body = rows
     rule = [*["---"] * texts, *["---:"] * (len(head) - texts)]
@@ -123,7 +123,7 @@ def _grid(rows: Sequence[Sequence[str]], texts: int) -> list[str]:
 def table(result: Comparison) -> list[str]:
     """Return the table's lines."""
     rows = [cells(row, result) for case in result.cases for row in result.of_case(case)]
-    return _grid([HEADER, *rows], 2)
+    return grid([HEADER, *rows], 2)
 
 
 def cells(row: Row, result: Comparison) -> tuple[str, ...]:
@@ -221,7 +221,7 @@ def shapes_markdown(result: Comparison) -> str:
         "Plain SGD on dense random numbers, the same initial weights, order of samples and "
         "number of threads for all. Medians; what the others take is in fastnn's times.",
         "",
-        *_grid(rows, 2),
+        *grid(rows, 2),
         "",
     ]
     if better:

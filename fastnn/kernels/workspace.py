@@ -5,6 +5,7 @@ their addresses. Python fills the job and keeps the arrays alive; `views` turns 
 back into arrays inside the kernels.
 """
 
+import ctypes
 from typing import NamedTuple
 
 import numpy as np
@@ -102,8 +103,15 @@ def layer_of(job, i):
 
 
 def address(array: np.ndarray) -> int:
-    """Return where an array's data begin; three times as fast as ``array.ctypes.data``."""
-    return array.__array_interface__["data"][0]
+    """Return where a C-contiguous array's data begin.
+
+    The first way takes a third of the second's time, which one row's prediction can tell; it is
+    not for arrays that are empty or read-only.
+    """
+    try:
+        return ctypes.addressof(ctypes.c_char.from_buffer(array))
+    except (TypeError, ValueError):
+        return array.__array_interface__["data"][0]
 
 
 def aligned_zeros(size: int, dtype: type = np.float32) -> np.ndarray:
