@@ -275,3 +275,15 @@ def test_features_that_do_not_fit_are_not_predicted(network):
     for ask in (network.predict, network.predict_proba):
         with pytest.raises(DataError, match=r"^x must have shape \(rows, 4\), got \(1, 3\)$"):
             ask([[1, 2, 3]])
+
+
+@pytest.mark.parametrize("row", [0, 7, 699])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e39])
+def test_features_that_are_not_finite_are_not_predicted(network, engine, rng, value, row):
+    network.use_engine(engine)
+    x = rng.standard_normal((700, 4))
+    network.predict(x)
+    x[row, 2] = value
+    with pytest.raises(DataError, match=f"^x must be finite in float32, found .* in row {row},"):
+        network.predict(x)
+    network.predict(x[:row] if row else x[1:])  # the error is not remembered

@@ -82,14 +82,15 @@ def share(count, unit, task, tasks):
 
 
 @jit
-def gather(buffers, job, first, rows):
-    """Copy the block's features, scaled, into the first `a` with its ones; copy its labels."""
+def gather(buffers, job, first, place, rows):
+    """Copy a block of rows, scaled, into the first `a` from `place` on, and its labels."""
     layer = layer_of(job, 0)
     inputs, scale, workspace = layer.inputs, job.input_scale, buffers.workspace
-    for i in range(first, first + rows):
-        source = source_row(job, job.start + i)
-        at = layer.a + i * layer.a_row
-        prefetch_row(job, job.start + job.rows + i)
+    for i in range(rows):
+        position = job.start + first + i
+        source = source_row(job, position)
+        at = layer.a + (place + i) * layer.a_row
+        prefetch_row(job, position + job.rows)
         if job.x_is_bytes:
             x = array_at(job.x + source * inputs, inputs, np.uint8)
             for k in range(inputs):
@@ -102,7 +103,7 @@ def gather(buffers, job, first, rows):
                 job.finite = False
         workspace[at + inputs] = ONE
         if job.mode != PREDICT:
-            buffers.labels[i] = array_at(job.labels, job.data_rows, np.int32)[source]
+            buffers.labels[place + i] = array_at(job.labels, job.data_rows, np.int32)[source]
 
 
 @jit
@@ -187,12 +188,12 @@ def backward(buffers, job, first, rows):
 
 
 @jit
-def write_probabilities(buffers, job, first, rows):
+def write_probabilities(buffers, job, first, place, rows):
     """Turn a block's logits into probabilities, and copy them to the job's `out`."""
     layer = layer_of(job, job.n_layers - 1)
     out = array_at(job.out, job.n * layer.outputs, np.float32)
     for i in range(rows):
-        at = layer.z + (first + i) * layer.z_row
+        at = layer.z + (place + i) * layer.z_row
         softmax(buffers.workspace, at, layer.outputs, layer.panels * NR)
         target = (job.start + first + i) * layer.outputs
         for j in range(layer.outputs):
@@ -208,11 +209,13 @@ def rows_region(task, address):
     start, stop = share(job.rows, ROW_UNIT, task, job.tasks)
     for first in range(start, stop, ROW_BLOCK):
         rows = min(ROW_BLOCK, stop - first)
-        gather(buffers, job, first, rows)
-        forward(buffers, job, task, first, rows)
-        if job.mode == PREDICT:
-            write_probabilities(buffers, job, first, rows)
+        if job.mode == PREDICT:  # always in the same place, which stays in the cache
+            gather(buffers, job, first, start, rows)
+            forward(buffers, job, task, start, rows)
+            write_probabilities(buffers, job, first, start, rows)
             continue
+        gather(buffers, job, first, first, rows)
+        forward(buffers, job, task, first, rows)
         softmax_cross_entropy_forward(
             buffers.losses, buffers.hits, buffers.workspace, last, buffers.labels, first, rows
         )
@@ -286,8 +289,11 @@ def weights_region(task, address):
     buffers = views(job)
     state = flush_denormals()
     for i in range(job.n_layers):
-        low, high = share(layer_of(job, i).inputs + 1, NR, task, job.tasks)
+        width = layer_of(job, i).inputs + 1
+        low, high = share(width, NR, task, job.tasks)
         listed = i == 0 and job.skip_zeros == ALWAYS
+        if listed:
+            low, high = buffers.shares[task] * NR, min(width, buffers.shares[task + 1] * NR)
         block = INPUT_BLOCK
         if updates_at_once(job, listed) and not listed:
             # No gradient to hold: with few rows, long runs of weights, as memory likes them.

@@ -16,7 +16,7 @@ from fastnn.inputs import check_finite
 from fastnn.kernels import _jit, _threads
 from fastnn.kernels._gemm import UNITS
 from fastnn.kernels._jit import Driver, Region
-from fastnn.kernels.layout import Layout
+from fastnn.kernels.layout import Layout, panels_for
 from fastnn.kernels.regions import rows_region, run, weights_region
 from fastnn.kernels.workspace import (
     ALWAYS,
@@ -31,7 +31,7 @@ from fastnn.kernels.workspace import (
     Workspace,
     address,
 )
-from fastnn.kernels.zeros import worth_skipping
+from fastnn.kernels.zeros import balanced, work_of_groups
 from fastnn.layers import Dense, Parameters
 
 DECISIVE_ROWS = 64  # fewer say too little of how many zeros there are
@@ -86,7 +86,8 @@ class NumbaEngine:
         self._forward_job.batch_size = sys.maxsize
         self._lock = Lock()  # there is one workspace
         self.skip_zeros: bool | None = None  # None: where the data have enough of them
-        self._worth_skipping: dict[tuple[int, int], int] = {}
+        self._work: dict[tuple[int, int], np.ndarray | None] = {}
+        self._work_at_hand: np.ndarray | None = None
         self._threads_wanted = threads
         self._outputs = layers[-1].outputs
         self._weights = sum(layer.inputs * layer.outputs for layer in layers)
@@ -142,7 +143,8 @@ class NumbaEngine:
     def _training_job(self, x: np.ndarray, labels: np.ndarray, order: int) -> Job:
         """Tell the job which data to train on; the address of an order of 0 is as they come."""
         job = self._buffers.job
-        job.mode, job.skip_zeros = TRAIN, self._skips_zeros(x)
+        job.mode, self._work_at_hand = TRAIN, self._work_left(x)
+        job.skip_zeros = NEVER if self._work_at_hand is None else ALWAYS
         job.x, job.x_is_bytes = address(x), x.itemsize == 1
         job.data_rows = job.n = len(x)
         job.labels, job.order = address(labels), order
@@ -173,21 +175,30 @@ class NumbaEngine:
         if self._threads_wanted is None:
             tasks = max(1, min(tasks, tasks_that_pay))
         if tasks == 1:
-            job.tasks = 1
-            _run(_rows.address, _weights.address, ctypes.addressof(job))
+            self._call(job, 1)
         else:
-            with _threads.parallel(tasks) as job.tasks:
-                _run(_rows.address, _weights.address, ctypes.addressof(job))
+            with _threads.parallel(tasks) as allowed:
+                self._call(job, allowed)
 
-    def _skips_zeros(self, x: np.ndarray) -> int:
-        """Decide whether to look for zeros in these features; the result has the same bits."""
+    def _call(self, job: Job, tasks: int) -> None:
+        job.tasks = tasks
+        if job.mode == TRAIN and self._work_at_hand is not None:
+            self._buffers.shares[: tasks + 1] = balanced(self._work_at_hand, tasks)
+        _run(_rows.address, _weights.address, ctypes.addressof(job))
+
+    def _work_left(self, x: np.ndarray) -> np.ndarray | None:
+        """Return the work of each group of inputs where zeros are skipped, else None.
+
+        It decides who does what, and not one bit of the result.
+        """
         if self.skip_zeros is not None:
-            return int(self.skip_zeros)
+            groups = panels_for(self._layout.layers[0].inputs + 1)
+            return np.ones(groups) if self.skip_zeros else None
         if len(x) < DECISIVE_ROWS:
-            return NEVER
+            return None
         key = address(x), x.nbytes
-        if key not in self._worth_skipping:
-            if len(self._worth_skipping) > 8:
-                self._worth_skipping.clear()
-            self._worth_skipping[key] = ALWAYS if worth_skipping(x) else NEVER
-        return self._worth_skipping[key]
+        if key not in self._work:
+            if len(self._work) > 8:
+                self._work.clear()
+            self._work[key] = work_of_groups(x)
+        return self._work[key]

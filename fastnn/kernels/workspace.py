@@ -37,7 +37,7 @@ JOB = np.dtype(
         *((name, np.int64) for name in ("blocks", "losses", "hits", "row_labels", "chunk_rows")),
         *(
             (name, np.int64)
-            for name in ("masks", "masks_size", "mask_stride", "lists", "list_size")
+            for name in ("masks", "masks_size", "mask_stride", "lists", "list_size", "shares")
         ),
         ("input_scale", np.float32),
         # The data: x (data_rows, inputs) of uint8 or float32; order (n,) int64, or 0 for all
@@ -76,6 +76,7 @@ class Views(NamedTuple):
     labels: np.ndarray
     masks: np.ndarray
     lists: np.ndarray
+    shares: np.ndarray
 
 
 @jit
@@ -93,6 +94,7 @@ def views(job):
         array_at(job.row_labels, job.chunk_rows, np.int32),
         array_at(job.masks, job.masks_size, np.uint16),
         array_at(job.lists, job.tasks * job.list_size, np.int32),
+        array_at(job.shares, job.tasks + 1, np.int64),
     )
 
 
@@ -141,6 +143,8 @@ class Workspace:
         Which features of each row are not zero (`zeros`).
     lists : ndarray (threads · list_size,) int32
         For each task the k that a product runs over.
+    shares : ndarray (threads + 1,) int64
+        Which groups of the first layer's inputs each task takes where zeros are skipped.
     job : Job
     """
 
@@ -157,6 +161,7 @@ class Workspace:
         size_of_lists = list_size(rows, ROW_BLOCK, INPUT_BLOCK)
         self.masks = aligned_zeros(panels_for(width) * mask_stride, np.uint16)
         self.lists = aligned_zeros(threads * size_of_lists, np.int32)
+        self.shares = aligned_zeros(threads + 1, np.int64)
         self.job = Job(
             layers=address(layout.table),
             n_layers=len(layout.table),
@@ -177,5 +182,6 @@ class Workspace:
             mask_stride=mask_stride,
             lists=address(self.lists),
             list_size=size_of_lists,
+            shares=address(self.shares),
             input_scale=input_scale,
         )

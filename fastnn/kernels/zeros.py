@@ -34,6 +34,9 @@ LIST_MARGIN = 1 + NR
 # Percent of all products: with more of them left, looking for zeros costs more than it saves.
 WORTH_IT = 75
 
+# What a tile's list costs, whatever its length, in tiles that use every row.
+LIST_WORK = 0.1
+
 # Masks of a group, beyond the rows of a chunk: whole vectors may be read, and groups must not lie
 # a power of two apart, where they would share the few places of one set of the cache.
 MASK_PADDING = 32
@@ -115,10 +118,11 @@ def list_size(rows, row_block, input_block):
     return -(-max(of_inputs, of_rows) // NR) * NR
 
 
-def worth_skipping(x):
-    """Return whether lists would be short enough to pay, from a sample of the rows.
+def work_of_groups(x):
+    """Return each group's share of the work that is left by lists; None where they do not pay.
 
-    Making and walking them takes about a quarter of what they save at best.
+    From a sample of the rows. Making and walking lists takes about a quarter of what they save at
+    best.
 
     Parameters
     ----------
@@ -126,8 +130,27 @@ def worth_skipping(x):
     """
     tiles = min(32, len(x) // 8)
     starts = np.linspace(0, len(x) - 8, tiles).astype(np.int64)
-    sample = x[(starts[:, None] + np.arange(8)).ravel()] != 0
-    forward = sample.reshape(tiles, 8, -1).any(axis=1).mean()
-    whole_strips = sample[:, : sample.shape[1] // 4 * 4].reshape(len(sample), -1, 4)
-    backward = whole_strips.any(axis=2).mean() if whole_strips.size else 1.0
-    return bool(100 * (forward + backward) < 2 * WORTH_IT)
+    used = x[(starts[:, None] + np.arange(8)).ravel()] != 0
+    forward = used.reshape(-1, LISTED_SAMPLES, used.shape[1]).any(axis=1).mean()
+    whole = np.pad(used, ((0, 0), (0, -used.shape[1] % NR)))
+    tiles_used = whole.reshape(len(used), -1, NR // LISTED_INPUTS, LISTED_INPUTS).any(axis=3)
+    backward = tiles_used.sum() / (used.size / LISTED_INPUTS)
+    if 100 * (forward + backward) >= 2 * WORTH_IT:
+        return None
+    work = LIST_WORK + tiles_used.mean(axis=(0, 2))
+    bias_alone = used.shape[1] % NR == 0  # a group of its own, of a single input
+    return np.append(work, 1 / NR) if bias_alone else work
+
+
+def balanced(work, tasks):
+    """Return which group each task begins with, and where the last one ends: int64 (tasks + 1,).
+
+    Examples
+    --------
+    >>> balanced(np.array([1, 1, 1, 5, 1, 1, 1, 1]), 3).tolist()
+    [0, 3, 4, 8]
+    """
+    ends = np.cumsum(work)
+    goals = ends[-1] * np.arange(1, tasks) / tasks
+    cuts = np.searchsorted(ends - work / 2, goals)  # a group goes where its middle lies
+    return np.concatenate([[0], cuts, [len(work)]])
