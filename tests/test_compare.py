@@ -1,6 +1,7 @@
 """`bench/compare.py`: who counts, what is written, and that the peers at hand do the same work."""
 
 import dataclasses
+import json
 import math
 import sys
 from importlib import import_module
@@ -132,6 +133,16 @@ def test_a_place_that_cannot_be_written_is_1_before_anything_runs(compare, runs,
     assert "compare.py: " in capsys.readouterr().err
 
 
+def test_many_shapes_have_a_table_and_a_picture_of_their_own(compare, runs, tmp_path, capsys):
+    assert compare.main(["--shapes", "--out", str(tmp_path)]) == 0
+    text = (tmp_path / "shapes.md").read_text("utf-8")
+    assert text in capsys.readouterr().out
+    assert "| 784-1024-10 | 1 | 16.7 |" in text  # 10 ms for 600 updates
+    assert text.count("| 4.00 × |") == len(compare.SHAPES)  # PyTorch alone: JAX is left out
+    assert "ahead in 18 of 18, 4.00 × at worst, 4.00 × in the middle" in text
+    assert imread(tmp_path / "shapes.png").shape[1] == 1800
+
+
 # ---- the processes --------------------------------------------------------------------------
 
 
@@ -199,3 +210,44 @@ def test_a_peer_that_is_not_installed_says_so(peers, monkeypatch):
     monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
     assert peers.PEERS["jax"].lacks() == "jax is not installed"
     assert peers.PEERS["scikit-learn"].lacks() == "scikit-learn is not installed"
+
+
+# ---- predictions ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def predict(compare: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    module = import_module("predict")
+    x = np.random.default_rng(0).random((32, 784), np.float32)
+    monkeypatch.setattr(module, "inputs", lambda: {"few": x})
+    monkeypatch.setattr(module, "ROWS", (1, 32))
+    monkeypatch.setattr(module, "BATCH_SECONDS", 1e-4)
+    return module
+
+
+@pytest.mark.parametrize("name", ["fastnn", "NumPy"])
+def test_predictions_are_proven_and_timed(predict, name):
+    times = predict.time_peer(name, threads=1, rounds=2)
+    assert list(times["few"]) == ["1", "32"]
+    assert all(len(micros) == 2 and min(micros) > 0 for micros in times["few"].values())
+
+
+def test_other_predictions_are_refused(predict, monkeypatch):
+    monkeypatch.setitem(predict.PEERS, "NumPy", lambda *_: lambda x: np.full((len(x), 10), 0.1))
+    with pytest.raises(ValueError, match=r"^its probabilities are .* from the reference engine's$"):
+        predict.time_peer("NumPy", threads=1, rounds=1)
+
+
+def test_predictions_are_put_side_by_side(predict, monkeypatch, tmp_path, capsys):
+    def run_python(arguments: list[str], threads: int) -> str:
+        name = arguments[arguments.index("--peer") + 1]
+        if name == "PyTorch":
+            raise RuntimeError("No module named 'torch'")
+        return json.dumps({"few": {"1": [2 if name == "fastnn" else 5, 9, 1]}})
+
+    monkeypatch.setattr(predict, "run_python", run_python)
+    assert predict.main(["--quick", "--out", str(tmp_path)]) == 0
+    text = (tmp_path / "predict.md").read_text("utf-8")
+    assert text in capsys.readouterr().out
+    assert "| few | 1 | 2.0 | 5.0 | 5.0 | - | 2.50 × |" in text
+    assert "left out: PyTorch, No module named 'torch'" in text
