@@ -1,11 +1,18 @@
 """Fixtures that many tests share."""
 
 import os
+import signal
 
 import numpy as np
 import pytest
 
 from fastnn.datasets import Dataset, load_dataset
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # So a shell starts what runs in the background, and every process that the tests interrupt
+    # would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
