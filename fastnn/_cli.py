@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 from fastnn import __version__
 from fastnn.errors import DivergenceError, FastnnError
+from fastnn.optimizers import BELOW_ONE
 
 INTERRUPTED = 130
 ENGINES = ("numba", "numpy")  # as in fastnn.engine, which needs NumPy
@@ -142,6 +143,25 @@ def positive_float(text: str) -> float:
         number = math.nan
     if not SMALLEST_FLOAT <= number <= LARGEST_FLOAT:
         raise argparse.ArgumentTypeError(f"must be a positive number, got {text!r}")
+    return number
+
+
+def at_least_zero(text: str) -> float:
+    """Take zero, or a positive number."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= LARGEST_FLOAT:
+        raise argparse.ArgumentTypeError(f"must be a number of at least 0, got {text!r}")
+    return number
+
+
+def below_one(text: str) -> float:
+    """Take a number from 0 to below 1."""
+    number = at_least_zero(text)
+    if number >= BELOW_ONE:
+        raise argparse.ArgumentTypeError(f"must be below 1, got {text!r}")
     return number
 
 

@@ -6,10 +6,14 @@ accurate (every chunk starts a new float32 sum, and the chunks are added in orde
 can return to Python in the middle of a full-batch update.
 """
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+
+from fastnn.optimizers import OPTIMIZERS, Optimizer
 
 CHUNK_ROWS = 512
 
@@ -27,6 +31,12 @@ class Epoch:
     batch_size : int
         1 to n; the last batch takes what is left.
     learning_rate : float
+    optimizer : Optimizer
+        Its own learning rate does not count.
+    l2 : float
+        ``l2 / 2 · Σ w²`` is added to the loss of a batch.
+    updates_before : int
+        Updates that the optimizer's state has seen.
     """
 
     x: np.ndarray
@@ -34,11 +44,40 @@ class Epoch:
     order: np.ndarray
     batch_size: int
     learning_rate: float
+    optimizer: Optimizer = OPTIMIZERS["sgd"]
+    l2: float = 0.0
+    updates_before: int = 0
 
     @property
     def updates(self) -> int:
         """Number of batches, which is the number of updates."""
         return -(-len(self.order) // self.batch_size)
+
+    @cached_property
+    def rates(self) -> np.ndarray:
+        """What each update multiplies its direction by, (updates,) float32.
+
+        That is the learning rate, and for Adam with it the correction of the bias towards the
+        zero start: √(1 - β₂ᵗ) / (1 - β₁ᵗ).
+        """
+        rates = np.full(self.updates, self.learning_rate)
+        if self.optimizer.rule == "adam":
+            first = self.updates_before + 1
+            t = np.arange(first, first + self.updates, dtype=np.float64)
+            rates *= np.sqrt(_unbiased(self.optimizer.beta2, t))
+            rates /= _unbiased(self.optimizer.beta1, t)
+        return rates.astype(np.float32)
+
+    @cached_property
+    def decays(self) -> np.ndarray:
+        """What each update takes off the weights, (updates,) float32."""
+        decay = self.learning_rate * self.optimizer.weight_decay
+        return np.full(self.updates, decay, np.float32)
+
+
+def _unbiased(beta: float, t: np.ndarray) -> np.ndarray:
+    """Return 1 - βᵗ, exact too where βᵗ is close to 1."""
+    return -np.expm1(t * math.log(beta)) if beta > 0 else np.ones_like(t)
 
 
 class Progress(NamedTuple):

@@ -46,6 +46,14 @@ class Engine(Protocol):
         """Replace the parameters by a copy of these."""
         ...
 
+    def get_state(self, slots: int) -> list[Parameters]:
+        """Return a copy of so many slots of the optimizer's state, each like parameters."""
+        ...
+
+    def set_state(self, state: list[Parameters]) -> None:
+        """Replace the optimizer's state by a copy of this; slots that are not given are zero."""
+        ...
+
     def run_chunk(self, epoch: Epoch, progress: Progress, budget_rows: int) -> Progress:
         """Train on at least `budget_rows` further rows, or to the end of the epoch.
 
@@ -55,8 +63,13 @@ class Engine(Protocol):
         """
         ...
 
-    def loss_and_grad(self, x: np.ndarray, labels: np.ndarray) -> tuple[float, Parameters]:
-        """Return the mean loss over these rows as one batch, and its gradient."""
+    def loss_and_grad(
+        self, x: np.ndarray, labels: np.ndarray, *, l2: float = 0.0
+    ) -> tuple[float, Parameters]:
+        """Return the mean loss over these rows as one batch, and its gradient.
+
+        With ``l2 / 2 · Σ w²`` over all weights, but no biases, added to it.
+        """
         ...
 
     def evaluate(self, x: np.ndarray, labels: np.ndarray) -> tuple[float, float]:

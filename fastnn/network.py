@@ -12,6 +12,7 @@ from fastnn.engine import Engine, get_engine
 from fastnn.initializers import he_normal
 from fastnn.inputs import as_features, as_labels
 from fastnn.layers import Parameters, dense_layers
+from fastnn.optimizers import Optimizer, get_optimizer
 from fastnn.randomness import SEED_LIMIT
 from fastnn.training import History, fit
 
@@ -61,6 +62,9 @@ class Network:
             raise ValueError(f"seed must be below 2**64, got {seed!r}")
         self.epochs_trained = 0
         self._parameters = he_normal(self.layers, self.seed)
+        # Of the optimizer that trained last: its rule, its state slot by slot, its updates so far.
+        self._rule, self._updates = "", 0
+        self._state: list[Parameters] = []
         self._engine: Engine | None = None
         self._engine_choice: tuple[str, int | None] = ("numba", None)
 
@@ -96,7 +100,11 @@ class Network:
         *,
         epochs: int = 20,
         batch_size: int | Literal["full"] = 128,
-        learning_rate: float = 0.1,
+        optimizer: str | Optimizer = "sgd",
+        learning_rate: float | None = None,
+        momentum: float | None = None,
+        weight_decay: float | None = None,
+        l2: float = 0.0,
         engine: str = "numba",
         threads: int | None = None,
         validation_data: tuple[Any, Any] | None = None,
@@ -104,7 +112,8 @@ class Network:
     ) -> History:
         """Train by gradient descent on the mean categorical cross-entropy of each batch.
 
-        A further call goes on where the last one ended.
+        A further call goes on where the last one ended, the optimizer's state included as long
+        as its rule is the same.
 
         Parameters
         ----------
@@ -115,7 +124,13 @@ class Network:
         epochs : int, default 20
         batch_size : int or "full", default 128
             Rows that one update learns from; more than there are is the same as "full".
-        learning_rate : float, default 0.1
+        optimizer : {"sgd", "momentum", "nesterov", "adam", "adamw"} or Optimizer, default "sgd"
+            `fastnn.optimizers` has the equations.
+        learning_rate, momentum, weight_decay : float, optional
+            Replace the optimizer's own: 0.1 for "sgd", 0.01 with momentum, 0.001 for "adam" and
+            "adamw"; momentum 0.9; no weight decay, but 0.01 for "adamw".
+        l2 : float, default 0
+            ``l2 / 2 · Σ w²`` over all weights, but no biases, is added to the mean loss.
         engine : {"numba", "numpy"}, default "numba"
             The fast engine or the reference.
         threads : int, optional
@@ -142,7 +157,10 @@ class Network:
             If the loss or a weight stops being finite; the last finite weights are kept.
         """
         epochs = _whole(epochs, "epochs", low=1)
-        rate = _positive(learning_rate, "learning_rate")
+        chosen = get_optimizer(
+            optimizer, learning_rate=learning_rate, momentum=momentum, weight_decay=weight_decay
+        )
+        penalty = _at_least_zero(l2, "l2")
         features, labels = self._checked(x, y, "x", "y")
         rows = len(features)
         if batch_size != "full":
@@ -153,7 +171,10 @@ class Network:
                 raise ValueError("validation_data must be a pair (x, y)")
             validation = self._checked(*validation_data, "validation x", "validation y")
         running = self.use_engine(engine, threads=threads)
-        done = _EpochCounter()
+        if self._rule != chosen.rule:
+            self._rule, self._state, self._updates = chosen.rule, [], 0
+        running.set_state(self._state)
+        done = _Counter(len(features), rows)
         try:
             return fit(
                 running,
@@ -162,14 +183,18 @@ class Network:
                 first_epoch=self.epochs_trained,
                 epochs=epochs,
                 batch_size=rows,
-                learning_rate=rate,
+                optimizer=chosen,
+                l2=penalty,
+                updates_before=self._updates,
                 seed=self.seed,
                 validation_data=validation,
                 callbacks=(done, *callbacks),
             )
         finally:  # an interrupted fit keeps what it has learned
             self.epochs_trained += done.epochs
+            self._updates += done.updates
             self._parameters = running.get_parameters()
+            self._state = running.get_state(chosen.slots)
 
     def evaluate(self, x: Any, y: Any) -> tuple[float, float]:
         """Return the mean loss and the accuracy on these data.
@@ -213,13 +238,25 @@ class Network:
         return features, as_labels(y, len(features), self.layers[-1].outputs, y_name)
 
 
-class _EpochCounter(Callback):
-    """Counts completed epochs, so that an interrupted fit knows them."""
+class _Counter(Callback):
+    """Counts completed epochs, and updates, so that an interrupted fit knows them."""
 
-    epochs = 0
+    def __init__(self, rows: int, batch_size: int) -> None:
+        self._rows, self._batch_size = rows, batch_size
+        self.epochs = self._before = self._in_epoch = 0
+
+    @property
+    def updates(self) -> int:
+        """Updates that have been seen."""
+        return self._before + self._in_epoch
+
+    def on_chunk_end(self, epoch: int, rows: int) -> None:
+        whole = rows == self._rows  # the last batch may be short
+        self._in_epoch = -(-rows // self._batch_size) if whole else rows // self._batch_size
 
     def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
         self.epochs += 1
+        self._before, self._in_epoch = self.updates, 0
 
 
 def _whole(value: Any, name: str, *, low: int) -> int:
@@ -230,6 +267,17 @@ def _whole(value: Any, name: str, *, low: int) -> int:
         number = None
     if number is None or number < low:
         raise ValueError(f"{name} must be a whole number of at least {low}, got {value!r}")
+    return number
+
+
+def _at_least_zero(value: Any, name: str) -> float:
+    """Return a setting as a float of at least 0, or raise a ValueError that names it."""
+    try:
+        number = -1.0 if isinstance(value, str) else float(value)
+    except (TypeError, ValueError):
+        number = -1.0
+    if not 0 <= number <= _FLOAT32_MAX:
+        raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
     return number
 
 

@@ -14,6 +14,7 @@ from fastnn import _cli
 from fastnn.callbacks import Callback
 from fastnn.console import Display, JsonLog, counted, loss_text, open_display, versions
 from fastnn.errors import DivergenceError
+from fastnn.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
     from fastnn.datasets import Dataset
@@ -54,14 +55,31 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--hidden", metavar="N,N", type=_cli.hidden_widths, default=(128, 64), help=widths)
     add("--batch-size", metavar="N", type=_cli.batch_size, default=128, help="rows, or full (128)")
     add("--epochs", metavar="N", type=_cli.count, default=20, help="passes over the data (20)")
-    rate = "how far an update goes down the gradient (0.1)"
-    add("--learning-rate", metavar="F", type=_cli.positive_float, default=0.1, help=rate)
+    names = f"{', '.join(OPTIMIZERS)} (sgd)"
+    add("--optimizer", metavar="NAME", choices=OPTIMIZERS, default="sgd", help=names)
+    rates = ", ".join(f"{name} {each.learning_rate:g}" for name, each in OPTIMIZERS.items())
+    add("--learning-rate", metavar="F", type=_cli.positive_float, help=f"({rates})")
+    momentum = "of momentum and nesterov, below 1 (0.9)"
+    add("--momentum", metavar="F", type=_cli.below_one, help=momentum)
+    decay = "decoupled: learning rate times this off the weights (adamw 0.01, others 0)"
+    add("--weight-decay", metavar="F", type=_cli.at_least_zero, help=decay)
+    l2 = "add F / 2 times the sum of the squared weights to the loss (0)"
+    add("--l2", metavar="F", type=_cli.at_least_zero, default=0.0, help=l2)
     seed = "decides the initial weights and the order of the rows (0)"
     add("--seed", metavar="N", type=_cli.seed, default=0, help=seed)
     add("--log-json", metavar="FILE", type=Path, help="write a JSON object a line and epoch")
     add("--plots", metavar="DIR", type=Path, help=f"write {PICTURE} there after the training")
     add("--quiet", action="store_true", help="print the last line only")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    chosen = OPTIMIZERS[options.optimizer]
+    if options.momentum is not None and chosen.rule != "momentum":
+        parser.error(f"argument --momentum: {options.optimizer} has none; momentum and nesterov do")
+    for name in ("learning_rate", "weight_decay"):
+        if getattr(options, name) is None:
+            setattr(options, name, getattr(chosen, name))
+    if chosen.rule == "momentum" and options.momentum is None:
+        options.momentum = chosen.momentum
+    return options
 
 
 @dataclass(frozen=True)
@@ -207,9 +225,18 @@ def describe(run: Run) -> list[str]:
         f"          from {data.source}",
         f"engine    {describe_engine(run)}",
         f"batches   {batches}, {counted(run.updates, 'update')} an epoch",
-        f"training  {counted(options.epochs, 'epoch')} of gradient descent, "
-        f"learning rate {options.learning_rate:g}, seed {options.seed}",
+        f"training  {counted(options.epochs, 'epoch')} of {describe_optimizer(options)}, "
+        f"seed {options.seed}",
     ]
+
+
+def describe_optimizer(options: argparse.Namespace) -> str:
+    """Say how the weights follow their gradients."""
+    parts = [f"{options.optimizer}, learning rate {options.learning_rate:g}"]
+    for name in ("momentum", "weight_decay", "l2"):
+        if getattr(options, name):
+            parts.append(f"{name.replace('_', ' ')} {getattr(options, name):g}")
+    return ", ".join(parts)
 
 
 def describe_engine(run: Run) -> str:
@@ -237,8 +264,11 @@ def start_fields(run: Run) -> dict[str, Any]:
         "test_rows": len(data.x_test),
         "batch_size": run.batch_rows,
         "epochs": options.epochs,
-        "optimizer": "sgd",
+        "optimizer": options.optimizer,
         "learning_rate": options.learning_rate,
+        "momentum": options.momentum,
+        "weight_decay": options.weight_decay,
+        "l2": options.l2,
         "seed": options.seed,
         "threads": run.engine.threads,
         "threading_layer": run.engine.threading_layer,
@@ -256,7 +286,11 @@ def fit(run: Run, display: Display, log: JsonLog) -> "History":
                 data.y_train,
                 epochs=options.epochs,
                 batch_size=run.batch_rows,
+                optimizer=options.optimizer,
                 learning_rate=options.learning_rate,
+                momentum=options.momentum,
+                weight_decay=options.weight_decay,
+                l2=options.l2,
                 engine=options.engine,
                 threads=options.threads,
                 validation_data=(data.x_test, data.y_test),

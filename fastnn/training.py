@@ -11,6 +11,7 @@ from fastnn.callbacks import Callback
 from fastnn.engine import Engine
 from fastnn.errors import DivergenceError
 from fastnn.layers import Parameters
+from fastnn.optimizers import Optimizer
 from fastnn.randomness import permutation
 
 # A call of the engine is meant to take this long: short enough for a prompt answer to Ctrl-C,
@@ -30,7 +31,9 @@ def fit(
     first_epoch: int,
     epochs: int,
     batch_size: int,
-    learning_rate: float,
+    optimizer: Optimizer,
+    l2: float,
+    updates_before: int,
     seed: int,
     validation_data: ValidationData | None,
     callbacks: Sequence[Callback],
@@ -45,7 +48,10 @@ def fit(
     for number in range(first_epoch, first_epoch + epochs):
         start = time.perf_counter()
         order = permutation(seed, number, len(x))
-        epoch = Epoch(x, labels, order, batch_size, learning_rate)
+        epoch = Epoch(
+            x, labels, order, batch_size, optimizer.learning_rate, optimizer, l2, updates_before
+        )
+        updates_before += epoch.updates
         shuffling = time.perf_counter() - start
         try:
             metrics = _run_epoch(engine, epoch, number + 1, callbacks)
@@ -55,6 +61,8 @@ def fit(
         except DivergenceError:
             if not _all_finite(engine.get_parameters()):
                 engine.set_parameters(finite)
+            if not all(map(_all_finite, engine.get_state(optimizer.slots))):
+                engine.set_state([])
             raise
         metrics["seconds"] += shuffling
         if validation_data is not None:

@@ -8,7 +8,6 @@ import pytest
 
 from fastnn.datasets import Dataset, load_dataset
 
-
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # So a shell starts what runs in the background, and every process that the tests interrupt
     # would inherit it.

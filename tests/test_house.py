@@ -19,8 +19,8 @@ ROOMS = ("reference", "kernels", "datasets")  # packages that count as one floor
 
 # From the ground up: a module may import from the floors below its own and nothing else.
 FLOORS = (
-    ("errors", "layers", "randomness", "batches", "callbacks"),
-    ("inputs", "initializers"),
+    ("errors", "layers", "optimizers", "randomness", "callbacks"),
+    ("batches", "inputs", "initializers"),
     ("reference", "kernels"),
     ("engine",),
     ("training",),

@@ -276,7 +276,8 @@ def test_loss_and_its_gradient(rng, classes):
 @jitted
 def test_kernels_hold_no_double():
     """A literal like 0.5 is a float64 and would drag a whole loop to half its width."""
-    from fastnn.kernels.regions import rows_region, weights_region
+    from fastnn.kernels.regions import rows_region
+    from fastnn.kernels.weights import weights_region
 
     for region in (rows_region, weights_region):
         compiled = numba.cfunc(types.void(types.int64, types.int64), error_model="numpy")(region)

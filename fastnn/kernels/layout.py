@@ -26,7 +26,8 @@ from fastnn.layers import Dense, Parameters
 
 # One row a layer; offsets and strides count float32. `a` is the layer's input in the workspace,
 # with a column of ones behind it; `z` its output (for a hidden layer, where the next one's `a`
-# is); `dz` the gradient of the loss with respect to it.
+# is); `dz` the gradient of the loss with respect to it. `squares` is where the sums of squared
+# weights lie, NR lanes for each NR inputs.
 LAYER = np.dtype(
     [
         (name, np.int64)
@@ -34,6 +35,7 @@ LAYER = np.dtype(
             *("inputs", "outputs", "relu"),
             *("weights", "panels", "panel_size"),
             *("transposed", "transposed_panels", "transposed_panel_size"),
+            "squares",
             *("a", "a_row", "z", "z_row", "dz", "dz_row"),
         )
     ]
@@ -51,15 +53,16 @@ class Layout:
     Attributes
     ----------
     table : recarray (layers,) of LAYER
-    parameters_size, transposed_size, workspace_size : int
-        Lengths in float32 of the flat vectors: all panels, all transposed panels, and what a
-        chunk of `rows` rows needs on its way forward and back.
+    parameters_size, transposed_size, squares_size, workspace_size : int
+        Lengths in float32 of the flat vectors: all panels, all transposed panels, all sums of
+        squares, and what a chunk of `rows` rows needs on its way forward and back.
     """
 
     def __init__(self, layers: Sequence[Dense], rows: int) -> None:
         self.layers = tuple(layers)
         self.table = np.zeros(len(layers), LAYER).view(np.recarray)
-        self.parameters_size = self.transposed_size = self.workspace_size = 0
+        self.parameters_size = self.transposed_size = 0
+        self.squares_size = self.workspace_size = 0
         for layer, row in zip(layers, self.table, strict=True):
             row["inputs"], row["outputs"] = layer.inputs, layer.outputs
             row["relu"] = layer.activation == "relu"
@@ -79,6 +82,8 @@ class Layout:
         row["panel_size"] = (row["inputs"] + 1) * NR
         row["weights"] = self.parameters_size
         self.parameters_size += int(row["panels"] * row["panel_size"])
+        row["squares"] = self.squares_size
+        self.squares_size += panels_for(row["inputs"]) * NR
 
     def _place_transposed(self, row: np.void) -> None:
         row["transposed_panels"] = panels_for(row["inputs"])

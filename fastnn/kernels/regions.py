@@ -5,6 +5,7 @@
     run                            compiled loop over chunks; for each chunk
       ├─ rows_region, per task     a share of the chunk's rows: gather, forward, loss, deltas
       └─ weights_region, per task  a share of every layer's inputs: dw, update, transpose
+                                   (`kernels.weights`)
 
 A task touches only its rows in the first region and only its weights in the second, so nothing
 is locked, and nothing is added in an order that depends on the number of tasks. Twin of
@@ -17,7 +18,6 @@ import numpy as np
 from numba import prange
 
 from fastnn import batches
-from fastnn.kernels._gemm import DEPTH_BLOCK
 from fastnn.kernels._jit import jit
 from fastnn.kernels._simd import (
     NR,
@@ -28,42 +28,31 @@ from fastnn.kernels._simd import (
     record_at,
     restore_denormals,
 )
-from fastnn.kernels._tile import LISTED_SAMPLES, operand
-from fastnn.kernels.activations import ONE, ZERO, relu_backward, relu_forward
+from fastnn.kernels._tile import LISTED_SAMPLES
+from fastnn.kernels.activations import ONE, relu_backward, relu_forward
 from fastnn.kernels.dense import (
-    BLOCK_SIZE,
-    INPUT_BLOCK,
-    PANEL_BLOCK,
     dense_backward_input,
-    dense_backward_weights,
-    dense_backward_weights_listed,
     dense_forward,
     dense_forward_listed,
-    list_block,
-    transpose,
 )
 from fastnn.kernels.losses import (
     softmax,
     softmax_cross_entropy_backward,
     softmax_cross_entropy_forward,
 )
-from fastnn.kernels.updates import accumulate, sgd_update
 from fastnn.kernels.workspace import (
-    ALWAYS,
     BY_BLOCK,
     JOB,
     KEEP_GRADIENT,
     NEVER,
     PREDICT,
     ROW_BLOCK,
-    SGD,
     TRAIN,
     layer_of,
     views,
 )
 from fastnn.kernels.zeros import few_marked, mark
 
-LONG_BLOCK = 8192  # rows by inputs
 # A float32's bits but for the sign, and what they are from for an infinity or a NaN.
 MAGNITUDE, INFINITY = np.int32(0x7FFFFFFF), np.int32(0x7F800000)
 ROW_UNIT = 8  # rows are dealt out to tasks in eights, whole register tiles
@@ -227,82 +216,6 @@ def rows_region(task, address):
     restore_denormals(state)
 
 
-# ---- weights: gradients, update, transposed copies ------------------------------------------
-
-
-@jit
-def apply_gradient(buffers, job, at, block_at, count):
-    """Keep a run of the chunk's gradient, add it to the batch's, or update the weights with it."""
-    keep = job.rule == KEEP_GRADIENT or not (job.first and job.last)
-    if keep:
-        accumulate(buffers.gradients, at, buffers.blocks, block_at, count, job.first)
-    if job.last and job.rule == SGD:
-        if keep:
-            sgd_update(buffers.parameters, at, buffers.gradients, at, count, job.learning_rate)
-        else:
-            sgd_update(buffers.parameters, at, buffers.blocks, block_at, count, job.learning_rate)
-
-
-@jit
-def updates_at_once(job, listed):
-    """Whether the products that make a gradient may also step down it: nothing else asks for it."""
-    whole = listed or job.rows <= DEPTH_BLOCK
-    return job.rule == SGD and job.first and job.last and whole
-
-
-@jit
-def weights_block(buffers, job, task, i, listed, low, high):
-    """Compute the gradient of a layer's inputs low to high, a block at most, and apply it."""
-    layer = layer_of(job, i)
-    lists = task * job.list_size
-    if listed:
-        list_block(buffers.lists, lists, buffers.masks, job.mask_stride, low, high, job.rows)
-    at_once = updates_at_once(job, listed)
-    rate = job.learning_rate if at_once else ZERO
-    for panel in range(0, layer.panels, PANEL_BLOCK):
-        panels = min(PANEL_BLOCK, layer.panels - panel)
-        weights = layer.weights + panel * layer.panel_size + low * NR
-        block = task * BLOCK_SIZE
-        c = operand(buffers.blocks, block, NR, INPUT_BLOCK * NR)
-        if at_once:
-            c = operand(buffers.parameters, weights, NR, layer.panel_size)
-        if listed:
-            dense_backward_weights_listed(
-                c, buffers.workspace, layer, low, high, panel, panels, job.rows, rate,
-                buffers.lists, lists,
-            )  # fmt: skip
-        else:
-            dense_backward_weights(
-                c, buffers.workspace, layer, low, high, panel, panels, job.rows, rate
-            )
-        for p in range(panels):
-            if not at_once:
-                at = weights + p * layer.panel_size
-                apply_gradient(buffers, job, at, block + p * c.step, (high - low) * NR)
-            if i > 0 and job.last and job.rule != KEEP_GRADIENT:
-                transpose(buffers.transposed, buffers.parameters, layer, low, high, panel + p)
-
-
-def weights_region(task, address):
-    """Region 2: a task's share of every layer's inputs, over all rows of the chunk."""
-    job = record_at(address, 0, JOB)
-    buffers = views(job)
-    state = flush_denormals()
-    for i in range(job.n_layers):
-        width = layer_of(job, i).inputs + 1
-        low, high = share(width, NR, task, job.tasks)
-        listed = i == 0 and job.skip_zeros == ALWAYS
-        if listed:
-            low, high = buffers.shares[task] * NR, min(width, buffers.shares[task + 1] * NR)
-        block = INPUT_BLOCK
-        if updates_at_once(job, listed) and not listed:
-            # No gradient to hold: with few rows, long runs of weights, as memory likes them.
-            block = max(block, LONG_BLOCK // job.rows // NR * NR)
-        for first in range(low, high, block):
-            weights_block(buffers, job, task, i, listed, first, min(high, first + block))
-    restore_denormals(state)
-
-
 # ---- the loop over chunks -------------------------------------------------------------------
 
 
@@ -315,6 +228,10 @@ def open_chunk(job):
     job.batch_rows = chunk.batch_rows
     job.first = chunk.first
     job.last = chunk.last
+    if job.mode == TRAIN and job.rule != KEEP_GRADIENT:
+        number = job.start // job.batch_size
+        job.rate = array_at(job.rates, job.updates, np.float32)[number]
+        job.decay = array_at(job.decays, job.updates, np.float32)[number]
 
 
 @jit
@@ -328,6 +245,15 @@ def add_losses(job, buffers):
     job.loss_sum += loss_sum
     job.correct += correct
     return math.isfinite(job.loss_sum)
+
+
+@jit
+def add_penalty(job, buffers):
+    """Add ``l2 / 2 · Σ w²`` to the losses of a batch that is complete."""
+    total = 0.0
+    for i in range(job.squares_size):
+        total += buffers.squares[i]
+    job.loss_sum += job.batch_rows * (0.5 * job.l2 * total)
 
 
 def run(rows_address, weights_address, address):
@@ -345,4 +271,6 @@ def run(rows_address, weights_address, address):
                     call_region(region, np.int64(task), address)  # prange counts unsigned
             if phase == 0 and job.mode != PREDICT and not add_losses(job, buffers):
                 return
+        if job.mode == TRAIN and job.last and job.l2 != 0:
+            add_penalty(job, buffers)
         job.position = job.start + job.rows

@@ -17,15 +17,19 @@ from fastnn.kernels import _jit, _threads
 from fastnn.kernels._gemm import UNITS
 from fastnn.kernels._jit import Driver, Region
 from fastnn.kernels.layout import Layout, panels_for
-from fastnn.kernels.regions import rows_region, run, weights_region
+from fastnn.kernels.regions import rows_region, run
+from fastnn.kernels.weights import weights_region
 from fastnn.kernels.workspace import (
+    ADAM,
     ALWAYS,
     BY_BLOCK,
     EVALUATE,
     KEEP_GRADIENT,
+    MOMENTUM,
     NEVER,
     PREDICT,
     SGD,
+    STATE_SLOTS,
     TRAIN,
     Job,
     Workspace,
@@ -103,20 +107,43 @@ class NumbaEngine:
             self._layout.write(self._buffers.parameters, parameters)
             self._layout.write_transposed(self._buffers.transposed, parameters)
 
+    def get_state(self, slots: int) -> list[Parameters]:
+        """Return a copy of so many slots of the optimizer's state."""
+        with self._lock:
+            return [self._layout.read(slot) for slot in self._slots()[:slots]]
+
+    def set_state(self, state: list[Parameters]) -> None:
+        """Replace the optimizer's state by a copy of this; slots that are not given are zero."""
+        with self._lock:
+            self._buffers.state[:] = 0
+            for slot, values in zip(self._slots(), state, strict=False):
+                self._layout.write(slot, values)
+
+    def _slots(self) -> np.ndarray:
+        return self._buffers.state.reshape(STATE_SLOTS, -1)
+
     def run_chunk(self, epoch: Epoch, progress: Progress, budget_rows: int) -> Progress:
         """Train on at least `budget_rows` further rows, or to the end of the epoch."""
         stop = min(len(epoch.order), progress.position + budget_rows)
         with self._lock:
             job = self._training_job(epoch.x, epoch.labels, address(epoch.order))
-            job.rule, job.learning_rate = SGD, epoch.learning_rate
-            job.batch_size = epoch.batch_size
+            job.batch_size, job.l2 = epoch.batch_size, epoch.l2
+            job.rates, job.decays = address(epoch.rates), address(epoch.decays)
+            job.updates = epoch.updates
+            rule = epoch.optimizer
+            job.rule = {"sgd": SGD, "momentum": MOMENTUM, "adam": ADAM}[rule.rule]
+            job.momentum, job.nesterov = rule.momentum, rule.nesterov
+            job.beta1, job.rest1 = rule.beta1, 1 - rule.beta1
+            job.beta2, job.rest2, job.eps = rule.beta2, 1 - rule.beta2, rule.eps
             return self._train(job, progress, stop)
 
-    def loss_and_grad(self, x: np.ndarray, labels: np.ndarray) -> tuple[float, Parameters]:
+    def loss_and_grad(
+        self, x: np.ndarray, labels: np.ndarray, *, l2: float = 0.0
+    ) -> tuple[float, Parameters]:
         """Return the mean loss over these rows as one batch, and its gradient."""
         with self._lock:
             job = self._training_job(x, labels, order=0)
-            job.rule, job.batch_size = KEEP_GRADIENT, len(x)
+            job.rule, job.batch_size, job.l2 = KEEP_GRADIENT, len(x), l2
             loss_sum = self._train(job, Progress(), len(x)).loss_sum
             return loss_sum / len(x), self._layout.read(self._buffers.gradients)
 

@@ -1,18 +1,14 @@
 """Update rules over a run of parameters, applied while their gradient is in the cache.
 
-Twin of `reference.updates`.
+Twin of `reference.updates`; `fastnn.optimizers` holds the equations. Every rule takes the
+parameters w (count,) from ``w[at]`` on and their gradient from ``dw[dw_at]`` on; state lies as the
+parameters do, at the same place.
 """
+
+import numpy as np
 
 from fastnn.kernels._jit import jit
 from fastnn.kernels._simd import fma
-
-
-@jit
-def sgd_update(parameters, at, gradients, gradients_at, count, learning_rate):
-    """``w = w - learning_rate · dw``, fused: parameters (count,) from `at` updated."""
-    for i in range(count):
-        dw = gradients[gradients_at + i]
-        parameters[at + i] = fma(-learning_rate, dw, parameters[at + i])
 
 
 @jit
@@ -21,3 +17,58 @@ def accumulate(gradients, at, block, block_at, count, first):
     for i in range(count):
         dw = block[block_at + i]
         gradients[at + i] = dw if first else gradients[at + i] + dw
+
+
+@jit
+def add_l2(dw, dw_at, w, at, count, l2):
+    """Add the penalty's gradient: ``dw = dw + l2 · w``."""
+    for i in range(count):
+        dw[dw_at + i] = fma(l2, w[at + i], dw[dw_at + i])
+
+
+@jit
+def add_squares(squares, squares_at, w, at, count, lanes):
+    """Add up the squares of weights, lane by lane: squares (lanes,) from `squares_at` updated."""
+    for i in range(0, count, lanes):
+        for j in range(lanes):
+            squares[squares_at + j] = fma(w[at + i + j], w[at + i + j], squares[squares_at + j])
+
+
+@jit
+def decay_weights(w, at, count, decay):
+    """Take a part off the weights: ``w = w - decay · w``."""
+    for i in range(count):
+        w[at + i] = fma(-decay, w[at + i], w[at + i])
+
+
+@jit
+def sgd_update(w, at, dw, dw_at, count, rate):
+    """``w = w - rate · dw``."""
+    for i in range(count):
+        w[at + i] = fma(-rate, dw[dw_at + i], w[at + i])
+
+
+@jit
+def momentum_update(w, u, at, dw, dw_at, count, rate, momentum, nesterov):
+    """``u = momentum · u - rate · dw``, and w follows u, or what u will be next."""
+    for i in range(count):
+        step = -rate * dw[dw_at + i]
+        velocity = fma(momentum, u[at + i], step)
+        u[at + i] = velocity
+        w[at + i] += fma(momentum, velocity, step) if nesterov else velocity
+
+
+@jit
+def adam_update(w, m, v, v_at, at, dw, dw_at, count, rate, beta1, rest1, beta2, rest2, eps):
+    """``m`` and ``v`` follow dw and dw², and ``w = w - rate · m / (√v + eps)``.
+
+    v begins at ``v[v_at + at]``. `rest1` is 1 - beta1, which in float32 would lose what makes
+    0.999 what it is, and `rest2` likewise.
+    """
+    for i in range(count):
+        g = dw[dw_at + i]
+        mean = fma(beta1, m[at + i], rest1 * g)
+        square = fma(beta2, v[v_at + at + i], rest2 * (g * g))
+        m[at + i] = mean
+        v[v_at + at + i] = square
+        w[at + i] = fma(-rate, mean / (np.sqrt(square) + eps), w[at + i])

@@ -25,14 +25,16 @@ TRAIN, EVALUATE, PREDICT = 0, 1, 2
 # The weights region needs one answer for all rows, so training does not leave it to the blocks.
 NEVER, ALWAYS, BY_BLOCK = 0, 1, 2
 # What happens to a batch's gradient.
-KEEP_GRADIENT, SGD = 0, 1
+KEEP_GRADIENT, SGD, MOMENTUM, ADAM = 0, 1, 2, 3
+STATE_SLOTS = 2  # numbers of state a parameter has at most
 
 JOB = np.dtype(
     [
         # The network: addresses and lengths of its flat vectors, and the layer table.
         *((name, np.int64) for name in ("layers", "n_layers")),
-        *((name, np.int64) for name in ("parameters", "gradients", "parameters_size")),
+        *((name, np.int64) for name in ("parameters", "gradients", "state", "parameters_size")),
         *((name, np.int64) for name in ("transposed", "transposed_size")),
+        *((name, np.int64) for name in ("squares", "squares_size")),
         *((name, np.int64) for name in ("workspace", "workspace_size")),
         *((name, np.int64) for name in ("blocks", "losses", "hits", "row_labels", "chunk_rows")),
         *(
@@ -48,13 +50,20 @@ JOB = np.dtype(
         *((name, np.int64) for name in ("x", "data_rows", "labels", "order", "out")),
         # What to do with it.
         *((name, np.int64) for name in ("tasks", "mode", "rule", "n", "batch_size")),
-        ("learning_rate", np.float32),
+        # The rule's constants, and of each update its rate and its decay (float32).
+        *(
+            (name, np.float32)
+            for name in ("momentum", "beta1", "rest1", "beta2", "rest2", "eps", "l2")
+        ),
+        ("nesterov", np.bool_),
+        *((name, np.int64) for name in ("rates", "decays", "updates")),
         # Where it stands: the position, the position to stop at, and the running sums.
         *((name, np.int64) for name in ("position", "stop", "correct")),
         ("loss_sum", np.float64),
         # The chunk at hand, as `batches.next_chunk` cut it.
         *((name, np.int64) for name in ("start", "rows", "batch_rows")),
         *((name, np.bool_) for name in ("first", "last")),
+        *((name, np.float32) for name in ("rate", "decay")),
     ],
     align=True,
 )
@@ -68,6 +77,8 @@ class Views(NamedTuple):
 
     parameters: np.ndarray
     gradients: np.ndarray
+    state: np.ndarray
+    squares: np.ndarray
     transposed: np.ndarray
     workspace: np.ndarray
     blocks: np.ndarray
@@ -86,6 +97,8 @@ def views(job):
     return Views(
         array_at(job.parameters, size, np.float32),
         array_at(job.gradients, size, np.float32),
+        array_at(job.state, STATE_SLOTS * size, np.float32),
+        array_at(job.squares, job.squares_size, np.float32),
         array_at(job.transposed, job.transposed_size, np.float32),
         array_at(job.workspace, job.workspace_size, np.float32),
         array_at(job.blocks, job.tasks * BLOCK_SIZE, np.float32),
@@ -132,7 +145,11 @@ class Workspace:
     parameters, gradients : ndarray (parameters_size,) float32
         In panels: the weights, and the gradient of a batch, where it is kept or takes several
         chunks.
+    state : ndarray (STATE_SLOTS · parameters_size,) float32
+        The optimizer's, in panels too: velocities; or means, and behind them mean squares.
     transposed : ndarray (transposed_size,) float32
+    squares : ndarray (squares_size,) float32
+        Sums of squared weights, for the penalty of a batch.
     scratch : ndarray (workspace_size,) float32
         A chunk on its way forward and back; nothing in it outlives the chunk.
     blocks : ndarray (threads · BLOCK_SIZE,) float32
@@ -151,6 +168,8 @@ class Workspace:
     def __init__(self, layout: Layout, rows: int, threads: int, input_scale: float) -> None:
         size = layout.parameters_size
         self.parameters, self.gradients = aligned_zeros(size), aligned_zeros(size)
+        self.state = aligned_zeros(STATE_SLOTS * size)
+        self.squares = aligned_zeros(layout.squares_size)
         self.transposed = aligned_zeros(layout.transposed_size)
         self.scratch = aligned_zeros(layout.workspace_size)
         self.blocks = aligned_zeros(threads * BLOCK_SIZE)
@@ -167,6 +186,9 @@ class Workspace:
             n_layers=len(layout.table),
             parameters=address(self.parameters),
             gradients=address(self.gradients),
+            state=address(self.state),
+            squares=address(self.squares),
+            squares_size=layout.squares_size,
             parameters_size=size,
             transposed=address(self.transposed),
             transposed_size=layout.transposed_size,

@@ -11,6 +11,7 @@ import numpy as np
 from fastnn.batches import CHUNK_ROWS, Epoch, Progress, next_chunk
 from fastnn.inputs import check_finite
 from fastnn.layers import Dense, Parameters
+from fastnn.optimizers import Optimizer
 from fastnn.reference.activations import relu_backward, relu_forward
 from fastnn.reference.dense import dense_backward_input, dense_backward_weights, dense_forward
 from fastnn.reference.losses import (
@@ -18,7 +19,13 @@ from fastnn.reference.losses import (
     softmax_cross_entropy_backward,
     softmax_cross_entropy_forward,
 )
-from fastnn.reference.updates import sgd_update
+from fastnn.reference.updates import (
+    adam_update,
+    add_l2,
+    decay_weights,
+    momentum_update,
+    sgd_update,
+)
 
 # A loss that overflows is divergence, which the caller reports: no warning beside it.
 _quiet = np.errstate(all="ignore")
@@ -49,6 +56,7 @@ class ReferenceEngine:
         self._parameters = self._zeros()
         self._gradients = self._zeros()  # of the batch, summed over its chunks
         self._chunk_gradients = self._zeros()
+        self._state: list[Parameters] = []  # of the optimizer, slot by slot
 
     def _zeros(self) -> Parameters:
         return [
@@ -64,6 +72,14 @@ class ReferenceEngine:
         """Replace the parameters by a copy of these."""
         for (w, b), (new_w, new_b) in zip(self._parameters, parameters, strict=True):
             w[...], b[...] = new_w, new_b
+
+    def get_state(self, slots: int) -> list[Parameters]:
+        """Return a copy of so many slots of the optimizer's state."""
+        return [[(w.copy(), b.copy()) for w, b in slot] for slot in self._slots(slots)]
+
+    def set_state(self, state: list[Parameters]) -> None:
+        """Replace the optimizer's state by a copy of this; slots that are not given are zero."""
+        self._state = [[(w.copy(), b.copy()) for w, b in slot] for slot in state]
 
     @_quiet
     def run_chunk(self, epoch: Epoch, progress: Progress, budget_rows: int) -> Progress:
@@ -82,18 +98,22 @@ class ReferenceEngine:
             correct += chunk_correct
             self._backward(labels, chunk.batch_rows, chunk.first)
             if chunk.last:
-                self._update(epoch.learning_rate)
+                loss_sum += chunk.batch_rows * self._add_penalty(epoch.l2)
+                self._update(epoch, chunk.start // epoch.batch_size)
             position = chunk.stop
         return Progress(position, loss_sum, correct)
 
     @_quiet
-    def loss_and_grad(self, x: np.ndarray, labels: np.ndarray) -> tuple[float, Parameters]:
+    def loss_and_grad(
+        self, x: np.ndarray, labels: np.ndarray, *, l2: float = 0.0
+    ) -> tuple[float, Parameters]:
         """Return the mean loss over these rows as one batch, and its gradient."""
         rows, loss_sum = len(x), 0.0
         for start in range(0, rows, CHUNK_ROWS):
             part = slice(start, start + CHUNK_ROWS)
             loss_sum += self._forward_with_loss(x[part], labels[part])[0]
             self._backward(labels[part], rows, first=start == 0)
+        loss_sum += rows * self._add_penalty(l2)
         return loss_sum / rows, [(dw.copy(), db.copy()) for dw, db in self._gradients]
 
     @_quiet
@@ -151,8 +171,42 @@ class ReferenceEngine:
                 for total_array, part_array in zip(total, part, strict=True):
                     total_array += part_array
 
-    def _update(self, learning_rate: float) -> None:
+    def _add_penalty(self, l2: float) -> float:
+        """Add the gradient of ``l2 / 2 · Σ w²`` to the batch's; return that sum."""
+        if l2 == 0:
+            return 0.0
+        squares = 0.0
+        for (w, _), (dw, _) in zip(self._parameters, self._gradients, strict=True):
+            squares += float(np.sum(w * w, dtype=np.float64))
+            add_l2(dw, w, l2)
+        return l2 / 2 * squares
+
+    def _update(self, epoch: Epoch, update: int) -> None:
         """Apply the batch's gradients."""
-        for parameters, gradients in zip(self._parameters, self._gradients, strict=True):
-            for w, dw in zip(parameters, gradients, strict=True):
-                sgd_update(w, dw, learning_rate)
+        rate, decay = epoch.rates[update], epoch.decays[update]
+        slots = self._slots(epoch.optimizer.slots)
+        for i, pair in enumerate(zip(self._parameters, self._gradients, strict=True)):
+            if decay:
+                decay_weights(self._parameters[i][0], decay)
+            for j, (w, dw) in enumerate(zip(*pair, strict=True)):
+                _follow(w, dw, [slot[i][j] for slot in slots], rate, epoch.optimizer)
+
+    def _slots(self, count: int) -> list[Parameters]:
+        """Return the first slots of the optimizer's state, zeros where there were none."""
+        while len(self._state) < count:
+            self._state.append(self._zeros())
+        return self._state[:count]
+
+
+def _follow(
+    w: np.ndarray, dw: np.ndarray, state: list[np.ndarray], rate: np.float32, optimizer: Optimizer
+) -> None:
+    """Update a parameter by an optimizer's rule."""
+    if optimizer.rule == "adam":
+        m, v = state
+        adam_update(w, m, v, dw, rate, optimizer.beta1, optimizer.beta2, optimizer.eps)
+    elif optimizer.rule == "momentum":
+        (u,) = state
+        momentum_update(w, u, dw, rate, optimizer.momentum, optimizer.nesterov)
+    else:
+        sgd_update(w, dw, rate)

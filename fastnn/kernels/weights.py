@@ -1,0 +1,144 @@
+"""Region 2: the gradient of every weight over the rows of a chunk, and the update.
+
+A task takes its share of every layer's inputs, block by block, small enough for a block's
+gradient never to leave the first cache: it is computed, regularised and applied at once.
+"""
+
+from fastnn.kernels._gemm import DEPTH_BLOCK, ZERO
+from fastnn.kernels._jit import jit
+from fastnn.kernels._simd import NR, flush_denormals, record_at, restore_denormals
+from fastnn.kernels._tile import operand
+from fastnn.kernels.dense import (
+    BLOCK_SIZE,
+    INPUT_BLOCK,
+    PANEL_BLOCK,
+    dense_backward_weights,
+    dense_backward_weights_listed,
+    list_block,
+    transpose,
+)
+from fastnn.kernels.regions import share
+from fastnn.kernels.updates import (
+    accumulate,
+    adam_update,
+    add_l2,
+    add_squares,
+    decay_weights,
+    momentum_update,
+    sgd_update,
+)
+from fastnn.kernels.workspace import ALWAYS, JOB, KEEP_GRADIENT, MOMENTUM, SGD, layer_of, views
+
+LONG_BLOCK = 8192  # rows by inputs
+
+
+@jit
+def apply_gradient(buffers, job, at, block_at, count, weights):
+    """Keep a run of the chunk's gradient, add it to the batch's, or update the run with it.
+
+    Of the `count` parameters the first `weights` are weights, and the others biases.
+    """
+    keep = job.rule == KEEP_GRADIENT or not (job.first and job.last)
+    dw, dw_at = buffers.blocks, block_at
+    if keep:
+        accumulate(buffers.gradients, at, dw, dw_at, count, job.first)
+        dw, dw_at = buffers.gradients, at
+    if job.last and job.l2 != 0:
+        add_l2(dw, dw_at, buffers.parameters, at, weights, job.l2)
+    if job.last and job.rule != KEEP_GRADIENT:
+        if job.decay != 0:
+            decay_weights(buffers.parameters, at, weights, job.decay)
+        update(buffers, job, at, dw, dw_at, count)
+
+
+@jit
+def update(buffers, job, at, dw, dw_at, count):
+    """Update a run of parameters by the job's rule."""
+    w, state = buffers.parameters, buffers.state
+    if job.rule == SGD:
+        sgd_update(w, at, dw, dw_at, count, job.rate)
+    elif job.rule == MOMENTUM:
+        momentum_update(w, state, at, dw, dw_at, count, job.rate, job.momentum, job.nesterov)
+    else:
+        squares_at = job.parameters_size
+        adam_update(
+            w, state, state, squares_at, at, dw, dw_at, count,
+            job.rate, job.beta1, job.rest1, job.beta2, job.rest2, job.eps,
+        )  # fmt: skip
+
+
+@jit
+def square_weights(buffers, layer, low, high, panel):
+    """Add the squares of a panel's weights to the sums of their inputs, low to high."""
+    for i in range(low, min(high, layer.inputs), NR):
+        at = layer.squares + i
+        if panel == 0:
+            for j in range(NR):
+                buffers.squares[at + j] = ZERO
+        weights = layer.weights + panel * layer.panel_size + i * NR
+        count = min(NR, layer.inputs - i) * NR
+        add_squares(buffers.squares, at, buffers.parameters, weights, count, NR)
+
+
+@jit
+def updates_at_once(job, listed):
+    """Whether the products that make a gradient may also step down it: nothing else asks for it."""
+    plain = job.rule == SGD and job.l2 == 0 and job.decay == 0
+    return plain and job.first and job.last and (listed or job.rows <= DEPTH_BLOCK)
+
+
+@jit
+def weights_block(buffers, job, task, i, listed, low, high):
+    """Compute the gradient of a layer's inputs low to high, a block at most, and apply it."""
+    layer = layer_of(job, i)
+    lists = task * job.list_size
+    if listed:
+        list_block(buffers.lists, lists, buffers.masks, job.mask_stride, low, high, job.rows)
+    at_once = updates_at_once(job, listed)
+    rate = job.rate if at_once else ZERO
+    weights_high = min(high, layer.inputs)  # what lies behind is the bias
+    for panel in range(0, layer.panels, PANEL_BLOCK):
+        panels = min(PANEL_BLOCK, layer.panels - panel)
+        weights = layer.weights + panel * layer.panel_size + low * NR
+        block = task * BLOCK_SIZE
+        c = operand(buffers.blocks, block, NR, INPUT_BLOCK * NR)
+        if at_once:
+            c = operand(buffers.parameters, weights, NR, layer.panel_size)
+        if listed:
+            dense_backward_weights_listed(
+                c, buffers.workspace, layer, low, high, panel, panels, job.rows, rate,
+                buffers.lists, lists,
+            )  # fmt: skip
+        else:
+            dense_backward_weights(
+                c, buffers.workspace, layer, low, high, panel, panels, job.rows, rate
+            )
+        for p in range(panels):
+            if job.l2 != 0 and job.last:
+                square_weights(buffers, layer, low, high, panel + p)
+            if not at_once:
+                at, count = weights + p * layer.panel_size, (high - low) * NR
+                of_weights = max(0, weights_high - low) * NR
+                apply_gradient(buffers, job, at, block + p * c.step, count, of_weights)
+            if i > 0 and job.last and job.rule != KEEP_GRADIENT:
+                transpose(buffers.transposed, buffers.parameters, layer, low, high, panel + p)
+
+
+def weights_region(task, address):
+    """Region 2: a task's share of every layer's inputs, over all rows of the chunk."""
+    job = record_at(address, 0, JOB)
+    buffers = views(job)
+    state = flush_denormals()
+    for i in range(job.n_layers):
+        width = layer_of(job, i).inputs + 1
+        low, high = share(width, NR, task, job.tasks)
+        listed = i == 0 and job.skip_zeros == ALWAYS
+        if listed:
+            low, high = buffers.shares[task] * NR, min(width, buffers.shares[task + 1] * NR)
+        block = INPUT_BLOCK
+        if updates_at_once(job, listed) and not listed:
+            # No gradient to hold: with few rows, long runs of weights, as memory likes them.
+            block = max(block, LONG_BLOCK // job.rows // NR * NR)
+        for first in range(low, high, block):
+            weights_block(buffers, job, task, i, listed, first, min(high, first + block))
+    restore_denormals(state)

@@ -1,0 +1,119 @@
+"""Optimizers as frozen records: names and hyper-parameters, no arithmetic.
+
+The equations, for a weight or bias w and the gradient g of the batch's loss at update t = 1, 2, …;
+η is the learning rate that the update gets::
+
+    SGD        w ← w - η g
+    momentum   u ← μ u - η g        w ← w + u                 (nesterov: w ← w + μ u - η g)
+    Adam       m ← β₁ m + (1 - β₁) g     v ← β₂ v + (1 - β₂) g²
+               w ← w - η √(1 - β₂ᵗ) / (1 - β₁ᵗ) · m / (√v + ε)
+
+All state begins at zero. Weight decay is decoupled (Loshchilov & Hutter, 2019): before that, a
+weight, but no bias, is multiplied by 1 - η λ. L2 regularisation adds ``l2 · w`` to the gradient
+of a weight, and ``l2 / 2 · Σ w²`` to the loss.
+
+Sources: Polyak 1964; Sutskever et al. 2013 (Nesterov's momentum in this form); Kingma & Ba 2015,
+Adam with ε as in the text's "more efficient" order, which is scikit-learn's too. PyTorch and the
+paper's algorithm box add ε after the bias correction: their ε is ours times √(1 - β₂ᵗ).
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """How weights follow their gradients.
+
+    Attributes
+    ----------
+    rule : {"sgd", "momentum", "adam"}
+    learning_rate : float
+        η, above 0.
+    momentum : float
+        μ, from 0 to below 1.
+    nesterov : bool
+        Look ahead: Nesterov's momentum.
+    beta1, beta2 : float
+        β₁ and β₂, from 0 to below 1.
+    eps : float
+        ε, above 0.
+    weight_decay : float
+        λ, at least 0.
+    """
+
+    rule: str
+    learning_rate: float
+    momentum: float = 0.9
+    nesterov: bool = False
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+    @property
+    def slots(self) -> int:
+        """How many numbers of state a parameter has."""
+        return {"sgd": 0, "momentum": 1, "adam": 2}[self.rule]
+
+
+OPTIMIZERS = {
+    "sgd": Optimizer("sgd", 0.1),
+    "momentum": Optimizer("momentum", 0.01),
+    "nesterov": Optimizer("momentum", 0.01, nesterov=True),
+    "adam": Optimizer("adam", 0.001),
+    "adamw": Optimizer("adam", 0.001, weight_decay=0.01),
+}
+
+BELOW_ONE = 1 - 2**-25  # what is not below this is 1 in float32
+_SMALLEST_FLOAT, _LARGEST_FLOAT = 2.0**-149, (2 - 2.0**-23) * 2.0**127
+
+_BELOW_ONE = ("momentum", "beta1", "beta2")
+_POSITIVE = ("learning_rate", "eps")
+
+
+def get_optimizer(optimizer: str | Optimizer, **settings: Any) -> Optimizer:
+    """Return an optimizer by its name, with some of its settings replaced; None keeps a default.
+
+    Examples
+    --------
+    >>> get_optimizer("nesterov", learning_rate=0.05, momentum=None)
+    ... # doctest: +NORMALIZE_WHITESPACE
+    Optimizer(rule='momentum', learning_rate=0.05, momentum=0.9, nesterov=True, beta1=0.9,
+              beta2=0.999, eps=1e-08, weight_decay=0.0)
+
+    Raises
+    ------
+    ValueError
+        If there is no such optimizer, or a setting is out of range.
+    """
+    if not isinstance(optimizer, Optimizer):
+        if not isinstance(optimizer, str) or optimizer not in OPTIMIZERS:
+            names = ", ".join(OPTIMIZERS)
+            raise ValueError(f"optimizer must be one of {names}, got {optimizer!r}")
+        optimizer = OPTIMIZERS[optimizer]
+    given = {name: value for name, value in settings.items() if value is not None}
+    chosen = replace(optimizer, **given)
+    for field in fields(chosen):
+        value = getattr(chosen, field.name)
+        if field.name in ("rule", "nesterov"):
+            continue
+        if isinstance(value, bool | str) or not _in_range(field.name, value):
+            raise ValueError(f"{field.name} must be {_range_of(field.name)}, got {value!r}")
+    return chosen
+
+
+def _range_of(name: str) -> str:
+    if name in _BELOW_ONE:
+        return "a number from 0 to below 1"
+    return "a positive number" if name in _POSITIVE else "a number of at least 0"
+
+
+def _in_range(name: str, value: Any) -> bool:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return False
+    if name in _BELOW_ONE:
+        return 0 <= number < BELOW_ONE
+    return (_SMALLEST_FLOAT if name in _POSITIVE else 0) <= number <= _LARGEST_FLOAT

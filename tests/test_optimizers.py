@@ -1,0 +1,245 @@
+"""Optimizers: the equations, the penalty and the decay, in both engines and in `Network.fit`."""
+
+import numba
+import numpy as np
+import pytest
+
+from fastnn import Network
+from fastnn.batches import Epoch, Progress
+from fastnn.engine import get_engine
+from fastnn.initializers import he_normal
+from fastnn.layers import dense_layers
+from fastnn.optimizers import OPTIMIZERS, get_optimizer
+from fastnn.randomness import permutation
+
+LONG = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="takes too long uncompiled")
+NAMES = list(OPTIMIZERS)
+
+
+def problem(rng, rows, sizes):
+    x = rng.standard_normal((rows, sizes[0]), dtype=np.float32)
+    labels = np.argmax(x @ rng.standard_normal((sizes[0], sizes[-1])), axis=1).astype(np.int32)
+    return x, labels
+
+
+def engine_for(name, sizes, threads=None):
+    layers = dense_layers(sizes)
+    engine = get_engine(name, layers, input_scale=1.0, threads=threads)
+    engine.set_parameters(he_normal(layers, seed=0))
+    return engine
+
+
+def train(engine, x, labels, optimizer, *, batch_size, epochs=1, l2=0.0):
+    """Train from a zero state; return the mean losses of the epochs."""
+    losses, done = [], 0
+    engine.set_state([])
+    for number in range(epochs):
+        order = permutation(0, number, len(x))
+        rate = optimizer.learning_rate
+        epoch = Epoch(x, labels, order, batch_size, rate, optimizer, l2, done)
+        losses.append(engine.run_chunk(epoch, Progress(), len(x)).loss_sum / len(x))
+        done += epoch.updates
+    return losses
+
+
+# ---- the equations, worked in float64 -------------------------------------------------------
+
+
+def softmax_regression(w, b, x, labels):
+    """Mean loss and gradients of one layer with softmax and cross-entropy."""
+    z = x @ w + b
+    z -= z.max(axis=1, keepdims=True)
+    p = np.exp(z)
+    p /= p.sum(axis=1, keepdims=True)
+    loss = -np.log(p[np.arange(len(x)), labels]).mean()
+    p[np.arange(len(x)), labels] -= 1
+    return loss, x.T @ p / len(x), p.mean(axis=0)
+
+
+def published(name, values, gradients, state, t, chosen, weights):
+    """One update as the papers have it; `weights` says which values decay."""
+    rate = chosen.learning_rate
+    for i, (w, g) in enumerate(zip(values, gradients, strict=True)):
+        if weights[i]:
+            w *= 1 - rate * chosen.weight_decay
+        if name == "sgd":
+            w -= rate * g
+        elif name in ("momentum", "nesterov"):
+            u = state[0][i] = chosen.momentum * state[0][i] - rate * g
+            w += chosen.momentum * u - rate * g if name == "nesterov" else u
+        else:
+            b1, b2 = chosen.beta1, chosen.beta2
+            m = state[0][i] = b1 * state[0][i] + (1 - b1) * g
+            v = state[1][i] = b2 * state[1][i] + (1 - b2) * g**2
+            corrected = rate * np.sqrt(1 - b2**t) / (1 - b1**t)
+            w -= corrected * m / (np.sqrt(v) + chosen.eps)
+
+
+@pytest.mark.parametrize("l2", [0.0, 0.03])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize("name", NAMES)
+def test_ten_steps_follow_the_published_equations(engine, rng, name, weight_decay, l2):
+    x, labels = problem(rng, 40, [5, 3])
+    optimizer = get_optimizer(name, learning_rate=0.05, weight_decay=weight_decay)
+    running = engine_for(engine, [5, 3])
+    ((w, b),) = running.get_parameters()
+    values = [w.astype(np.float64), b.astype(np.float64)]
+    state = [[np.zeros((5, 3)), np.zeros(3)] for _ in range(2)]
+    expected = []
+    for t in range(1, 11):
+        loss, dw, db = softmax_regression(*values, x.astype(np.float64), labels)
+        expected.append(loss + l2 / 2 * (values[0] ** 2).sum())
+        published(name, values, [dw + l2 * values[0], db], state, t, optimizer, (True, False))
+    losses = train(running, x, labels, optimizer, batch_size=40, epochs=10, l2=l2)
+    np.testing.assert_allclose(losses, expected, rtol=2e-6)
+    # Ten steps of a few roundings each, of numbers up to 3; Adam's first steps divide two
+    # gradients that are nearly the same, and so keep their relative error.
+    ((w, b),) = running.get_parameters()
+    for got, exact in zip((w, b), values, strict=True):
+        np.testing.assert_allclose(got, exact, rtol=2e-5, atol=2e-6)
+    for slot, exact in zip(running.get_state(optimizer.slots), state, strict=False):
+        for got, value in zip(slot[0], exact, strict=True):
+            np.testing.assert_allclose(got, value, rtol=2e-4, atol=2e-6)
+
+
+def test_the_penalty_and_its_gradient(engine, rng):
+    sizes, l2 = [17, 33, 6], 0.2
+    x, labels = problem(rng, 700, sizes)
+    running = engine_for(engine, sizes)
+    plain_loss, plain = running.loss_and_grad(x, labels)
+    loss, gradients = running.loss_and_grad(x, labels, l2=l2)
+    parameters = running.get_parameters()
+    squares = sum((w.astype(np.float64) ** 2).sum() for w, _ in parameters)
+    assert loss == pytest.approx(plain_loss + l2 / 2 * squares, rel=1e-6)
+    for (w, _), (dw, db), (plain_dw, plain_db) in zip(parameters, gradients, plain, strict=True):
+        np.testing.assert_allclose(dw, plain_dw + np.float32(l2) * w, rtol=1e-5, atol=1e-7)
+        assert (db == plain_db).all()
+
+
+# ---- two engines, any number of threads -----------------------------------------------------
+
+
+@LONG
+@pytest.mark.parametrize("batch_size", [16, 100, 1100])  # of one chunk, and of three
+@pytest.mark.parametrize("name", NAMES)
+def test_engines_agree(rng, name, batch_size):
+    sizes = [40, 33, 17, 5]
+    x, labels = problem(rng, 1100, sizes)
+    x[rng.random(x.shape) < 0.7] = 0
+    optimizer = get_optimizer(name, weight_decay=0.01)
+    fast, plain = engine_for("numba", sizes), engine_for("numpy", sizes)
+    losses = [
+        train(running, x, labels, optimizer, batch_size=batch_size, epochs=2, l2=0.001)
+        for running in (fast, plain)
+    ]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    for got, expected in zip(fast.get_parameters(), plain.get_parameters(), strict=True):
+        for a, b in zip(got, expected, strict=True):
+            # What Adam divides by is as small as the gradient: a relative error stays one.
+            assert np.abs(a - b).max() <= (2e-3 if "adam" in name else 1e-5)
+
+
+@LONG
+@pytest.mark.parametrize("batch_size", [32, 700])
+@pytest.mark.parametrize("name", NAMES)
+def test_threads_lists_and_poison_change_no_bit(rng, name, batch_size):
+    sizes = [70, 33, 17, 5]
+    x, labels = problem(rng, 700, sizes)
+    x[rng.random(x.shape) < 0.8] = 0
+    optimizer = get_optimizer(name, weight_decay=0.02)
+    results = []
+    for threads, skip in ((1, False), (2, False), (1, True), (2, True)):
+        if threads > numba.config.NUMBA_NUM_THREADS:
+            continue
+        running = engine_for("numba", sizes, threads=threads)
+        running.skip_zeros = skip
+        for buffer in (running._buffers.gradients, running._buffers.squares):
+            buffer.fill(np.nan)
+        losses = train(running, x, labels, optimizer, batch_size=batch_size, epochs=2, l2=0.01)
+        results.append((losses, running.get_parameters(), running.get_state(2)))
+    for losses, parameters, state in results[1:]:
+        assert losses == results[0][0]
+        for got, expected in zip(
+            [parameters, *state], [results[0][1], *results[0][2]], strict=True
+        ):
+            for pair, expected_pair in zip(got, expected, strict=True):
+                assert all((a == b).all() for a, b in zip(pair, expected_pair, strict=True))
+
+
+def test_padding_and_state_of_padding_stay_zero(rng):
+    sizes = [5, 18, 3]
+    x, labels = problem(rng, 100, sizes)
+    running = engine_for("numba", sizes)
+    train(running, x, labels, OPTIMIZERS["adamw"], batch_size=10, l2=0.1)
+    layout, buffers = running._layout, running._buffers
+    for flat in (buffers.parameters, *running._slots()):
+        copy = np.zeros_like(flat)
+        layout.write(copy, layout.read(flat))
+        assert (copy == flat).all()
+
+
+# ---- `Network.fit` --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_defaults_train(engine, rng, name):
+    x, labels = problem(rng, 300, [6, 3])
+    network = Network([6, 16, 3], seed=1)
+    history = network.fit(x, labels, epochs=120, batch_size=32, optimizer=name, engine=engine)
+    assert history["accuracy"][-1] > 0.9
+    assert history["loss"][-1] < history["loss"][0] / 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_fits_are_as_good_as_one(engine, rng, name):
+    x, labels = problem(rng, 90, [6, 3])
+    parameters = []
+    for parts in ([4], [1, 3]):
+        network = Network([6, 8, 3])
+        for epochs in parts:
+            network.fit(x, labels, epochs=epochs, batch_size=20, optimizer=name, engine=engine)
+        parameters.append(network.parameters)
+    for (w, b), (other_w, other_b) in zip(*parameters, strict=True):
+        assert (w == other_w).all() and (b == other_b).all()
+
+
+def test_another_rule_begins_anew(engine, rng):
+    x, labels = problem(rng, 90, [6, 3])
+    network, other = Network([6, 8, 3]), Network([6, 8, 3])
+    network.fit(x, labels, epochs=1, optimizer="adam", engine=engine)
+    other.parameters, other.epochs_trained = network.parameters, 1
+    for each in (network, other):
+        each.fit(x, labels, epochs=1, optimizer="momentum", engine=engine)
+    for (w, _), (other_w, _) in zip(network.parameters, other.parameters, strict=True):
+        assert (w == other_w).all()
+
+
+def test_divergence_leaves_no_state_that_is_not_finite(engine, rng):
+    x, labels = problem(rng, 90, [6, 3])
+    network = Network([6, 8, 3])
+    with pytest.raises(ArithmeticError, match="not finite"):
+        network.fit(x, labels, epochs=50, optimizer="momentum", learning_rate=1e30, engine=engine)
+    (slot,) = network.use_engine(engine).get_state(1)
+    for arrays in (*network.parameters, *slot):
+        assert all(np.isfinite(array).all() for array in arrays)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"optimizer": "adagrad"}, "optimizer must be one of sgd, momentum, nesterov, adam, adamw"),
+        ({"optimizer": None}, "optimizer must be one of"),
+        ({"learning_rate": 0}, "learning_rate must be a positive number, got 0"),
+        ({"momentum": 1}, "momentum must be a number from 0 to below 1, got 1"),
+        ({"momentum": "0.9"}, "momentum must be a number from 0 to below 1, got '0.9'"),
+        ({"weight_decay": -0.1}, "weight_decay must be a number of at least 0, got -0.1"),
+        ({"l2": -1}, "l2 must be a number of at least 0, got -1"),
+        ({"l2": float("nan")}, "l2 must be a number of at least 0, got nan"),
+    ],
+)
+def test_settings_out_of_range_are_refused(engine, rng, setting, message):
+    x, labels = problem(rng, 20, [6, 3])
+    network = Network([6, 3])
+    with pytest.raises(ValueError, match=f"^{message}"):
+        network.fit(x, labels, epochs=1, engine=engine, **setting)
+    assert network.epochs_trained == 0
