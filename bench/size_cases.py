@@ -9,6 +9,7 @@ from fastnn.engine import get_engine
 from fastnn.initializers import he_normal
 from fastnn.layers import Dense, dense_layers
 from fastnn.machine import flops_per_sample
+from fastnn.optimizers import get_optimizer
 
 INPUTS, CLASSES = 256, 10
 
@@ -55,6 +56,7 @@ class SizeTrainer(Trainer):
         self.x = rng.standard_normal((size.samples, INPUTS), np.float32)
         self.labels = rng.integers(0, CLASSES, size.samples, np.int32)
         self.batch_rows = size.batch
+        self.optimizer = get_optimizer("sgd")
         self._initial = he_normal(size.layers, SEED)
 
 

@@ -60,7 +60,7 @@ def conditions(case: Case, trainer: Trainer, data: Dataset, machine: Machine) ->
         "batch": case.batch,
         "batch_rows": trainer.batch_rows,
         "updates": -(-len(trainer.x) // trainer.batch_rows),
-        "engine": engine.name,
+        "engine": engine.name if case.optimizer == "sgd" else f"{engine.name}, {case.optimizer}",
         "threads": engine.threads or machine.threads,
         "threading_layer": engine.threading_layer,
         "cpu": machine.cpu,
