@@ -224,6 +224,20 @@ def test_divergence_leaves_no_state_that_is_not_finite(engine, rng):
         assert all(np.isfinite(array).all() for array in arrays)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_rate_next_to_nothing_moves_next_to_nothing(engine, rng, name):
+    """Denormal numbers are flushed to 0 in the kernels, rates among them."""
+    x, labels = problem(rng, 90, [6, 3])
+    network = Network([6, 8, 3])
+    before = network.parameters
+    network.fit(
+        x, labels, epochs=1, batch_size=9, optimizer=name, learning_rate=1e-42, engine=engine
+    )
+    for (w, b), (old_w, old_b) in zip(network.parameters, before, strict=True):
+        np.testing.assert_allclose(w, old_w, rtol=1e-6)
+        assert np.abs(b - old_b).max() < 1e-30
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [

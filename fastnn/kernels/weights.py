@@ -82,8 +82,11 @@ def square_weights(buffers, layer, low, high, panel):
 
 @jit
 def updates_at_once(job, listed):
-    """Whether the products that make a gradient may also step down it: nothing else asks for it."""
-    plain = job.rule == SGD and job.l2 == 0 and job.decay == 0
+    """Whether the products that make a gradient may also step down it: nothing else asks for it.
+
+    A rate that is flushed to 0 would have them write the gradient instead.
+    """
+    plain = job.rule == SGD and job.l2 == 0 and job.decay == 0 and job.rate != 0
     return plain and job.first and job.last and (listed or job.rows <= DEPTH_BLOCK)
 
 
