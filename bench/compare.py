@@ -14,7 +14,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,9 +121,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     lacking = {name: PEERS[name].lacks() for name in options.peers}
     plan = planned(options, [name for name, lack in lacking.items() if not lack])
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-        check_directory(options.out)
+
+    def produce() -> tuple[str, bool]:
         result = compare(plan, {PEERS[name].title: why for name, why in lacking.items() if why})
         if options.shapes:
             text, page = shapes_markdown(result), options.out / "shapes.md"
@@ -132,13 +131,27 @@ def main(argv: Sequence[str] | None = None) -> int:
             text, page = markdown(result), options.out / "comparison.md"
             draw(result, page.with_name("peers.png"))
         write_whole(page, text.encode())
+        return text, not any(row.failure for row in result.rows)
+
+    return run_and_print("compare.py", options.out, produce)
+
+
+def run_and_print(program: str, out: Path, produce: Callable[[], tuple[str, bool]]) -> int:
+    """Have a page produced in a directory that can be written, print it, return the exit code.
+
+    `produce` returns the page and whether all is well.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        check_directory(out)
+        text, good = produce()
     except KeyboardInterrupt:
         return 130
     except (OSError, RuntimeError) as error:
-        print(f"compare.py: {error}", file=sys.stderr)
+        print(f"{program}: {error}", file=sys.stderr)
         return 1
     print(text)
-    return 1 if any(row.failure for row in result.rows) else 0
+    return 0 if good else 1
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -1,6 +1,5 @@
 """What `compare.py` found, as a Markdown table and as a picture."""
 
-import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -175,9 +174,7 @@ def draw(result: Comparison, path: str | os.PathLike[str]) -> None:
             _bars(axes, result, case)
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center")
-        picture = io.BytesIO()
-        figure.savefig(picture, format="png")
-    plots.write_whole(path, picture.getvalue())
+        plots._save(figure, path)
 
 
 def _bars(axes: "Axes", result: Comparison, case: Case) -> None:
@@ -288,6 +285,4 @@ def draw_shapes(result: Comparison, path: str | os.PathLike[str]) -> None:
         axes.set_xticks(ticks, [f"{tick} ×" for tick in ticks])
         axes.set_xlabel("multiple of fastnn's time")
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
-        picture = io.BytesIO()
-        figure.savefig(picture, format="png")
-    plots.write_whole(path, picture.getvalue())
+        plots._save(figure, path)

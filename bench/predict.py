@@ -17,12 +17,12 @@ from statistics import median
 
 import joblib
 import numpy as np
-from compare import cpu_name, run_python
+from compare import cpu_name, run_and_print, run_python
 from compare_report import grid
 from mnist_like import find_or_imitate
 
 from fastnn import Network
-from fastnn._cli import check_directory, positive_int
+from fastnn._cli import positive_int
 from fastnn.initializers import he_normal
 from fastnn.layers import Parameters, dense_layers
 from fastnn.plots import write_whole
@@ -177,27 +177,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.peer:
         print(json.dumps(time_peer(options.peer, options.threads, rounds)))
         return 0
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-        check_directory(options.out)
-        text, good = compare(options.threads, ["--quick"] if options.quick else [], options.quick)
+
+    def produce() -> tuple[str, bool]:
+        text, good = compare(options.threads, options.quick)
         write_whole(options.out / "predict.md", text.encode())
-    except KeyboardInterrupt:
-        return 130
-    except (OSError, RuntimeError) as error:
-        print(f"predict.py: {error}", file=sys.stderr)
-        return 1
-    print(text)
-    return 0 if good else 1
+        return text, good
+
+    return run_and_print("predict.py", options.out, produce)
 
 
-def compare(threads: int, flags: list[str], quick: bool) -> tuple[str, bool]:
+def compare(threads: int, quick: bool) -> tuple[str, bool]:
     """Run the processes in rounds; return the page, and whether fastnn counts."""
     times: dict[str, dict[str, dict[str, list[float]]]] = {}
     failures: dict[str, str] = {}
     for _ in range(1 if quick else 3):
         for name in PEERS:
-            command = [__file__, "--peer", name, "--threads", str(threads), *flags]
+            command = [__file__, "--peer", name, "--threads", str(threads)]
+            command += ["--quick"] if quick else []
             try:
                 said = json.loads(run_python(command, threads).splitlines()[-1])
             except (RuntimeError, subprocess.TimeoutExpired, ValueError, IndexError) as error:

@@ -20,13 +20,13 @@ from typing import Any, NoReturn
 
 from fastnn import __version__
 from fastnn.errors import DivergenceError, FastnnError
-from fastnn.optimizers import BELOW_ONE
+from fastnn.optimizers import BELOW_ONE, LARGEST_FLOAT
 
 INTERRUPTED = 130
 ENGINES = ("numba", "numpy")  # as in fastnn.engine, which needs NumPy
 DATASETS = ("auto", "mnist", "fashion-mnist", "digits")
 WIDTH_LIMIT = 1_000_000  # of a hidden layer: a wider one is a slip of the hand
-SMALLEST_FLOAT, LARGEST_FLOAT = 2.0**-126, 2.0**128 - 2.0**104  # float32's normal numbers
+SMALLEST_FLOAT = 2.0**-126  # of float32's normal numbers
 SEED_LIMIT = 2**64  # as in fastnn.randomness, which needs NumPy
 
 

@@ -12,11 +12,9 @@ from fastnn.engine import Engine, get_engine
 from fastnn.initializers import he_normal
 from fastnn.inputs import as_features, as_labels
 from fastnn.layers import Parameters, dense_layers
-from fastnn.optimizers import Optimizer, get_optimizer
+from fastnn.optimizers import LARGEST_FLOAT, Optimizer, check_setting, get_optimizer
 from fastnn.randomness import SEED_LIMIT
 from fastnn.training import History, fit
-
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 class Network:
@@ -160,7 +158,7 @@ class Network:
         chosen = get_optimizer(
             optimizer, learning_rate=learning_rate, momentum=momentum, weight_decay=weight_decay
         )
-        penalty = _at_least_zero(l2, "l2")
+        check_setting("l2", l2)
         features, labels = self._checked(x, y, "x", "y")
         rows = len(features)
         if batch_size != "full":
@@ -184,7 +182,7 @@ class Network:
                 epochs=epochs,
                 batch_size=rows,
                 optimizer=chosen,
-                l2=penalty,
+                l2=float(l2),
                 updates_before=self._updates,
                 seed=self.seed,
                 validation_data=validation,
@@ -270,23 +268,12 @@ def _whole(value: Any, name: str, *, low: int) -> int:
     return number
 
 
-def _at_least_zero(value: Any, name: str) -> float:
-    """Return a setting as a float of at least 0, or raise a ValueError that names it."""
-    try:
-        number = -1.0 if isinstance(value, str) else float(value)
-    except (TypeError, ValueError):
-        number = -1.0
-    if not 0 <= number <= _FLOAT32_MAX:
-        raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
-    return number
-
-
 def _positive(value: Any, name: str) -> float:
     """Return a setting as a float that float32 can hold, or raise a ValueError that names it."""
     try:
         number = float(value)
     except (TypeError, ValueError):
         number = math.nan
-    if not (0 < number <= _FLOAT32_MAX and np.float32(number) > 0) or isinstance(value, str):
+    if not (0 < number <= LARGEST_FLOAT and np.float32(number) > 0) or isinstance(value, str):
         raise ValueError(f"{name} must be a positive number, got {value!r}")
     return number

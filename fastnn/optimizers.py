@@ -66,7 +66,8 @@ OPTIMIZERS = {
 }
 
 BELOW_ONE = 1 - 2**-25  # what is not below this is 1 in float32
-_SMALLEST_FLOAT, _LARGEST_FLOAT = 2.0**-149, (2 - 2.0**-23) * 2.0**127
+LARGEST_FLOAT = 2.0**128 - 2.0**104  # of float32, and its smallest
+_SMALLEST_FLOAT = 2.0**-149
 
 _BELOW_ONE = ("momentum", "beta1", "beta2")
 _POSITIVE = ("learning_rate", "eps")
@@ -95,12 +96,15 @@ def get_optimizer(optimizer: str | Optimizer, **settings: Any) -> Optimizer:
     given = {name: value for name, value in settings.items() if value is not None}
     chosen = replace(optimizer, **given)
     for field in fields(chosen):
-        value = getattr(chosen, field.name)
-        if field.name in ("rule", "nesterov"):
-            continue
-        if isinstance(value, bool | str) or not _in_range(field.name, value):
-            raise ValueError(f"{field.name} must be {_range_of(field.name)}, got {value!r}")
+        if field.name not in ("rule", "nesterov"):
+            check_setting(field.name, getattr(chosen, field.name))
     return chosen
+
+
+def check_setting(name: str, value: Any) -> None:
+    """Raise a ValueError that names a setting, if it is out of its range in float32."""
+    if isinstance(value, bool | str) or not _in_range(name, value):
+        raise ValueError(f"{name} must be {_range_of(name)}, got {value!r}")
 
 
 def _range_of(name: str) -> str:
@@ -116,4 +120,4 @@ def _in_range(name: str, value: Any) -> bool:
         return False
     if name in _BELOW_ONE:
         return 0 <= number < BELOW_ONE
-    return (_SMALLEST_FLOAT if name in _POSITIVE else 0) <= number <= _LARGEST_FLOAT
+    return (_SMALLEST_FLOAT if name in _POSITIVE else 0) <= number <= LARGEST_FLOAT

@@ -16,9 +16,11 @@ LONG = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="takes too long uncom
 NAMES = list(OPTIMIZERS)
 
 
-def problem(rng, rows, sizes):
+def problem(rng, rows, sizes, zeros=0.0):
     x = rng.standard_normal((rows, sizes[0]), dtype=np.float32)
     labels = np.argmax(x @ rng.standard_normal((sizes[0], sizes[-1])), axis=1).astype(np.int32)
+    if zeros:
+        x[rng.random(x.shape) < zeros] = 0
     return x, labels
 
 
@@ -124,8 +126,7 @@ def test_the_penalty_and_its_gradient(engine, rng):
 @pytest.mark.parametrize("name", NAMES)
 def test_engines_agree(rng, name, batch_size):
     sizes = [40, 33, 17, 5]
-    x, labels = problem(rng, 1100, sizes)
-    x[rng.random(x.shape) < 0.7] = 0
+    x, labels = problem(rng, 1100, sizes, zeros=0.7)
     optimizer = get_optimizer(name, weight_decay=0.01)
     fast, plain = engine_for("numba", sizes), engine_for("numpy", sizes)
     losses = [
@@ -144,8 +145,7 @@ def test_engines_agree(rng, name, batch_size):
 @pytest.mark.parametrize("name", NAMES)
 def test_threads_lists_and_poison_change_no_bit(rng, name, batch_size):
     sizes = [70, 33, 17, 5]
-    x, labels = problem(rng, 700, sizes)
-    x[rng.random(x.shape) < 0.8] = 0
+    x, labels = problem(rng, 700, sizes, zeros=0.8)
     optimizer = get_optimizer(name, weight_decay=0.02)
     results = []
     for threads, skip in ((1, False), (2, False), (1, True), (2, True)):

@@ -15,7 +15,7 @@ import numpy as np
 from numba import types
 
 from fastnn.kernels._jit import Unit, jit
-from fastnn.kernels._simd import array_at
+from fastnn.kernels._simd import ZERO, array_at
 from fastnn.kernels._tile import (
     LISTED_INPUTS,
     LISTED_PANELS,
@@ -31,7 +31,6 @@ from fastnn.kernels._tile import (
 )
 
 DEPTH_BLOCK = 256
-ZERO = np.float32(0)
 INT_BYTES = 4
 
 _INTEGER, _FLAG, _RATE = types.int64, types.boolean, types.float32

@@ -16,6 +16,7 @@ from numba.core import cgutils, config
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
+ZERO, ONE = np.float32(0), np.float32(1)  # a literal would be a float64
 NR = 16  # lanes of a panel: how many outputs stand side by side, on every machine
 
 TRIPLE, CPU, _features = cpu_target.target_context.codegen().magic_tuple()[:3]

@@ -1,11 +1,7 @@
 """Activations over a block of rows. Twin of `reference.activations`."""
 
-import numpy as np
-
 from fastnn.kernels._jit import jit
-from fastnn.kernels._simd import NR
-
-ZERO, ONE = np.float32(0), np.float32(1)
+from fastnn.kernels._simd import NR, ONE, ZERO
 
 
 @jit

@@ -5,9 +5,9 @@ Twin of `reference.dense`, which holds the formulas. `layer` is a row of the lay
 I stands for the bias.
 """
 
-from fastnn.kernels._gemm import ZERO, multiply, multiply_into, multiply_listed
+from fastnn.kernels._gemm import multiply, multiply_into, multiply_listed
 from fastnn.kernels._jit import jit
-from fastnn.kernels._simd import NR, address_in, transpose_square
+from fastnn.kernels._simd import NR, ZERO, address_in, transpose_square
 from fastnn.kernels._tile import LISTED_INPUTS, LISTED_SAMPLES, WIDE_PANELS, operand
 from fastnn.kernels.zeros import BLOCK_GROUPS, LIST_MARGIN, list_inputs, list_rows
 

@@ -5,9 +5,7 @@ import math
 import numpy as np
 
 from fastnn.kernels._jit import jit
-from fastnn.kernels._simd import NR, fma
-
-ZERO, ONE = np.float32(0), np.float32(1)
+from fastnn.kernels._simd import NR, ONE, ZERO, fma
 
 # exp(x) = 2ⁿ · e^r with n = round(x / ln 2) and |r| ≤ ln 2 / 2; ln 2 in two parts, so that
 # n · ln 2 is exact. Below LOWEST the result would be denormal, and is 0; above HIGHEST n would

@@ -21,6 +21,7 @@ from fastnn import batches
 from fastnn.kernels._jit import jit
 from fastnn.kernels._simd import (
     NR,
+    ONE,
     array_at,
     call_region,
     flush_denormals,
@@ -29,7 +30,7 @@ from fastnn.kernels._simd import (
     restore_denormals,
 )
 from fastnn.kernels._tile import LISTED_SAMPLES
-from fastnn.kernels.activations import ONE, relu_backward, relu_forward
+from fastnn.kernels.activations import relu_backward, relu_forward
 from fastnn.kernels.dense import (
     dense_backward_input,
     dense_forward,

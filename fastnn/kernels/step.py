@@ -7,6 +7,7 @@ import ctypes
 import sys
 import time
 from collections.abc import Sequence
+from itertools import zip_longest
 from threading import Lock
 
 import numpy as np
@@ -43,6 +44,7 @@ DECISIVE_ROWS = 64  # fewer say too little of how many zeros there are
 # all, for networks of 20 to 784 inputs on two cores. Forward alone it is more, for the threads
 # have mostly gone to sleep between two predictions, and zeros may save half of it.
 WORK_OF_A_TASK, FORWARD_WORK_OF_A_TASK = 1_300_000, 2_500_000
+RULES = {"sgd": SGD, "momentum": MOMENTUM, "adam": ADAM}
 CALL_ROWS = 2048  # rows that a call evaluates before Python looks around for Ctrl-C
 
 _rows, _weights, _run = Region(rows_region), Region(weights_region), Driver(run)
@@ -115,9 +117,11 @@ class NumbaEngine:
     def set_state(self, state: list[Parameters]) -> None:
         """Replace the optimizer's state by a copy of this; slots that are not given are zero."""
         with self._lock:
-            self._buffers.state[:] = 0
-            for slot, values in zip(self._slots(), state, strict=False):
-                self._layout.write(slot, values)
+            for slot, values in zip_longest(self._slots(), state):
+                if values is not None:
+                    self._layout.write(slot, values)
+                elif slot.any():  # memory that no optimizer has touched is never taken
+                    slot[:] = 0
 
     def _slots(self) -> np.ndarray:
         return self._buffers.state.reshape(STATE_SLOTS, -1)
@@ -130,11 +134,12 @@ class NumbaEngine:
             job.batch_size, job.l2 = epoch.batch_size, epoch.l2
             job.rates, job.decays = address(epoch.rates), address(epoch.decays)
             job.updates = epoch.updates
-            rule = epoch.optimizer
-            job.rule = {"sgd": SGD, "momentum": MOMENTUM, "adam": ADAM}[rule.rule]
-            job.momentum, job.nesterov = rule.momentum, rule.nesterov
-            job.beta1, job.rest1 = rule.beta1, 1 - rule.beta1
-            job.beta2, job.rest2, job.eps = rule.beta2, 1 - rule.beta2, rule.eps
+            optimizer = epoch.optimizer
+            job.rule = RULES[optimizer.rule]
+            job.momentum, job.nesterov = optimizer.momentum, optimizer.nesterov
+            job.beta1, job.rest1 = optimizer.beta1, 1 - optimizer.beta1
+            job.beta2, job.rest2 = optimizer.beta2, 1 - optimizer.beta2
+            job.eps = optimizer.eps
             return self._train(job, progress, stop)
 
     def loss_and_grad(

@@ -4,9 +4,9 @@ A task takes its share of every layer's inputs, block by block, small enough for
 gradient never to leave the first cache: it is computed, regularised and applied at once.
 """
 
-from fastnn.kernels._gemm import DEPTH_BLOCK, ZERO
+from fastnn.kernels._gemm import DEPTH_BLOCK
 from fastnn.kernels._jit import jit
-from fastnn.kernels._simd import NR, flush_denormals, record_at, restore_denormals
+from fastnn.kernels._simd import NR, ZERO, flush_denormals, record_at, restore_denormals
 from fastnn.kernels._tile import operand
 from fastnn.kernels.dense import (
     BLOCK_SIZE,
@@ -99,7 +99,8 @@ def weights_block(buffers, job, task, i, listed, low, high):
         list_block(buffers.lists, lists, buffers.masks, job.mask_stride, low, high, job.rows)
     at_once = updates_at_once(job, listed)
     rate = job.rate if at_once else ZERO
-    weights_high = min(high, layer.inputs)  # what lies behind is the bias
+    count = (high - low) * NR
+    of_weights = max(0, min(high, layer.inputs) - low) * NR  # the rest is the bias
     for panel in range(0, layer.panels, PANEL_BLOCK):
         panels = min(PANEL_BLOCK, layer.panels - panel)
         weights = layer.weights + panel * layer.panel_size + low * NR
@@ -120,8 +121,7 @@ def weights_block(buffers, job, task, i, listed, low, high):
             if job.l2 != 0 and job.last:
                 square_weights(buffers, layer, low, high, panel + p)
             if not at_once:
-                at, count = weights + p * layer.panel_size, (high - low) * NR
-                of_weights = max(0, weights_high - low) * NR
+                at = weights + p * layer.panel_size
                 apply_gradient(buffers, job, at, block + p * c.step, count, of_weights)
             if i > 0 and job.last and job.rule != KEEP_GRADIENT:
                 transpose(buffers.transposed, buffers.parameters, layer, low, high, panel + p)
