@@ -6,13 +6,15 @@ from itertools import count
 import numpy as np
 
 from fastnn import training
-from fastnn.batches import Epoch, Progress
+from fastnn.batches import Data, Epoch, Progress
 from fastnn.datasets import Dataset
 from fastnn.engine import get_engine
 from fastnn.initializers import he_normal
 from fastnn.layers import dense_layers
+from fastnn.losses import LOSSES
 from fastnn.optimizers import get_optimizer
 from fastnn.randomness import permutation
+from fastnn.training import Plan
 
 LAYERS = dense_layers([784, 128, 64, 10])
 SEED = 0
@@ -66,8 +68,8 @@ class Trainer:
 
     def __init__(self, case: Case, data: Dataset) -> None:
         self.engine = get_engine(case.engine, LAYERS, input_scale=data.scale, threads=case.threads)
-        self.x, self.labels = data.x_train, data.y_train
-        self.batch_rows = case.batch_size or len(self.x)
+        self.data = Data(data.x_train, data.y_train)
+        self.batch_rows = case.batch_size or len(data.x_train)
         self.optimizer = get_optimizer(case.optimizer)
         self._initial = he_normal(LAYERS, SEED)
 
@@ -78,30 +80,18 @@ class Trainer:
 
     def epoch(self) -> float:
         """Train for one epoch as `Network.fit` does; return its mean loss. This is timed."""
-        history = training.fit(
-            self.engine,
-            self.x,
-            self.labels,
-            first_epoch=0,
-            epochs=1,
-            batch_size=self.batch_rows,
-            optimizer=self.optimizer,
-            l2=0.0,
-            updates_before=0,
-            seed=SEED,
-            validation_data=None,
-            callbacks=(),
-        )
-        return history["loss"][0]
+        plan = Plan(1, self.batch_rows, self.optimizer, seed=SEED)
+        outcome = training.fit(self.engine, self.data, plan, loss=LOSSES["cross_entropy"])
+        return outcome.history["loss"][0]
 
     def losses(self, updates: int) -> list[float]:
         """Train from the initial weights, one update a call; return the loss before each."""
         self.reset()
         losses: list[float] = []
         for number in count():
-            order = permutation(SEED, number, len(self.x))
+            order = permutation(SEED, number, len(self.data.x))
             rate, rule = self.optimizer.learning_rate, self.optimizer
-            epoch = Epoch(self.x, self.labels, order, self.batch_rows, rate, rule)
+            epoch = Epoch(self.data, order, self.batch_rows, rate, rule)
             progress = Progress()
             for _ in range(epoch.updates):
                 if len(losses) == updates:

@@ -20,6 +20,7 @@ from fastnn.kernels.layout import Layout
 from fastnn.kernels.workspace import ROW_BLOCK, Workspace, aligned_zeros
 from fastnn.kernels.zeros import mark
 from fastnn.layers import dense_layers
+from fastnn.losses import LOSSES
 
 ROWS, DEPTH, COLUMNS = 128, 785, 128  # ROWS and COLUMNS are whole tiles on every machine
 FLOPS = 2 * ROWS * DEPTH * COLUMNS  # zeros are counted like other numbers
@@ -166,8 +167,8 @@ def panels_of(b: np.ndarray) -> np.ndarray:
 
 def zeros_skipped(a: np.ndarray, b: np.ndarray) -> Ready:
     """Only the k where a tile's rows are not all zero: fastnn's first layer, lists included."""
-    layout = Layout(dense_layers([DEPTH - 1, COLUMNS]), ROWS)
-    buffers = Workspace(layout, ROWS, threads=1, input_scale=1.0)
+    layout = Layout(dense_layers([DEPTH - 1, COLUMNS]), LOSSES["cross_entropy"], ROWS)
+    buffers = Workspace(layout, ROWS, threads=1, input_scale=1.0, loss=0)
     layout.write(buffers.parameters, [(b[:-1], b[-1])])
     layer, stride = layout.table[0], buffers.job.mask_stride
     a_rows, c_rows = (

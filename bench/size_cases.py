@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from epoch_cases import SEED, Trainer, assert_close
 
+from fastnn.batches import Data
 from fastnn.engine import get_engine
 from fastnn.initializers import he_normal
 from fastnn.layers import Dense, dense_layers
@@ -53,8 +54,8 @@ class SizeTrainer(Trainer):
     def __init__(self, engine: str, size: Size) -> None:
         rng = np.random.default_rng(SEED)
         self.engine = get_engine(engine, size.layers, input_scale=1.0)
-        self.x = rng.standard_normal((size.samples, INPUTS), np.float32)
-        self.labels = rng.integers(0, CLASSES, size.samples, np.int32)
+        x = rng.standard_normal((size.samples, INPUTS), np.float32)
+        self.data = Data(x, rng.integers(0, CLASSES, size.samples, np.int32))
         self.batch_rows = size.batch
         self.optimizer = get_optimizer("sgd")
         self._initial = he_normal(size.layers, SEED)

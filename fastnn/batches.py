@@ -16,6 +16,34 @@ import numpy as np
 from fastnn.optimizers import OPTIMIZERS, Optimizer
 
 CHUNK_ROWS = 512
+_SMALLEST_NORM = np.float32(2.0**-126)  # smaller ones count as 0 where denormals are flushed
+
+
+class Data(NamedTuple):
+    """Rows to learn from or to be judged by, as engines take them.
+
+    Attributes
+    ----------
+    x : ndarray (n, I), uint8 or float32, C-contiguous
+    targets : ndarray (n,) int32 or (n, O) float32
+        Class numbers, or what the outputs should be (`fastnn.losses.Loss.takes_labels`).
+    weights : ndarray (n,) float32, optional
+        How much each row counts.
+    """
+
+    x: np.ndarray
+    targets: np.ndarray
+    weights: np.ndarray | None = None
+
+    def taken(self, rows: np.ndarray | slice) -> "Data":
+        """Return some rows."""
+        weights = None if self.weights is None else self.weights[rows]
+        return Data(self.x[rows], self.targets[rows], weights)
+
+    @property
+    def total_weight(self) -> float:
+        """What a sum of weighted losses is divided by, to be their mean."""
+        return len(self.x) if self.weights is None else float(self.weights.sum(dtype=np.float64))
 
 
 @dataclass(frozen=True)
@@ -24,34 +52,69 @@ class Epoch:
 
     Attributes
     ----------
-    x : ndarray (n, I), uint8 or float32, C-contiguous
-    labels : ndarray (n,), int32
-    order : ndarray (n,), int64
+    data : Data
+    order : ndarray (n,), int64, contiguous
         The row that each position of the epoch visits.
     batch_size : int
         1 to n; the last batch takes what is left.
-    learning_rate : float
+    learning_rate : float or ndarray (updates,)
     optimizer : Optimizer
         Its own learning rate does not count.
     l2 : float
         ``l2 / 2 · Σ w²`` is added to the loss of a batch.
+    l2_is_shared : bool
+        The rows of a batch share the penalty, which is divided by their number, or weight.
+    clip_norm : float
+        A gradient that is longer than this is shortened to it; 0 for never.
     updates_before : int
         Updates that the optimizer's state has seen.
+    seed, number : int
+        What the dropout masks depend on; the number is the epoch's, from 0.
     """
 
-    x: np.ndarray
-    labels: np.ndarray
+    data: Data
     order: np.ndarray
     batch_size: int
-    learning_rate: float
+    learning_rate: float | np.ndarray
     optimizer: Optimizer = OPTIMIZERS["sgd"]
     l2: float = 0.0
+    l2_is_shared: bool = False
+    clip_norm: float = 0.0
     updates_before: int = 0
+    seed: int = 0
+    number: int = 0
 
     @property
     def updates(self) -> int:
         """Number of batches, which is the number of updates."""
         return -(-len(self.order) // self.batch_size)
+
+    @cached_property
+    def norms(self) -> np.ndarray:
+        """What each batch's sums are divided by, to be means: (updates,) float32.
+
+        That is its number of rows, or the sum of their weights; where that is 0, so are the
+        sums, and it is the smallest number by which they can be divided.
+        """
+        starts = np.arange(0, len(self.order), self.batch_size)
+        if self.data.weights is None:
+            return np.diff(starts, append=len(self.order)).astype(np.float32)
+        weights = self.data.weights[self.order].astype(np.float64)
+        norms = np.add.reduceat(weights, starts).astype(np.float32)
+        return np.maximum(norms, _SMALLEST_NORM)
+
+    @cached_property
+    def total_weight(self) -> float:
+        """Sum of all norms: what the epoch's sum of losses is divided by."""
+        return float(self.norms.sum(dtype=np.float64))
+
+    @cached_property
+    def penalties(self) -> np.ndarray:
+        """What each update has for l2, (updates,) float32; none where no row could share it."""
+        if not self.l2_is_shared:
+            return np.full(self.updates, self.l2, np.float32)
+        shared = self.norms > _SMALLEST_NORM
+        return np.where(shared, self.l2 / np.where(shared, self.norms, 1), 0).astype(np.float32)
 
     @cached_property
     def rates(self) -> np.ndarray:
@@ -60,7 +123,7 @@ class Epoch:
         That is the learning rate, and for Adam with it the correction of the bias towards the
         zero start: √(1 - β₂ᵗ) / (1 - β₁ᵗ).
         """
-        rates = np.full(self.updates, self.learning_rate)
+        rates = self.learning_rates.copy()
         if self.optimizer.rule == "adam":
             first = self.updates_before + 1
             t = np.arange(first, first + self.updates, dtype=np.float64)
@@ -71,8 +134,12 @@ class Epoch:
     @cached_property
     def decays(self) -> np.ndarray:
         """What each update takes off the weights, (updates,) float32."""
-        decay = self.learning_rate * self.optimizer.weight_decay
-        return np.full(self.updates, decay, np.float32)
+        return (self.learning_rates * self.optimizer.weight_decay).astype(np.float32)
+
+    @cached_property
+    def learning_rates(self) -> np.ndarray:
+        """Each update's learning rate, (updates,) float64."""
+        return np.broadcast_to(np.float64(self.learning_rate), self.updates)
 
 
 def _unbiased(beta: float, t: np.ndarray) -> np.ndarray:
@@ -88,7 +155,7 @@ class Progress(NamedTuple):
     position : int
         Rows of the epoch's order that are done.
     loss_sum : float
-        Sum of their losses, each measured before the update of its batch.
+        Sum of their losses times their weights, each measured before the update of its batch.
     correct : int
         How many of them were predicted right.
     """

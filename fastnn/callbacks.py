@@ -1,5 +1,12 @@
 """What may watch a fit."""
 
+import csv
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
 
 class Callback:
     """Base class: override what you want to see. Every method does nothing here.
@@ -8,12 +15,102 @@ class Callback:
     network keeps the weights that it has then.
     """
 
+    def on_fit_begin(self, epochs: int, rows: int) -> None:
+        """See how many epochs of how many rows there will be, at most."""
+
+    def on_epoch_begin(self, epoch: int) -> None:
+        """See that an epoch, counted from 1, begins."""
+
     def on_chunk_end(self, epoch: int, rows: int) -> None:
         """See how many rows of an epoch, counted from 1, are done; called many times a second."""
 
-    def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
-        """See the figures of an epoch, counted from 1, that is over.
+    def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> bool | None:
+        """See the figures of an epoch, counted from 1, that is over; return True to end the fit.
 
-        `metrics` holds what `fastnn.Network.fit` adds to the history for it: ``loss``,
-        ``accuracy``, ``seconds`` and, with validation data, ``val_loss`` and ``val_accuracy``.
+        `metrics` holds what `fastnn.Network.fit` adds to the history for it.
         """
+
+    def on_fit_end(self, history: dict[str, list[float]]) -> None:
+        """See the history of a fit that has come to its end, and was not broken off."""
+
+    def on_fit_break(self) -> None:
+        """See that an exception breaks off a fit; it goes on its way after this."""
+
+
+class LogFile(Callback):
+    """Write the figures of every epoch to a file: CSV if its name ends so, else JSON lines.
+
+    Parameters
+    ----------
+    path : str or Path
+        Replaced when a fit begins. The file is closed between epochs, so that whoever reads it
+        finds whole lines.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def on_fit_begin(self, epochs: int, rows: int) -> None:
+        """Begin anew; a file that cannot be written is known before the training."""
+        self.path.write_text("", encoding="utf-8")
+
+    def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
+        """Write a line, and in CSV the names before the first."""
+        row = {"epoch": epoch, **metrics}
+        with self.path.open("a", encoding="utf-8", newline="") as file:
+            if self.path.suffix.lower() == ".csv":
+                writer = csv.DictWriter(file, list(row))
+                if file.tell() == 0:
+                    writer.writeheader()
+                writer.writerow(row)
+            else:
+                known = {k: v if math.isfinite(v) else None for k, v in row.items()}
+                file.write(json.dumps(known) + "\n")
+
+
+class ProgressBar(Callback):
+    """Show how far a fit is, with its latest figures, on standard error."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def on_fit_begin(self, epochs: int, rows: int) -> None:
+        """Draw the empty bar."""
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._stop()
+        self._rows, self._done = rows, 0
+        columns = BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn()
+        self._bar = Progress(*columns, console=Console(stderr=True))
+        self._task = self._bar.add_task("", total=epochs * rows)
+        self._bar.start()
+
+    def on_chunk_end(self, epoch: int, rows: int) -> None:
+        """Move on."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._done + rows)
+
+    def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
+        """Show the figures."""
+        if self._bar is not None:
+            self._done += self._rows
+            shown = [f"{name} {metrics[name]:.4g}" for name in metrics if name in _SHOWN]
+            text = " ".join([f"epoch {epoch}", *shown])
+            self._bar.update(self._task, completed=self._done, description=text)
+
+    def on_fit_end(self, history: dict[str, list[float]]) -> None:
+        """Leave the bar as it is."""
+        self._stop()
+
+    def on_fit_break(self) -> None:
+        """Leave the bar as it is, and the terminal in order."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+_SHOWN = ("loss", "accuracy", "val_loss", "val_accuracy", "val_r2", "val_score")

@@ -1,12 +1,14 @@
 """What an engine is, and where the two are found. The only file that knows both rooms."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Protocol
 
 import numpy as np
 
-from fastnn.batches import Epoch, Progress
+from fastnn.batches import Data, Epoch, Progress
 from fastnn.layers import Dense, Parameters
+from fastnn.losses import LOSSES, Loss
 
 ENGINES = ("numba", "numpy")
 
@@ -14,9 +16,8 @@ ENGINES = ("numba", "numpy")
 class Engine(Protocol):
     """The arithmetic of one network: its parameters, and the buffers that training needs.
 
-    Features are (rows, I) C-contiguous uint8 or float32 and labels (rows,) int32, as
-    `fastnn.inputs` leaves them. Parameters cross this border as plain (I, O) weights and (O,)
-    biases in float32, whatever the engine keeps inside.
+    Data are as `fastnn.inputs` leaves them. Parameters cross this border as plain (I, O) weights
+    and (O,) biases in float32, whatever the engine keeps inside.
 
     Attributes
     ----------
@@ -63,21 +64,19 @@ class Engine(Protocol):
         """
         ...
 
-    def loss_and_grad(
-        self, x: np.ndarray, labels: np.ndarray, *, l2: float = 0.0
-    ) -> tuple[float, Parameters]:
-        """Return the mean loss over these rows as one batch, and its gradient.
+    def loss_and_grad(self, data: Data, *, l2: float = 0.0) -> tuple[float, Parameters]:
+        """Return the mean loss over these rows as one batch, and its gradient; no dropout.
 
         With ``l2 / 2 · Σ w²`` over all weights, but no biases, added to it.
         """
         ...
 
-    def evaluate(self, x: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-        """Return the mean loss and the accuracy over these rows."""
+    def evaluate(self, data: Data) -> tuple[float, float]:
+        """Return the mean loss and the accuracy over these rows; 0 for a regression's accuracy."""
         ...
 
     def predict(self, x: np.ndarray) -> np.ndarray:
-        """Return class probabilities (rows, O) float32.
+        """Return predictions (rows, O) float32: probabilities, or the values themselves.
 
         Raises
         ------
@@ -88,7 +87,12 @@ class Engine(Protocol):
 
 
 def get_engine(
-    name: str, layers: Sequence[Dense], *, input_scale: float, threads: int | None = None
+    name: str,
+    layers: Sequence[Dense],
+    loss: Loss = LOSSES["cross_entropy"],
+    *,
+    input_scale: float,
+    threads: int | None = None,
 ) -> Engine:
     """Build an engine for a network, with parameters zero.
 
@@ -96,6 +100,7 @@ def get_engine(
     ----------
     name : {"numba", "numpy"}
     layers : sequence of Dense
+    loss : Loss
     input_scale : float
         Features are multiplied by this on their way in.
     threads : int, optional
@@ -109,11 +114,11 @@ def get_engine(
     if name == "numba":
         from fastnn.kernels.step import NumbaEngine
 
-        return NumbaEngine(layers, input_scale=input_scale, threads=threads)
+        return NumbaEngine(layers, loss, input_scale=input_scale, threads=threads)
     if name == "numpy":
         from fastnn.reference.step import ReferenceEngine
 
-        return ReferenceEngine(layers, input_scale=input_scale)
+        return ReferenceEngine(layers, loss, input_scale=input_scale)
     raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {name!r}")
 
 
@@ -124,3 +129,11 @@ def needs_compiling(name: str) -> bool:
     from fastnn.kernels.step import kernels_are_cached
 
     return not kernels_are_cached()
+
+
+@cache
+def usable_threads() -> int:
+    """Return how many threads the Numba engine may have in this process."""
+    from fastnn.kernels import _threads
+
+    return _threads.usable()

@@ -2,44 +2,61 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from operator import index
 from typing import Any, Literal
 
 import numpy as np
 
+from fastnn.batches import Data
 from fastnn.callbacks import Callback
+from fastnn.early_stopping import EarlyStopping
 from fastnn.engine import Engine, get_engine
-from fastnn.initializers import he_normal
-from fastnn.inputs import as_features, as_labels
+from fastnn.initializers import initial_parameters
+from fastnn.inputs import as_data, as_features, split
 from fastnn.layers import Parameters, dense_layers
+from fastnn.losses import get_loss
 from fastnn.optimizers import LARGEST_FLOAT, Optimizer, check_setting, get_optimizer
 from fastnn.randomness import SEED_LIMIT
-from fastnn.training import History, fit
+from fastnn.schedules import Schedule
+from fastnn.training import Counter, History, Outcome, Plan, Score, fit, r2
 
 
 class Network:
-    """A fully connected classifier: ReLU layers, then softmax.
+    """A fully connected network: by default a classifier of ReLU layers, then softmax.
 
     Parameters
     ----------
     sizes : sequence of int
-        Input width, hidden widths, number of classes.
+        Input width, hidden widths, number of outputs: for "cross_entropy" one a class.
+    activation : str or sequence of str, default "relu"
+        "identity", "logistic", "tanh", "relu", "leaky_relu" or "gelu": of all hidden layers, or
+        one of each.
+    loss : str, default "cross_entropy"
+        "cross_entropy" over classes; "logistic" for one or several labels that are 0 or 1;
+        "squared_error", "poisson", "absolute_error" or "huber" for numbers. `fastnn.losses` has
+        the formulas.
+    dropout : float or sequence of float, default 0
+        The share of values that training sets to 0: of every hidden layer's outputs, or, of the
+        input and then of each hidden layer.
     input_scale : float, default 1.0
         Features are multiplied by this on their way in: 1/255 for images in bytes.
     seed : int, default 0
-        Decides the initial weights and the order of the samples, and so the whole result.
+        Decides the initial weights (He's; Glorot's where all hidden layers saturate), the order
+        of the samples and what dropout drops, and so the whole result.
 
     Attributes
     ----------
     layers : tuple of Dense
-        Shapes and activations.
+        Shapes, activations and dropout.
+    loss : Loss
     epochs_trained : int
         Epochs completed by all calls of `fit` so far.
 
     Raises
     ------
     ValueError
-        If a size, the scale or the seed is out of range.
+        If there is no such activation or loss, or a setting is out of range.
 
     Examples
     --------
@@ -52,14 +69,25 @@ class Network:
     [0, 1, 1, 0]
     """
 
-    def __init__(self, sizes: Sequence[int], *, input_scale: float = 1.0, seed: int = 0) -> None:
-        self.layers = dense_layers(sizes)
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        *,
+        activation: str | Sequence[str] = "relu",
+        loss: str = "cross_entropy",
+        dropout: float | Sequence[float] = 0.0,
+        input_scale: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        self.layers = dense_layers(sizes, activation, dropout)
+        self.loss = get_loss(loss)
         self.input_scale = _positive(input_scale, "input_scale")
         self.seed = _whole(seed, "seed", low=0)
         if self.seed >= SEED_LIMIT:
             raise ValueError(f"seed must be below 2**64, got {seed!r}")
         self.epochs_trained = 0
-        self._parameters = he_normal(self.layers, self.seed)
+        self._parameters = initial_parameters(self.layers, self.seed)
+        self._samples = 0  # that all epochs so far took
         # Of the optimizer that trained last: its rule, its state slot by slot, its updates so far.
         self._rule, self._updates = "", 0
         self._state: list[Parameters] = []
@@ -102,13 +130,20 @@ class Network:
         learning_rate: float | None = None,
         momentum: float | None = None,
         weight_decay: float | None = None,
+        schedule: str | Schedule = "constant",
         l2: float = 0.0,
+        clip_norm: float = 0.0,
+        shuffle: bool = True,
+        sample_weight: Any = None,
+        class_weight: Any = None,
+        validation_data: tuple[Any, ...] | None = None,
+        validation_fraction: float = 0.0,
+        early_stopping: EarlyStopping | None = None,
         engine: str = "numba",
         threads: int | None = None,
-        validation_data: tuple[Any, Any] | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> History:
-        """Train by gradient descent on the mean categorical cross-entropy of each batch.
+        """Train by gradient descent on the mean loss of each batch.
 
         A further call goes on where the last one ended, the optimizer's state included as long
         as its rule is the same.
@@ -117,33 +152,52 @@ class Network:
         ----------
         x : array (rows, inputs)
             Features. uint8 is kept as it is; other real dtypes are computed as float32.
-        y : array (rows,)
-            Class numbers from 0.
+        y : array (rows,) or (rows, outputs)
+            Class numbers from 0 for "cross_entropy", else what the outputs should be.
         epochs : int, default 20
         batch_size : int or "full", default 128
             Rows that one update learns from; more than there are is the same as "full".
-        optimizer : {"sgd", "momentum", "nesterov", "adam", "adamw"} or Optimizer, default "sgd"
-            `fastnn.optimizers` has the equations.
+        optimizer : {"sgd", "momentum", "nesterov", "adam", "adamw", "lbfgs"} or Optimizer
+            `fastnn.optimizers` has the equations. "lbfgs" takes all rows at once, and an epoch
+            is one of its iterations.
         learning_rate, momentum, weight_decay : float, optional
             Replace the optimizer's own: 0.1 for "sgd", 0.01 with momentum, 0.001 for "adam" and
             "adamw"; momentum 0.9; no weight decay, but 0.01 for "adamw".
+        schedule : {"constant", "invscaling", "adaptive", "cosine", "one_cycle"} or Schedule
+            How the learning rate changes over the epochs of this call; a
+            `fastnn.schedules.Schedule` has the linear warm-up too.
         l2 : float, default 0
             ``l2 / 2 · Σ w²`` over all weights, but no biases, is added to the mean loss.
+        clip_norm : float, default 0
+            A batch's gradient that is longer than this is shortened to it; 0 for never.
+        shuffle : bool, default True
+            Take the rows in another order every epoch.
+        sample_weight : array (rows,), optional
+            How much each row counts.
+        class_weight : dict or "balanced", optional
+            How much the rows of each class count; "balanced": every class the same.
+        validation_data : (x, y) or (x, y, sample_weight), optional
+            Evaluated after every epoch.
+        validation_fraction : float, default 0
+            Without validation data: the share of the rows, drawn by the seed and of every class
+            alike, that are kept from training and evaluated after every epoch.
+        early_stopping : EarlyStopping, optional
+            End before the last epoch once a figure of the history stops improving.
         engine : {"numba", "numpy"}, default "numba"
             The fast engine or the reference.
         threads : int, optional
             For the Numba engine; by default all that the process may use. The result has the
             same bits for any number.
-        validation_data : (x, y), optional
-            Evaluated after every epoch.
         callbacks : sequence of Callback
 
         Returns
         -------
         dict of str to list of float
-            An item an epoch: ``loss`` and ``accuracy``, the means over the epoch's batches, each
-            measured before its update; ``seconds``, training alone; and with validation data
-            ``val_loss`` and ``val_accuracy``, measured after the epoch.
+            An item an epoch: ``loss``, and for classifiers ``accuracy``, the means over the
+            epoch's batches, each measured before its update (and with dropout);
+            ``learning_rate``, that of its last update; ``seconds``, training alone; and with
+            validation data ``val_loss`` and ``val_accuracy`` or, of a regression, ``val_r2``,
+            measured after the epoch.
 
         Raises
         ------
@@ -154,68 +208,121 @@ class Network:
         DivergenceError
             If the loss or a weight stops being finite; the last finite weights are kept.
         """
-        epochs = _whole(epochs, "epochs", low=1)
         chosen = get_optimizer(
             optimizer, learning_rate=learning_rate, momentum=momentum, weight_decay=weight_decay
         )
         check_setting("l2", l2)
-        features, labels = self._checked(x, y, "x", "y")
-        rows = len(features)
-        if batch_size != "full":
-            rows = min(rows, _whole(batch_size, "batch_size", low=1))
+        check_setting("clip_norm", clip_norm)
+        plan = Plan(
+            epochs=_whole(epochs, "epochs", low=1),
+            batch_size=0 if batch_size == "full" else _whole(batch_size, "batch_size", low=1),
+            optimizer=chosen,
+            schedule=schedule if isinstance(schedule, Schedule) else Schedule(schedule),
+            l2=float(l2),
+            clip_norm=float(clip_norm),
+            shuffle=bool(shuffle),
+            seed=self.seed,
+            early_stopping=early_stopping,
+        )
+        data = self._checked(x, y, sample_weight, class_weight)
         validation = None
         if validation_data is not None:
-            if len(validation_data) != 2:
-                raise ValueError("validation_data must be a pair (x, y)")
-            validation = self._checked(*validation_data, "validation x", "validation y")
-        running = self.use_engine(engine, threads=threads)
-        if self._rule != chosen.rule:
-            self._rule, self._state, self._updates = chosen.rule, [], 0
+            if not 2 <= len(validation_data) <= 3:
+                raise ValueError("validation_data must be (x, y) or (x, y, sample_weight)")
+            val_x, val_y, val_weight = (*validation_data, None)[:3]
+            validation = self._checked(val_x, val_y, val_weight, name="validation ")
+        elif validation_fraction:
+            data, validation = split(data, validation_fraction, self.loss, self.seed)
+        self._check_monitor(early_stopping, validation)
+        self.use_engine(engine, threads=threads)
+        return self.train(data, plan, validation=validation, callbacks=callbacks).history
+
+    def train(
+        self,
+        data: Data,
+        plan: Plan,
+        *,
+        validation: Data | None = None,
+        callbacks: Sequence[Callback] = (),
+        score: Score | None = None,
+    ) -> Outcome:
+        """Train as a plan says, on data that are checked, with the engine that is in use.
+
+        What `fit` does behind the door. The plan's batch size is cut to the rows there are, 0
+        standing for all of them; its counts are those of this network.
+        """
+        running = self._current_engine()
+        rows = len(data.x)
+        if self._rule != plan.optimizer.rule:
+            self._rule, self._state, self._updates = plan.optimizer.rule, [], 0
+        plan = replace(
+            plan,
+            batch_size=min(plan.batch_size or rows, rows),
+            first_epoch=self.epochs_trained,
+            updates_before=self._updates,
+            samples_before=self._samples,
+        )
         running.set_state(self._state)
-        done = _Counter(len(features), rows)
+        done = Counter(rows, plan.batch_size)
+        watching = (done, *callbacks)
         try:
             return fit(
-                running,
-                features,
-                labels,
-                first_epoch=self.epochs_trained,
-                epochs=epochs,
-                batch_size=rows,
-                optimizer=chosen,
-                l2=float(l2),
-                updates_before=self._updates,
-                seed=self.seed,
-                validation_data=validation,
-                callbacks=(done, *callbacks),
-            )
+                running, data, plan,
+                loss=self.loss, validation=validation, callbacks=watching, score=score,
+            )  # fmt: skip
         finally:  # an interrupted fit keeps what it has learned
             self.epochs_trained += done.epochs
             self._updates += done.updates
+            self._samples += done.epochs * rows
             self._parameters = running.get_parameters()
-            self._state = running.get_state(chosen.slots)
+            self._state = running.get_state(plan.optimizer.slots)
 
-    def evaluate(self, x: Any, y: Any) -> tuple[float, float]:
-        """Return the mean loss and the accuracy on these data.
+    def evaluate(self, x: Any, y: Any, sample_weight: Any = None) -> tuple[float, float]:
+        """Return the mean loss on these data, and the accuracy or, of a regression, R².
 
         Raises
         ------
         DataError
             If the data do not fit the network or are not finite.
         """
-        return self._current_engine().evaluate(*self._checked(x, y, "x", "y"))
+        data = self._checked(x, y, sample_weight)
+        loss, accuracy = self._current_engine().evaluate(data)
+        if self.loss.score == "accuracy":
+            return loss, accuracy
+        return loss, r2(self._current_engine().predict(data.x), data)
 
     def predict(self, x: Any) -> np.ndarray:
-        """Return the most probable class of each row, (rows,) int64."""
-        return self.predict_proba(x).argmax(axis=1)
+        """Return what the network says of each row.
+
+        Returns
+        -------
+        ndarray
+            For "cross_entropy" the most probable class, (rows,) int64; for "logistic" 0 or 1,
+            int64, and for a regression the values, float32: (rows,) if there is one output,
+            else (rows, outputs).
+        """
+        outputs = self._outputs(x)
+        if self.loss.takes_labels:
+            return outputs.argmax(axis=1)
+        if self.loss.link == "logistic":
+            outputs = (outputs > 0.5).astype(np.int64)
+        return outputs[:, 0] if outputs.shape[1] == 1 else outputs
 
     def predict_proba(self, x: Any) -> np.ndarray:
-        """Return class probabilities (rows, classes) float32; each row sums to 1.
+        """Return probabilities (rows, outputs) float32; of classes, each row sums to 1.
 
         Raises
         ------
         DataError
             If the features do not fit the network or are not finite.
+        ValueError
+            If the network is a regression.
         """
+        if self.loss.score != "accuracy":
+            raise ValueError(f"a network with loss {self.loss.name!r} predicts no probabilities")
+        return self._outputs(x)
+
+    def _outputs(self, x: Any) -> np.ndarray:
         return self._current_engine().predict(as_features(x, self.layers[0].inputs, finite=False))
 
     def use_engine(self, name: str, *, threads: int | None = None) -> Engine:
@@ -223,38 +330,40 @@ class Network:
         if threads is not None:
             threads = _whole(threads, "threads", low=1)
         if self._engine is None or self._engine_choice != (name, threads):
-            engine = get_engine(name, self.layers, input_scale=self.input_scale, threads=threads)
+            engine = get_engine(
+                name, self.layers, self.loss, input_scale=self.input_scale, threads=threads
+            )
             engine.set_parameters(self._parameters)
             self._engine, self._engine_choice = engine, (name, threads)
         return self._engine
 
     def _current_engine(self) -> Engine:
-        return self._engine or self.use_engine("numba")
+        name, threads = self._engine_choice
+        return self._engine or self.use_engine(name, threads=threads)
 
-    def _checked(self, x: Any, y: Any, x_name: str, y_name: str) -> tuple[np.ndarray, np.ndarray]:
-        features = as_features(x, self.layers[0].inputs, x_name)
-        return features, as_labels(y, len(features), self.layers[-1].outputs, y_name)
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the engine behind, its buffers and locks: a copy, or a pickle, builds another."""
+        return self.__dict__ | {"_engine": None}
 
+    def _checked(
+        self, x: Any, y: Any, sample_weight: Any = None, class_weight: Any = None, name: str = ""
+    ) -> Data:
+        """Bring data into the form that engines take."""
+        sizes = self.layers[0].inputs, self.layers[-1].outputs
+        return as_data(x, y, *sizes, self.loss, sample_weight, class_weight, name)
 
-class _Counter(Callback):
-    """Counts completed epochs, and updates, so that an interrupted fit knows them."""
-
-    def __init__(self, rows: int, batch_size: int) -> None:
-        self._rows, self._batch_size = rows, batch_size
-        self.epochs = self._before = self._in_epoch = 0
-
-    @property
-    def updates(self) -> int:
-        """Updates that have been seen."""
-        return self._before + self._in_epoch
-
-    def on_chunk_end(self, epoch: int, rows: int) -> None:
-        whole = rows == self._rows  # the last batch may be short
-        self._in_epoch = -(-rows // self._batch_size) if whole else rows // self._batch_size
-
-    def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
-        self.epochs += 1
-        self._before, self._in_epoch = self.updates, 0
+    def _check_monitor(self, rule: EarlyStopping | None, validation: Data | None) -> None:
+        if rule is None:
+            return
+        score = "accuracy" if self.loss.score == "accuracy" else "r2"
+        figures = ["loss"] + (["accuracy"] if score == "accuracy" else [])
+        figures += [] if validation is None else ["val_loss", f"val_{score}"]
+        if rule.monitor not in figures:
+            hint = "; for more, give validation data" if validation is None else ""
+            raise ValueError(
+                f"early stopping monitors one of {', '.join(figures)} here, "
+                f"got {rule.monitor!r}{hint}"
+            )
 
 
 def _whole(value: Any, name: str, *, low: int) -> int:

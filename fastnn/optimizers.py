@@ -15,6 +15,9 @@ of a weight, and ``l2 / 2 · Σ w²`` to the loss.
 Sources: Polyak 1964; Sutskever et al. 2013 (Nesterov's momentum in this form); Kingma & Ba 2015,
 Adam with ε as in the text's "more efficient" order, which is scikit-learn's too. PyTorch and the
 paper's algorithm box add ε after the bias correction: their ε is ours times √(1 - β₂ᵗ).
+
+"lbfgs" is L-BFGS (Liu & Nocedal 1989) as SciPy has it: every epoch is an iteration over all rows,
+with a line search in place of a learning rate.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -27,7 +30,7 @@ class Optimizer:
 
     Attributes
     ----------
-    rule : {"sgd", "momentum", "adam"}
+    rule : {"sgd", "momentum", "adam", "lbfgs"}
     learning_rate : float
         η, above 0.
     momentum : float
@@ -54,7 +57,7 @@ class Optimizer:
     @property
     def slots(self) -> int:
         """How many numbers of state a parameter has."""
-        return {"sgd": 0, "momentum": 1, "adam": 2}[self.rule]
+        return {"momentum": 1, "adam": 2}.get(self.rule, 0)
 
 
 OPTIMIZERS = {
@@ -63,6 +66,7 @@ OPTIMIZERS = {
     "nesterov": Optimizer("momentum", 0.01, nesterov=True),
     "adam": Optimizer("adam", 0.001),
     "adamw": Optimizer("adam", 0.001, weight_decay=0.01),
+    "lbfgs": Optimizer("lbfgs", 1.0),
 }
 
 BELOW_ONE = 1 - 2**-25  # what is not below this is 1 in float32

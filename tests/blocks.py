@@ -1,11 +1,21 @@
-"""Walking the gradient of a layer's weights block by block, as the weights region does."""
+"""Kernel buffers, and walking the gradient of a layer's weights as the weights region does."""
 
 import numpy as np
 
 from fastnn.kernels._simd import NR
 from fastnn.kernels.dense import INPUT_BLOCK, PANEL_BLOCK
+from fastnn.kernels.layout import Layout
+from fastnn.kernels.workspace import Workspace
+from fastnn.layers import dense_layers
+from fastnn.losses import LOSSES
 
 NO_RATE = np.float32(0)  # a product that is written, not stepped down
+
+
+def buffers_of(sizes, rows, loss="cross_entropy"):
+    """The layout of a network and the buffers of a task, for so many rows."""
+    layout = Layout(dense_layers(sizes), LOSSES[loss], rows)
+    return layout, Workspace(layout, rows, 1, 1.0, list(LOSSES).index(loss))
 
 
 def block_operand(buffers):

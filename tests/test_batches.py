@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fastnn.batches import CHUNK_ROWS, Chunk, Epoch, Progress, next_chunk
+from fastnn.batches import CHUNK_ROWS, Chunk, Data, Epoch, Progress, next_chunk
 
 
 def chunks(rows: int, batch_size: int) -> list[Chunk]:
@@ -20,7 +20,7 @@ def chunks(rows: int, batch_size: int) -> list[Chunk]:
 
 def epoch(rows: int, batch_size: int) -> Epoch:
     x, labels = np.zeros((rows, 1), np.float32), np.zeros(rows, np.int32)
-    return Epoch(x, labels, np.arange(rows), batch_size, 0.1)
+    return Epoch(Data(x, labels), np.arange(rows), batch_size, 0.1)
 
 
 def test_chunks_hold_at_most_512_rows():

@@ -1,19 +1,15 @@
-"""The dense layer and ReLU in both rooms: exact on whole numbers, bounded on real ones."""
+"""The dense layer in both rooms: exact on whole numbers, bounded on real ones."""
 
 import numba
 import numpy as np
 import pytest
-from blocks import NO_RATE, block_operand, collect_blocks
+from blocks import NO_RATE, block_operand, buffers_of, collect_blocks
 from tolerances import assert_product
 
 from fastnn import kernels, reference
-from fastnn.kernels import activations, dense
+from fastnn.kernels import dense
 from fastnn.kernels._simd import NR
 from fastnn.kernels._tile import operand
-from fastnn.kernels.layout import Layout
-from fastnn.kernels.workspace import Workspace
-from fastnn.layers import dense_layers
-from fastnn.reference import activations as plain_activations
 from fastnn.reference import dense as plain_dense
 
 ROOMS = [reference, kernels]
@@ -42,22 +38,11 @@ def call_transpose(transposed, parameters, table, i, low, high, panel):
     dense.transpose(transposed, parameters, table[i], low, high, panel)
 
 
-@numba.njit
-def call_relu_forward(workspace, at, stride, rows, width):
-    activations.relu_forward(workspace, at, stride, rows, width)
-
-
-@numba.njit
-def call_relu_backward(workspace, dz_at, a_at, stride, rows, panels):
-    activations.relu_backward(workspace, dz_at, stride, a_at, stride, rows, panels)
-
-
 class Layer:
     """A layer of a network in a kernel workspace full of NaN, as matrices."""
 
     def __init__(self, rows, inputs, outputs):
-        self.layout = Layout(dense_layers([3, inputs, outputs]), rows)
-        self.buffers = Workspace(self.layout, rows, 1, 1.0)
+        self.layout, self.buffers = buffers_of([3, inputs, outputs], rows)
         self.buffers.scratch[:] = np.nan
         self.buffers.gradients[:] = np.nan
         self.table, self.row, self.before = self.layout.table, *self.layout.table[::-1]
@@ -174,28 +159,3 @@ def test_transpose_follows_the_weights(rng):
                 layer.buffers.transposed, layer.buffers.parameters, layer.table, 1, low, high, panel
             )
     assert (layer.buffers.transposed == expected).all()
-
-
-@pytest.mark.parametrize("room", ROOMS)
-@pytest.mark.parametrize("width", [1, 15, 16, 40])
-def test_relu_and_its_mask(rng, room, width):
-    rows, stride = 5, 64
-    z = rng.integers(-3, 4, (rows, width)).astype(np.float32)
-    z[0, 0], z[-1, -1] = np.nan, -0.0
-    da = rng.standard_normal((rows, width), dtype=np.float32)
-    if room is reference:
-        a, dz = np.empty_like(z), np.empty_like(z)
-        plain_activations.relu_forward(a, z)
-        plain_activations.relu_backward(dz, da, a)
-    else:
-        workspace = np.zeros((2, rows, stride), np.float32)
-        workspace[0, :, :width], workspace[1, :, :width] = z, da
-        call_relu_forward(workspace.ravel(), 0, stride, rows, width)
-        assert (workspace[0, :, width] == 1).all()
-        panels = -(-width // NR)
-        call_relu_backward(workspace.ravel(), rows * stride, 0, stride, rows, panels)
-        a, dz = workspace[0, :, :width], workspace[1, :, :width]
-        assert (workspace[1, :, width:] == 0).all()
-    assert np.isnan(a[0, 0])
-    assert (a.ravel()[1:] == np.maximum(z, 0).ravel()[1:]).all()
-    assert (dz == np.where(z > 0, da, 0)).all()

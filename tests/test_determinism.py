@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fastnn import Network
-from fastnn.batches import Epoch, Progress
+from fastnn.batches import Data, Epoch, Progress
 from fastnn.kernels._simd import FEATURES, X86
 from fastnn.randomness import permutation
 
@@ -112,7 +112,7 @@ def test_a_fit_in_two_parts_is_a_fit_in_one(data, engine):
 def test_where_calls_are_cut_changes_nothing(data, engine, batch_size):
     """How long a call lasts depends on the clock; its result must not, nor the loss it sums."""
     x, labels = data[0], data[1].astype(np.int32)
-    epoch = Epoch(x, labels, permutation(0, 0, len(x)), batch_size, 0.1)
+    epoch = Epoch(Data(x, labels), permutation(0, 0, len(x)), batch_size, 0.1)
     results = set()
     for budget in (1, 300, 10**9):
         net = Network([9, 20, 4])

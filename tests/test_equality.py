@@ -10,7 +10,7 @@ from numba.core import event
 from numba.core.runtime import _nrt_python, rtsys
 from tolerances import BATCH_GD_20_EPOCHS, FIRST_EPOCH, FIRST_STEPS, THREE_EPOCHS, U
 
-from fastnn.batches import CHUNK_ROWS, Epoch, Progress
+from fastnn.batches import CHUNK_ROWS, Data, Epoch, Progress
 from fastnn.engine import get_engine
 from fastnn.initializers import he_normal
 from fastnn.layers import dense_layers
@@ -42,7 +42,7 @@ def blobs(rng, rows, sizes, dtype=np.float32):
 
 
 def epoch_of(x, labels, batch_size, number=0, learning_rate=0.1):
-    return Epoch(x, labels, permutation(0, number, len(x)), batch_size, learning_rate)
+    return Epoch(Data(x, labels), permutation(0, number, len(x)), batch_size, learning_rate)
 
 
 def same_bits(left, right):
@@ -96,15 +96,15 @@ def test_any_shape(rng, sizes, dtype):
     x, labels = blobs(rng, 37, sizes, dtype)
     scale = 1 / 255 if dtype == np.uint8 else 1.0
     fast, plain = both(sizes, input_scale=scale)
-    loss, gradient = fast.loss_and_grad(x, labels)
-    expected_loss, expected_gradient = plain.loss_and_grad(x, labels)
+    loss, gradient = fast.loss_and_grad(Data(x, labels))
+    expected_loss, expected_gradient = plain.loss_and_grad(Data(x, labels))
     assert abs(loss - expected_loss) <= 64 * U * max(1, expected_loss)
     for got, expected in zip(gradient, expected_gradient, strict=True):
         for a, b in zip(got, expected, strict=True):
             assert abs(a - b).max() <= 64 * U * max(1, sizes[0] ** 0.5) * max(abs(b).max(), 1e-3)
     assert abs(fast.predict(x) - plain.predict(x)).max() <= 64 * U * sizes[0] ** 0.5
-    assert fast.evaluate(x, labels)[1] == plain.evaluate(x, labels)[1]
-    assert abs(fast.evaluate(x, labels)[0] - expected_loss) <= 64 * U * max(1, expected_loss)
+    assert fast.evaluate(Data(x, labels))[1] == plain.evaluate(Data(x, labels))[1]
+    assert abs(fast.evaluate(Data(x, labels))[0] - expected_loss) <= 64 * U * max(1, expected_loss)
 
 
 @pytest.mark.parametrize(("rows", "batch_size"), BATCHES)
@@ -161,9 +161,9 @@ def test_gradient_over_rows_is_the_batch_that_training_takes(rng, rows):
     x, labels = blobs(rng, rows, sizes)
     fast = engine_for("numba", sizes)
     before = fast.get_parameters()
-    _, gradient = fast.loss_and_grad(x, labels)
+    _, gradient = fast.loss_and_grad(Data(x, labels))
     assert same_bits(fast.get_parameters(), before)
-    epoch = Epoch(x, labels, np.arange(rows), rows, 0.5)  # 0.5 · dw is exact
+    epoch = Epoch(Data(x, labels), np.arange(rows), rows, 0.5)  # 0.5 · dw is exact
     fast.run_chunk(epoch, Progress(), TO_THE_END)
     stepped = [(w - dw / 2, b - db / 2) for (w, b), (dw, db) in zip(before, gradient, strict=True)]
     assert same_bits(fast.get_parameters(), stepped)
@@ -271,7 +271,7 @@ def test_a_nan_in_the_weights_reaches_the_loss(rng):
         parameters = he_normal(dense_layers(sizes), seed=0)
         parameters[layer][0][:] = np.nan
         fast.set_parameters(parameters)
-        assert np.isnan(fast.loss_and_grad(x, labels)[0])
+        assert np.isnan(fast.loss_and_grad(Data(x, labels))[0])
         assert np.isnan(fast.predict(x)).all()
 
 
@@ -289,8 +289,8 @@ def test_a_step_allocates_nothing_and_a_new_shape_compiles_nothing(rng):
                 epoch = epoch_of(x, labels, 50)
                 before = rtsys.get_allocation_stats()
                 fast.run_chunk(epoch, Progress(), TO_THE_END)
-                fast.loss_and_grad(x, labels)
-                fast.evaluate(x, labels)
+                fast.loss_and_grad(Data(x, labels))
+                fast.evaluate(Data(x, labels))
                 fast.predict(x)
                 assert rtsys.get_allocation_stats() == before
     assert not compiled.buffer

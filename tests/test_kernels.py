@@ -1,23 +1,24 @@
 """The kernels' parts, one by one: micro-kernel, product, exp, denormals, layout, loss."""
 
-import math
 from fractions import Fraction
 
 import numba
 import numpy as np
 import pytest
+from blocks import buffers_of
 from numba import types
 from numba.extending import intrinsic
 from tolerances import assert_product
 
-from fastnn.kernels import _simd
+from fastnn.kernels import _simd, elementary, losses
 from fastnn.kernels._gemm import DEPTH_BLOCK, multiply
 from fastnn.kernels._simd import NR, flush_denormals, fma, restore_denormals
 from fastnn.kernels._tile import emit_call, operand
 from fastnn.kernels.layout import Layout
-from fastnn.kernels.losses import exp, softmax_cross_entropy_backward, softmax_cross_entropy_forward
-from fastnn.kernels.workspace import Workspace, aligned_zeros
+from fastnn.kernels.step import UNITS
+from fastnn.kernels.workspace import address, aligned_zeros
 from fastnn.layers import dense_layers
+from fastnn.losses import LOSSES
 
 jitted = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="about compiled code alone")
 
@@ -29,10 +30,21 @@ def call_multiply(c, a, b, rows, panels, depth):
     multiply(operand(*c), operand(*a), operand(*b), rows, panels, depth)
 
 
-@numba.njit
-def call_exp(out, x):
-    for i in range(len(x)):
-        out[i] = exp(x[i])
+def over_array(function):
+    @numba.njit
+    def call(out, x):
+        for i in range(len(x)):
+            out[i] = function(x[i])
+
+    def evaluate(x):
+        out = np.empty_like(x)
+        call(out, x)
+        return out
+
+    return evaluate
+
+
+exp, tanh, logistic = map(over_array, (elementary.exp, elementary.tanh, elementary.logistic))
 
 
 @numba.njit
@@ -50,11 +62,18 @@ def call_denormals(out, x, flush):
         restore_denormals(state)
 
 
+_loss_forward, _loss_backward, _predict = (unit.call for unit in losses.UNITS)
+
+
 @numba.njit
-def call_loss(losses, hits, workspace, table, labels, first, rows, batch_rows):
-    layer = table[len(table) - 1]
-    softmax_cross_entropy_forward(losses, hits, workspace, layer, labels, first, rows)
-    softmax_cross_entropy_backward(workspace, layer, labels, first, rows, np.float32(batch_rows))
+def call_loss(job_at, first, rows):
+    _loss_forward(job_at, first, rows)
+    _loss_backward(job_at, first, rows)
+
+
+@numba.njit
+def call_predict(job_at, first, rows):
+    _predict(job_at, first, rows)
 
 
 def to_panels(matrix):
@@ -175,22 +194,40 @@ def test_fma_rounds_once(rng):
             assert abs(out[i] - float(exact)) <= 2**-23 * (abs(x[i] * y[i]) + abs(z[i]))
 
 
+def worst_ulps(got, exact):
+    """How far results are off, in units of the last place of the exact ones."""
+    ulp = np.spacing(np.abs(exact).astype(np.float32)).astype(np.float64)
+    return np.max(np.abs(got - exact) / ulp)
+
+
 def test_exp_is_within_two_units_in_the_last_place():
     x = np.concatenate([np.linspace(-87.29, 88.29, 40_001), np.linspace(-1, 1, 4_001), [0.0]])
     x = x.astype(np.float32)
-    out = np.empty_like(x)
-    call_exp(out, x)
-    exact = np.exp(x.astype(np.float64))
-    ulp = np.spacing(exact.astype(np.float32)).astype(np.float64)
-    assert np.max(np.abs(out - exact) / ulp) <= 2.0
-    assert out[-1] == 1.0
+    assert worst_ulps(exp(x), np.exp(x.astype(np.float64))) <= 2.0
+    assert exp(x)[-1] == 1.0
 
 
 def test_exp_at_the_ends():
-    x = np.array([-np.inf, -1e30, -88.0, np.nan], np.float32)
-    out = np.empty_like(x)
-    call_exp(out, x)
+    out = exp(np.array([-np.inf, -1e30, -88.0, np.nan], np.float32))
     assert (out[:3] == 0).all() and np.isnan(out[3])
+
+
+def test_tanh_is_within_three_units_in_the_last_place():
+    sizes = np.concatenate([np.linspace(0, 12, 40_001), np.logspace(-30, 1, 20_001)])
+    x = np.concatenate([sizes, -sizes]).astype(np.float32)
+    assert worst_ulps(tanh(x), np.tanh(x.astype(np.float64))) <= 3.0
+    assert (tanh(-x) == -tanh(x)).all()  # odd, to the bit
+    ends = tanh(np.array([0.0, 50.0, np.inf, -np.inf, np.nan], np.float32))
+    assert ends[:4].tolist() == [0, 1, 1, -1] and np.isnan(ends[4])
+
+
+def test_logistic_is_within_three_units_in_the_last_place():
+    x = np.concatenate([np.linspace(-87, 30, 40_001), np.linspace(-1, 1, 4_001)])
+    x = x.astype(np.float32)
+    assert worst_ulps(logistic(x), 1 / (1 + np.exp(-x.astype(np.float64)))) <= 3.0
+    ends = logistic(np.array([0.0, 200.0, np.inf, np.nan], np.float32))
+    assert ends[:3].tolist() == [0.5, 1, 1] and np.isnan(ends[3])
+    assert (logistic(np.array([-200.0, -np.inf], np.float32)) < 1e-38).all()
 
 
 @jitted
@@ -211,7 +248,7 @@ def test_layout_brings_parameters_there_and_back(rng, sizes):
         (rng.standard_normal((n, m), dtype=np.float32), rng.standard_normal(m, dtype=np.float32))
         for n, m in zip(sizes[:-1], sizes[1:], strict=True)
     ]
-    layout = Layout(layers, rows=8)
+    layout = Layout(layers, LOSSES["cross_entropy"], rows=8)
     flat, transposed = aligned_zeros(layout.parameters_size), aligned_zeros(layout.transposed_size)
     layout.write(flat, parameters)
     layout.write_transposed(transposed, parameters)
@@ -226,7 +263,7 @@ def test_layout_brings_parameters_there_and_back(rng, sizes):
 
 
 def test_layout_lets_no_two_buffers_overlap_and_aligns_each():
-    layout = Layout(dense_layers([7, 20, 16, 3]), rows=8)
+    layout = Layout(dense_layers([7, 20, 16, 3]), LOSSES["cross_entropy"], rows=8)
     starts = sorted(
         {(int(r[at]), 8 * int(r[at + "_row"])) for r in layout.table for at in ("a", "dz")}
     )
@@ -236,41 +273,107 @@ def test_layout_lets_no_two_buffers_overlap_and_aligns_each():
 
 
 def test_buffers_begin_on_cache_lines():
-    buffers = Workspace(Layout(dense_layers([5, 4, 3]), rows=8), 8, 1, 1.0)
+    _, buffers = buffers_of([5, 4, 3], 8)
     for name in ("parameters", "gradients", "transposed", "scratch", "blocks", "losses"):
         assert getattr(buffers, name).ctypes.data % 64 == 0
 
 
-@pytest.mark.parametrize("classes", [1, 2, 10, 16, 17])
-def test_loss_and_its_gradient(rng, classes):
-    rows, batch_rows = 9, 20
-    layout = Layout(dense_layers([4, classes]), rows)
+def one_layer(outputs, loss, rows, norm):
+    """Buffers of a layer, poisoned, whose job has this loss; and views of z and targets."""
+    for unit in UNITS:
+        unit.compile()
+    layout, buffers = buffers_of([4, outputs], rows, loss)
+    buffers.scratch[:] = buffers.losses[:] = np.nan
+    buffers.job.tasks, buffers.job.norm = 1, norm
     row = layout.table[-1]
-    buffers = Workspace(layout, rows, 1, 1.0)
-    buffers.scratch[:] = np.nan
-    z = buffers.scratch[row["z"] :][: rows * row["z_row"]].reshape(rows, -1)
-    z[:, : row["panels"] * NR] = 0
+
+    def view(start):
+        return buffers.scratch[start:][: rows * row["z_row"]].reshape(rows, -1)
+
+    z = view(row["z"])
+    z[:, : row["panels"] * NR] = 0  # as a product over panels leaves it
+    return buffers, z, view(row["targets"])
+
+
+@pytest.mark.parametrize("classes", [1, 2, 10, 16, 17])
+def test_cross_entropy_and_its_gradient(rng, classes):
+    rows, norm = 9, 20
+    buffers, z, _ = one_layer(classes, "cross_entropy", rows, norm)
+    lanes = -(-classes // NR) * NR
     logits = 30 * rng.standard_normal((rows, classes), dtype=np.float32)
     logits[0], logits[1] = 3e38, np.linspace(-3e38, 0, classes)  # overflow if done naively
     z[:, :classes] = logits
-    labels = rng.integers(0, classes, rows).astype(np.int32)
+    buffers.labels[:] = labels = rng.integers(0, classes, rows)
     exact = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     log_total = np.log(np.exp(exact).sum(axis=1))
     loss = log_total - exact[np.arange(rows), labels]
-    call_loss(
-        buffers.losses, buffers.hits, buffers.scratch, layout.table, labels, 2, rows - 2, batch_rows
-    )
+    call_loss(address(buffers.job), 2, rows - 2)
     # log Σ: relative error of a few roundings of numbers up to |exact|
     assert (abs(buffers.losses - loss)[2:] <= 8 * 2**-24 * (1 + abs(exact).max(axis=1))[2:]).all()
     assert (buffers.hits == (logits.argmax(axis=1) == labels))[2:].all()
     probs = np.exp(exact - log_total[:, None])
-    dz = (probs - np.eye(classes)[labels]) / batch_rows
-    got = z[2:, : row["panels"] * NR]
+    dz = (probs - np.eye(classes)[labels]) / norm
     spread = 1 + abs(exact[2:]).max(axis=1, keepdims=True)  # exp turns absolute into relative
-    assert (abs(got[:, :classes] - dz[2:]) <= 4 * 2**-24 * spread / batch_rows).all()
-    assert (got[:, classes:] == 0).all()
+    assert (abs(z[2:, :classes] - dz[2:]) <= 4 * 2**-24 * spread / norm).all()
+    assert (z[2:, classes:lanes] == 0).all()
     assert (z[:2, :classes] == logits[:2]).all()  # rows outside the block are untouched
-    assert math.isfinite(buffers.losses.sum())
+    assert np.isfinite(buffers.losses[2:]).all()
+
+
+LINKS = {"logistic": lambda z: 1 / (1 + np.exp(-z)), "exp": np.exp, "identity": lambda z: z}
+TERMS = {  # of one output, from z and y, in float64
+    "logistic": lambda z, y: np.logaddexp(0, z) - y * z,
+    "squared_error": lambda z, y: (z - y) ** 2 / 2,
+    "poisson": lambda z, y: np.exp(z) - y * z + y * np.log(np.where(y > 0, y, 1)) - y,
+    "absolute_error": lambda z, y: abs(z - y),
+    "huber": lambda z, y: np.where(abs(z - y) < 1, (z - y) ** 2 / 2, abs(z - y) - 0.5),
+}
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("outputs", [1, 3, 17])
+@pytest.mark.parametrize("loss", TERMS)
+def test_losses_output_by_output_and_their_gradients(rng, loss, outputs, weighted):
+    rows, norm = 40, 7
+    buffers, z, targets = one_layer(outputs, loss, rows, norm)
+    lanes = -(-outputs // NR) * NR
+    values = (4 * rng.standard_normal((rows, outputs))).astype(np.float32)
+    y = (values + rng.standard_normal((rows, outputs))).astype(np.float32)
+    if loss in ("logistic", "poisson"):
+        y = (y > 0).astype(np.float32)
+    y[5] = values[5] = 0.5  # no residual, where z is the prediction
+    z[:, :outputs], targets[:, :outputs] = values, y
+    weights = rng.random(rows).astype(np.float32) if weighted else np.ones(rows, np.float32)
+    buffers.weights[:] = weights if weighted else np.nan
+    buffers.job.weights = address(weights) if weighted else 0
+    call_loss(address(buffers.job), 0, rows)
+    exact, wanted = values.astype(np.float64), y.astype(np.float64)
+    residual = LINKS[LOSSES[loss].link](exact) - wanted
+    slope = {"absolute_error": np.sign, "huber": lambda r: np.clip(r, -1, 1)}.get(loss, lambda r: r)
+    total = TERMS[loss](exact, wanted).sum(axis=1) * weights
+    # A few roundings of each output's term, of numbers up to e^|z|.
+    size = 1 + np.exp(abs(exact)) if loss == "poisson" else 1 + exact**2 + wanted**2
+    assert (abs(buffers.losses - total) <= 8 * 2**-24 * size.sum(axis=1)).all()
+    dz = slope(residual) * weights[:, None] / norm
+    assert (abs(z[:, :outputs] - dz) <= 8 * 2**-24 * size / norm).all()
+    assert (z[:, outputs:lanes] == 0).all()
+    right = ((values > 0) == (y > 0.5)).all(axis=1) if loss == "logistic" else np.zeros(rows)
+    assert (buffers.hits == right).all()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_predictions_are_the_link_of_z(rng, loss):
+    buffers, z, _ = one_layer(5, loss, 6, 1)
+    values = rng.standard_normal((6, 5), dtype=np.float32)
+    z[:, :5] = values
+    call_predict(address(buffers.job), 1, 5)
+    exact = values.astype(np.float64)
+    if loss == "cross_entropy":
+        wanted = np.exp(exact) / np.exp(exact).sum(axis=1, keepdims=True)
+    else:
+        wanted = LINKS[LOSSES[loss].link](exact)
+    np.testing.assert_allclose(z[1:, :5], wanted[1:], rtol=1e-6)
+    assert (z[0, :5] == values[0]).all() and (z[1:, 5:NR] == 0).all()
 
 
 @jitted
@@ -279,6 +382,9 @@ def test_kernels_hold_no_double():
     from fastnn.kernels.regions import rows_region
     from fastnn.kernels.weights import weights_region
 
-    for region in (rows_region, weights_region):
-        compiled = numba.cfunc(types.void(types.int64, types.int64), error_model="numpy")(region)
-        assert "double" not in compiled.inspect_llvm()
+    arguments = types.int64, types.int64
+    kernels = [(region, types.void(*arguments)) for region in (rows_region, weights_region)]
+    kernels += [(unit.function, unit.signature) for unit in UNITS]
+    for function, signature in kernels:  # compiled again: what is cached has no text
+        compiled = numba.cfunc(signature, error_model="numpy")(function)
+        assert "double" not in compiled.inspect_llvm(), function.__name__

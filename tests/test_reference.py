@@ -6,10 +6,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from fastnn.batches import CHUNK_ROWS, Epoch, Progress
+from fastnn.batches import CHUNK_ROWS, Data, Epoch, Progress
 from fastnn.engine import get_engine
 from fastnn.initializers import he_normal
 from fastnn.layers import dense_layers
+from fastnn.losses import LOSSES
 from fastnn.reference.activations import relu_backward, relu_forward
 from fastnn.reference.dense import dense_backward_input, dense_backward_weights, dense_forward
 from fastnn.reference.losses import (
@@ -89,10 +90,9 @@ def test_worked_example_forward():
 
 def test_worked_example_backward():
     dz2, da1, dz1 = np.empty((3, 2, 2), np.float32)
-    softmax_cross_entropy_backward(dz2, np.array(P, np.float32), LABELS, batch_rows=2)
+    softmax_cross_entropy_backward(dz2, np.array(P, np.float32), LABELS)
+    dz2 /= 2  # for the mean
     np.testing.assert_array_equal(dz2, DZ2)
-    softmax_cross_entropy_backward(da1, np.array(P, np.float32), LABELS, batch_rows=8)
-    np.testing.assert_array_equal(da1, dz2 / 4)  # were the two rows a part of eight
     dense_backward_input(da1, dz2, PARAMETERS[1][0])
     np.testing.assert_array_equal(da1, DA1)
     relu_backward(dz1, da1, np.array(A1, np.float32))
@@ -106,13 +106,13 @@ def test_worked_example_backward():
 def test_worked_example_in_an_engine(engine):
     running = get_engine(engine, dense_layers([3, 2, 2]), input_scale=1.0)
     running.set_parameters(PARAMETERS)
-    loss, gradients = running.loss_and_grad(X, LABELS)
+    loss, gradients = running.loss_and_grad(Data(X, LABELS))
     np.testing.assert_array_max_ulp(np.float32(loss), np.float32(math.log(2)), maxulp=1)
     assert_parameters(gradients, GRADIENTS)
     assert_parameters(running.get_parameters(), PARAMETERS)  # asking changes nothing
 
     order = np.array([1, 0])
-    done = running.run_chunk(Epoch(X, LABELS, order, 2, 0.5), Progress(), 1)
+    done = running.run_chunk(Epoch(Data(X, LABELS), order, 2, 0.5), Progress(), 1)
     # Of two equal logits the first counts as the prediction: right for one sample of the two.
     assert done == Progress(position=2, loss_sum=2 * loss, correct=1)
     assert_parameters(running.get_parameters(), UPDATED)
@@ -144,7 +144,8 @@ def forward(parameters, x, labels):
 def backward(parameters, probs, a, labels, batch_rows):
     """Compose the gradients from the reference's functions, in the parameters' dtype."""
     dz = np.empty_like(probs)
-    softmax_cross_entropy_backward(dz, probs, labels, batch_rows)
+    softmax_cross_entropy_backward(dz, probs, labels)
+    dz /= batch_rows
     gradients = []
     for i in reversed(range(len(parameters))):
         w, b = parameters[i]
@@ -247,19 +248,19 @@ def test_softmax_cross_entropy_is_exact_at_any_logits(logits, dtype):
     np.testing.assert_array_equal(losses, [0, logits[0].max() - logits[0].min()])
     np.testing.assert_array_equal(probs[:, labels[0]], 1)
     np.testing.assert_array_equal(probs[:, labels[1]], 0)
-    softmax_cross_entropy_backward(dz, probs, labels, batch_rows=2)
+    softmax_cross_entropy_backward(dz, probs, labels)
     np.testing.assert_array_equal(dz[0], 0)
-    np.testing.assert_array_equal(dz[1, labels], [0.5, -0.5])
+    np.testing.assert_array_equal(dz[1, labels], [1, -1])
 
 
 def test_the_gradients_of_a_samples_logits_sum_to_zero(rng):
     probs, losses, dz = np.empty((50, 10)), np.empty(50), np.empty((50, 10))
     labels = rng.integers(0, 10, 50)
     softmax_cross_entropy_forward(losses, probs, rng.normal(scale=5, size=(50, 10)), labels)
-    softmax_cross_entropy_backward(dz, probs, labels, batch_rows=50)
+    softmax_cross_entropy_backward(dz, probs, labels)
     # The p sum to 1 but for 10 roundings of the sum and one of each quotient, and the sum of dz
     # here rounds 10 times more, all of numbers of at most 1.
-    assert np.abs(dz.sum(axis=1)).max() <= 21 * 2.0**-53 / 50
+    assert np.abs(dz.sum(axis=1)).max() <= 21 * 2.0**-53
     assert (np.sign(dz) < 0).sum() == 50  # the label's alone goes down
 
 
@@ -271,9 +272,9 @@ def test_a_large_batch_is_the_sum_of_its_chunks_in_order(rng):
     parameters = he_normal(layers, 0)
     x = rng.normal(size=(rows, 5)).astype(np.float32)
     labels = rng.integers(0, 3, rows, np.int32)
-    running = ReferenceEngine(layers, input_scale=1.0)
+    running = ReferenceEngine(layers, LOSSES["cross_entropy"], input_scale=1.0)
     running.set_parameters(parameters)
-    loss, gradients = running.loss_and_grad(x, labels)
+    loss, gradients = running.loss_and_grad(Data(x, labels))
 
     total, loss_sum = None, 0.0
     for start in range(0, rows, CHUNK_ROWS):
@@ -287,7 +288,7 @@ def test_a_large_batch_is_the_sum_of_its_chunks_in_order(rng):
     assert loss == loss_sum / rows
     assert_parameters(gradients, total)
 
-    epoch = Epoch(x, labels, np.arange(rows), rows, 0.25)
+    epoch = Epoch(Data(x, labels), np.arange(rows), rows, 0.25)
     assert running.run_chunk(epoch, Progress(), 1).position == CHUNK_ROWS
     assert_parameters(running.get_parameters(), parameters)  # the batch is not over
     done = running.run_chunk(epoch, Progress(), rows)

@@ -64,7 +64,8 @@ class Watcher(Callback):
 def test_history_has_an_item_an_epoch(engine, network, data, validated):
     validation = {"validation_data": data} if validated else {}
     history = network.fit(*data, epochs=3, batch_size=16, engine=engine, **validation)
-    names = {"loss", "accuracy", "seconds"} | ({"val_loss", "val_accuracy"} if validated else set())
+    names = {"loss", "accuracy", "learning_rate", "seconds"}
+    names |= {"val_loss", "val_accuracy"} if validated else set()
     assert history.keys() == names
     for name, values in history.items():
         assert len(values) == 3

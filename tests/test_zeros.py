@@ -3,14 +3,12 @@
 import numba
 import numpy as np
 import pytest
-from blocks import NO_RATE, block_operand, collect_blocks
+from blocks import NO_RATE, block_operand, buffers_of, collect_blocks
 
 from fastnn.kernels import dense, zeros
 from fastnn.kernels._simd import NR
 from fastnn.kernels._tile import LISTED_INPUTS, LISTED_SAMPLES, operand
-from fastnn.kernels.layout import Layout
-from fastnn.kernels.workspace import ROW_BLOCK, Workspace
-from fastnn.layers import dense_layers
+from fastnn.kernels.workspace import ROW_BLOCK
 
 
 @numba.njit
@@ -49,8 +47,7 @@ class Marked:
     def __init__(self, x, outputs):
         rows, inputs = x.shape
         self.x, self.rows, self.width = x, rows, inputs + 1
-        self.layout = Layout(dense_layers([inputs, outputs]), rows)
-        self.buffers = Workspace(self.layout, rows, 1, 1.0)
+        self.layout, self.buffers = buffers_of([inputs, outputs], rows)
         for name in ("scratch", "gradients"):
             getattr(self.buffers, name)[:] = np.nan
         self.buffers.masks[:], self.buffers.lists[:] = 0xFFFF, -1

@@ -1,28 +1,204 @@
-"""Activations over a block of rows. Twin of `reference.activations`."""
+"""Activations over a block of rows. Twin of `reference.activations`, which holds the formulas.
 
-from fastnn.kernels._jit import jit
-from fastnn.kernels._simd import NR, ONE, ZERO
+All work in place: `z` becomes `a`, and `da` becomes `dz`. Where its derivative does not follow
+from what is left there, a layer keeps its slopes on the way forward: GELU's need z, and those of
+a layer whose outputs are dropped need `a` as it was before. (A ReLU's do not: what it or dropout
+has made 0 has slope 0.)
+"""
+
+import numpy as np
+from numba import types
+
+from fastnn.kernels._jit import Unit, jit
+from fastnn.kernels._simd import NR, ONE, ZERO, address_in, array_at
+from fastnn.kernels.elementary import HALF, logistic, tanh
+from fastnn.layers import ACTIVATIONS
+
+IDENTITY, LOGISTIC, TANH, RELU, LEAKY_RELU, GELU = range(len(ACTIVATIONS))
+
+LEAK = np.float32(0.01)
+GELU_SCALE, GELU_CUBIC = np.float32(np.sqrt(2 / np.pi)), np.float32(0.044715)
+GELU_CUBIC_3 = np.float32(3 * np.float32(0.044715))
+NO_SLOPES = -1
+
+
+def keeps_slopes(activation: int, drops: bool) -> bool:
+    """Return whether a layer, whose outputs are dropped or not, keeps its slopes."""
+    return activation == GELU or (drops and activation != RELU)
 
 
 @jit
-def relu_forward(workspace, at, stride, rows, width):
-    """``a = max(z, 0)`` in place, NaN kept, and the column of ones behind it; a (rows, width)."""
+def relu_forward(a, stride, rows, width):
+    """``a = max(z, 0)``, NaN kept."""
     for i in range(rows):
-        row = at + i * stride
-        for j in range(row, row + width):
-            z = workspace[j]
-            workspace[j] = ZERO if z < ZERO else z
-        workspace[row + width] = ONE
+        for j in range(i * stride, i * stride + width):
+            z = a[j]
+            a[j] = ZERO if z < ZERO else z
 
 
 @jit
-def relu_backward(workspace, dz_at, dz_stride, a_at, a_stride, rows, panels):
-    """``dz = da`` where a > 0, else 0, in place; dz (rows, panels·NR), a (rows, …) read.
+def relu_backward(dz, dz_stride, a, a_stride, rows, width):
+    """``dz = da`` where a > 0, else 0.
 
-    Lanes past the width hold zeros in dz, whatever `a` has there.
+    Whole vectors: lanes past the width hold zeros in dz, whatever `a` has there.
     """
+    lanes = (width + NR - 1) // NR * NR
     for i in range(rows):
-        dz, a = dz_at + i * dz_stride, a_at + i * a_stride
-        for j in range(panels * NR):
-            da = workspace[dz + j]  # read in any case: depending on `a`, it becomes a branch
-            workspace[dz + j] = da if workspace[a + j] > ZERO else ZERO
+        for j in range(lanes):
+            da = dz[i * dz_stride + j]  # read in any case: depending on `a`, it becomes a branch
+            dz[i * dz_stride + j] = da if a[i * a_stride + j] > ZERO else ZERO
+
+
+@jit
+def leaky_relu_forward(a, stride, rows, width):
+    """``a = z`` where z > 0, else ``LEAK · z``."""
+    for i in range(rows):
+        for j in range(i * stride, i * stride + width):
+            z = a[j]
+            low = LEAK * z
+            a[j] = z if z > ZERO else low
+
+
+@jit
+def leaky_relu_backward(dz, dz_stride, a, a_stride, rows, width):
+    """``dz = da`` where a > 0, else ``LEAK · da``."""
+    for i in range(rows):
+        for j in range(width):
+            da = dz[i * dz_stride + j]
+            low = LEAK * da
+            dz[i * dz_stride + j] = da if a[i * a_stride + j] > ZERO else low
+
+
+@jit
+def logistic_forward(a, stride, rows, width):
+    """``a = 1 / (1 + e⁻ᶻ)``."""
+    for i in range(rows):
+        for j in range(i * stride, i * stride + width):
+            a[j] = logistic(a[j])
+
+
+@jit
+def logistic_backward(dz, dz_stride, a, a_stride, rows, width):
+    """``dz = da · a (1 - a)``."""
+    for i in range(rows):
+        for j in range(width):
+            value = a[i * a_stride + j]
+            dz[i * dz_stride + j] *= value * (ONE - value)
+
+
+@jit
+def tanh_forward(a, stride, rows, width):
+    """``a = tanh z``."""
+    for i in range(rows):
+        for j in range(i * stride, i * stride + width):
+            a[j] = tanh(a[j])
+
+
+@jit
+def tanh_backward(dz, dz_stride, a, a_stride, rows, width):
+    """``dz = da · (1 - a²)``."""
+    for i in range(rows):
+        for j in range(width):
+            value = a[i * a_stride + j]
+            dz[i * dz_stride + j] *= ONE - value * value
+
+
+@jit
+def gelu_forward(a, stride, rows, width):
+    """``a = z / 2 · (1 + tanh u)``, ``u = GELU_SCALE · (z + GELU_CUBIC · z³)``."""
+    for i in range(rows):
+        for j in range(i * stride, i * stride + width):
+            z = a[j]
+            u = GELU_SCALE * (z + GELU_CUBIC * (z * z * z))
+            a[j] = HALF * z * (ONE + tanh(u))
+
+
+@jit
+def gelu_backward(dz, dz_stride, z, z_stride, rows, width):
+    """``dz = da · (1 + t + z (1 - t²) u') / 2`` with ``t = tanh u``."""
+    for i in range(rows):
+        for j in range(width):
+            value = z[i * z_stride + j]
+            square = value * value
+            t = tanh(GELU_SCALE * (value + GELU_CUBIC * (square * value)))
+            du = GELU_SCALE * (ONE + GELU_CUBIC_3 * square)
+            dz[i * dz_stride + j] *= HALF * (ONE + t + value * (ONE - t * t) * du)
+
+
+def activate(a_at, stride, rows, width, activation):
+    """Turn z (rows, width) at an address into a."""
+    a = array_at(a_at, rows * stride, np.float32)
+    if activation == RELU:
+        relu_forward(a, stride, rows, width)
+    elif activation == LEAKY_RELU:
+        leaky_relu_forward(a, stride, rows, width)
+    elif activation == LOGISTIC:
+        logistic_forward(a, stride, rows, width)
+    elif activation == TANH:
+        tanh_forward(a, stride, rows, width)
+    elif activation == GELU:
+        gelu_forward(a, stride, rows, width)
+
+
+def follow_slope(dz_at, dz_stride, a_at, a_stride, rows, width, activation):
+    """Turn da (rows, width) at an address into dz, by the slope that follows from a; GELU's z."""
+    dz = array_at(dz_at, rows * dz_stride, np.float32)
+    a = array_at(a_at, rows * a_stride, np.float32)
+    if activation == RELU:
+        relu_backward(dz, dz_stride, a, a_stride, rows, width)
+    elif activation == LEAKY_RELU:
+        leaky_relu_backward(dz, dz_stride, a, a_stride, rows, width)
+    elif activation == LOGISTIC:
+        logistic_backward(dz, dz_stride, a, a_stride, rows, width)
+    elif activation == TANH:
+        tanh_backward(dz, dz_stride, a, a_stride, rows, width)
+    elif activation == GELU:
+        gelu_backward(dz, dz_stride, a, a_stride, rows, width)
+
+
+UNITS = (
+    Unit(activate, *(types.int64,) * 5),
+    Unit(follow_slope, *(types.int64,) * 7),
+)
+_activate, _follow_slope = (unit.call for unit in UNITS)
+
+
+@jit
+def activation_forward(workspace, layer, first, rows, training):
+    """``a = activation(z)`` in place, ones behind it, and for training the slopes that are kept.
+
+    z (rows, O) are the layer's from row `first` on; slopes (rows, O) lie as they do.
+    """
+    stride, width = layer.z_row, layer.outputs
+    at = address_in(workspace, layer.z + first * stride)
+    keeps = training and layer.slopes != NO_SLOPES
+    slopes = address_in(workspace, layer.slopes + first * stride)
+    if keeps:  # a slope is what becomes of an incoming 1
+        for i in range(first, first + rows):
+            for j in range(layer.slopes + i * stride, layer.slopes + i * stride + width):
+                workspace[j] = ONE
+    if keeps and layer.activation == GELU:
+        _follow_slope(slopes, stride, at, stride, rows, width, layer.activation)
+    _activate(at, stride, rows, width, layer.activation)
+    if keeps and layer.activation != GELU:
+        _follow_slope(slopes, stride, at, stride, rows, width, layer.activation)
+    for i in range(first, first + rows):  # the input that the next layer's bias takes
+        workspace[layer.z + i * stride + width] = ONE
+
+
+@jit
+def activation_backward(workspace, layer, first, rows, a_at, a_stride):
+    """``dz = da · slope`` in place: dz (rows, O) of a layer from row `first` on.
+
+    a (rows, O) are its outputs, as the next layer has got them.
+    """
+    dz, stride = layer.dz + first * layer.dz_row, layer.dz_row
+    if layer.slopes == NO_SLOPES:
+        a = address_in(workspace, a_at)
+        at = address_in(workspace, dz)
+        _follow_slope(at, stride, a, a_stride, rows, layer.outputs, layer.activation)
+        return
+    slopes = layer.slopes + first * layer.z_row
+    for i in range(rows):
+        for j in range(layer.outputs):
+            workspace[dz + i * stride + j] *= workspace[slopes + i * layer.z_row + j]

@@ -22,23 +22,30 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastnn.kernels._simd import NR
-from fastnn.layers import Dense, Parameters
+from fastnn.kernels.activations import NO_SLOPES, keeps_slopes
+from fastnn.layers import ACTIVATIONS, Dense, Parameters
+from fastnn.losses import Loss
+from fastnn.randomness import LEVELS, keep_factor, keep_level
 
 # One row a layer; offsets and strides count float32. `a` is the layer's input in the workspace,
 # with a column of ones behind it; `z` its output (for a hidden layer, where the next one's `a`
-# is); `dz` the gradient of the loss with respect to it. `squares` is where the sums of squared
-# weights lie, NR lanes for each NR inputs.
+# is); `dz` the gradient of the loss with respect to it. `slopes` of its activation (NO_SLOPES where
+# none are kept), and of the last layer `targets`, lie as `z` does. `squares` is where sums of
+# squares lie, NR lanes for each NR inputs. Of the layer's inputs, dropout keeps those whose number
+# is below the level (LEVELS for all), times the factor.
 LAYER = np.dtype(
     [
         (name, np.int64)
         for name in (
-            *("inputs", "outputs", "relu"),
+            *("inputs", "outputs", "activation", "slopes", "targets", "keep_level"),
             *("weights", "panels", "panel_size"),
             *("transposed", "transposed_panels", "transposed_panel_size"),
             "squares",
             *("a", "a_row", "z", "z_row", "dz", "dz_row"),
         )
     ]
+    + [("keep_factor", np.float32)],
+    align=True,
 )
 
 
@@ -58,14 +65,16 @@ class Layout:
         squares, and what a chunk of `rows` rows needs on its way forward and back.
     """
 
-    def __init__(self, layers: Sequence[Dense], rows: int) -> None:
+    def __init__(self, layers: Sequence[Dense], loss: Loss, rows: int) -> None:
         self.layers = tuple(layers)
         self.table = np.zeros(len(layers), LAYER).view(np.recarray)
         self.parameters_size = self.transposed_size = 0
         self.squares_size = self.workspace_size = 0
         for layer, row in zip(layers, self.table, strict=True):
             row["inputs"], row["outputs"] = layer.inputs, layer.outputs
-            row["relu"] = layer.activation == "relu"
+            row["activation"] = ACTIVATIONS.index(layer.activation)
+            row["keep_level"] = keep_level(layer.dropout)
+            row["keep_factor"] = keep_factor(layer.dropout)
             self._place_weights(row)
         for row in self.table[1:]:
             self._place_transposed(row)
@@ -76,6 +85,12 @@ class Layout:
             row["z"], row["z_row"] = after["a"], after["a_row"]
         last = self.table[-1]
         last["z"], last["z_row"] = last["dz"], last["dz_row"]
+        self.table["slopes"] = NO_SLOPES
+        for row, after in zip(self.table[:-1], self.table[1:], strict=True):
+            if keeps_slopes(row["activation"], after["keep_level"] < LEVELS):
+                row["slopes"], _ = self._place_rows(row["outputs"], rows)
+        if not loss.takes_labels:
+            last["targets"], _ = self._place_rows(last["outputs"], rows)
 
     def _place_weights(self, row: np.void) -> None:
         row["panels"] = panels_for(row["outputs"])
@@ -83,7 +98,7 @@ class Layout:
         row["weights"] = self.parameters_size
         self.parameters_size += int(row["panels"] * row["panel_size"])
         row["squares"] = self.squares_size
-        self.squares_size += panels_for(row["inputs"]) * NR
+        self.squares_size += panels_for(row["inputs"] + 1) * NR
 
     def _place_transposed(self, row: np.void) -> None:
         row["transposed_panels"] = panels_for(row["inputs"])

@@ -1,85 +1,180 @@
-"""Softmax with categorical cross-entropy over a block of rows. Twin of `reference.losses`."""
+"""Losses over a block of rows. Twin of `reference.losses`; `fastnn.losses` has the formulas.
+
+A block's `z` become predictions `p` in place, and these the gradient `dz` of the batch's loss: it
+is the residual, or what the loss makes of it, times the row's weight, divided by the batch's norm.
+Targets are the chunk's: labels (rows,) int32, or values (rows, O) in the workspace.
+"""
 
 import math
 
 import numpy as np
+from numba import types
 
-from fastnn.kernels._jit import jit
-from fastnn.kernels._simd import NR, ONE, ZERO, fma
+from fastnn.kernels import activations
+from fastnn.kernels._jit import Unit, jit
+from fastnn.kernels._simd import NR, ONE, ZERO, address_in, record_at
+from fastnn.kernels.elementary import HALF, exp
+from fastnn.kernels.workspace import JOB, layer_of, views
+from fastnn.losses import LOSSES
 
-# exp(x) = 2ⁿ · e^r with n = round(x / ln 2) and |r| ≤ ln 2 / 2; ln 2 in two parts, so that
-# n · ln 2 is exact. Below LOWEST the result would be denormal, and is 0; above HIGHEST n would
-# leave the exponent's range, and the result stays at e^HIGHEST (softmax never comes there).
-LOWEST, HIGHEST = np.float32(-87.3), np.float32(88.3)
-LOG2_E = np.float32(1.4426950408889634)
-LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
-HALF = np.float32(0.5)
-# e^r ≈ 1 + r + r² · (C2 + r · (C3 + …)), the minimax polynomial of Cephes' expf (Moshier 1989).
-C7, C6, C5 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.float32(8.3334519073e-3)
-C4, C3, C2 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.float32(5.0000001201e-1)
-EXPONENT_BIAS, MANTISSA_BITS = np.int32(127), np.int32(23)
+CROSS_ENTROPY, LOGISTIC, SQUARED_ERROR, POISSON, ABSOLUTE_ERROR, HUBER = range(len(LOSSES))
+_activate = activations.UNITS[0].call
 
 
 @jit
-def exp(x):
-    """Return e^x in float32, from LOWEST to HIGHEST within 2 units in the last place."""
-    clamped = x if x > LOWEST else LOWEST  # a NaN too, for it has no exponent
-    clamped = clamped if clamped < HIGHEST else HIGHEST
-    n = np.floor(fma(clamped, LOG2_E, HALF))
-    r = fma(n, -LN2_LOW, fma(n, -LN2_HIGH, clamped))
-    p = fma(fma(fma(fma(fma(C7, r, C6), r, C5), r, C4), r, C3), r, C2)
-    mantissa = fma(p, r * r, r + ONE)
-    power = np.int32((np.int32(n) + EXPONENT_BIAS) << MANTISSA_BITS).view(np.float32)
-    result = mantissa * power
-    if x < LOWEST:
-        result = ZERO
-    if x != x:
-        result = x
-    return result
-
-
-@jit
-def softmax(z, at, width, lanes):
-    """``p = exp(z - max z) / Σ``, in place; return max z, the sum, and the first largest place.
-
-    z (lanes,) from `at`, of which `width` count; the lanes behind become 0.
-    """
+def shift(z, at, width):
+    """Subtract the largest of so many z from all; return its place, the first if several."""
     largest = 0
     for j in range(1, width):
         if z[at + j] > z[at + largest]:
             largest = j
     peak = z[at + largest]
-    for j in range(lanes):
-        z[at + j] = exp(z[at + j] - peak)
+    for j in range(at, at + width):
+        z[j] -= peak
+    return largest
+
+
+@jit
+def softmax(z, at, width):
+    """``p = e^z / Σ e^z`` in place, of z that are shifted; return the sum.
+
+    z (width,) from `at`; the lanes behind, up to a multiple of NR, become 0.
+    """
+    lanes = (width + NR - 1) // NR * NR
+    for j in range(at, at + lanes):
+        z[j] = exp(z[j])
     total = ZERO
-    for j in range(width):
-        total += z[at + j]
+    for j in range(at, at + width):
+        total += z[j]
     for j in range(lanes):
         p = z[at + j] / total
         z[at + j] = p if j < width else ZERO
-    return peak, total, largest
+    return total
 
 
 @jit
 def softmax_cross_entropy_forward(losses, hits, workspace, layer, labels, first, rows):
-    """Write each row's loss and whether it is predicted right; turn its logits into p.
-
-    ``losses[i] = log Σ exp(z - max z) - (z[label] - max z)``; losses, hits and labels are the
-    chunk's (rows,): float32 and uint8, written; int32, read.
-    """
+    """Turn z into p, and write ``losses[i] = log Σ exp(z - max z) - (z[label] - max z)``."""
     for i in range(first, first + rows):
         at = layer.z + i * layer.z_row
-        label_logit = workspace[at + labels[i]]
-        peak, total, largest = softmax(workspace, at, layer.outputs, layer.panels * NR)
-        losses[i] = np.float32(math.log(total)) - (label_logit - peak)
-        hits[i] = largest == labels[i]
+        hits[i] = shift(workspace, at, layer.outputs) == labels[i]
+        label_z = workspace[at + labels[i]]
+        losses[i] = np.float32(math.log(softmax(workspace, at, layer.outputs))) - label_z
 
 
 @jit
-def softmax_cross_entropy_backward(workspace, layer, labels, first, rows, batch_rows):
-    """``dz = (p - onehot) / batch_rows`` in place, where the forward pass left p."""
+def softmax_cross_entropy_backward(workspace, layer, labels, first, rows):
+    """``dz = p - onehot`` in place."""
     for i in range(first, first + rows):
-        at = layer.dz + i * layer.dz_row
-        workspace[at + labels[i]] -= ONE
+        workspace[layer.dz + i * layer.dz_row + labels[i]] -= ONE
+
+
+@jit
+def link(workspace, layer, loss, first, rows):
+    """``p = link(z)`` in place, output by output; the lanes behind become 0."""
+    at = address_in(workspace, layer.z + first * layer.z_row)
+    if loss == LOGISTIC:
+        _activate(at, layer.z_row, rows, layer.outputs, activations.LOGISTIC)
+    for i in range(first, first + rows):
+        at = layer.z + i * layer.z_row
+        if loss == POISSON:
+            for j in range(at, at + layer.outputs):
+                workspace[j] = np.float32(math.exp(workspace[j]))
+        for j in range(at + layer.outputs, at + layer.panels * NR):
+            workspace[j] = ZERO
+
+
+@jit
+def elementwise_loss(z, y, loss):
+    """Return the loss of an output, for its target."""
+    if loss == LOGISTIC:  # log(1 + eᶻ) - y z, without the overflow of eᶻ
+        size = z if z > ZERO else -z
+        above = ZERO if z < ZERO else z
+        return above - y * z + np.float32(math.log1p(math.exp(-size)))
+    if loss == POISSON:
+        constant = y * np.float32(math.log(y)) - y if y > ZERO else -y
+        return np.float32(math.exp(z)) - y * z + constant
+    r = z - y
+    size = -r if r < ZERO else r
+    if loss == ABSOLUTE_ERROR:
+        return size
+    if loss == HUBER and not size < ONE:
+        return size - HALF
+    return r * r * HALF
+
+
+@jit
+def residual(p, y, loss):
+    """Return ``p - y``, or of that the sign, or what is left when it is cut off at ±1."""
+    r = p - y
+    if loss != ABSOLUTE_ERROR and loss != HUBER:
+        return r
+    if loss == ABSOLUTE_ERROR:
+        return ONE if r > ZERO else -ONE if r < ZERO else r
+    cut = ONE if r > ONE else r
+    return -ONE if cut < -ONE else cut
+
+
+def loss_forward(job_at, first, rows):
+    """Write each row's loss and whether it is predicted right, and turn z into p.
+
+    Rows count from `first` in the chunk of the job at an address.
+    """
+    job = record_at(job_at, 0, JOB)
+    buffers = views(job)
+    layer = layer_of(job, job.n_layers - 1)
+    losses, hits, workspace = buffers.losses, buffers.hits, buffers.workspace
+    if job.loss == CROSS_ENTROPY:
+        softmax_cross_entropy_forward(losses, hits, workspace, layer, buffers.labels, first, rows)
+    else:
+        for i in range(first, first + rows):
+            at, y = layer.z + i * layer.z_row, layer.targets + i * layer.z_row
+            right = job.loss == LOGISTIC
+            total = ZERO
+            for j in range(layer.outputs):
+                z, target = workspace[at + j], workspace[y + j]
+                right = right and (z > ZERO) == (target > HALF)
+                total += elementwise_loss(z, target, job.loss)
+            losses[i] = total
+            hits[i] = right
+        link(workspace, layer, job.loss, first, rows)
+    if job.weights != 0:
+        for i in range(first, first + rows):
+            losses[i] *= buffers.weights[i]
+
+
+def loss_backward(job_at, first, rows):
+    """``dz = residual · weight / norm`` in place, where the forward pass left p."""
+    job = record_at(job_at, 0, JOB)
+    buffers = views(job)
+    workspace, layer, loss = buffers.workspace, layer_of(job, job.n_layers - 1), job.loss
+    if loss == CROSS_ENTROPY:
+        softmax_cross_entropy_backward(workspace, layer, buffers.labels, first, rows)
+    for i in range(first, first + rows):
+        at, y = layer.dz + i * layer.dz_row, layer.targets + i * layer.z_row
+        if loss != CROSS_ENTROPY:
+            for j in range(layer.outputs):
+                workspace[at + j] = residual(workspace[at + j], workspace[y + j], loss)
+        if job.weights != 0:
+            for j in range(at, at + layer.outputs):
+                workspace[j] *= buffers.weights[i]
         for j in range(at, at + layer.panels * NR):
-            workspace[j] = workspace[j] / batch_rows
+            workspace[j] = workspace[j] / job.norm
+
+
+def predict(job_at, first, rows):
+    """``p = link(z)`` in place; the lanes behind become 0."""
+    job = record_at(job_at, 0, JOB)
+    workspace, layer = views(job).workspace, layer_of(job, job.n_layers - 1)
+    if job.loss == CROSS_ENTROPY:
+        for i in range(first, first + rows):
+            at = layer.z + i * layer.z_row
+            shift(workspace, at, layer.outputs)
+            softmax(workspace, at, layer.outputs)
+    else:
+        link(workspace, layer, job.loss, first, rows)
+
+
+UNITS = tuple(
+    Unit(function, *(types.int64,) * 3) for function in (loss_forward, loss_backward, predict)
+)

@@ -20,7 +20,6 @@ from numba import prange
 from fastnn import batches
 from fastnn.kernels._jit import jit
 from fastnn.kernels._simd import (
-    NR,
     ONE,
     array_at,
     call_region,
@@ -30,21 +29,17 @@ from fastnn.kernels._simd import (
     restore_denormals,
 )
 from fastnn.kernels._tile import LISTED_SAMPLES
-from fastnn.kernels.activations import relu_backward, relu_forward
+from fastnn.kernels.activations import NO_SLOPES, activation_backward, activation_forward
 from fastnn.kernels.dense import (
     dense_backward_input,
     dense_forward,
     dense_forward_listed,
 )
-from fastnn.kernels.losses import (
-    softmax,
-    softmax_cross_entropy_backward,
-    softmax_cross_entropy_forward,
-)
+from fastnn.kernels.dropout import drop
+from fastnn.kernels.losses import CROSS_ENTROPY, UNITS
 from fastnn.kernels.workspace import (
     BY_BLOCK,
     JOB,
-    KEEP_GRADIENT,
     NEVER,
     PREDICT,
     ROW_BLOCK,
@@ -53,10 +48,13 @@ from fastnn.kernels.workspace import (
     views,
 )
 from fastnn.kernels.zeros import few_marked, mark
+from fastnn.randomness import LEVELS
 
 # A float32's bits but for the sign, and what they are from for an infinity or a NaN.
 MAGNITUDE, INFINITY = np.int32(0x7FFFFFFF), np.int32(0x7F800000)
 ROW_UNIT = 8  # rows are dealt out to tasks in eights, whole register tiles
+
+_loss_forward, _loss_backward, _predict = (unit.call for unit in UNITS)
 
 next_chunk = jit(batches.next_chunk)
 
@@ -93,7 +91,22 @@ def gather(buffers, job, first, place, rows):
                 job.finite = False
         workspace[at + inputs] = ONE
         if job.mode != PREDICT:
-            buffers.labels[place + i] = array_at(job.labels, job.data_rows, np.int32)[source]
+            gather_target(buffers, job, source, place + i)
+
+
+@jit
+def gather_target(buffers, job, source, row):
+    """Copy a row's label or target values, and its weight, to a row of the chunk."""
+    if job.loss == CROSS_ENTROPY:
+        buffers.labels[row] = array_at(job.targets, job.data_rows, np.int32)[source]
+    else:
+        layer = layer_of(job, job.n_layers - 1)
+        values = array_at(job.targets + 4 * source * layer.outputs, layer.outputs, np.float32)
+        at = layer.targets + row * layer.z_row
+        for j in range(layer.outputs):
+            buffers.workspace[at + j] = values[j]
+    if job.weights != 0:
+        buffers.weights[row] = array_at(job.weights, job.data_rows, np.float32)[source]
 
 
 @jit
@@ -144,20 +157,35 @@ def source_row(job, position):
 
 @jit
 def forward(buffers, job, task, first, rows):
-    """Run a block of rows through all layers; the logits end up in the last `z`."""
-    listed = mark_block(buffers, job, first, rows)
+    """Run a block of rows through all layers; the last ``z = x w + b`` ends up in its place."""
+    training, listed = job.mode == TRAIN, False
     for i in range(job.n_layers):
         layer = layer_of(job, i)
-        if i == 0 and listed:
+        if job.drops and layer.keep_level < LEVELS:
+            drop_inputs(buffers, job, i, first, rows)
+        if i == 0:
+            listed = mark_block(buffers, job, first, rows)
+        if listed and i == 0:
             dense_forward_listed(
                 buffers.workspace, buffers.parameters, layer, first, rows,
                 buffers.masks, job.mask_stride, buffers.lists, task * job.list_size,
             )  # fmt: skip
         else:
             dense_forward(buffers.workspace, buffers.parameters, layer, first, rows)
-        if layer.relu:
-            at = layer.z + first * layer.z_row
-            relu_forward(buffers.workspace, at, layer.z_row, rows, layer.outputs)
+        if i + 1 < job.n_layers:
+            activation_forward(buffers.workspace, layer, first, rows, training)
+
+
+@jit
+def drop_inputs(buffers, job, i, first, rows):
+    """Drop some of a layer's inputs, and the slopes that belong to them."""
+    layer = layer_of(job, i)
+    for part in range(2 if i > 0 else 1):
+        at = layer.a
+        if part == 1:
+            at = layer_of(job, i - 1).slopes
+        if at != NO_SLOPES:
+            drop(buffers.workspace, at + first * layer.a_row, layer, job, i, first, rows)
 
 
 @jit
@@ -166,25 +194,24 @@ def backward(buffers, job, first, rows):
     for i in range(job.n_layers - 1, 0, -1):
         layer, before = layer_of(job, i), layer_of(job, i - 1)
         dense_backward_input(buffers.workspace, buffers.transposed, layer, before, first, rows)
-        relu_backward(
-            buffers.workspace,
-            before.dz + first * before.dz_row,
-            before.dz_row,
-            layer.a + first * layer.a_row,
-            layer.a_row,
-            rows,
-            layer.transposed_panels,
-        )
+        a = layer.a + first * layer.a_row
+        activation_backward(buffers.workspace, before, first, rows, a, layer.a_row)
+        if job.drops and layer.keep_level < LEVELS and before.slopes == NO_SLOPES:
+            # Of a ReLU: what was dropped has no slope already, and the rest takes the factor.
+            for j in range(rows):
+                dz = before.dz + (first + j) * before.dz_row
+                for k in range(dz, dz + before.outputs):
+                    buffers.workspace[k] *= layer.keep_factor
 
 
 @jit
-def write_probabilities(buffers, job, first, place, rows):
-    """Turn a block's logits into probabilities, and copy them to the job's `out`."""
+def write_predictions(buffers, job, first, place, rows):
+    """Turn a block's last z into predictions, and copy them to the job's `out`."""
     layer = layer_of(job, job.n_layers - 1)
+    _predict(job.this, place, rows)
     out = array_at(job.out, job.n * layer.outputs, np.float32)
     for i in range(rows):
         at = layer.z + (place + i) * layer.z_row
-        softmax(buffers.workspace, at, layer.outputs, layer.panels * NR)
         target = (job.start + first + i) * layer.outputs
         for j in range(layer.outputs):
             out[target + j] = buffers.workspace[at + j]
@@ -195,24 +222,19 @@ def rows_region(task, address):
     job = record_at(address, 0, JOB)
     buffers = views(job)
     state = flush_denormals()
-    last = layer_of(job, job.n_layers - 1)
     start, stop = share(job.rows, ROW_UNIT, task, job.tasks)
     for first in range(start, stop, ROW_BLOCK):
         rows = min(ROW_BLOCK, stop - first)
         if job.mode == PREDICT:  # always in the same place, which stays in the cache
             gather(buffers, job, first, start, rows)
             forward(buffers, job, task, start, rows)
-            write_probabilities(buffers, job, first, start, rows)
+            write_predictions(buffers, job, first, start, rows)
             continue
         gather(buffers, job, first, first, rows)
         forward(buffers, job, task, first, rows)
-        softmax_cross_entropy_forward(
-            buffers.losses, buffers.hits, buffers.workspace, last, buffers.labels, first, rows
-        )
+        _loss_forward(job.this, first, rows)
         if job.mode == TRAIN:
-            softmax_cross_entropy_backward(
-                buffers.workspace, last, buffers.labels, first, rows, np.float32(job.batch_rows)
-            )
+            _loss_backward(job.this, first, rows)
             backward(buffers, job, first, rows)
     restore_denormals(state)
 
@@ -226,13 +248,15 @@ def open_chunk(job):
     chunk = next_chunk(job.position, job.n, job.batch_size)
     job.start = chunk.start
     job.rows = chunk.stop - chunk.start
-    job.batch_rows = chunk.batch_rows
     job.first = chunk.first
     job.last = chunk.last
-    if job.mode == TRAIN and job.rule != KEEP_GRADIENT:
+    job.clipping = False
+    if job.mode == TRAIN:
         number = job.start // job.batch_size
         job.rate = array_at(job.rates, job.updates, np.float32)[number]
         job.decay = array_at(job.decays, job.updates, np.float32)[number]
+        job.l2 = array_at(job.penalties, job.updates, np.float32)[number]
+        job.norm = array_at(job.norms, job.updates, np.float32)[number]
 
 
 @jit
@@ -254,7 +278,17 @@ def add_penalty(job, buffers):
     total = 0.0
     for i in range(job.squares_size):
         total += buffers.squares[i]
-    job.loss_sum += job.batch_rows * (0.5 * job.l2 * total)
+    job.loss_sum += job.norm * (0.5 * job.l2 * total)
+
+
+@jit
+def measure_gradient(job, buffers):
+    """Decide what a batch's gradient is multiplied by, so as not to be too long."""
+    total = 0.0
+    for i in range(job.squares_size, 2 * job.squares_size):
+        total += buffers.squares[i]
+    norm = math.sqrt(total)
+    job.shrink = np.float32(job.clip_norm / norm) if norm > job.clip_norm else ONE
 
 
 def run(rows_address, weights_address, address):
@@ -263,7 +297,12 @@ def run(rows_address, weights_address, address):
     buffers = views(job)
     while job.position < job.stop:
         open_chunk(job)
-        for phase in range(2 if job.mode == TRAIN else 1):
+        # A gradient that is to be clipped must be whole before it is applied.
+        clips = job.last and job.clip_norm > 0
+        for phase in range((3 if clips else 2) if job.mode == TRAIN else 1):
+            if phase == 2:
+                measure_gradient(job, buffers)
+                job.clipping = True
             region = rows_address if phase == 0 else weights_address
             if job.tasks == 1:
                 call_region(region, 0, address)

@@ -12,10 +12,9 @@ from threading import Lock
 
 import numpy as np
 
-from fastnn.batches import CHUNK_ROWS, Epoch, Progress
+from fastnn.batches import CHUNK_ROWS, Data, Epoch, Progress
 from fastnn.inputs import check_finite
-from fastnn.kernels import _jit, _threads
-from fastnn.kernels._gemm import UNITS
+from fastnn.kernels import _gemm, _jit, _threads, activations, dropout, losses, updates
 from fastnn.kernels._jit import Driver, Region
 from fastnn.kernels.layout import Layout, panels_for
 from fastnn.kernels.regions import rows_region, run
@@ -38,6 +37,7 @@ from fastnn.kernels.workspace import (
 )
 from fastnn.kernels.zeros import balanced, work_of_groups
 from fastnn.layers import Dense, Parameters
+from fastnn.losses import LOSSES, Loss
 
 DECISIVE_ROWS = 64  # fewer say too little of how many zeros there are
 # Multiply-adds of a step by which a further thread begins to pay: measured at 2 to 3 million in
@@ -47,6 +47,7 @@ WORK_OF_A_TASK, FORWARD_WORK_OF_A_TASK = 1_300_000, 2_500_000
 RULES = {"sgd": SGD, "momentum": MOMENTUM, "adam": ADAM}
 CALL_ROWS = 2048  # rows that a call evaluates before Python looks around for Ctrl-C
 
+UNITS = tuple(u for m in (_gemm, activations, dropout, losses, updates) for u in m.UNITS)
 _rows, _weights, _run = Region(rows_region), Region(weights_region), Driver(run)
 
 
@@ -75,7 +76,12 @@ class NumbaEngine:
     name = "numba"
 
     def __init__(
-        self, layers: Sequence[Dense], *, input_scale: float, threads: int | None = None
+        self,
+        layers: Sequence[Dense],
+        loss: Loss,
+        *,
+        input_scale: float,
+        threads: int | None = None,
     ) -> None:
         usable = _threads.usable()
         if threads is not None and not 1 <= threads <= usable:
@@ -85,8 +91,9 @@ class NumbaEngine:
         self.threads = threads or usable
         self.compile_seconds, self.compiled = compile_kernels()
         self.threading_layer = _threads.start()
-        self._layout = Layout(layers, CHUNK_ROWS)
-        self._buffers = Workspace(self._layout, CHUNK_ROWS, self.threads, input_scale)
+        self._layout = Layout(layers, loss, CHUNK_ROWS)
+        code = list(LOSSES).index(loss.name)
+        self._buffers = Workspace(self._layout, CHUNK_ROWS, self.threads, input_scale, code)
         # Its own job for what only goes forward: most of it stays as it is from call to call.
         self._forward_job = Job.from_buffer_copy(self._buffers.job)
         self._forward_job.batch_size = sys.maxsize
@@ -97,6 +104,7 @@ class NumbaEngine:
         self._threads_wanted = threads
         self._outputs = layers[-1].outputs
         self._weights = sum(layer.inputs * layer.outputs for layer in layers)
+        self._drops = any(layer.dropout > 0 for layer in layers)
 
     def get_parameters(self) -> Parameters:
         """Return a copy of the parameters."""
@@ -130,39 +138,37 @@ class NumbaEngine:
         """Train on at least `budget_rows` further rows, or to the end of the epoch."""
         stop = min(len(epoch.order), progress.position + budget_rows)
         with self._lock:
-            job = self._training_job(epoch.x, epoch.labels, address(epoch.order))
-            job.batch_size, job.l2 = epoch.batch_size, epoch.l2
-            job.rates, job.decays = address(epoch.rates), address(epoch.decays)
-            job.updates = epoch.updates
-            optimizer = epoch.optimizer
+            job, optimizer = self._training_job(epoch), epoch.optimizer
             job.rule = RULES[optimizer.rule]
             job.momentum, job.nesterov = optimizer.momentum, optimizer.nesterov
             job.beta1, job.rest1 = optimizer.beta1, 1 - optimizer.beta1
             job.beta2, job.rest2 = optimizer.beta2, 1 - optimizer.beta2
-            job.eps = optimizer.eps
+            job.eps, job.clip_norm = optimizer.eps, epoch.clip_norm
+            job.drops, job.key, job.epoch = self._drops, _signed(epoch.seed), epoch.number
             return self._train(job, progress, stop)
 
-    def loss_and_grad(
-        self, x: np.ndarray, labels: np.ndarray, *, l2: float = 0.0
-    ) -> tuple[float, Parameters]:
+    def loss_and_grad(self, data: Data, *, l2: float = 0.0) -> tuple[float, Parameters]:
         """Return the mean loss over these rows as one batch, and its gradient."""
+        rows = len(data.x)
+        epoch = Epoch(data, np.arange(rows), rows, 0.0, l2=l2)
         with self._lock:
-            job = self._training_job(x, labels, order=0)
-            job.rule, job.batch_size, job.l2 = KEEP_GRADIENT, len(x), l2
-            loss_sum = self._train(job, Progress(), len(x)).loss_sum
-            return loss_sum / len(x), self._layout.read(self._buffers.gradients)
+            job = self._training_job(epoch)
+            job.rule, job.clip_norm, job.drops = KEEP_GRADIENT, 0.0, False
+            loss_sum = self._train(job, Progress(), rows).loss_sum
+            return loss_sum / epoch.total_weight, self._layout.read(self._buffers.gradients)
 
-    def evaluate(self, x: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    def evaluate(self, data: Data) -> tuple[float, float]:
         """Return the mean loss and the accuracy over these rows."""
         with self._lock:
             job = self._forward_job
-            job.mode, job.labels = EVALUATE, address(labels)
+            job.mode, job.targets = EVALUATE, address(data.targets)
+            job.weights = 0 if data.weights is None else address(data.weights)
             job.loss_sum, job.correct = 0.0, 0
-            self._pass_over(x)
-            return job.loss_sum / len(x), job.correct / len(x)
+            self._pass_over(data.x)
+            return job.loss_sum / data.total_weight, job.correct / len(data.x)
 
     def predict(self, x: np.ndarray) -> np.ndarray:
-        """Return class probabilities (rows, O) float32."""
+        """Return predictions (rows, O) float32."""
         probs = np.empty((len(x), self._outputs), np.float32)
         with self._lock:
             job = self._forward_job
@@ -172,14 +178,18 @@ class NumbaEngine:
                 check_finite(x, "x")
         return probs
 
-    def _training_job(self, x: np.ndarray, labels: np.ndarray, order: int) -> Job:
-        """Tell the job which data to train on; the address of an order of 0 is as they come."""
-        job = self._buffers.job
-        job.mode, self._work_at_hand = TRAIN, self._work_left(x)
+    def _training_job(self, epoch: Epoch) -> Job:
+        """Tell the job what to train on, and what each update has of its own."""
+        job, data = self._buffers.job, epoch.data
+        job.mode, self._work_at_hand = TRAIN, self._work_left(data.x)
         job.skip_zeros = NEVER if self._work_at_hand is None else ALWAYS
-        job.x, job.x_is_bytes = address(x), x.itemsize == 1
-        job.data_rows = job.n = len(x)
-        job.labels, job.order = address(labels), order
+        job.x, job.x_is_bytes = address(data.x), data.x.itemsize == 1
+        job.data_rows, job.n = len(data.x), len(epoch.order)
+        job.targets, job.order = address(data.targets), address(epoch.order)
+        job.weights = 0 if data.weights is None else address(data.weights)
+        job.batch_size, job.updates = epoch.batch_size, epoch.updates
+        job.rates, job.decays = address(epoch.rates), address(epoch.decays)
+        job.penalties, job.norms = address(epoch.penalties), address(epoch.norms)
         return job
 
     def _train(self, job: Job, progress: Progress, stop: int) -> Progress:
@@ -213,10 +223,10 @@ class NumbaEngine:
                 self._call(job, allowed)
 
     def _call(self, job: Job, tasks: int) -> None:
-        job.tasks = tasks
+        job.tasks, job.this = tasks, ctypes.addressof(job)
         if job.mode == TRAIN and self._work_at_hand is not None:
             self._buffers.shares[: tasks + 1] = balanced(self._work_at_hand, tasks)
-        _run(_rows.address, _weights.address, ctypes.addressof(job))
+        _run(_rows.address, _weights.address, job.this)
 
     def _work_left(self, x: np.ndarray) -> np.ndarray | None:
         """Return the work of each group of inputs where zeros are skipped, else None.
@@ -234,3 +244,8 @@ class NumbaEngine:
                 self._work.clear()
             self._work[key] = work_of_groups(x)
         return self._work[key]
+
+
+def _signed(seed: int) -> int:
+    """Return the bits of a seed as the int64 that has them."""
+    return seed - 2**64 if seed >= 2**63 else seed

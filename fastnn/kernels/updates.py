@@ -6,9 +6,11 @@ parameters do, at the same place.
 """
 
 import numpy as np
+from numba import types
 
-from fastnn.kernels._jit import jit
-from fastnn.kernels._simd import fma
+from fastnn.kernels._jit import Unit, jit
+from fastnn.kernels._simd import array_at, fma, record_at
+from fastnn.kernels.workspace import JOB, MOMENTUM, SGD, STATE_SLOTS
 
 
 @jit
@@ -32,6 +34,13 @@ def add_squares(squares, squares_at, w, at, count, lanes):
     for i in range(0, count, lanes):
         for j in range(lanes):
             squares[squares_at + j] = fma(w[at + i + j], w[at + i + j], squares[squares_at + j])
+
+
+@jit
+def clip_gradient(dw, dw_at, count, shrink):
+    """Shorten a gradient: ``dw = dw · shrink``, which is ``clip_norm / √Σ dw²`` over all of it."""
+    for i in range(count):
+        dw[dw_at + i] *= shrink
 
 
 @jit
@@ -72,3 +81,26 @@ def adam_update(w, m, v, v_at, at, dw, dw_at, count, rate, beta1, rest1, beta2, 
         m[at + i] = mean
         v[v_at + at + i] = square
         w[at + i] = fma(-rate, mean / (np.sqrt(square) + eps), w[at + i])
+
+
+def update(job_at, at, dw_at, count):
+    """Update a run of parameters by the rule of the job at an address.
+
+    The run begins at ``parameters[at]``, its gradient (count,) at the address `dw_at`.
+    """
+    job = record_at(job_at, 0, JOB)
+    size = job.parameters_size
+    w, dw = array_at(job.parameters, size, np.float32), array_at(dw_at, count, np.float32)
+    state = array_at(job.state, STATE_SLOTS * size, np.float32)
+    if job.rule == SGD:
+        sgd_update(w, at, dw, 0, count, job.rate)
+    elif job.rule == MOMENTUM:
+        momentum_update(w, state, at, dw, 0, count, job.rate, job.momentum, job.nesterov)
+    else:
+        adam_update(
+            w, state, state, size, at, dw, 0, count,
+            job.rate, job.beta1, job.rest1, job.beta2, job.rest2, job.eps,
+        )  # fmt: skip
+
+
+UNITS = (Unit(update, *(types.int64,) * 4),)

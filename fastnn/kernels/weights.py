@@ -6,7 +6,15 @@ gradient never to leave the first cache: it is computed, regularised and applied
 
 from fastnn.kernels._gemm import DEPTH_BLOCK
 from fastnn.kernels._jit import jit
-from fastnn.kernels._simd import NR, ZERO, flush_denormals, record_at, restore_denormals
+from fastnn.kernels._simd import (
+    NR,
+    ONE,
+    ZERO,
+    address_in,
+    flush_denormals,
+    record_at,
+    restore_denormals,
+)
 from fastnn.kernels._tile import operand
 from fastnn.kernels.dense import (
     BLOCK_SIZE,
@@ -19,15 +27,16 @@ from fastnn.kernels.dense import (
 )
 from fastnn.kernels.regions import share
 from fastnn.kernels.updates import (
+    UNITS,
     accumulate,
-    adam_update,
     add_l2,
     add_squares,
+    clip_gradient,
     decay_weights,
-    momentum_update,
-    sgd_update,
 )
-from fastnn.kernels.workspace import ALWAYS, JOB, KEEP_GRADIENT, MOMENTUM, SGD, layer_of, views
+from fastnn.kernels.workspace import ALWAYS, JOB, KEEP_GRADIENT, SGD, layer_of, views
+
+(_update,) = (unit.call for unit in UNITS)
 
 LONG_BLOCK = 8192  # rows by inputs
 
@@ -38,46 +47,33 @@ def apply_gradient(buffers, job, at, block_at, count, weights):
 
     Of the `count` parameters the first `weights` are weights, and the others biases.
     """
-    keep = job.rule == KEEP_GRADIENT or not (job.first and job.last)
+    updates = job.last and job.rule != KEEP_GRADIENT and job.clip_norm == 0
+    keep = not updates or not job.first
     dw, dw_at = buffers.blocks, block_at
     if keep:
         accumulate(buffers.gradients, at, dw, dw_at, count, job.first)
         dw, dw_at = buffers.gradients, at
     if job.last and job.l2 != 0:
         add_l2(dw, dw_at, buffers.parameters, at, weights, job.l2)
-    if job.last and job.rule != KEEP_GRADIENT:
+    if updates:
         if job.decay != 0:
             decay_weights(buffers.parameters, at, weights, job.decay)
-        update(buffers, job, at, dw, dw_at, count)
+        _update(job.this, at, address_in(dw, dw_at), count)
 
 
 @jit
-def update(buffers, job, at, dw, dw_at, count):
-    """Update a run of parameters by the job's rule."""
-    w, state = buffers.parameters, buffers.state
-    if job.rule == SGD:
-        sgd_update(w, at, dw, dw_at, count, job.rate)
-    elif job.rule == MOMENTUM:
-        momentum_update(w, state, at, dw, dw_at, count, job.rate, job.momentum, job.nesterov)
-    else:
-        squares_at = job.parameters_size
-        adam_update(
-            w, state, state, squares_at, at, dw, dw_at, count,
-            job.rate, job.beta1, job.rest1, job.beta2, job.rest2, job.eps,
-        )  # fmt: skip
+def add_up_squares(buffers, layer, low, high, panel, of, start):
+    """Add the squares of a panel's rows low to high to the sums of their inputs.
 
-
-@jit
-def square_weights(buffers, layer, low, high, panel):
-    """Add the squares of a panel's weights to the sums of their inputs, low to high."""
-    for i in range(low, min(high, layer.inputs), NR):
-        at = layer.squares + i
+    `of` is laid out as the parameters are; the sums begin at ``squares[start]``.
+    """
+    for i in range(low, high, NR):
+        at = start + layer.squares + i
         if panel == 0:
             for j in range(NR):
                 buffers.squares[at + j] = ZERO
-        weights = layer.weights + panel * layer.panel_size + i * NR
-        count = min(NR, layer.inputs - i) * NR
-        add_squares(buffers.squares, at, buffers.parameters, weights, count, NR)
+        run = layer.weights + panel * layer.panel_size + i * NR
+        add_squares(buffers.squares, at, of, run, min(NR, high - i) * NR, NR)
 
 
 @jit
@@ -87,6 +83,7 @@ def updates_at_once(job, listed):
     A rate that is flushed to 0 would have them write the gradient instead.
     """
     plain = job.rule == SGD and job.l2 == 0 and job.decay == 0 and job.rate != 0
+    plain = plain and job.clip_norm == 0
     return plain and job.first and job.last and (listed or job.rows <= DEPTH_BLOCK)
 
 
@@ -119,12 +116,32 @@ def weights_block(buffers, job, task, i, listed, low, high):
             )
         for p in range(panels):
             if job.l2 != 0 and job.last:
-                square_weights(buffers, layer, low, high, panel + p)
+                ends = min(high, layer.inputs)  # biases have no penalty
+                add_up_squares(buffers, layer, low, ends, panel + p, buffers.parameters, 0)
             if not at_once:
                 at = weights + p * layer.panel_size
                 apply_gradient(buffers, job, at, block + p * c.step, count, of_weights)
-            if i > 0 and job.last and job.rule != KEEP_GRADIENT:
+            if job.clip_norm > 0 and job.last:
+                start = job.squares_size
+                add_up_squares(buffers, layer, low, high, panel + p, buffers.gradients, start)
+            elif i > 0 and job.last and job.rule != KEEP_GRADIENT:
                 transpose(buffers.transposed, buffers.parameters, layer, low, high, panel + p)
+
+
+@jit
+def clipped_block(buffers, job, i, low, high):
+    """Update a layer's inputs low to high by the gradient that is kept, shortened."""
+    layer = layer_of(job, i)
+    weights = max(0, min(high, layer.inputs) - low) * NR
+    for panel in range(layer.panels):
+        at, count = layer.weights + panel * layer.panel_size + low * NR, (high - low) * NR
+        if job.shrink != ONE:
+            clip_gradient(buffers.gradients, at, count, job.shrink)
+        if job.decay != 0:
+            decay_weights(buffers.parameters, at, weights, job.decay)
+        _update(job.this, at, address_in(buffers.gradients, at), count)
+        if i > 0:
+            transpose(buffers.transposed, buffers.parameters, layer, low, high, panel)
 
 
 def weights_region(task, address):
@@ -138,6 +155,9 @@ def weights_region(task, address):
         listed = i == 0 and job.skip_zeros == ALWAYS
         if listed:
             low, high = buffers.shares[task] * NR, min(width, buffers.shares[task + 1] * NR)
+        if job.clipping:
+            clipped_block(buffers, job, i, low, high)
+            continue
         block = INPUT_BLOCK
         if updates_at_once(job, listed) and not listed:
             # No gradient to hold: with few rows, long runs of weights, as memory likes them.

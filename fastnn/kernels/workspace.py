@@ -30,40 +30,46 @@ STATE_SLOTS = 2  # numbers of state a parameter has at most
 
 JOB = np.dtype(
     [
+        ("this", np.int64),  # the job's own address
         # The network: addresses and lengths of its flat vectors, and the layer table.
         *((name, np.int64) for name in ("layers", "n_layers")),
         *((name, np.int64) for name in ("parameters", "gradients", "state", "parameters_size")),
         *((name, np.int64) for name in ("transposed", "transposed_size")),
         *((name, np.int64) for name in ("squares", "squares_size")),
         *((name, np.int64) for name in ("workspace", "workspace_size")),
-        *((name, np.int64) for name in ("blocks", "losses", "hits", "row_labels", "chunk_rows")),
+        *((name, np.int64) for name in ("blocks", "losses", "hits", "row_labels", "row_weights")),
+        ("chunk_rows", np.int64),
         *(
             (name, np.int64)
             for name in ("masks", "masks_size", "mask_stride", "lists", "list_size", "shares")
         ),
         ("input_scale", np.float32),
-        # The data: x (data_rows, inputs) of uint8 or float32; order (n,) int64, or 0 for all
-        # rows as they come; out (n, outputs) float32, for predictions.
+        ("loss", np.int64),
+        # The data: x (data_rows, inputs) of uint8 or float32; targets (data_rows,) int32 or
+        # (data_rows, outputs) float32; weights (data_rows,) float32, or 0 for none; order (n,)
+        # int64, or 0 for all rows as they come; out (n, outputs) float32, for predictions.
         ("x_is_bytes", np.bool_),
         ("skip_zeros", np.int8),
         ("finite", np.bool_),  # stays true where all features that were predicted from are
-        *((name, np.int64) for name in ("x", "data_rows", "labels", "order", "out")),
+        *((name, np.int64) for name in ("x", "data_rows", "targets", "weights", "order", "out")),
         # What to do with it.
         *((name, np.int64) for name in ("tasks", "mode", "rule", "n", "batch_size")),
-        # The rule's constants, and of each update its rate and its decay (float32).
-        *(
-            (name, np.float32)
-            for name in ("momentum", "beta1", "rest1", "beta2", "rest2", "eps", "l2")
-        ),
+        # The rule's constants, and of each update its rate, its decay, its l2, and what its sums
+        # are divided by (float32).
+        *((name, np.float32) for name in ("momentum", "beta1", "rest1", "beta2", "rest2", "eps")),
         ("nesterov", np.bool_),
-        *((name, np.int64) for name in ("rates", "decays", "updates")),
+        *((name, np.int64) for name in ("rates", "decays", "penalties", "norms", "updates")),
+        ("clip_norm", np.float32),
+        # What dropout masks depend on, and whether there are any.
+        *((name, np.int64) for name in ("key", "epoch")),
+        ("drops", np.bool_),
         # Where it stands: the position, the position to stop at, and the running sums.
         *((name, np.int64) for name in ("position", "stop", "correct")),
         ("loss_sum", np.float64),
         # The chunk at hand, as `batches.next_chunk` cut it.
-        *((name, np.int64) for name in ("start", "rows", "batch_rows")),
-        *((name, np.bool_) for name in ("first", "last")),
-        *((name, np.float32) for name in ("rate", "decay")),
+        *((name, np.int64) for name in ("start", "rows")),
+        *((name, np.bool_) for name in ("first", "last", "clipping")),
+        *((name, np.float32) for name in ("rate", "decay", "l2", "norm", "shrink")),
     ],
     align=True,
 )
@@ -85,6 +91,7 @@ class Views(NamedTuple):
     losses: np.ndarray
     hits: np.ndarray
     labels: np.ndarray
+    weights: np.ndarray
     masks: np.ndarray
     lists: np.ndarray
     shares: np.ndarray
@@ -98,13 +105,14 @@ def views(job):
         array_at(job.parameters, size, np.float32),
         array_at(job.gradients, size, np.float32),
         array_at(job.state, STATE_SLOTS * size, np.float32),
-        array_at(job.squares, job.squares_size, np.float32),
+        array_at(job.squares, 2 * job.squares_size, np.float32),
         array_at(job.transposed, job.transposed_size, np.float32),
         array_at(job.workspace, job.workspace_size, np.float32),
         array_at(job.blocks, job.tasks * BLOCK_SIZE, np.float32),
         array_at(job.losses, job.chunk_rows, np.float32),
         array_at(job.hits, job.chunk_rows, np.uint8),
         array_at(job.row_labels, job.chunk_rows, np.int32),
+        array_at(job.row_weights, job.chunk_rows, np.float32),
         array_at(job.masks, job.masks_size, np.uint16),
         array_at(job.lists, job.tasks * job.list_size, np.int32),
         array_at(job.shares, job.tasks + 1, np.int64),
@@ -148,13 +156,13 @@ class Workspace:
     state : ndarray (STATE_SLOTS · parameters_size,) float32
         The optimizer's, in panels too: velocities; or means, and behind them mean squares.
     transposed : ndarray (transposed_size,) float32
-    squares : ndarray (squares_size,) float32
-        Sums of squared weights, for the penalty of a batch.
+    squares : ndarray (2 · squares_size,) float32
+        Sums of squared weights, for the penalty of a batch; and behind them, of its gradient.
     scratch : ndarray (workspace_size,) float32
         A chunk on its way forward and back; nothing in it outlives the chunk.
     blocks : ndarray (threads · BLOCK_SIZE,) float32
         For each task the gradient of the weights at hand.
-    losses, hits, labels : ndarray (rows,), float32, uint8 and int32
+    losses, hits, labels, weights : ndarray (rows,), float32, uint8, int32 and float32
         Of the chunk's rows: whether a row is predicted right is its hit.
     masks : ndarray (groups · mask_stride,) uint16
         Which features of each row are not zero (`zeros`).
@@ -165,16 +173,19 @@ class Workspace:
     job : Job
     """
 
-    def __init__(self, layout: Layout, rows: int, threads: int, input_scale: float) -> None:
+    def __init__(
+        self, layout: Layout, rows: int, threads: int, input_scale: float, loss: int
+    ) -> None:
+        self.layout = layout  # whose table the job names
         size = layout.parameters_size
         self.parameters, self.gradients = aligned_zeros(size), aligned_zeros(size)
         self.state = aligned_zeros(STATE_SLOTS * size)
-        self.squares = aligned_zeros(layout.squares_size)
+        self.squares = aligned_zeros(2 * layout.squares_size)
         self.transposed = aligned_zeros(layout.transposed_size)
         self.scratch = aligned_zeros(layout.workspace_size)
         self.blocks = aligned_zeros(threads * BLOCK_SIZE)
         self.losses, self.hits = aligned_zeros(rows), aligned_zeros(rows, np.uint8)
-        self.labels = aligned_zeros(rows, np.int32)
+        self.labels, self.weights = aligned_zeros(rows, np.int32), aligned_zeros(rows)
         width = layout.table[0]["inputs"] + 1
         mask_stride = rows + MASK_PADDING
         size_of_lists = list_size(rows, ROW_BLOCK, INPUT_BLOCK)
@@ -198,6 +209,7 @@ class Workspace:
             losses=address(self.losses),
             hits=address(self.hits),
             row_labels=address(self.labels),
+            row_weights=address(self.weights),
             chunk_rows=rows,
             masks=address(self.masks),
             masks_size=len(self.masks),
@@ -206,4 +218,5 @@ class Workspace:
             list_size=size_of_lists,
             shares=address(self.shares),
             input_scale=input_scale,
+            loss=loss,
         )

@@ -1,6 +1,15 @@
-"""Activations, element by element. Outputs come first and may be the input itself."""
+"""Activations, element by element. Outputs come first and may be the input itself.
+
+``a`` and ``z`` are (B, O); ``da`` and ``dz`` are gradients of the loss with respect to them. Each
+backward function takes what its derivative follows from: ``a``, or for GELU ``z``. What is
+differentiated at a kink has the derivative from its left.
+"""
 
 import numpy as np
+
+LEAK = np.float32(0.01)  # slope of the leaky ReLU below 0
+# GELU as its authors approximate it: z / 2 · (1 + tanh(GELU_SCALE · (z + GELU_CUBIC · z³)))
+GELU_SCALE, GELU_CUBIC = np.float32(np.sqrt(2 / np.pi)), np.float32(0.044715)
 
 
 def relu_forward(a: np.ndarray, z: np.ndarray) -> None:
@@ -11,3 +20,50 @@ def relu_forward(a: np.ndarray, z: np.ndarray) -> None:
 def relu_backward(dz: np.ndarray, da: np.ndarray, a: np.ndarray) -> None:
     """Compute ``dz = da`` where ``a > 0``, else 0: the derivative at 0 is taken as 0."""
     dz[...] = np.where(a > 0, da, 0)
+
+
+def leaky_relu_forward(a: np.ndarray, z: np.ndarray) -> None:
+    """Compute ``a = z`` where ``z > 0``, else ``LEAK · z`` (Maas, Hannun and Ng 2013)."""
+    a[...] = np.where(z > 0, z, LEAK * z)
+
+
+def leaky_relu_backward(dz: np.ndarray, da: np.ndarray, a: np.ndarray) -> None:
+    """Compute ``dz = da`` where ``a > 0``, else ``LEAK · da``."""
+    dz[...] = np.where(a > 0, da, LEAK * da)
+
+
+def logistic_forward(a: np.ndarray, z: np.ndarray) -> None:
+    """Compute ``a = 1 / (1 + e⁻ᶻ)``."""
+    with np.errstate(over="ignore"):  # 1 / (1 + ∞) is the 0 that it should be
+        a[...] = 1 / (1 + np.exp(-z))
+
+
+def logistic_backward(dz: np.ndarray, da: np.ndarray, a: np.ndarray) -> None:
+    """Compute ``dz = da · a (1 - a)``."""
+    dz[...] = da * (a * (1 - a))
+
+
+def tanh_forward(a: np.ndarray, z: np.ndarray) -> None:
+    """Compute ``a = tanh z``."""
+    np.tanh(z, out=a)
+
+
+def tanh_backward(dz: np.ndarray, da: np.ndarray, a: np.ndarray) -> None:
+    """Compute ``dz = da · (1 - a²)``."""
+    dz[...] = da * (1 - a * a)
+
+
+def gelu_forward(a: np.ndarray, z: np.ndarray) -> None:
+    """Compute ``a = z / 2 · (1 + tanh u)``, ``u = GELU_SCALE · (z + GELU_CUBIC · z³)``.
+
+    That is z times the normal distribution's function of z, to 5e-4 (Hendrycks and Gimpel 2016).
+    """
+    u = GELU_SCALE * (z + GELU_CUBIC * (z * z * z))
+    a[...] = np.float32(0.5) * z * (1 + np.tanh(u))
+
+
+def gelu_backward(dz: np.ndarray, da: np.ndarray, z: np.ndarray) -> None:
+    """Compute ``dz = da · (1 + t + z (1 - t²) u') / 2`` with ``t = tanh u``."""
+    t = np.tanh(GELU_SCALE * (z + GELU_CUBIC * (z * z * z)))
+    du = GELU_SCALE * (1 + 3 * GELU_CUBIC * (z * z))
+    dz[...] = da * (np.float32(0.5) * (1 + t + z * (1 - t * t) * du))

@@ -4,24 +4,24 @@ Made to be read and trusted, not to be fast: `fastnn.kernels.step` does the same
 tested against this.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from fastnn.batches import CHUNK_ROWS, Epoch, Progress, next_chunk
+from fastnn.batches import CHUNK_ROWS, Data, Epoch, Progress, next_chunk
 from fastnn.inputs import check_finite
 from fastnn.layers import Dense, Parameters
+from fastnn.losses import Loss
 from fastnn.optimizers import Optimizer
-from fastnn.reference.activations import relu_backward, relu_forward
+from fastnn.randomness import keep_mask
+from fastnn.reference import activations
 from fastnn.reference.dense import dense_backward_input, dense_backward_weights, dense_forward
-from fastnn.reference.losses import (
-    softmax,
-    softmax_cross_entropy_backward,
-    softmax_cross_entropy_forward,
-)
+from fastnn.reference.dropout import drop
+from fastnn.reference.losses import loss_backward, loss_forward, predict
 from fastnn.reference.updates import (
     adam_update,
     add_l2,
+    clip_gradient,
     decay_weights,
     momentum_update,
     sgd_update,
@@ -34,9 +34,10 @@ _quiet = np.errstate(all="ignore")
 class ReferenceEngine:
     """The engine in plain NumPy. `fastnn.engine.Engine` says what each method does.
 
-    Buffers: ``a[0]`` holds a chunk's scaled features and ``a[l]`` the output of layer l (the
-    logits last), ``dz[l]`` the gradient of the loss with respect to layer l's ``z``; each is
-    (CHUNK_ROWS, width), and a chunk uses its first rows.
+    Buffers: ``x[l]`` holds the input of layer l, a chunk's scaled features first, ``z[l]`` and
+    ``a[l]`` what it computes from it, and ``dz[l]`` the gradient of the loss with respect to
+    ``z[l]``; each is (CHUNK_ROWS, width), and a chunk uses its first rows. ``x[l + 1]`` is
+    ``a[l]``, but where dropout stands between them.
     """
 
     name = "numpy"
@@ -45,14 +46,16 @@ class ReferenceEngine:
     compile_seconds = 0.0
     compiled = False
 
-    def __init__(self, layers: Sequence[Dense], *, input_scale: float) -> None:
+    def __init__(self, layers: Sequence[Dense], loss: Loss, *, input_scale: float) -> None:
         self.layers = tuple(layers)
+        self.loss = loss
         self.input_scale = np.float32(input_scale)
-        widths = [self.layers[0].inputs] + [layer.outputs for layer in self.layers]
-        self._a = [np.empty((CHUNK_ROWS, width), np.float32) for width in widths]
-        self._dz = [np.empty((CHUNK_ROWS, layer.outputs), np.float32) for layer in self.layers]
-        self._probs = np.empty((CHUNK_ROWS, widths[-1]), np.float32)
-        self._losses = np.empty(CHUNK_ROWS, np.float32)
+        self._x = [_rows(layer.inputs) for layer in self.layers]
+        self._z, self._a, self._dz = (
+            [_rows(layer.outputs) for layer in self.layers] for _ in range(3)
+        )
+        self._p, self._losses = _rows(self.layers[-1].outputs), np.empty(CHUNK_ROWS, np.float32)
+        self._masks: list[np.ndarray | None] = [None] * len(self.layers)
         self._parameters = self._zeros()
         self._gradients = self._zeros()  # of the batch, summed over its chunks
         self._chunk_gradients = self._zeros()
@@ -89,83 +92,116 @@ class ReferenceEngine:
         budget_stop = min(rows, position + budget_rows)
         while position < budget_stop:
             chunk = next_chunk(position, rows, epoch.batch_size)
-            index = epoch.order[chunk.start : chunk.stop]
-            labels = epoch.labels[index]
-            chunk_loss, chunk_correct = self._forward_with_loss(epoch.x[index], labels)
+            update = chunk.start // epoch.batch_size
+            data = epoch.data.taken(epoch.order[chunk.start : chunk.stop])
+            self._draw_masks(epoch, np.arange(chunk.start, chunk.stop))
+            chunk_loss, chunk_correct = self._forward_with_loss(data)
             loss_sum += chunk_loss
             if not np.isfinite(loss_sum):
                 break
             correct += chunk_correct
-            self._backward(labels, chunk.batch_rows, chunk.first)
+            norm = epoch.norms[update]
+            self._backward(data, norm, chunk.first)
             if chunk.last:
-                loss_sum += chunk.batch_rows * self._add_penalty(epoch.l2)
-                self._update(epoch, chunk.start // epoch.batch_size)
+                loss_sum += float(norm) * self._add_penalty(float(epoch.penalties[update]))
+                self._update(epoch, update)
             position = chunk.stop
         return Progress(position, loss_sum, correct)
 
     @_quiet
-    def loss_and_grad(
-        self, x: np.ndarray, labels: np.ndarray, *, l2: float = 0.0
-    ) -> tuple[float, Parameters]:
+    def loss_and_grad(self, data: Data, *, l2: float = 0.0) -> tuple[float, Parameters]:
         """Return the mean loss over these rows as one batch, and its gradient."""
-        rows, loss_sum = len(x), 0.0
-        for start in range(0, rows, CHUNK_ROWS):
-            part = slice(start, start + CHUNK_ROWS)
-            loss_sum += self._forward_with_loss(x[part], labels[part])[0]
-            self._backward(labels[part], rows, first=start == 0)
-        loss_sum += rows * self._add_penalty(l2)
-        return loss_sum / rows, [(dw.copy(), db.copy()) for dw, db in self._gradients]
+        total, loss_sum = np.float32(data.total_weight), 0.0
+        self._draw_masks(None, np.arange(0))
+        for start in range(0, len(data.x), CHUNK_ROWS):
+            part = data.taken(slice(start, start + CHUNK_ROWS))
+            loss_sum += self._forward_with_loss(part)[0]
+            self._backward(part, total, first=start == 0)
+        mean = loss_sum / data.total_weight + self._add_penalty(l2)
+        return mean, [(dw.copy(), db.copy()) for dw, db in self._gradients]
 
     @_quiet
-    def evaluate(self, x: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    def evaluate(self, data: Data) -> tuple[float, float]:
         """Return the mean loss and the accuracy over these rows."""
         loss_sum, correct = 0.0, 0
-        for start in range(0, len(x), CHUNK_ROWS):
-            part = slice(start, start + CHUNK_ROWS)
-            chunk_loss, chunk_correct = self._forward_with_loss(x[part], labels[part])
+        self._draw_masks(None, np.arange(0))
+        for start in range(0, len(data.x), CHUNK_ROWS):
+            part = data.taken(slice(start, start + CHUNK_ROWS))
+            chunk_loss, chunk_correct = self._forward_with_loss(part)
             loss_sum += chunk_loss
             correct += chunk_correct
-        return loss_sum / len(x), correct / len(x)
+        return loss_sum / data.total_weight, correct / len(data.x)
 
     @_quiet
     def predict(self, x: np.ndarray) -> np.ndarray:
-        """Return class probabilities (rows, O) float32."""
+        """Return predictions (rows, O) float32."""
         check_finite(x, "x")
-        probs = np.empty((len(x), self.layers[-1].outputs), np.float32)
+        self._draw_masks(None, np.arange(0))
+        p = np.empty((len(x), self.layers[-1].outputs), np.float32)
         for start in range(0, len(x), CHUNK_ROWS):
             part = slice(start, start + CHUNK_ROWS)
-            softmax(probs[part], self._forward(x[part]))
-        return probs
+            predict(p[part], self._forward(x[part]), self.loss)
+        return p
 
-    def _forward(self, x: np.ndarray) -> np.ndarray:
-        """Run the layers over a chunk's features and return its logits."""
-        a = [buffer[: len(x)] for buffer in self._a]
-        np.multiply(x, self.input_scale, out=a[0], dtype=np.float32)
+    def _draw_masks(self, epoch: Epoch | None, positions: np.ndarray) -> None:
+        """Decide which inputs of each layer a chunk keeps; without an epoch, all are kept."""
+        for i, layer in enumerate(self.layers):
+            self._masks[i] = None
+            if epoch is not None and layer.dropout:
+                self._masks[i] = keep_mask(
+                    epoch.seed, epoch.number, i, positions, layer.inputs, layer.dropout
+                )
+
+    def _forward(self, features: np.ndarray) -> np.ndarray:
+        """Run the layers over a chunk's features and return the last z."""
+        rows = len(features)
+        x = self._x[0][:rows]
+        np.multiply(features, self.input_scale, out=x, dtype=np.float32)
         for i, (layer, (w, b)) in enumerate(zip(self.layers, self._parameters, strict=True)):
-            dense_forward(a[i + 1], a[i], w, b)
-            if layer.activation == "relu":
-                relu_forward(a[i + 1], a[i + 1])
-        return a[-1]
+            x, z, a = (buffer[i][:rows] for buffer in (self._x, self._z, self._a))
+            if i > 0:
+                x[...] = self._a[i - 1][:rows]
+            if (mask := self._masks[i]) is not None:
+                drop(x, mask, layer.dropout)
+            dense_forward(z, x, w, b)
+            _activation(layer, "forward")(a, z)
+        return z
 
-    def _forward_with_loss(self, x: np.ndarray, labels: np.ndarray) -> tuple[float, int]:
+    def _forward_with_loss(self, data: Data) -> tuple[float, int]:
         """Run a chunk forward; return the sum of its losses and how many rows are right."""
-        losses, probs = self._losses[: len(x)], self._probs[: len(x)]
-        logits = self._forward(x)
-        softmax_cross_entropy_forward(losses, probs, logits, labels)
-        return float(losses.sum(dtype=np.float64)), int((logits.argmax(axis=1) == labels).sum())
+        losses, p = self._losses[: len(data.x)], self._p[: len(data.x)]
+        z = self._forward(data.x)
+        loss_forward(losses, p, z, data.targets, self.loss)
+        if data.weights is not None:
+            losses *= data.weights
+        right = np.zeros(0)
+        if self.loss.takes_labels:
+            right = z.argmax(axis=1) == data.targets
+        elif self.loss.score == "accuracy":
+            right = ((z > 0) == (data.targets > 0.5)).all(axis=1)
+        return float(losses.sum(dtype=np.float64)), int(right.sum())
 
-    def _backward(self, labels: np.ndarray, batch_rows: int, first: bool) -> None:
-        """Bring the loss back through the chunk just run; add to the batch's gradients."""
-        rows = len(labels)
-        dz = [buffer[:rows] for buffer in self._dz]
-        a = [buffer[:rows] for buffer in self._a]
-        softmax_cross_entropy_backward(dz[-1], self._probs[:rows], labels, batch_rows)
+    def _backward(self, data: Data, norm: np.float32, first: bool) -> None:
+        """Bring the loss back through the chunk just run; add to the batch's gradients.
+
+        A batch's loss is the sum of its rows' weighted losses, divided by the norm.
+        """
+        rows = len(data.x)
+        x, z, a, dz = ([b[:rows] for b in each] for each in (self._x, self._z, self._a, self._dz))
+        loss_backward(dz[-1], self._p[:rows], data.targets, self.loss)
+        if data.weights is not None:
+            dz[-1] *= data.weights[:, None]
+        dz[-1] /= norm
         for i in reversed(range(len(self.layers))):
             dw, db = (self._gradients if first else self._chunk_gradients)[i]
-            dense_backward_weights(dw, db, dz[i], a[i])
+            dense_backward_weights(dw, db, dz[i], x[i])
             if i > 0:
-                dense_backward_input(dz[i - 1], dz[i], self._parameters[i][0])
-                relu_backward(dz[i - 1], dz[i - 1], a[i])
+                before, da = self.layers[i - 1], dz[i - 1]
+                dense_backward_input(da, dz[i], self._parameters[i][0])
+                if (mask := self._masks[i]) is not None:
+                    drop(da, mask, self.layers[i].dropout)
+                source = z[i - 1] if before.activation == "gelu" else a[i - 1]
+                _activation(before, "backward")(da, da, source)
         if not first:
             for total, part in zip(self._gradients, self._chunk_gradients, strict=True):
                 for total_array, part_array in zip(total, part, strict=True):
@@ -185,6 +221,8 @@ class ReferenceEngine:
         """Apply the batch's gradients."""
         rate, decay = epoch.rates[update], epoch.decays[update]
         slots = self._slots(epoch.optimizer.slots)
+        if epoch.clip_norm:
+            clip_gradient([dw for pair in self._gradients for dw in pair], epoch.clip_norm)
         for i, pair in enumerate(zip(self._parameters, self._gradients, strict=True)):
             if decay:
                 decay_weights(self._parameters[i][0], decay)
@@ -196,6 +234,17 @@ class ReferenceEngine:
         while len(self._state) < count:
             self._state.append(self._zeros())
         return self._state[:count]
+
+
+def _rows(width: int) -> np.ndarray:
+    return np.empty((CHUNK_ROWS, width), np.float32)
+
+
+def _activation(layer: Dense, direction: str) -> Callable[..., None]:
+    """Return a layer's activation, forward or backward."""
+    if layer.activation == "identity":
+        return lambda out, given, *_: np.copyto(out, given)
+    return getattr(activations, f"{layer.activation}_{direction}")
 
 
 def _follow(

@@ -11,6 +11,17 @@ def add_l2(dw: np.ndarray, w: np.ndarray, l2: float) -> None:
     dw += np.float32(l2) * w
 
 
+def clip_gradient(gradients: list[np.ndarray], clip_norm: float) -> None:
+    """Shorten a gradient to a length: ``dw = dw · min(1, clip_norm / √Σ dw²)`` over all of it.
+
+    (Pascanu, Mikolov and Bengio 2013.)
+    """
+    norm = np.sqrt(sum(float(np.sum(dw * dw, dtype=np.float64)) for dw in gradients))
+    if norm > clip_norm:
+        for dw in gradients:
+            dw *= np.float32(clip_norm / norm)
+
+
 def decay_weights(w: np.ndarray, decay: np.float32) -> None:
     """Take a part off the weights, whatever their gradient."""
     w -= decay * w

@@ -1,0 +1,10 @@
+"""Dropout: a mask, drawn by `fastnn.randomness.keep_mask`, over the inputs of a layer."""
+
+import numpy as np
+
+from fastnn.randomness import keep_factor
+
+
+def drop(x: np.ndarray, mask: np.ndarray, dropout: float) -> None:
+    """Compute ``x = x · keep_factor`` where the mask keeps, else 0; so too for a gradient."""
+    x[...] = np.where(mask, x * keep_factor(dropout), 0)
