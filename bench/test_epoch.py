@@ -56,11 +56,11 @@ def conditions(case: Case, trainer: Trainer, data: Dataset, machine: Machine) ->
     return {
         "data": data.name,
         "data_source": data.source,
-        "rows": len(trainer.x),
+        "rows": len(trainer.data.x),
         "batch": case.batch,
         "batch_rows": trainer.batch_rows,
-        "updates": -(-len(trainer.x) // trainer.batch_rows),
-        "engine": engine.name if case.optimizer == "sgd" else f"{engine.name}, {case.optimizer}",
+        "updates": -(-len(trainer.data.x) // trainer.batch_rows),
+        "engine": ", ".join([engine.name, *case.specials]),
         "threads": engine.threads or machine.threads,
         "threading_layer": engine.threading_layer,
         "cpu": machine.cpu,
@@ -70,5 +70,5 @@ def conditions(case: Case, trainer: Trainer, data: Dataset, machine: Machine) ->
 
 def speed(seconds: float, trainer: Trainer) -> dict[str, float]:
     """Return what an epoch's time amounts to; zeros are counted like other numbers."""
-    rate = len(trainer.x) / seconds
+    rate = len(trainer.data.x) / seconds
     return {"samples_per_second": rate, "gflops": rate * flops_per_sample(LAYERS) / 1e9}

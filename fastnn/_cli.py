@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import current_thread, main_thread
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from fastnn import __version__
 from fastnn.errors import DivergenceError, FastnnError
@@ -179,10 +179,10 @@ def hidden_widths(text: str) -> tuple[int, ...]:
     return widths
 
 
-def batch_size(text: str) -> int | None:
-    """Take a number of rows; None stands for all of them."""
+def batch_size(text: str) -> int | Literal["full"]:
+    """Take a number of rows, or full for all of them."""
     if text == "full":
-        return None
+        return "full"
     try:
         return positive_int(text)
     except argparse.ArgumentTypeError as error:

@@ -16,8 +16,6 @@ from typing import Any, Self
 
 from fastnn.callbacks import Callback
 
-HEADER = "epoch    loss  accuracy  test loss  test accuracy  seconds   samples/s"
-
 
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun.
@@ -48,10 +46,12 @@ class Display(Callback):
     ----------
     rows : int
         Training rows, for the samples per second.
+    watched : {"test", "val"}
+        Which rows are evaluated after every epoch.
     """
 
-    def __init__(self, rows: int) -> None:
-        self._rows = rows
+    def __init__(self, rows: int, watched: str = "test") -> None:
+        self._rows, self._watched = rows, watched
 
     def say(self, line: str = "", style: str | None = None) -> None:
         """Print a line; only a terminal knows styles."""
@@ -64,8 +64,9 @@ class Display(Callback):
     @contextmanager
     def table(self, epochs: int) -> Iterator[None]:
         """Print the table's header, and while the context lasts, its rows."""
+        loss, accuracy = f"{self._watched} loss", f"{self._watched} accuracy"
         self.say()
-        self.say(HEADER, "bold")
+        self.say(f"epoch    loss  accuracy {loss:>10} {accuracy:>14}  seconds   samples/s", "bold")
         yield
         self.say()
 
@@ -99,10 +100,10 @@ class TerminalDisplay(Display):
 
     REFRESH_SECONDS = 0.1
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, watched: str = "test") -> None:
         from rich.console import Console
 
-        super().__init__(rows)
+        super().__init__(rows, watched)
         self._console = Console(highlight=False)
         self._next_refresh = 0.0
 
@@ -144,12 +145,12 @@ class TerminalDisplay(Display):
             self._progress.update(self._task, completed=done, epoch=epoch, refresh=True)
 
 
-def open_display(rows: int, *, quiet: bool) -> Display:
+def open_display(rows: int, watched: str = "test", *, quiet: bool) -> Display:
     """Return the display that fits standard output."""
     if quiet:
         return QuietDisplay(rows)
     terminal = sys.stdout is not None and sys.stdout.isatty()
-    return TerminalDisplay(rows) if terminal else Display(rows)
+    return (TerminalDisplay if terminal else Display)(rows, watched)
 
 
 class JsonLog(Callback):
@@ -161,6 +162,8 @@ class JsonLog(Callback):
         The file; what it held is lost.
     rows : int
         Training rows, for the samples per second.
+    watched : {"test", "val"}
+        Which rows are evaluated after every epoch; the figures of the others are null.
 
     Raises
     ------
@@ -168,8 +171,8 @@ class JsonLog(Callback):
         If the file cannot be written, now or later.
     """
 
-    def __init__(self, path: Path, rows: int) -> None:
-        self._path, self._rows = path, rows
+    def __init__(self, path: Path, rows: int, watched: str = "test") -> None:
+        self._path, self._rows, self._watched = path, rows, watched
         self._file = path.open("wb", buffering=0)
 
     def __enter__(self) -> Self:
@@ -197,16 +200,15 @@ class JsonLog(Callback):
 
     def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
         """Append what an epoch measured."""
-        self.write(
-            "epoch",
-            epoch=epoch,
-            loss=metrics["loss"],
-            accuracy=metrics["accuracy"],
-            test_loss=metrics["val_loss"],
-            test_accuracy=metrics["val_accuracy"],
-            seconds=metrics["seconds"],
-            samples_per_second=self._rows / metrics["seconds"],
-        )
+        fields: dict[str, float | None] = {name: metrics[name] for name in ("loss", "accuracy")}
+        for rows in ("test", "val"):
+            for name in ("loss", "accuracy"):
+                known = rows == self._watched
+                fields[f"{rows}_{name}"] = metrics[f"val_{name}"] if known else None
+        fields["learning_rate"] = metrics.get("learning_rate")  # L-BFGS has none
+        fields["seconds"] = metrics["seconds"]
+        fields["samples_per_second"] = self._rows / metrics["seconds"]
+        self.write("epoch", epoch=epoch, **fields)
 
 
 def versions() -> dict[str, str]:

@@ -28,6 +28,37 @@ class Reached(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Plan:
+    """A training run to come.
+
+    Attributes
+    ----------
+    method : str
+        What the report calls the way to train, whatever its learning rate.
+    batch_size : int or None
+        Rows that an update learns from, at most; None for all.
+    learning_rate : float or None
+        None for L-BFGS, which searches for it.
+    epochs : int
+    optimizer : str, default "sgd"
+        One of `fastnn.optimizers.OPTIMIZERS`.
+    """
+
+    method: str
+    batch_size: int | None
+    learning_rate: float | None
+    epochs: int
+    optimizer: str = "sgd"
+
+    @property
+    def name(self) -> str:
+        """What a report calls the run, where its method alone would not do."""
+        if self.learning_rate is None:
+            return self.method
+        return f"{self.method} at rate {self.learning_rate:g}"
+
+
+@dataclass(frozen=True)
 class Run:
     """A training run that is over.
 
@@ -35,11 +66,9 @@ class Run:
     ----------
     name : str
         What the report calls it; different from all other runs.
+    plan : Plan
     rows : int
         Training rows.
-    batch_size : int
-        Rows that an update learns from.
-    learning_rate : float
     history : dict of str to list of float
         As `fastnn.Network.fit` returns it with validation data, for the epochs completed.
     diverged_in : int or None
@@ -47,11 +76,21 @@ class Run:
     """
 
     name: str
+    plan: Plan
     rows: int
-    batch_size: int
-    learning_rate: float
     history: "History"
     diverged_in: int | None = None
+
+    @property
+    def batch_size(self) -> int:
+        """Rows that an update learns from."""
+        return min(self.plan.batch_size or self.rows, self.rows)
+
+    @property
+    def rate(self) -> str:
+        """The learning rate, as the report shows it."""
+        rate = self.plan.learning_rate
+        return "searched" if rate is None else f"{rate:g}"
 
     @property
     def epochs(self) -> int:
@@ -87,24 +126,26 @@ def best_of(runs: Sequence[Run]) -> Run | None:
     return min(whole, key=lambda run: run.history["loss"][-1], default=None)
 
 
-def learning_rate_choice(tried: Sequence[Run]) -> str:
+def learning_rate_choice(tried: Sequence[Run], *, first_too: bool) -> str:
     """Say which of the runs, equal but for the learning rate, is the best, and how that shows."""
     outcomes = [
-        f"it diverged in epoch {run.diverged_in:,} at {run.learning_rate:g}"
+        f"it diverged in epoch {run.diverged_in:,} at {run.rate}"
         if run.diverged_in
-        else f"{loss_text(run.history['loss'][-1])} at {run.learning_rate:g}"
+        else f"{loss_text(run.history['loss'][-1])} at {run.rate}"
         for run in tried
     ]
     best = best_of(tried)
     if best is None:
         verdict = "none of them is fit for use, and the first one is shown"
+    elif not first_too:
+        verdict = f"the best is {best.rate}"
     elif best is tried[0]:
-        verdict = f"the best is {best.learning_rate:g} itself, which is therefore shown once"
+        verdict = f"the best is {best.rate} itself, which is therefore shown once"
     else:
-        verdict = f"the best is {best.learning_rate:g}, shown beside {tried[0].learning_rate:g}"
-    rates = _listed([f"{run.learning_rate:g}" for run in tried])
+        verdict = f"the best is {best.rate}, shown beside {tried[0].rate}"
     return (
-        f"Batch GD was tried at the learning rates {rates}, for as many epochs each. "
+        f"{capitalized(tried[0].plan.method)} was tried at the learning rates "
+        f"{_listed([run.rate for run in tried])}, for as many epochs each. "
         f"Final training loss: {_listed(outcomes)}; {verdict}."
     )
 
@@ -124,7 +165,10 @@ def conclusions(runs: Sequence[Run]) -> list[str]:
     sentences += [_race_sentence(runs, mark, race) for mark, race in races[:1] + races[1:][-1:]]
     contests = [(mark, race) for mark, race in races if len(race) > 1]
     if contests:
-        sentences.append(_explanation(*contests[-1]))
+        mark, race = contests[-1]
+        alike = [pair for pair in race if pair[0].batch_size == race[0][0].batch_size]
+        rivals = {pair[0].name: pair for pair in (alike[-1], race[-1]) if pair is not race[0]}
+        sentences += [_explanation(mark, race[0], rival) for rival in rivals.values()]
     if len(runs) > 1:
         sentences.append(_cost_of_an_epoch(runs))
         leader = races[-1][1][0][0] if races else max(runs, key=_final_accuracy)
@@ -132,7 +176,8 @@ def conclusions(runs: Sequence[Run]) -> list[str]:
     return sentences
 
 
-_Race = list[tuple[Run, Reached]]  # who reached a mark, the fastest first
+_Finish = tuple[Run, Reached]
+_Race = list[_Finish]  # who reached a mark, the fastest first
 
 
 def _race(runs: Sequence[Run], mark: float) -> _Race:
@@ -182,9 +227,9 @@ def _race_sentence(runs: Sequence[Run], mark: float, race: _Race) -> str:
     return text
 
 
-def _explanation(mark: float, race: _Race) -> str:
-    """Split the lead of the first over the last into epochs needed and what an epoch costs."""
-    (first, won), (last, lost) = race[0], race[-1]
+def _explanation(mark: float, winner: _Finish, loser: _Finish) -> str:
+    """Split the lead of one run over another into epochs needed and what an epoch costs."""
+    (first, won), (last, lost) = winner, loser
     time, epochs = lost.seconds / won.seconds, lost.epochs / won.epochs
     text = (
         f"What decided: to {mark:.0%}, {last.name} took {_factor(time)} times as long as "

@@ -252,7 +252,7 @@ def _weights_of_classes(class_weight: Any, labels: np.ndarray, n_classes: int) -
     for label, weight in class_weight.items():
         if label not in range(n_classes):
             raise ValueError(f"class_weight has {label!r}, classes are 0 to {n_classes - 1}")
-        if not isinstance(weight, Real) or not 0 <= weight < np.inf:
+        if not isinstance(weight, Real) or not 0 <= float(weight) < np.inf:
             raise ValueError(f"class_weight of {label} must be at least 0, got {weight!r}")
         weights[int(label)] = weight  # a truth as an index would mean all of them
     return weights

@@ -251,6 +251,10 @@ class Network:
         What `fit` does behind the door. The plan's batch size is cut to the rows there are, 0
         standing for all of them; its counts are those of this network.
         """
+        if plan.optimizer.rule == "lbfgs":
+            drops = any(layer.dropout for layer in self.layers)
+            if drops or plan.clip_norm or plan.optimizer.weight_decay:
+                raise ValueError("lbfgs goes without dropout, clip_norm and weight_decay")
         running = self._current_engine()
         rows = len(data.x)
         if self._rule != plan.optimizer.rule:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Shown 900 pixels wide, as a README is; stored with twice as many for dense screens.
-_WIDTH_INCHES, _DPI = 9.0, 200
+WIDTH_INCHES, _DPI = 9.0, 200
+_TITLE_CHARACTERS, _LINE_INCHES = 80, 0.2  # a line of a title
 
 _LINES: tuple[dict[str, Any], ...] = (
     {"color": "#0072B2", "linestyle": "-", "marker": "o"},  # blue
@@ -33,6 +35,7 @@ _LINES: tuple[dict[str, Any], ...] = (
 )
 _STYLE = {
     "font.size": 10.5,
+    "text.parse_math": False,  # names of files and classes may hold a $
     "text.color": "#222222",
     "axes.labelcolor": "#222222",
     "axes.edgecolor": "#888888",
@@ -56,8 +59,10 @@ _SMALLEST_ERROR = 1e-4
 _ACCURACY_TICKS = np.array([0, 0.2, 0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 0.9999])
 
 
-def loss_accuracy(history: History, path: str | os.PathLike[str], *, title: str) -> None:
-    """Draw loss and accuracy, training and test, against epochs, as a PNG file.
+def loss_accuracy(
+    history: History, path: str | os.PathLike[str], *, title: str, watched: str = "test"
+) -> None:
+    """Draw loss and accuracy, in training and after it, against epochs, as a PNG file.
 
     Parameters
     ----------
@@ -66,16 +71,18 @@ def loss_accuracy(history: History, path: str | os.PathLike[str], *, title: str)
     path : path-like
         The file; it is replaced whole or not at all.
     title : str
+    watched : str, default "test"
+        What the rows of the validation data are called.
 
     Raises
     ------
     OSError
         If the file cannot be written.
     """
-    with _styled():
-        figure = _figure(3.6, title)
+    with styled():
+        figure = new_figure(3.6, title)
         loss_axes, accuracy_axes = figure.subplots(1, 2)
-        for label, prefix, line in (("training", "", 0), ("test", "val_", 1)):
+        for label, prefix, line in (("training", "", 0), (watched, "val_", 1)):
             if not history.get(f"{prefix}loss"):  # an empty line breaks the layout
                 continue
             losses = np.array(history[f"{prefix}loss"])
@@ -90,7 +97,7 @@ def loss_accuracy(history: History, path: str | os.PathLike[str], *, title: str)
         for axes in (loss_axes, accuracy_axes):
             _count_epochs(axes, len(history.get("loss", [])))
             axes.legend(*axes.get_legend_handles_labels(), loc="best")
-        _save(figure, path)
+        save(figure, path)
 
 
 def comparison(histories: Mapping[str, History], path: str | os.PathLike[str]) -> None:
@@ -110,8 +117,8 @@ def comparison(histories: Mapping[str, History], path: str | os.PathLike[str]) -
         If the file cannot be written.
     """
     drawn = {name: history for name, history in histories.items() if history.get("loss")}
-    with _styled():
-        figure = _figure(6.4)
+    with styled():
+        figure = new_figure(6.4)
         grid = figure.subplots(2, 2, sharex="col", sharey="row")
         for (name, history), line in zip(drawn.items(), cycle(_LINES), strict=False):
             seconds = np.cumsum(history["seconds"])
@@ -129,7 +136,55 @@ def comparison(histories: Mapping[str, History], path: str | os.PathLike[str]) -
         grid[1, 0].set_ylabel("training loss (mean cross-entropy)")
         grid[1, 0].set_xlabel("epochs (passes over the training data)")
         grid[1, 1].set_xlabel("training time (s)")
-        _save(figure, path)
+        save(figure, path)
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Draw in the style of this file, whatever a user's matplotlibrc says."""
+    import matplotlib
+
+    style: Any = _STYLE
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(style)
+        yield
+
+
+def new_figure(
+    height_inches: float, title: str | None = None, *, compress: bool = False
+) -> "Figure":
+    """Return an empty figure of the width that all have, higher for a title of several lines.
+
+    `compress` moves axes together whose shape is fixed, as that of images is.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    lines = wrap(title or "", _TITLE_CHARACTERS)
+    height_inches += _LINE_INCHES * len(lines[1:])
+    layout = ConstrainedLayoutEngine(
+        w_pad=0.08, h_pad=0.08, wspace=0.03, hspace=0.03, compress=compress
+    )
+    figure = Figure(figsize=(WIDTH_INCHES, height_inches), dpi=_DPI, layout=layout)
+    FigureCanvasAgg(figure)
+    if lines:
+        figure.suptitle("\n".join(lines), fontsize=12)
+    return figure
+
+
+def save(figure: "Figure", path: str | os.PathLike[str]) -> None:
+    """Write a figure as a PNG file, whole or not at all.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    """
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    write_whole(path, picture.getvalue())
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
@@ -147,31 +202,6 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
         os.replace(draft, target)
     finally:
         draft.unlink(missing_ok=True)
-
-
-@contextmanager
-def _styled() -> Iterator[None]:
-    """Draw in the style of this file, whatever a user's matplotlibrc says."""
-    import matplotlib
-
-    style: Any = _STYLE
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(style)
-        yield
-
-
-def _figure(height_inches: float, title: str | None = None) -> "Figure":
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, wspace=0.03, hspace=0.03)
-    figure = Figure(figsize=(_WIDTH_INCHES, height_inches), dpi=_DPI, layout=layout)
-    FigureCanvasAgg(figure)
-    if title is not None:
-        figure.suptitle(title, fontsize=12)
-    return figure
 
 
 def _draw(axes: "Axes", x: Any, y: Any, label: str, line: dict[str, Any]) -> None:
@@ -210,14 +240,10 @@ def _logarithmic_axes(grid: np.ndarray) -> None:
     grid[0, 0].yaxis.set_major_locator(FixedLocator(list(1 - _ACCURACY_TICKS)))
     grid[0, 0].yaxis.set_major_formatter(accuracy)
     grid[0, 0].invert_yaxis()
-    grid[1, 0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = grid[1, 0].get_ylim()
+    if high < 5e3 * low:  # of more decades there would be too many
+        grid[1, 0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     for axes in grid[1]:
         low, high = axes.get_xlim()
         if high < 30 * low:  # a decade or less would show one number
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-
-
-def _save(figure: "Figure", path: str | os.PathLike[str]) -> None:
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
-    write_whole(path, picture.getvalue())

@@ -1,33 +1,34 @@
-"""The convergence report, ``python -m fastnn.report``: batch GD against mini-batch GD, measured.
+"""The convergence reports, ``python -m fastnn.report``: ways to train, measured side by side.
 
-The same network learns from the same data, from the same initial weights, in ways that differ in
-batch size, learning rate and epochs alone; what came of it is written as Markdown and pictures.
+Batch GD against mini-batch GD, or the optimizers against each other. The same network learns from
+the same data, from the same initial weights, and all else but the way of training is equal; what
+came of it is written as Markdown and pictures.
 """
 
 import argparse
-import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastnn import _cli
+from fastnn import _cli, _session
 from fastnn._report_text import (
-    BATCH_PICTURE,
-    COMPARISON_PICTURE,
-    FILES,
-    MINI_BATCH_PICTURE,
-    REPORT,
+    BATCH_SIZES,
+    OPTIMIZER_CONTEST,
+    Contest,
     Work,
+    best,
+    by_method,
+    picture_of,
     report_text,
-    shown_of,
 )
 from fastnn.callbacks import Callback
 from fastnn.console import counted, versions
-from fastnn.convergence import Run, capitalized, number_text
+from fastnn.convergence import Plan, Run, capitalized, number_text
 from fastnn.errors import DivergenceError
 
 if TYPE_CHECKING:
@@ -40,32 +41,10 @@ if TYPE_CHECKING:
 
 PROGRAM = "fastnn.report"
 HIDDEN = (128, 64)
-BATCH_RATES = (0.1, 0.3, 1.0)  # the first is shown, and the best of them
 EXAMPLES = """\
   python -m fastnn.report
+  python -m fastnn.report --optimizers --out report
   python -m fastnn.report --quick --dataset digits --out /tmp/report"""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A run to come; a batch size of None is all rows."""
-
-    method: str
-    batch_size: int | None
-    learning_rate: float
-    epochs: int
-
-    @property
-    def name(self) -> str:
-        """What the report calls it."""
-        return f"{self.method} at rate {self.learning_rate:g}"
-
-
-def plans(*, quick: bool = False) -> tuple[Plan, ...]:
-    """Return the runs of the report: batch GD at each of BATCH_RATES, then mini-batch GD."""
-    batch_epochs, mini_batch_epochs = (6, 2) if quick else (250, 30)
-    batch = [Plan("batch GD", None, rate, batch_epochs) for rate in BATCH_RATES]
-    return (*batch, Plan("mini-batch GD", 128, 0.1, mini_batch_epochs))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,8 +60,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     UsageError
         If it asks for what cannot be.
     """
-    parser = _cli.Parser(PROGRAM, "Compare batch GD with mini-batch GD on this machine.", EXAMPLES)
+    purpose = "Compare batch GD with mini-batch GD, or the optimizers, on this machine."
+    parser = _cli.Parser(PROGRAM, purpose, EXAMPLES)
     add = parser.add_argument
+    optimizers = "compare the optimizers, each at the best of a few learning rates"
+    add("--optimizers", action="store_true", help=optimizers)
     add("--out", metavar="DIR", type=Path, default=Path("report"), help="write there (report)")
     add("--quick", action="store_true", help="a few epochs each: to see that it works")
     _cli.add_engine_options(parser)
@@ -112,73 +94,64 @@ def report(options: argparse.Namespace) -> None:
     """Do what a command line asks for; `_cli.run` turns what it raises into exit codes."""
     from fastnn.machine import flops_per_sample, sgemm_peak
 
-    _check_writable(options.out)
-    setup = Setup(_load(options), options.engine, options.threads, options.seed)
+    contest = OPTIMIZER_CONTEST if options.optimizers else BATCH_SIZES
+    if options.quick:
+        contest = contest.quick()
+    _check_writable(options.out, contest.files)
+    data = _session.load(PROGRAM, options)
+    setup = Setup(data, options.engine, options.threads, options.seed)
     network, engine = prepare(setup)
     facts = describe(setup, network, engine)
     for what, text in facts.items():
         print(f"{what:<16} {text}", flush=True)
     seconds = 0.1 if options.quick else 1.0
     peak = sgemm_peak(engine.threads, seconds=seconds)
-    runs = train_runs(plans(quick=options.quick), setup)
+    runs = train_runs(contest.plans, setup)
     # Twice, because a neighbour on the machine can only lower it.
     peak = max(peak, sgemm_peak(engine.threads, seconds=seconds))
     work = Work(flops_per_sample(network.layers), peak)
-    write_report(options.out, runs, facts, work, quick=options.quick)
-    print(f"wrote {', '.join(FILES)} in {options.out}", flush=True)
-    if setup.data.note:
-        print(f"{PROGRAM}: {setup.data.note}", file=sys.stderr, flush=True)
+    write_report(options.out, contest, runs, facts, work, quick=options.quick)
+    print(f"wrote {', '.join(contest.files)} in {options.out}", flush=True)
+    _session.say_note(PROGRAM, data)
 
 
 def write_report(
-    out: Path, runs: Sequence[Run], setup: Mapping[str, str], work: Work, *, quick: bool = False
+    out: Path,
+    contest: Contest,
+    runs: Sequence[Run],
+    setup: Mapping[str, str],
+    work: Work,
+    *,
+    quick: bool = False,
 ) -> None:
     """Write the report and its pictures into a directory, each file whole or not at all.
 
-    The runs are those of `plans`; the other arguments are as `report_text` takes them.
+    The arguments are as `report_text` takes them.
     """
     from fastnn.plots import comparison, loss_accuracy, write_whole
 
-    *batch_runs, mini_batch_run = runs
-    *_, batch_run, _ = shown = shown_of(batch_runs, mini_batch_run)
-    text = report_text(batch_runs, mini_batch_run, setup, work, quick=quick)
+    text = report_text(contest, runs, setup, work, quick=quick)
     out.mkdir(parents=True, exist_ok=True)
-    for run, name in ((batch_run, BATCH_PICTURE), (mini_batch_run, MINI_BATCH_PICTURE)):
+    for run in map(best, by_method(runs)):
         title = f"{capitalized(run.name)}, {counted(run.batch_size, 'row')} an update"
-        loss_accuracy(run.history, out / name, title=title)
-    comparison({run.name: run.history for run in shown}, out / COMPARISON_PICTURE)
-    write_whole(out / REPORT, text.encode())  # last, so that its pictures are there
+        loss_accuracy(run.history, out / picture_of(run.plan.method), title=title)
+    histories = {run.name: run.history for run in contest.shown(runs)}
+    comparison(histories, out / contest.comparison)
+    write_whole(out / contest.page, text.encode())  # last, so that its pictures are there
 
 
-def _check_writable(out: Path) -> None:
+def _check_writable(out: Path, files: Sequence[str]) -> None:
     _cli.check_new_directory(out)
-    for name in FILES:
+    for name in files:
         if (out / name).exists():
             _cli.check_file(out / name)
 
 
-def _load(options: argparse.Namespace) -> "Dataset":
-    from fastnn.datasets import load_dataset
-
-    watched = sys.stderr is not None and sys.stderr.isatty()
-    data = load_dataset(options.dataset, options.data_dir, progress=watched)
-    if data.note:
-        print(f"{PROGRAM}: {data.note}", file=sys.stderr, flush=True)
-    return data
-
-
 def prepare(setup: Setup) -> tuple["Network", "Engine"]:
     """Build the network once before the runs, so that its engine is ready and can be described."""
-    from fastnn.engine import needs_compiling
-
     network = setup.network()
-    if needs_compiling(setup.engine):
-        print("compiling the kernels: some seconds, this once", flush=True)
-    try:
-        with _cli.exit_on_interrupt(PROGRAM):
-            return network, network.use_engine(setup.engine, threads=setup.threads)
-    except ValueError as error:  # more threads than the process may use
-        raise _cli.UsageError(f"argument --threads: {error}") from None
+    say = partial(print, flush=True)
+    return network, _session.use_engine(PROGRAM, network, setup.engine, setup.threads, say)
 
 
 def describe(setup: Setup, network: "Network", engine: "Engine") -> dict[str, str]:
@@ -188,18 +161,15 @@ def describe(setup: Setup, network: "Network", engine: "Engine") -> dict[str, st
 
     from fastnn.machine import cpu_name
 
-    data, layers = setup.data, network.layers
-    widths = "-".join(map(str, [layers[0].inputs, *(layer.outputs for layer in layers)]))
-    threads = "threads as its BLAS library decides"
-    if engine.threads is not None:
-        threads = f"{counted(engine.threads, 'thread')} ({engine.threading_layer})"
+    data = setup.data
+    widths = "-".join(map(str, _session.widths_of(network)))
     return {
         "Data": f"{data.name}, {counted(len(data.x_train), 'row')} to train on, "
         f"{len(data.x_test):,} to test on, from {data.source}",
         "Network": f"{widths}, {counted(network.n_parameters, 'parameter')}; "
         "ReLU, then softmax with categorical cross-entropy",
         "Initial weights": f"He normal, biases 0, seed {setup.seed}: the same for all runs",
-        "Engine": f"{engine.name}, float32, {threads}",
+        "Engine": f"{engine.name}, float32, {_session.threads_text(engine)}",
         "Machine": f"{cpu_name()} ({platform.machine()}), {platform.system()}",
         "Versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
         "Date": date.today().isoformat(),
@@ -226,15 +196,14 @@ def train_runs(plans: Sequence[Plan], setup: Setup) -> list[Run]:
 
 def _train(plan: Plan, setup: Setup, watch: "_Watch") -> Run:
     data, network = setup.data, setup.network()
-    rows = len(data.x_train)
-    batch_size = min(plan.batch_size or rows, rows)
     diverged_in = None
     try:
         network.fit(
             data.x_train,
             data.y_train,
             epochs=plan.epochs,
-            batch_size=batch_size,
+            batch_size=plan.batch_size or "full",
+            optimizer=plan.optimizer,
             learning_rate=plan.learning_rate,
             engine=setup.engine,
             threads=setup.threads,
@@ -243,7 +212,7 @@ def _train(plan: Plan, setup: Setup, watch: "_Watch") -> Run:
         )
     except DivergenceError as error:
         diverged_in = error.epoch
-    return Run(plan.name, rows, batch_size, plan.learning_rate, watch.history, diverged_in)
+    return Run(plan.name, plan, len(data.x_train), watch.history, diverged_in)
 
 
 @contextmanager
@@ -275,8 +244,8 @@ class _Watch(Callback):
         if due:
             self._next_refresh = now + self.REFRESH_SECONDS
         self._progress.update(self._task, advance=1, description=self._plan.name, refresh=due)
-        if not math.isfinite(metrics["val_loss"]):  # the updates after the last training loss
-            raise DivergenceError("test loss", epoch=epoch, step=0)
+        rate = self._plan.learning_rate
+        _session.check_loss(metrics["val_loss"], "test", epoch=epoch, learning_rate=rate)
         for name, value in metrics.items():
             self.history.setdefault(name, []).append(value)
 

@@ -11,12 +11,17 @@ import pytest
 
 from fastnn import Network
 from fastnn.batches import Data, Epoch, Progress
+from fastnn.engine import get_engine
+from fastnn.initializers import initial_parameters
 from fastnn.kernels._simd import FEATURES, X86
+from fastnn.layers import ACTIVATIONS, dense_layers
+from fastnn.losses import LOSSES
+from fastnn.optimizers import OPTIMIZERS
 from fastnn.randomness import permutation
 
 pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="about compiled code alone")
 
-# Trains a network of odd widths on batches of one chunk and of several, once for each number of
+# Trains networks of odd widths on batches of one chunk and of several, once for each number of
 # threads given, and prints a hash of all that came out.
 PROGRAM = """
 import hashlib, sys
@@ -25,15 +30,26 @@ from fastnn import Network
 rng = np.random.default_rng(0)
 x = rng.integers(0, 256, (1500, 75), dtype=np.uint8)
 y = rng.integers(0, 5, 1500)
+one_hot, weights = np.eye(5)[y], rng.uniform(0, 2, 1500)
 for threads in map(int, sys.argv[1].split(",")):
     digest = hashlib.sha256()
-    for batch_size in (100, 700):
-        net = Network([75, 50, 17, 5], input_scale=1 / 255)
-        history = net.fit(x, y, epochs=2, batch_size=batch_size, threads=threads)
-        for w, b in net.parameters:
-            digest.update(w.tobytes() + b.tobytes())
-        digest.update(net.predict_proba(x).tobytes())
-        digest.update(repr(history["loss"] + history["accuracy"]).encode())
+    settings = {"dropout": [0.1, 0.4, 0.2], "input_scale": 1 / 255}
+    nets = [
+        (Network([75, 50, 17, 5], input_scale=1 / 255), y, {}),
+        (Network([75, 50, 17, 5], activation="tanh", loss="poisson", **settings), one_hot, {}),
+        (
+            Network([75, 50, 17, 5], activation=["gelu", "logistic"], loss="logistic", **settings),
+            one_hot,
+            {"optimizer": "adam", "clip_norm": 0.1, "sample_weight": weights},
+        ),
+    ]
+    for net, targets, how in nets:
+        for batch_size in (100, 700):
+            history = net.fit(x, targets, epochs=2, batch_size=batch_size, threads=threads, **how)
+            for w, b in net.parameters:
+                digest.update(w.tobytes() + b.tobytes())
+            digest.update(net.predict(x).tobytes() + repr(net.evaluate(x, targets)).encode())
+            digest.update(repr(history["loss"]).encode())
     print(threads, digest.hexdigest())
 """
 
@@ -122,6 +138,55 @@ def test_where_calls_are_cut_changes_nothing(data, engine, batch_size):
         parameters = b"".join(w.tobytes() + b.tobytes() for w, b in running.get_parameters())
         results.add((progress, parameters))
     assert len(results) == 1
+
+
+@pytest.mark.parametrize(("loss", "activation"), [*zip(LOSSES, ACTIVATIONS, strict=True)])
+def test_threads_lists_cuts_and_poison_change_no_bit_of_anything(rng, loss, activation):
+    """With dropout, weights, a penalty, clipping: whatever the buffers held before."""
+    layers = dense_layers([70, 33, 17, 5], activation, [0.1, 0.4, 0.2])
+    x = rng.standard_normal((1300, 70), dtype=np.float32)
+    x[rng.random(x.shape) < 0.8] = 0
+    labels = rng.integers(0, 5, 1300, np.int32)
+    targets = labels if loss == "cross_entropy" else np.eye(5, dtype=np.float32)[labels]
+    data = Data(x, targets, rng.uniform(0, 2, 1300).astype(np.float32))
+    epoch = Epoch(
+        data, rng.permutation(1300), 600, 0.01, OPTIMIZERS["adamw"],
+        l2=0.01, clip_norm=0.3, seed=5, number=3,
+    )  # fmt: skip
+    results = []
+    for threads, skip, poison in (
+        (1, False, 0x00),
+        (2, False, 0xFF),
+        (1, True, 0x7F),
+        (2, True, 0),
+    ):
+        running = get_engine(
+            "numba", layers, LOSSES[loss], input_scale=1.0,
+            threads=min(threads, numba.config.NUMBA_NUM_THREADS),
+        )  # fmt: skip
+        running.skip_zeros = skip
+        running.set_parameters(initial_parameters(layers, 0))
+        progress = Progress()
+        while progress.position < 1300:
+            buffers = running._buffers
+            between = progress.position % 600 == 0
+            for array in (
+                buffers.scratch,
+                buffers.blocks,
+                buffers.losses,
+                buffers.hits,
+                buffers.labels,
+                buffers.weights,
+                buffers.masks,
+                buffers.lists,
+                *((buffers.gradients, buffers.squares) if between else ()),
+            ):
+                array.view(np.uint8).fill(poison)
+            progress = running.run_chunk(epoch, progress, 1)
+        parts = running.get_parameters(), *running.get_state(2), running.loss_and_grad(data)[1]
+        bits = b"".join(array.tobytes() for part in parts for pair in part for array in pair)
+        results.append((progress, running.evaluate(data), running.predict(x).tobytes(), bits))
+    assert all(result == results[0] for result in results)
 
 
 def test_a_row_is_predicted_alike_in_any_company(data):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from fastnn.errors import DataError
-from fastnn.inputs import as_features, as_labels
+from fastnn.inputs import as_data, as_features, as_labels, as_values
+from fastnn.losses import LOSSES
 
 VALUES = [[0, 1, 2], [3, 250, 255]]
 
@@ -248,3 +249,112 @@ def test_the_first_label_that_is_no_class_is_named(bad, dtype, shown):
     with pytest.raises(DataError) as caught:
         as_labels(labels, 5, 4)
     assert str(caught.value) == (f"y must hold whole numbers from 0 to 3, found {shown} in row 2")
+
+
+# ---- values ---------------------------------------------------------------------------------
+
+SQUARED = LOSSES["squared_error"]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("dtype", ["?", "i1", "u1", ">i2", "i8", "f2", "<f4", ">f8"])
+def test_values_of_any_kind_and_layout_become_float32(layout, dtype):
+    array = np.array(VALUES).astype(dtype)
+    assert_ready(as_values(layout(array), 2, 3, SQUARED), array, np.float32)
+
+
+def test_values_that_are_right_are_not_copied():
+    values = read_only(np.array(VALUES, np.float32))
+    assert as_values(values, 2, 3, SQUARED) is values
+
+
+def test_one_output_takes_a_line_or_a_column():
+    for values in ([1, 2, 3], [[1], [2], [3]], np.array([1, 9, 2, 9, 3, 9])[::2]):
+        assert_ready(as_values(values, 3, 1, SQUARED), [[1], [2], [3]], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("y", "outputs", "got"),
+    [
+        ([1.0, 2.0], 2, (2,)),
+        (np.zeros((2, 3)), 2, (2, 3)),
+        (np.zeros((2, 1, 1)), 1, (2, 1, 1)),
+        (np.zeros((2, 2)), 1, (2, 2)),
+        (5.0, 1, ()),
+    ],
+    ids=str,
+)
+def test_values_of_another_shape_are_refused(y, outputs, got):
+    with pytest.raises(DataError) as caught:
+        as_values(y, 2, outputs, SQUARED, "validation y")
+    assert str(caught.value) == f"validation y must have shape (rows, {outputs}), got {got}"
+
+
+@pytest.mark.parametrize("y", [[1.0], [1.0, 2.0, 3.0], np.zeros((0, 1))], ids=str)
+def test_another_number_of_values_is_refused(y):
+    with pytest.raises(DataError) as caught:
+        as_values(y, 2, 1, SQUARED)
+    assert str(caught.value) == f"y has {len(y)} rows for 2 rows of features"
+
+
+@pytest.mark.parametrize("y", [["1", "2"], [1, None], [1j, 2], np.array([1, 2], object)], ids=str)
+def test_values_that_are_no_real_numbers_are_refused(y):
+    with pytest.raises(DataError) as caught:
+        as_values(y, 2, 1, SQUARED)
+    assert str(caught.value) == f"y must hold real numbers, got dtype {np.asarray(y).dtype}"
+
+
+@pytest.mark.parametrize(("bad", "shown"), [(np.nan, "nan"), (-np.inf, "-inf"), (1e39, "inf")])
+def test_the_first_value_that_is_not_finite_is_named(bad, shown):
+    with pytest.raises(DataError) as caught:
+        as_values([[1, 2], [3, bad]], 2, 2, SQUARED)
+    assert str(caught.value) == f"y must be finite in float32, found {shown} in row 1, column 1"
+
+
+@pytest.mark.parametrize(
+    ("loss", "low", "high", "allowed"),
+    [
+        ("logistic", 0, 1, "from 0 to 1"),
+        ("poisson", 0, np.inf, "of at least 0"),
+        ("squared_error", -np.inf, np.inf, ""),
+        ("absolute_error", -np.inf, np.inf, ""),
+        ("huber", -np.inf, np.inf, ""),
+    ],
+)
+def test_losses_take_the_values_they_can(loss, low, high, allowed):
+    for value in (-2.5, 0, 0.5, 1, 2.5, 3e38):
+        given = [[0.25, 1], [value, 0.5]]
+        if low <= value <= high:
+            assert_ready(as_values(given, 2, 2, LOSSES[loss]), given, np.float32)
+            continue
+        with pytest.raises(DataError) as caught:
+            as_values(given, 2, 2, LOSSES[loss])
+        assert str(caught.value) == (
+            f"y must hold numbers {allowed} for this loss, found {value:g}"
+        )
+
+
+# ---- all that a fit takes -------------------------------------------------------------------
+
+
+def test_data_are_what_the_loss_takes():
+    labels = as_data([[1, 2]], [1], 2, 3, LOSSES["cross_entropy"])
+    assert labels.targets.dtype == np.int32 and labels.targets.shape == (1,)
+    assert labels.weights is None and labels.total_weight == 1
+    values = as_data([[1, 2]], [[1, 0, 1]], 2, 3, LOSSES["logistic"], sample_weight=[0.5])
+    assert values.targets.dtype == np.float32 and values.targets.shape == (1, 3)
+    assert values.weights.dtype == np.float32 and values.total_weight == 0.5
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"x": [[1]]}, r"validation x must have shape \(rows, 2\)"),
+        ({"y": [3]}, "validation y must hold whole numbers from 0 to 2"),
+        ({"sample_weight": [1, 2]}, r"validation sample_weight must have shape \(1,\)"),
+    ],
+)
+def test_an_error_says_whose_array_it_is(given, message):
+    given = {"x": [[1, 2]], "y": [0], **given}
+    with pytest.raises(DataError, match=f"^{message}"):
+        as_data(**given, inputs=2, outputs=3, loss=LOSSES["cross_entropy"], name="validation ")

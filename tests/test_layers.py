@@ -1,11 +1,12 @@
-"""Layers as records: shapes, activations, and the sizes that are refused."""
+"""Layers as records: shapes, activations, dropout, and what is refused."""
 
 from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
 
-from fastnn.layers import Dense, dense_layers
+from fastnn import Network
+from fastnn.layers import ACTIVATIONS, Dense, dense_layers
 
 
 def test_layers_form_a_chain_with_relu_between_and_logits_at_the_end():
@@ -54,3 +55,67 @@ def test_sizes_that_are_not_whole_numbers_are_refused(sizes):
     with pytest.raises(ValueError, match="whole numbers") as caught:
         dense_layers(sizes)
     assert repr(sizes) in str(caught.value)
+
+
+# ---- activations and dropout ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_one_activation_is_that_of_all_hidden_layers(activation):
+    layers = dense_layers([4, 3, 2, 1], activation)
+    assert [layer.activation for layer in layers] == [activation, activation, "identity"]
+    assert Network([4, 3, 2, 1], activation=activation).layers == layers
+
+
+@pytest.mark.parametrize("sequence", [list, tuple])
+def test_hidden_layers_may_each_have_their_own(sequence):
+    layers = dense_layers([4, 3, 2, 1], sequence(["tanh", "gelu"]), sequence([0.1, 0, 0.5]))
+    assert layers == (
+        Dense(4, 3, "tanh", 0.1),
+        Dense(3, 2, "gelu", 0.0),
+        Dense(2, 1, "identity", 0.5),
+    )
+
+
+def test_one_dropout_is_that_of_all_hidden_layers_outputs():
+    """The inputs of all layers but the first."""
+    layers = dense_layers([4, 3, 2, 1], dropout=0.25)
+    assert [layer.dropout for layer in layers] == [0.0, 0.25, 0.25]
+    assert dense_layers([4, 1], dropout=0.25)[0].dropout == 0.0
+    assert dense_layers([4, 1], dropout=[0.25])[0].dropout == 0.25
+
+
+def test_dropout_may_be_any_kind_of_number():
+    layers = dense_layers([4, 3, 2, 1], dropout=(np.float32(0.5), 0, np.float64(0.25)))
+    assert [layer.dropout for layer in layers] == [0.5, 0.0, 0.25]
+    assert all(type(layer.dropout) is float for layer in layers)
+
+
+@pytest.mark.parametrize("activation", ["ReLU", "softmax", "", None, 3, ["relu", "swish"]])
+def test_unknown_activations_are_refused(activation):
+    bad = "swish" if isinstance(activation, list) else activation
+    names = "identity, logistic, tanh, relu, leaky_relu, gelu"
+    with pytest.raises(ValueError, match=f"^activation must be one of {names}, got {bad!r}$"):
+        dense_layers([4, 3, 2, 1], activation)
+
+
+@pytest.mark.parametrize("activations", [[], ["relu"], ["relu", "tanh", "identity"]], ids=str)
+def test_another_number_of_activations_is_refused(activations):
+    with pytest.raises(ValueError, match="^activation must be one, or 2, one for each hidden la"):
+        dense_layers([4, 3, 2, 1], activations)
+
+
+@pytest.mark.parametrize("dropouts", [[], [0.5, 0.5], (0, 0, 0, 0)], ids=str)
+def test_another_number_of_dropouts_is_refused(dropouts):
+    with pytest.raises(ValueError, match="^dropout must be one, or 3, one for each layer that has"):
+        dense_layers([4, 3, 2, 1], dropout=dropouts)
+
+
+@pytest.mark.parametrize(
+    "dropout", [1, 1.5, -0.1, float("nan"), float("inf"), "0.5", True, None, [0.5, "0.5", 0], 1j]
+)
+def test_a_dropout_out_of_range_is_refused(dropout):
+    bad = dropout[1] if isinstance(dropout, list) else dropout
+    with pytest.raises(ValueError) as caught:
+        Network([4, 3, 2, 1], dropout=dropout)
+    assert str(caught.value) == f"dropout must be a number from 0 to below 1, got {bad!r}"

@@ -1,6 +1,8 @@
 """The front door: what it takes and gives, and that a refusal changes nothing."""
 
+import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -275,6 +277,16 @@ def test_features_that_do_not_fit_are_not_predicted(network):
     for ask in (network.predict, network.predict_proba):
         with pytest.raises(DataError, match=r"^x must have shape \(rows, 4\), got \(1, 3\)$"):
             ask([[1, 2, 3]])
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))])
+def test_a_copy_goes_on_as_the_network_would(network, data, engine, copied):
+    settings = {"optimizer": "adam", "engine": engine, "epochs": 2, "batch_size": 16}
+    network.fit(*data, **settings)
+    other = copied(network)
+    np.testing.assert_array_equal(other.predict_proba(data[0]), network.predict_proba(data[0]))
+    assert other.fit(*data, **settings)["loss"] == network.fit(*data, **settings)["loss"]
+    assert_same_bits(other.parameters, network.parameters)
 
 
 @pytest.mark.parametrize("row", [0, 7, 699])

@@ -1,5 +1,7 @@
 """Optimizers: the equations, the penalty and the decay, in both engines and in `Network.fit`."""
 
+from dataclasses import replace
+
 import numba
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from fastnn.initializers import he_normal
 from fastnn.layers import dense_layers
 from fastnn.optimizers import OPTIMIZERS, get_optimizer
 from fastnn.randomness import permutation
+from fastnn.schedules import Schedule
 
 LONG = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="takes too long uncompiled")
 NAMES = [name for name in OPTIMIZERS if name != "lbfgs"]  # takes no steps of its own
@@ -100,6 +103,45 @@ def test_ten_steps_follow_the_published_equations(engine, rng, name, weight_deca
     # gradients that are nearly the same, and so keep their relative error.
     ((w, b),) = running.get_parameters()
     for got, exact in zip((w, b), values, strict=True):
+        np.testing.assert_allclose(got, exact, rtol=2e-5, atol=2e-6)
+    for slot, exact in zip(running.get_state(optimizer.slots), state, strict=False):
+        for got, value in zip(slot[0], exact, strict=True):
+            np.testing.assert_allclose(got, value, rtol=2e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize("clip_norm", [0.0, 1.2])
+@pytest.mark.parametrize("name", NAMES)
+def test_ten_batches_at_ten_rates_follow_them_too(engine, rng, name, clip_norm, weight_decay):
+    """Every update has its own rate, for its decay too; a clipped gradient is the one that counts.
+
+    In one epoch, as a schedule has it; the penalty is a part of the gradient that is clipped.
+    """
+    x, labels = problem(rng, 40, [5, 3])
+    optimizer = get_optimizer(name, weight_decay=weight_decay)
+    rates = Schedule("one_cycle", warmup_epochs=0.3).rates(
+        0.05, epoch=0, epochs=1, updates=10, samples_seen=0
+    )
+    running = engine_for(engine, [5, 3])
+    ((w, b),) = running.get_parameters()
+    values = [w.astype(np.float64), b.astype(np.float64)]
+    state = [[np.zeros((5, 3)), np.zeros(3)] for _ in range(2)]
+    lengths, order = [], rng.permutation(40)
+    for t, rate in enumerate(rates, start=1):
+        batch = order[4 * t - 4 : 4 * t]
+        _, dw, db = softmax_regression(*values, x[batch].astype(np.float64), labels[batch])
+        gradients = [dw + 0.03 * values[0], db]
+        lengths.append(np.sqrt(sum((g**2).sum() for g in gradients)))
+        if clip_norm and lengths[-1] > clip_norm:
+            gradients = [g * clip_norm / lengths[-1] for g in gradients]
+        chosen = replace(optimizer, learning_rate=rate)
+        published(name, values, gradients, state, t, chosen, (True, False))
+    assert min(lengths) < 1.2 < max(lengths)  # some are clipped, some are not
+    epoch = Epoch(Data(x, labels), order, 4, rates, optimizer, l2=0.03, clip_norm=clip_norm)
+    running.set_state([])
+    running.run_chunk(epoch, Progress(), 40)
+    ((w, b),) = running.get_parameters()
+    for got, exact in zip((w, b), values, strict=True):  # bounds as above
         np.testing.assert_allclose(got, exact, rtol=2e-5, atol=2e-6)
     for slot, exact in zip(running.get_state(optimizer.slots), state, strict=False):
         for got, value in zip(slot[0], exact, strict=True):

@@ -30,20 +30,6 @@ def made_up(epochs: int, *, seconds: float = 0.1) -> History:
     }
 
 
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """Collect the figures that are saved."""
-    saved: list[Figure] = []
-    save = Figure.savefig
-
-    def savefig(figure: Figure, *args: Any, **options: Any) -> None:
-        saved.append(figure)
-        save(figure, *args, **options)
-
-    monkeypatch.setattr(Figure, "savefig", savefig)
-    return saved
-
-
 def lines(axes: Axes) -> dict[str, tuple[list[float], list[float]]]:
     return {
         str(line.get_label()): (
@@ -88,6 +74,24 @@ def test_loss_accuracy_draws_training_and_test(tmp_path: Path, figures: list[Fig
     assert accuracy["test"] == ([1, 2, 3], [100 * value for value in history["val_accuracy"]])
 
 
+def test_the_watched_rows_are_called_what_they_are(tmp_path: Path, figures: list[Figure]) -> None:
+    plots.loss_accuracy(made_up(3), tmp_path / "a.png", title="A run", watched="validation")
+    for axes in figures[0].axes:
+        assert list(lines(axes)) == ["training", "validation"]
+
+
+@pytest.mark.parametrize(("smallest", "most"), [(1e-2, 9), (1e-6, 7)])
+def test_a_loss_axis_has_as_many_numbers_as_fit(
+    smallest: float, most: int, tmp_path: Path, figures: list[Figure]
+) -> None:
+    history = {**made_up(9), "loss": list(np.geomspace(2, smallest, 9))}
+    plots.comparison({"run": history}, tmp_path / "a.png")
+    axes = figures[0].axes[2]
+    low, high = axes.get_ylim()
+    shown = [tick for tick in axes.get_yticks() if low <= tick <= high]
+    assert 4 <= len(shown) <= most
+
+
 def test_without_validation_data_training_is_drawn_alone(
     tmp_path: Path, figures: list[Figure]
 ) -> None:
@@ -128,6 +132,14 @@ def test_the_first_and_the_last_epoch_are_marked(
         marked: Any = figure.axes[0].get_lines()[0].get_markevery()
         assert (marked[0], marked[-1]) == (0, epochs - 1)
         assert len(marked) == min(epochs, len(marked)) <= 8
+
+
+def test_a_long_title_takes_lines_of_its_own(tmp_path: Path, figures: list[Figure]) -> None:
+    plots.loss_accuracy(made_up(2), tmp_path / "a.png", title="$x_1$" + " a long title" * 20)
+    title = figures[0].get_suptitle()
+    assert title.startswith("$x_1$ a long title")
+    assert len(title.split("\n")) == 4
+    assert imread(tmp_path / "a.png").shape[:2] == (720 + 3 * 40, WIDTH)
 
 
 def test_a_users_own_style_is_left_out_and_left_alone(tmp_path: Path) -> None:
@@ -183,11 +195,16 @@ def test_a_folder_that_is_missing_is_an_error(tmp_path: Path) -> None:
 def test_matplotlib_is_imported_when_a_picture_is_drawn_and_pyplot_never(tmp_path: Path) -> None:
     program = f"""
 import sys
-from fastnn import plots
+import numpy as np
+from fastnn import image_plots, plots
 assert "matplotlib" not in sys.modules
 history = {made_up(2)!r}
 plots.loss_accuracy(history, {str(tmp_path / "a.png")!r}, title="A run")
 plots.comparison({{"run": history}}, {str(tmp_path / "b.png")!r})
+w = np.eye(4)
+image_plots.confusion_matrix([0, 1], [0, 1], {str(tmp_path / "c.png")!r}, title="A run")
+image_plots.first_layer_weights(w, {str(tmp_path / "d.png")!r}, shape=(2, 2), title="A run")
+image_plots.most_wrong(w, [3] * 4, w, {str(tmp_path / "e.png")!r}, shape=(2, 2), title="A run")
 assert "matplotlib" in sys.modules
 assert "matplotlib.pyplot" not in sys.modules
 """

@@ -1,92 +1,19 @@
-"""`fastnn.train` and what it stands on, `fastnn._cli` and `fastnn.console`.
+"""`fastnn.train`: what it prints, logs, draws and trains.
 
-In this process where only the answer counts; as a process where pipes, signals, terminals or the
-encoding do. The reference engine trains, because the command line is what is tested.
+In this process where only the answer counts; as a process where pipes, signals or the encoding
+do. The reference engine trains, because the command line is what is tested.
 """
 
-import json
 import os
-import re
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from commands import ROWS, TEST_ROWS, arguments, assert_one_line, events, run, small_arrays, start
+from matplotlib.figure import Figure
 
 import fastnn
-from fastnn import Network, _cli, datasets, engine, train
-from fastnn.console import JsonLog
-from fastnn.randomness import SEED_LIMIT
-
-ROWS, TEST_ROWS = 60, 20
-PATIENCE = 60  # seconds until a test gives up; compiling the kernels may lie in them
-
-posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX pipes, signals or terminals")
-needs_dev_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-
-Arrays = dict[str, Any]
-
-
-def small_arrays() -> Arrays:
-    """Return three classes that four features tell apart."""
-    rng = np.random.default_rng(0)
-    y = np.arange(ROWS + TEST_ROWS) % 3
-    x = (rng.normal(size=(len(y), 4)) + 3 * np.eye(4)[y]).astype(np.float32)
-    return {"x_train": x[:ROWS], "y_train": y[:ROWS], "x_test": x[ROWS:], "y_test": y[ROWS:]}
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make an empty folder the current one, beside small.npz; processes find fastnn from there."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(fastnn.__file__).parents[1]))
-    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # what is sent, the command sends
-    np.savez(tmp_path / "small.npz", **small_arrays())
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-    return tmp_path / "work"
-
-
-def arguments(*extra: str, dataset: str = "../small.npz", epochs: int = 3) -> list[str]:
-    return ["--engine", "numpy", "--dataset", dataset, "--epochs", str(epochs), *extra]
-
-
-def command(*argv: str) -> list[str]:
-    return [sys.executable, "-m", "fastnn.train", *argv]
-
-
-def run(*argv: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run the command as a process, its output in pipes."""
-    return subprocess.run(
-        command(*argv), capture_output=True, text=True, timeout=PATIENCE, **options
-    )
-
-
-def start(*argv: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command(*argv), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def events(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def wait_for_epochs(process: subprocess.Popen[str], log: Path) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not (log.exists() and log.read_bytes().count(b'"epoch"') > 3):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def assert_one_line(text: str, *, error: bool = True) -> None:
-    assert text.startswith("fastnn.train: error: " if error else "fastnn.train: ")
-    assert text.count("\n") == 1 and text.endswith("\n")
-
+from fastnn import EarlyStopping, Network, datasets, engine, train
 
 # What it prints
 
@@ -177,16 +104,6 @@ def test_says_that_it_compiles_before_it_does(
     assert capsys.readouterr().out.startswith("compiling the kernels")
 
 
-@pytest.mark.parametrize("option", ["--help", "--version"])
-def test_answers_without_numpy(option: str, folder: Path) -> None:
-    program = "import sys; from fastnn.train import main; code = main(sys.argv[1:]); "
-    program += "assert not {'numpy', 'rich', 'matplotlib'} & set(sys.modules); sys.exit(code)"
-    done = subprocess.run([sys.executable, "-c", program, option], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    wanted = "python -m fastnn.train" if option == "--help" else f"fastnn {fastnn.__version__}"
-    assert wanted in done.stdout
-
-
 def test_ascii_output_can_name_any_file(folder: Path) -> None:
     dataset = str(Path("../données ☃.npz"))
     np.savez(folder / dataset, **small_arrays())
@@ -211,8 +128,11 @@ def test_log(folder: Path) -> None:
         "engine": "numpy",
         "dataset": "small",
         "layers": [4, 128, 64, 3],
+        "activations": ["relu", "relu"],
+        "dropout": [0.0, 0.0, 0.0],
         "parameters": 9091,
         "train_rows": ROWS,
+        "validation_rows": 0,
         "test_rows": TEST_ROWS,
         "batch_size": 8,
         "epochs": 3,
@@ -221,17 +141,30 @@ def test_log(folder: Path) -> None:
         "momentum": None,
         "weight_decay": 0.0,
         "l2": 0.0,
+        "clip_norm": 0.0,
+        "schedule": "constant",
+        "warmup_epochs": 0.0,
+        "class_weight": None,
+        "validation_fraction": None,
+        "early_stopping": False,
+        "monitor": None,
+        "patience": None,
+        "min_delta": None,
         "seed": 0,
         "threads": None,
         "threading_layer": None,
     }
-    figures = ["epoch", "loss", "accuracy", "test_loss", "test_accuracy", "seconds"]
-    assert [list(event) for event in epochs] == [["event", *figures, "samples_per_second"]] * 3
+    names = ["event", "epoch", "loss", "accuracy", "test_loss", "test_accuracy", "val_loss"]
+    names += ["val_accuracy", "learning_rate", "seconds", "samples_per_second"]
+    assert [list(event) for event in epochs] == [names] * 3
     assert epochs[1]["samples_per_second"] == ROWS / epochs[1]["seconds"]
+    assert {event["learning_rate"] for event in epochs} == {0.1}
+    assert {event["val_loss"] for event in epochs} == {None}
     assert result.pop("total_seconds") > result.pop("train_seconds") > 0
     assert result == {
         "event": "result",
         "epochs_run": 3,
+        "best_epoch": None,
         "test_loss": epochs[-1]["test_loss"],
         "test_accuracy": epochs[-1]["test_accuracy"],
         "compile_seconds": 0.0,
@@ -239,21 +172,33 @@ def test_log(folder: Path) -> None:
 
 
 def test_trains_what_the_network_would(folder: Path) -> None:
-    options = ("--batch-size", "8", "--hidden", "5", "--learning-rate", "0.3", "--seed", "3")
+    options = ["--batch-size", "8", "--hidden", "5,4", "--learning-rate", "0.03", "--seed", "3"]
+    options += ["--activation", "tanh,gelu", "--dropout", "0.1,0.2,0", "--optimizer", "momentum"]
+    options += ["--momentum", "0.8", "--weight-decay", "0.01", "--l2", "0.001", "--clip-norm", "1"]
+    options += ["--schedule", "cosine", "--warmup-epochs", "1", "--class-weight", "balanced"]
     assert train.main(arguments(*options, "--log-json", "log")) == 0
     data = small_arrays()
-    history = Network([4, 5, 3], seed=3).fit(
+    network = Network([4, 5, 4, 3], activation=("tanh", "gelu"), dropout=(0.1, 0.2, 0), seed=3)
+    history = network.fit(
         data["x_train"],
         data["y_train"],
         epochs=3,
         batch_size=8,
-        learning_rate=0.3,
+        optimizer="momentum",
+        learning_rate=0.03,
+        momentum=0.8,
+        weight_decay=0.01,
+        l2=0.001,
+        clip_norm=1.0,
+        schedule=fastnn.Schedule("cosine", warmup_epochs=1.0),
+        class_weight="balanced",
         engine="numpy",
         validation_data=(data["x_test"], data["y_test"]),
     )
-    epochs = [event for event in events(folder / "log") if event["event"] == "epoch"]
-    for name in ("loss", "accuracy"):
+    _, *epochs, _ = events(folder / "log")
+    for name in ("loss", "accuracy", "learning_rate"):
         assert [event[name] for event in epochs] == history[name]
+    for name in ("loss", "accuracy"):
         assert [event[f"test_{name}"] for event in epochs] == history[f"val_{name}"]
 
 
@@ -268,19 +213,44 @@ def test_log_of_the_numba_engine(folder: Path) -> None:
     assert result["compile_seconds"] > 0
 
 
-def test_log_holds_no_nan(tmp_path: Path) -> None:
-    with JsonLog(tmp_path / "log", rows=1) as log:
-        log.write("epoch", loss=float("nan"), accuracy=0.5, name="é")
-    assert events(tmp_path / "log") == [
-        {"event": "epoch", "loss": None, "accuracy": 0.5, "name": "é"}
-    ]
+def test_pictures(folder: Path, figures: list[Figure], capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(arguments("--plots", "new/pictures", "--validation-fraction", "0.2")) == 0
+    names = ["loss_accuracy.png", "confusion_matrix.png"]
+    assert sorted(os.listdir("new/pictures")) == sorted(names)
+    wrote = [f"wrote {Path('new', 'pictures', name)}" for name in names]
+    *_, first, second, _ = lines = capsys.readouterr().out.splitlines()
+    assert [first, second] == wrote
+    curves, matrix = figures
+    assert [line.get_label() for line in curves.axes[0].get_lines()] == ["training", "validation"]
+    accuracy = lines[-1].split(",")[0]
+    assert matrix.get_suptitle() == f"small, 4-128-64-3: {accuracy}"
+    right = sum(int(matrix.axes[0].texts[4 * label].get_text()) for label in range(3))
+    assert f"test accuracy {right / TEST_ROWS:.2%}" == accuracy
 
 
-def test_plots(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert train.main(arguments("--plots", "new/pictures")) == 0
-    picture = Path("new", "pictures", "loss_accuracy.png")
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    assert f"wrote {picture}\ntest accuracy" in capsys.readouterr().out
+def test_pictures_of_images(folder: Path, figures: list[Figure]) -> None:
+    arrays = small_arrays()
+    for name in ("x_train", "x_test"):
+        arrays[name] = arrays[name].reshape(-1, 2, 2)
+    np.savez("../images.npz", **arrays)
+    assert train.main(arguments("--plots", ".", "--hidden", "5", dataset="../images.npz")) == 0
+    pictures = {"loss_accuracy", "confusion_matrix", "first_layer_weights", "most_wrong"}
+    assert {Path(name).stem for name in os.listdir(".")} == pictures
+    _, _, weights, wrong = figures
+    assert len(weights.axes) == 5 + 1  # a unit each, and the scale
+    network = Network([4, 5, 3])
+    network.fit(arrays["x_train"].reshape(-1, 4), arrays["y_train"], epochs=3, engine="numpy")
+    image = weights.axes[2].images[0].get_array()
+    assert image is not None
+    assert image.data.tolist() == network.parameters[0][0][:, 2].reshape(2, 2).tolist()
+    rows = (network.predict(arrays["x_test"].reshape(-1, 4)) != arrays["y_test"]).sum()
+    assert f"{rows} of {TEST_ROWS}" in "".join(wrong.get_supxlabel())
+
+
+def test_more_classes_than_a_matrix_can_show(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastnn.image_plots.MOST_CLASSES", 2)
+    assert train.main(arguments("--plots", ".")) == 0
+    assert os.listdir(".") == ["loss_accuracy.png"]
 
 
 def test_result_survives_a_picture_that_cannot_be_saved(
@@ -294,374 +264,134 @@ def test_result_survives_a_picture_that_cannot_be_saved(
     assert events(folder / "log")[-1]["event"] == "result"
 
 
-# What is wrong with the command line, the data or the files
+# Validation and early stopping
+
+STOPPING = ("--early-stopping", "--patience", "2", "--learning-rate", "0.5", "--batch-size", "8")
 
 
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        (["--fast"], "unrecognized arguments: --fast"),
-        (["extra"], "unrecognized arguments: extra"),
-        (["--epoch", "3"], "unrecognized arguments: --epoch 3"),
-        (["--engine", "gpu"], "argument --engine: invalid choice: 'gpu'"),
-        (["--dataset", "mnits"], "argument --dataset: must be auto, mnist"),
-        (["--epochs"], "argument --epochs: expected one argument"),
-        (["--hidden", "0"], "argument --hidden: must be whole numbers from 1"),
-        (["--hidden", "a,b"], "argument --hidden: must be whole numbers from 1"),
-        (["--hidden", "128,,64"], "argument --hidden: must be whole numbers from 1"),
-        (["--hidden", "99999999999"], "argument --hidden: must be whole numbers from 1"),
-        (["--learning-rate", "nan"], "argument --learning-rate: must be a positive number"),
-        (["--learning-rate", "inf"], "argument --learning-rate: must be a positive number"),
-        (["--optimizer", "sgdm"], "argument --optimizer: invalid choice: 'sgdm'"),
-        (["--momentum", "1"], "argument --momentum: must be below 1, got '1'"),
-        (["--momentum", "0.5"], "argument --momentum: sgd has none; momentum and nesterov do"),
-        (["--weight-decay", "-1"], "argument --weight-decay: must be a number of at least 0"),
-        (["--l2", "nan"], "argument --l2: must be a number of at least 0"),
-        (["--seed", "-1"], "argument --seed: must be a whole number from 0"),
-        (["--seed", str(2**64)], "argument --seed: must be a whole number from 0"),
-        (["--seed", "1.5"], "argument --seed: must be a whole number from 0"),
-        (["--epochs", str(2**31)], "argument --epochs: must be a whole number from 1"),
-        *(
-            ([f"--{option}", value], f"argument --{option}: must be ")
-            for option in ("batch-size", "epochs", "learning-rate", "threads")
-            for value in ("0", "-1", "many", "")
-        ),
-    ],
-)
-def test_usage_errors(
-    argv: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert train.main(arguments("--log-json", "log", "--plots", "plots", *argv)) == 2
-    captured = capsys.readouterr()
-    assert_one_line(captured.err)
-    assert captured.err.startswith(f"fastnn.train: error: {message}")
-    assert captured.out == "" and os.listdir(folder) == []
-
-
-def test_more_threads_than_the_process_may_use(folder: Path) -> None:
-    done = run(*arguments("--log-json", "log", "--engine", "numba", "--threads", "100000"))
-    assert (done.returncode, done.stdout) == (2, "")
-    assert_one_line(done.stderr)
-    assert done.stderr.startswith("fastnn.train: error: argument --threads: ")
-    assert os.listdir(folder) == []
-
-
-def with_nan(arrays: Arrays) -> None:
-    arrays["x_train"][7, 1] = np.nan
-
-
-def with_inf_in_the_test_rows(arrays: Arrays) -> None:
-    arrays["x_test"][7, 1] = -np.inf
-
-
-def with_a_negative_label(arrays: Arrays) -> None:
-    arrays["y_train"][7] = -1
-
-
-def with_a_class_that_is_not_trained(arrays: Arrays) -> None:
-    arrays["y_test"][7] = 3
-
-
-def with_a_label_too_few(arrays: Arrays) -> None:
-    arrays["y_train"] = arrays["y_train"][1:]
-
-
-def with_text_for_features(arrays: Arrays) -> None:
-    arrays["x_train"] = arrays["x_train"].astype(str)
-
-
-def with_objects(arrays: Arrays) -> None:
-    arrays["y_train"] = arrays["y_train"].astype(object)
-
-
-def with_features_of_rank_1(arrays: Arrays) -> None:
-    arrays["x_train"] = arrays["x_train"][:, 0]
-
-
-def with_other_columns_to_test(arrays: Arrays) -> None:
-    arrays["x_test"] = arrays["x_test"][:, 1:]
-
-
-def without_rows(arrays: Arrays) -> None:
-    arrays.update(x_train=arrays["x_train"][:0], y_train=arrays["y_train"][:0])
-
-
-def without_columns(arrays: Arrays) -> None:
-    arrays.update(x_train=arrays["x_train"][:, :0], x_test=arrays["x_test"][:, :0])
-
-
-def without_test_labels(arrays: Arrays) -> None:
-    del arrays["y_test"]
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        with_nan,
-        with_inf_in_the_test_rows,
-        with_a_negative_label,
-        with_a_class_that_is_not_trained,
-        with_a_label_too_few,
-        with_text_for_features,
-        with_objects,
-        with_features_of_rank_1,
-        with_other_columns_to_test,
-        without_rows,
-        without_columns,
-        without_test_labels,
-    ],
-)
-def test_data_errors(
-    spoil: Callable[[Arrays], None], folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arrays = small_arrays()
-    spoil(arrays)
-    np.savez(folder.parent / "bad.npz", **arrays)
-    assert train.main(arguments("--log-json", "log", "--plots", "p", dataset="../bad.npz")) == 1
-    captured = capsys.readouterr()
-    assert_one_line(captured.err)
-    assert "bad.npz" in captured.err
-    assert captured.out == "" and os.listdir(folder) == []
-
-
-@pytest.mark.parametrize("content", [b"", b"no archive", None], ids=["empty", "text", "truncated"])
-def test_damaged_file(
-    content: bytes | None, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    whole = Path("../small.npz").read_bytes()
-    Path("../bad.npz").write_bytes(whole[:-100] if content is None else content)
-    assert train.main(arguments("--log-json", "log", dataset="../bad.npz")) == 1
-    assert_one_line(capsys.readouterr().err)
-    assert os.listdir(folder) == []
-
-
-@pytest.mark.parametrize(
-    "argv",
-    [
-        ["--dataset", "missing.npz"],
-        ["--dataset", "mnist", "--data-dir", "missing"],
-        ["--data-dir", "../small.npz"],
-        ["--log-json", "missing/log"],
-        ["--log-json", "."],
-        ["--log-json", "../small.npz/log"],
-        ["--log-json", "x" * 300],
-        ["--plots", "../small.npz"],
-        ["--plots", "../small.npz/plots"],
-    ],
-)
-def test_file_errors(argv: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert train.main(arguments("--log-json", "log", *argv)) == 1
-    captured = capsys.readouterr()
-    assert_one_line(captured.err)
-    assert argv[-1].partition("/log")[0].partition("/plots")[0] in captured.err
-    assert captured.out == "" and os.listdir(folder) == []
-
-
-@posix
-@pytest.mark.parametrize("option", ["--log-json", "--plots"])
-def test_read_only_directory(option: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder.chmod(0o500)
-    try:
-        if os.access(folder, os.W_OK):
-            pytest.skip("root may write everywhere")
-        assert train.main(arguments(option, "new")) == 1
-    finally:
-        folder.chmod(0o700)
-    assert_one_line(capsys.readouterr().err)
-    assert os.listdir(folder) == []
-
-
-@needs_dev_full
-@pytest.mark.parametrize("full", ["the log", "standard output"])
-def test_full_disk(full: str, folder: Path) -> None:
-    if full == "the log":
-        done = run(*arguments("--log-json", "/dev/full"))
-        assert "epoch " not in done.stdout
-    else:
-        with open("/dev/full", "w") as output:
-            done = subprocess.run(
-                command(*arguments()), stdout=output, stderr=subprocess.PIPE, text=True
-            )
-    assert done.returncode == 1
-    assert_one_line(done.stderr)
-    assert "No space left on device" in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "line"),
-    [
-        (MemoryError("7 TiB"), 1, "fastnn.train: error: not enough memory: 7 TiB\n"),
-        (
-            ModuleNotFoundError("No module named 'x'"),
-            1,
-            "fastnn.train: error: No module named 'x'\n",
-        ),
-        (fastnn.DataError("two\nlines"), 1, "fastnn.train: error: two lines\n"),
-        (KeyboardInterrupt(), 130, "fastnn.train: interrupted\n"),
-    ],
-)
-def test_errors_while_loading(
-    error: BaseException,
-    code: int,
-    line: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    def fail(*args: Any, **options: Any) -> None:
-        raise error
-
-    monkeypatch.setattr(datasets, "load_dataset", fail)
-    assert train.main([]) == code
-    assert capsys.readouterr().err == line
-
-
-def test_interrupt_that_an_import_hides(capsys: pytest.CaptureFixture[str]) -> None:
-    def importing() -> None:
-        try:
-            raise KeyboardInterrupt
-        except KeyboardInterrupt as error:  # as pybind11 does
-            raise ImportError("initialization failed") from error
-
-    assert _cli.run("fastnn.train", importing) == 130
-    assert capsys.readouterr().err == "fastnn.train: interrupted\n"
-
-
-@posix
-def test_interrupt_that_a_callback_loses(folder: Path) -> None:
-    program = """
-import ctypes, signal
-from fastnn import _cli
-with _cli.exit_on_interrupt("fastnn.train"):
-    ctypes.CFUNCTYPE(None)(lambda: signal.raise_signal(signal.SIGINT))()
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (130, "fastnn.train: interrupted\n")
-
-
-def test_a_bug_keeps_its_traceback() -> None:
-    with pytest.raises(ZeroDivisionError):
-        _cli.run("fastnn.train", lambda: print(1 // 0))
-
-
-# What ends it early
-
-
-def test_divergence(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ("--learning-rate", "1e6", "--batch-size", "8", "--log-json", "log")
-    assert train.main(arguments(*options, epochs=50)) == 3
-    error = capsys.readouterr().err
-    assert_one_line(error)
-    stopped = events(folder / "log")[-1]
-    assert (stopped.pop("event"), stopped.pop("reason")) == ("stopped", "diverged")
-    assert "in epoch {epoch}, step {step}, at learning rate 1e+06".format(**stopped) in error
-
-
-def test_divergence_that_only_the_test_shows(
+def test_validation_is_what_the_table_and_the_log_show(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arrays = small_arrays()
-    arrays["x_test"] *= np.float32(3e37)
-    np.savez("../bad.npz", **arrays)
-    assert train.main(arguments("--log-json", "log", dataset="../bad.npz")) == 3
-    assert "the test loss is not finite after epoch 1" in capsys.readouterr().err
-    assert events(folder / "log")[-1] == {
-        "event": "stopped",
-        "reason": "diverged",
-        "epoch": 1,
-        "step": 1,
-    }
-
-
-@posix
-@pytest.mark.parametrize("name", engine.ENGINES)
-def test_interrupt(name: str, folder: Path) -> None:
-    process = start(*arguments("--engine", name, "--log-json", "log", epochs=1_000_000))
-    wait_for_epochs(process, folder / "log")
-    sent = time.monotonic()
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=PATIENCE)
-    seconds = time.monotonic() - sent
-    assert process.returncode == 130
-    assert_one_line(error, error=False)
-    *_, last_epoch, stopped = events(folder / "log")
-    assert stopped["reason"] == "interrupted"
-    assert stopped["step"] == 1 and stopped["epoch"] - last_epoch["epoch"] in (0, 1)
-    reached = f"in epoch {stopped['epoch']} of 1000000; test accuracy after {last_epoch['epoch']}: "
-    assert re.search(rf"{reached}\d+\.\d\d%\n", error)
-    assert seconds < 1  # promised is 0.25; a busy machine may take longer to wake the process
-
-
-@posix
-def test_pipe_that_closes(folder: Path) -> None:
-    process = start(*arguments(epochs=1_000_000))
-    assert process.stdout is not None and process.stderr is not None
-    assert process.stdout.readline().startswith("network")
-    process.stdout.close()
-    assert (process.wait(timeout=PATIENCE), process.stderr.read()) == (141, "")
-    process.stderr.close()
-
-
-@posix
-@pytest.mark.parametrize("argv", [["--help"], arguments("--quiet")], ids=["help", "quiet"])
-def test_pipe_that_was_never_open(argv: list[str], folder: Path) -> None:
-    reader, writer = os.pipe()
-    os.close(reader)
-    done = subprocess.run(command(*argv), stdout=writer, stderr=subprocess.PIPE, text=True)
-    os.close(writer)
-    assert (done.returncode, done.stderr) == (141, "")
-
-
-# A terminal
-
-
-@pytest.fixture(params=[80, 20])
-def terminal(request: pytest.FixtureRequest) -> Iterator[tuple[int, int]]:
-    """Open a terminal of the given width; hand out its two ends."""
-    termios, fcntl = pytest.importorskip("termios"), pytest.importorskip("fcntl")
-    ours, theirs = os.openpty()
-    size = np.array([24, request.param, 0, 0], np.uint16).tobytes()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, size)
-    yield ours, theirs
-    os.close(ours)
-
-
-def read_all(terminal: int) -> str:
-    pieces = []
-    while True:
-        try:
-            pieces.append(os.read(terminal, 1 << 16))
-        except OSError:  # Linux's way to say that the other end is closed
-            break
-        if not pieces[-1]:
-            break
-    return b"".join(pieces).decode()
-
-
-@posix
-@pytest.mark.parametrize("colour", [True, False], ids=["colour", "NO_COLOR"])
-def test_terminal(colour: bool, terminal: tuple[int, int], folder: Path) -> None:
-    ours, theirs = terminal
-    names = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "TTY_COMPATIBLE")
-    environment = {key: value for key, value in os.environ.items() if key not in names}
-    environment |= {"TERM": "xterm-256color"} | ({} if colour else {"NO_COLOR": "1"})
-    process = subprocess.Popen(
-        command(*arguments()), stdin=theirs, stdout=theirs, stderr=theirs, env=environment
+    options = ("--validation-fraction", "0.2", "--log-json", "log", "--class-weight", "balanced")
+    assert train.main(arguments(*options)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = "48 rows to train on, 12 to validate on (a share of 0.2), 20 to test on"
+    assert f"data      small, {rows}" in lines
+    assert "epoch    loss  accuracy   val loss   val accuracy  seconds   samples/s" in lines
+    begin, *epochs, result = events(folder / "log")
+    assert (begin["train_rows"], begin["validation_rows"], begin["test_rows"]) == (48, 12, 20)
+    data, network = small_arrays(), Network([4, 128, 64, 3])
+    history = network.fit(
+        data["x_train"],
+        data["y_train"],
+        epochs=3,
+        class_weight="balanced",
+        validation_fraction=0.2,
+        engine="numpy",
     )
-    os.close(theirs)
-    output = read_all(ours)
-    assert process.wait(timeout=PATIENCE) == 0
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output).replace("\r", "\n")
-    rows = re.findall(r"^ +(\d)(?: +\S+){6}$", plain, re.MULTILINE)
-    assert rows == ["1", "2", "3"]
-    assert "epoch 1/3" in output
-    assert output.count("\x1b[?25l") == output.count("\x1b[?25h") == 1  # the cursor comes back
-    assert bool(re.search(r"\x1b\[[0-9;]*3[0-8]", output)) == (colour and "━" in output)
-    assert re.search(r"test accuracy [\d.]+%, test loss \S+, after 3 epochs\n", plain)
+    for name in ("loss", "val_loss", "val_accuracy"):
+        assert [event[name] for event in epochs] == history[name]
+    assert {event["test_loss"] for event in epochs} == {None}
+    tested = network.evaluate(data["x_test"], data["y_test"])
+    assert (result["test_loss"], result["test_accuracy"]) == tested
+    assert lines[-1] == f"test accuracy {tested[1]:.2%}, test loss {tested[0]:.4f}, after 3 epochs"
 
 
-# Copies that spare the command line an import of NumPy
+@pytest.mark.parametrize("monitor", ["val_loss", "val_accuracy"])
+def test_early_stopping_ends_with_the_best_weights(
+    monitor: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, network = small_arrays(), Network([4, 128, 64, 3])
+    data["y_train"][::4] = 0  # what is learned by heart does harm elsewhere
+    np.savez("../noisy.npz", **data)
+    argv = ("--monitor", monitor, "--log-json", "log")
+    assert train.main(arguments(*STOPPING, *argv, dataset="../noisy.npz", epochs=100)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    begin, *epochs, result = events(folder / "log")
+    assert begin["validation_fraction"] == 0.1
+    history = network.fit(
+        data["x_train"],
+        data["y_train"],
+        epochs=100,
+        batch_size=8,
+        learning_rate=0.5,
+        validation_fraction=0.1,
+        early_stopping=EarlyStopping(monitor, patience=2),
+        engine="numpy",
+    )
+    assert [event[monitor] for event in epochs] == history[monitor]
+    best = history[monitor].index((min if monitor == "val_loss" else max)(history[monitor])) + 1
+    ran = len(epochs)
+    assert (result["epochs_run"], result["best_epoch"]) == (ran, best) and best < ran < 100
+    assert result["test_loss"] == network.evaluate(data["x_test"], data["y_test"])[0]
+    stopping = f"stopping  early, when {monitor} has not improved by 0.0001 for more than 2 epochs"
+    assert stopping in lines
+    assert f"ended after {ran} of 100 epochs: {monitor} has stopped improving" in lines
+    assert lines[-1].endswith(f"after {ran} epochs, with the weights of epoch {best}")
 
 
-def test_copies_agree() -> None:
-    assert _cli.ENGINES == engine.ENGINES
-    assert _cli.SEED_LIMIT == SEED_LIMIT
+def test_early_stopping_never_looks_at_the_test_rows(folder: Path) -> None:
+    arrays = small_arrays()
+    arrays["y_test"] = arrays["y_test"][::-1]  # now the network is wrong about them
+    np.savez("../other.npz", **arrays)
+    runs = {}
+    for name in ("small", "other"):
+        argv = arguments(*STOPPING, "--log-json", name, dataset=f"../{name}.npz", epochs=100)
+        assert train.main(argv) == 0
+        runs[name] = events(folder / name)
+    small, other = ([event.get("val_loss") for event in run] for run in runs.values())
+    assert small == other
+    small, other = (run[-1] for run in runs.values())
+    assert small["best_epoch"] == other["best_epoch"]
+    assert small["test_accuracy"] > other["test_accuracy"]
+
+
+def test_early_stopping_may_have_no_reason_to_stop(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main(arguments("--early-stopping")) == 0
+    out = capsys.readouterr().out
+    assert "ended after" not in out
+    assert out.endswith("after 3 epochs\n")
+
+
+# Optimizers and schedules
+
+
+def test_lbfgs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = arguments("--optimizer", "lbfgs", "--log-json", "log", epochs=1000)
+    assert train.main(argv) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "batches   all 60 rows, 1 iteration an epoch" in lines
+    assert "training  1,000 epochs of lbfgs, seed 0" in lines
+    begin, *epochs, _ = events(folder / "log")
+    assert (begin["learning_rate"], begin["batch_size"]) == (None, ROWS)
+    data = small_arrays()
+    history = Network([4, 128, 64, 3]).fit(
+        data["x_train"], data["y_train"], epochs=1000, optimizer="lbfgs", engine="numpy"
+    )
+    assert [event["loss"] for event in epochs] == history["loss"]
+    assert {event["learning_rate"] for event in epochs} == {None}
+    assert f"ended after {len(epochs)} of 1,000 epochs: lbfgs finds no better weights" in lines
+
+
+def test_an_adaptive_rate_that_is_at_its_end(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = arguments("--schedule", "adaptive", "--learning-rate", "5e-7", epochs=100)
+    assert train.main(argv) == 0
+    out = capsys.readouterr().out
+    assert "of sgd, learning rate 5e-07, schedule adaptive, seed 0\n" in out
+    assert "of 100 epochs: the training loss has stopped improving\n" in out
+
+
+def test_what_is_not_the_default_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["--activation", "tanh,gelu", "--dropout", "0.1,0.2,0", "--optimizer", "adamw"]
+    argv += ["--l2", "1e-4", "--clip-norm", "2", "--warmup-epochs", "1", "--schedule", "cosine"]
+    assert train.main(arguments(*argv, "--class-weight", "balanced")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "network   4-128-64-3, 9,091 parameters, tanh-gelu, dropout 0.1-0.2-0.0"
+    assert lines[5] == (
+        "training  3 epochs of adamw, learning rate 0.001, weight decay 0.01, l2 0.0001, "
+        "clip norm 2, warmup epochs 1, schedule cosine, class weight balanced, seed 0"
+    )

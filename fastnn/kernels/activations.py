@@ -174,16 +174,18 @@ def activation_forward(workspace, layer, first, rows, training):
     keeps = training and layer.slopes != NO_SLOPES
     slopes = address_in(workspace, layer.slopes + first * stride)
     if keeps:  # a slope is what becomes of an incoming 1
-        for i in range(first, first + rows):
-            for j in range(layer.slopes + i * stride, layer.slopes + i * stride + width):
+        start = layer.slopes + first * stride
+        for i in range(rows):
+            for j in range(start + i * stride, start + i * stride + width):
                 workspace[j] = ONE
     if keeps and layer.activation == GELU:
         _follow_slope(slopes, stride, at, stride, rows, width, layer.activation)
     _activate(at, stride, rows, width, layer.activation)
     if keeps and layer.activation != GELU:
         _follow_slope(slopes, stride, at, stride, rows, width, layer.activation)
-    for i in range(first, first + rows):  # the input that the next layer's bias takes
-        workspace[layer.z + i * stride + width] = ONE
+    ones = layer.z + first * stride + width  # the input that the next layer's bias takes
+    for i in range(rows):
+        workspace[ones + i * stride] = ONE
 
 
 @jit
@@ -198,7 +200,8 @@ def activation_backward(workspace, layer, first, rows, a_at, a_stride):
         at = address_in(workspace, dz)
         _follow_slope(at, stride, a, a_stride, rows, layer.outputs, layer.activation)
         return
-    slopes = layer.slopes + first * layer.z_row
+    width, slopes, slopes_row = layer.outputs, layer.slopes, layer.z_row
+    slopes += first * slopes_row
     for i in range(rows):
-        for j in range(layer.outputs):
-            workspace[dz + i * stride + j] *= workspace[slopes + i * layer.z_row + j]
+        for j in range(width):
+            workspace[dz + i * stride + j] *= workspace[slopes + i * slopes_row + j]

@@ -22,34 +22,26 @@ _activate = activations.UNITS[0].call
 
 
 @jit
-def shift(z, at, width):
-    """Subtract the largest of so many z from all; return its place, the first if several."""
+def softmax(z, at, width):
+    """``p = exp(z - max z) / Σ``, in place; return max z, the sum, and the first largest place.
+
+    z (width,) from `at`; the lanes behind, up to a multiple of NR, become 0.
+    """
+    lanes = (width + NR - 1) // NR * NR
     largest = 0
     for j in range(1, width):
         if z[at + j] > z[at + largest]:
             largest = j
     peak = z[at + largest]
-    for j in range(at, at + width):
-        z[j] -= peak
-    return largest
-
-
-@jit
-def softmax(z, at, width):
-    """``p = e^z / Σ e^z`` in place, of z that are shifted; return the sum.
-
-    z (width,) from `at`; the lanes behind, up to a multiple of NR, become 0.
-    """
-    lanes = (width + NR - 1) // NR * NR
-    for j in range(at, at + lanes):
-        z[j] = exp(z[j])
+    for j in range(lanes):
+        z[at + j] = exp(z[at + j] - peak)
     total = ZERO
-    for j in range(at, at + width):
-        total += z[j]
+    for j in range(width):
+        total += z[at + j]
     for j in range(lanes):
         p = z[at + j] / total
         z[at + j] = p if j < width else ZERO
-    return total
+    return peak, total, largest
 
 
 @jit
@@ -57,9 +49,10 @@ def softmax_cross_entropy_forward(losses, hits, workspace, layer, labels, first,
     """Turn z into p, and write ``losses[i] = log Σ exp(z - max z) - (z[label] - max z)``."""
     for i in range(first, first + rows):
         at = layer.z + i * layer.z_row
-        hits[i] = shift(workspace, at, layer.outputs) == labels[i]
         label_z = workspace[at + labels[i]]
-        losses[i] = np.float32(math.log(softmax(workspace, at, layer.outputs))) - label_z
+        peak, total, largest = softmax(workspace, at, layer.outputs)
+        losses[i] = np.float32(math.log(total)) - (label_z - peak)
+        hits[i] = largest == labels[i]
 
 
 @jit
@@ -148,6 +141,7 @@ def loss_backward(job_at, first, rows):
     job = record_at(job_at, 0, JOB)
     buffers = views(job)
     workspace, layer, loss = buffers.workspace, layer_of(job, job.n_layers - 1), job.loss
+    norm, lanes = job.norm, layer.panels * NR  # read once: a store could change the job
     if loss == CROSS_ENTROPY:
         softmax_cross_entropy_backward(workspace, layer, buffers.labels, first, rows)
     for i in range(first, first + rows):
@@ -156,10 +150,11 @@ def loss_backward(job_at, first, rows):
             for j in range(layer.outputs):
                 workspace[at + j] = residual(workspace[at + j], workspace[y + j], loss)
         if job.weights != 0:
+            weight = buffers.weights[i]
             for j in range(at, at + layer.outputs):
-                workspace[j] *= buffers.weights[i]
-        for j in range(at, at + layer.panels * NR):
-            workspace[j] = workspace[j] / job.norm
+                workspace[j] *= weight
+        for j in range(at, at + lanes):
+            workspace[j] = workspace[j] / norm
 
 
 def predict(job_at, first, rows):
@@ -168,9 +163,7 @@ def predict(job_at, first, rows):
     workspace, layer = views(job).workspace, layer_of(job, job.n_layers - 1)
     if job.loss == CROSS_ENTROPY:
         for i in range(first, first + rows):
-            at = layer.z + i * layer.z_row
-            shift(workspace, at, layer.outputs)
-            softmax(workspace, at, layer.outputs)
+            softmax(workspace, layer.z + i * layer.z_row, layer.outputs)
     else:
         link(workspace, layer, job.loss, first, rows)
 

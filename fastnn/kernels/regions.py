@@ -198,10 +198,11 @@ def backward(buffers, job, first, rows):
         activation_backward(buffers.workspace, before, first, rows, a, layer.a_row)
         if job.drops and layer.keep_level < LEVELS and before.slopes == NO_SLOPES:
             # Of a ReLU: what was dropped has no slope already, and the rest takes the factor.
+            factor, width = layer.keep_factor, before.outputs
             for j in range(rows):
                 dz = before.dz + (first + j) * before.dz_row
-                for k in range(dz, dz + before.outputs):
-                    buffers.workspace[k] *= layer.keep_factor
+                for k in range(dz, dz + width):
+                    buffers.workspace[k] *= factor
 
 
 @jit

@@ -1,0 +1,81 @@
+"""What both command lines do: load the data, make the engine ready, notice what is lost."""
+
+import argparse
+import math
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from fastnn import _cli
+from fastnn.console import counted
+from fastnn.errors import DivergenceError
+
+if TYPE_CHECKING:
+    from fastnn.datasets import Dataset
+    from fastnn.engine import Engine
+    from fastnn.network import Network
+
+
+def load(program: str, options: argparse.Namespace, *, quiet: bool = False) -> "Dataset":
+    """Load the data set, and say at once where it is not the one that was hoped for."""
+    from fastnn.datasets import load_dataset
+
+    watched = not quiet and sys.stderr is not None and sys.stderr.isatty()
+    data = load_dataset(options.dataset, options.data_dir, progress=watched)
+    if not quiet:
+        say_note(program, data)
+    return data
+
+
+def say_note(program: str, data: "Dataset") -> None:
+    """Say on standard error what there is to say about the data, if anything."""
+    if data.note:
+        print(f"{program}: {data.note}", file=sys.stderr, flush=True)
+
+
+def use_engine(
+    program: str, network: "Network", name: str, threads: int | None, say: Callable[[str], None]
+) -> "Engine":
+    """Move a network to an engine, which may have to be compiled, and return it.
+
+    Raises
+    ------
+    UsageError
+        If the process may not use as many threads.
+    """
+    from fastnn.engine import needs_compiling
+
+    with _cli.exit_on_interrupt(program):
+        if needs_compiling(name):
+            say("compiling the kernels: some seconds, this once")
+        try:
+            return network.use_engine(name, threads=threads)
+        except ValueError as error:
+            raise _cli.UsageError(f"argument --threads: {error}") from None
+
+
+def widths_of(network: "Network") -> list[int]:
+    """Return a network's inputs, hidden widths and classes."""
+    return [network.layers[0].inputs, *(layer.outputs for layer in network.layers)]
+
+
+def threads_text(engine: "Engine") -> str:
+    """Say with how many threads an engine computes."""
+    if engine.threads is None:
+        return "threads as its BLAS library decides"
+    return f"{counted(engine.threads, 'thread')} ({engine.threading_layer})"
+
+
+def check_loss(
+    loss: float, rows: str, *, epoch: int, step: int = 1, learning_rate: float | None
+) -> None:
+    """Raise a DivergenceError if the loss on the test or validation rows is not finite.
+
+    Finite weights may still be too large for rows that they were not trained on.
+    """
+    if math.isfinite(loss):
+        return
+    text = f"the {rows} loss is not finite after epoch {epoch}"
+    if learning_rate is not None:
+        text += f", at learning rate {learning_rate:g}: try a smaller one ({learning_rate / 10:g})"
+    raise DivergenceError(f"{text}; check the scale of the features", epoch=epoch, step=step)

@@ -1,0 +1,231 @@
+"""What a training run says of itself, in lines and in the log."""
+
+import argparse
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fastnn._session import threads_text, widths_of
+from fastnn.console import counted, loss_text, versions
+from fastnn.early_stopping import EarlyStopping, Standing, is_over, judge
+
+if TYPE_CHECKING:
+    from fastnn.batches import Data
+    from fastnn.datasets import Dataset
+    from fastnn.engine import Engine
+    from fastnn.network import Network
+    from fastnn.training import History
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run, ready to start.
+
+    Attributes
+    ----------
+    options : Namespace
+    data : Dataset
+    network : Network
+    engine : Engine
+    training : Data
+        The rows to learn from.
+    validation : Data or None
+        The rows kept from training; without them the test rows are watched.
+    """
+
+    options: argparse.Namespace
+    data: "Dataset"
+    network: "Network"
+    engine: "Engine"
+    training: "Data"
+    validation: "Data | None"
+
+    @property
+    def rows(self) -> int:
+        """Rows to learn from."""
+        return len(self.training.x)
+
+    @property
+    def watched(self) -> str:
+        """Which rows are evaluated after every epoch."""
+        return "test" if self.validation is None else "val"
+
+    @property
+    def batch_rows(self) -> int:
+        """Rows that an update learns from."""
+        size = self.options.batch_size
+        return self.rows if size == "full" else min(self.rows, size)
+
+    @property
+    def updates(self) -> int:
+        """Updates in an epoch."""
+        return -(-self.rows // self.batch_rows)
+
+    @property
+    def widths(self) -> str:
+        """Inputs, hidden widths and classes with a dash between them."""
+        return "-".join(map(str, widths_of(self.network)))
+
+    @property
+    def rule(self) -> EarlyStopping | None:
+        """When to stop before the last epoch."""
+        options = self.options
+        if not options.early_stopping:
+            return None
+        return EarlyStopping(options.monitor, options.patience, options.min_delta)
+
+
+def describe(run: Run) -> list[str]:
+    """Say what is trained, in lines."""
+    options, data = run.options, run.data
+    lines = [
+        f"network   {', '.join(_network_parts(run))}",
+        f"data      {data.name}, {_rows_text(run)}",
+        f"          from {data.source}",
+        f"engine    {_engine_text(run)}",
+        f"batches   {_batches_text(run)}",
+        f"training  {counted(options.epochs, 'epoch')} of {', '.join(_training_parts(options))}",
+    ]
+    if (rule := run.rule) is not None:
+        lines.append(
+            f"stopping  early, when {rule.monitor} has not improved by {rule.min_delta:g} for "
+            f"more than {counted(options.patience, 'epoch')}"
+        )
+    return lines
+
+
+def _network_parts(run: Run) -> list[str]:
+    """Say what the network is; ReLU and no dropout go without saying."""
+    options = run.options
+    parts = [run.widths, counted(run.network.n_parameters, "parameter")]
+    if options.activation != "relu":
+        parts.append(_joined(options.activation))
+    if options.dropout:
+        parts.append(f"dropout {_joined(options.dropout)}")
+    return parts
+
+
+def _joined(values: Any) -> str:
+    return "-".join(map(str, values)) if isinstance(values, tuple) else str(values)
+
+
+def _rows_text(run: Run) -> str:
+    kept = ""
+    if run.validation is not None:
+        share = run.options.validation_fraction
+        kept = f"{len(run.validation.x):,} to validate on (a share of {share:g}), "
+    return f"{counted(run.rows, 'row')} to train on, {kept}{len(run.data.x_test):,} to test on"
+
+
+def _engine_text(run: Run) -> str:
+    """Say what computes, with how many threads, and how long it took to be ready."""
+    engine = run.engine
+    text = f"{engine.name}, {threads_text(engine)}"
+    if engine.threads is None:
+        return text if run.options.threads is None else f"{text} (--threads is for numba)"
+    ready = "compiled" if engine.compiled else "read from the cache"
+    return f"{text}, kernels {ready} in {engine.compile_seconds:.2f} s"
+
+
+def _batches_text(run: Run) -> str:
+    size, rows = run.options.batch_size, counted(run.batch_rows, "row")
+    if run.batch_rows == run.rows:
+        rows = f"all {rows}"
+        if size != "full" and size > run.rows:
+            rows += f" ({size:,} are more than there are)"
+    if run.options.optimizer == "lbfgs":
+        return f"{rows}, 1 iteration an epoch"
+    return f"{rows}, {counted(run.updates, 'update')} an epoch"
+
+
+def _training_parts(options: argparse.Namespace) -> list[str]:
+    """Say how the weights follow their gradients; what is off goes without saying."""
+    parts = [options.optimizer]
+    for name in ("learning_rate", "momentum", "weight_decay", "l2", "clip_norm", "warmup_epochs"):
+        if getattr(options, name):
+            parts.append(f"{name.replace('_', ' ')} {getattr(options, name):g}")
+    if options.schedule != "constant":
+        parts.append(f"schedule {options.schedule}")
+    if options.class_weight:
+        parts.append(f"class weight {options.class_weight}")
+    return [*parts, f"seed {options.seed}"]
+
+
+def start_fields(run: Run) -> dict[str, Any]:
+    """Return what the log's first event holds."""
+    options, data, layers = run.options, run.data, run.network.layers
+    asked = (
+        "epochs",
+        "optimizer",
+        "learning_rate",
+        "momentum",
+        "weight_decay",
+        "l2",
+        "clip_norm",
+        "schedule",
+        "warmup_epochs",
+        "class_weight",
+        "validation_fraction",
+        "early_stopping",
+        "monitor",
+        "patience",
+        "min_delta",
+        "seed",
+    )
+    return {
+        "schema": 1,
+        "engine": run.engine.name,
+        "dataset": data.name,
+        "data_source": data.source,
+        "layers": widths_of(run.network),
+        "activations": [layer.activation for layer in layers[:-1]],
+        "dropout": [layer.dropout for layer in layers],
+        "parameters": run.network.n_parameters,
+        "train_rows": run.rows,
+        "validation_rows": 0 if run.validation is None else len(run.validation.x),
+        "test_rows": len(data.x_test),
+        "batch_size": run.batch_rows,
+        **{name: getattr(options, name) for name in asked},
+        "threads": run.engine.threads,
+        "threading_layer": run.engine.threading_layer,
+        "versions": versions(),
+    }
+
+
+def best_epoch(rule: EarlyStopping, history: "History") -> int:
+    """Return the epoch whose weights early stopping keeps."""
+    return _standing(rule, history).best_epoch
+
+
+def _standing(rule: EarlyStopping, history: "History") -> Standing:
+    standing = Standing()
+    for epoch, value in enumerate(history[rule.monitor], start=1):
+        standing = judge(rule, standing, epoch, value)
+    return standing
+
+
+def ending_text(run: Run, history: "History") -> str | None:
+    """Say why a run ended before its last epoch, if it did."""
+    epochs = len(history["loss"])
+    if epochs == run.options.epochs:
+        return None
+    rule = run.rule
+    why = "the training loss has stopped improving"  # an adaptive rate that is at its end
+    if rule is not None and is_over(rule, _standing(rule, history)):
+        why = f"{rule.monitor} has stopped improving"
+    elif run.options.optimizer == "lbfgs":
+        why = "lbfgs finds no better weights"
+    return f"ended after {epochs:,} of {counted(run.options.epochs, 'epoch')}: {why}"
+
+
+def result_text(result: dict[str, Any]) -> str:
+    """Return the last line."""
+    text = (
+        f"test accuracy {result['test_accuracy']:.2%}, test loss {loss_text(result['test_loss'])}, "
+        f"after {counted(result['epochs_run'], 'epoch')}"
+    )
+    best = result["best_epoch"]
+    return (
+        text
+        if best in (None, result["epochs_run"])
+        else f"{text}, with the weights of epoch {best:,}"
+    )

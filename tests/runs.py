@@ -1,0 +1,46 @@
+"""Training runs made by hand, for the tests of the convergence reports."""
+
+from typing import Any
+
+from fastnn._report_text import BATCH_SIZES, Contest, Work
+from fastnn.convergence import Plan, Run
+
+WORK = Work(flops_per_sample=1_000, peak=2.0)  # a row takes 500 ns at the peak
+
+
+def run(name: str, accuracies: list[float], *, batch_size: int = 1_000, **settings: Any) -> Run:
+    """Return a run on 1,000 rows with these test accuracies, by default at 1 s an epoch."""
+    seconds = settings.pop("seconds", 1.0)
+    rate, optimizer = settings.pop("learning_rate", 0.1), settings.pop("optimizer", "sgd")
+    method = settings.pop("method", name)
+    plan = Plan(method, batch_size, rate, len(accuracies), optimizer)
+    history = {
+        "loss": settings.pop("loss", [1 / (i + 1) for i in range(len(accuracies))]),
+        "accuracy": [0.5] * len(accuracies),
+        "seconds": [seconds] * len(accuracies),
+        "val_loss": [0.7] * len(accuracies),
+        "val_accuracy": accuracies,
+    }
+    return Run(name, plan, 1_000, history if accuracies else {}, **settings)
+
+
+SLOW = run("slow", [0.5, 0.7, 0.85, 0.91])
+
+
+FAST = run("fast", [0.92, 0.96], batch_size=100, seconds=2.0)
+
+
+def runs_of(contest: Contest, outcomes: dict[str, Any]) -> list[Run]:
+    """Return runs of a contest's plans: by the plan's name a final loss, or None if it diverged."""
+    runs = []
+    for plan in contest.plans:
+        loss = outcomes.get(plan.name, 0.5)
+        history = run("", [0.5] if loss else [], loss=[loss]).history
+        runs.append(Run(plan.name, plan, 1_000, history, None if loss else 1))
+    return runs
+
+
+RATES = runs_of(
+    BATCH_SIZES,
+    {"batch GD at rate 0.1": 0.3, "batch GD at rate 0.3": 0.2, "batch GD at rate 1": None},
+)

@@ -1,0 +1,152 @@
+"""Gradient clipping: `clip_norm` of both engines."""
+
+import numba
+import numpy as np
+import pytest
+from tolerances import U
+
+from fastnn import Network
+from fastnn.batches import Data, Epoch, Progress
+from fastnn.engine import get_engine
+from fastnn.initializers import he_normal
+from fastnn.layers import dense_layers
+from fastnn.losses import LOSSES
+from fastnn.optimizers import get_optimizer
+
+LONG = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="takes too long uncompiled")
+
+
+def problem(rng, rows, sizes, weighted=False):
+    x = rng.standard_normal((rows, sizes[0]), dtype=np.float32)
+    weights = rng.uniform(0, 2, rows).astype(np.float32) if weighted else None
+    return Data(x, rng.integers(0, sizes[-1], rows, np.int32), weights)
+
+
+def engine_for(name, sizes, threads=None):
+    layers = dense_layers(sizes)
+    engine = get_engine(name, layers, input_scale=1.0, threads=threads)
+    engine.set_parameters(he_normal(layers, seed=0))
+    return engine
+
+
+def flat(parameters):
+    return np.concatenate([array.ravel() for pair in parameters for array in pair]).astype("f8")
+
+
+# One weight vector (3, 4) and no bias to speak of: x = (3, 4), z = 0, y = -1, and the loss
+# (z - y)² / 2 has dz = 1, so that dw = (3, 4), db = 1 and √(3² + 4² + 1²) = √26.
+HAND_WORKED = Data(np.float32([[3, 4]]), np.float32([[-1]]))
+
+
+@pytest.mark.parametrize(
+    ("clip_norm", "share"),
+    [(0.0, 1.0), (26**0.5 / 2, 0.5), (26**0.5 / 8, 0.125), (26**0.5 + 0.01, 1.0), (1e30, 1.0)],
+)
+def test_a_step_worked_by_hand(engine, clip_norm, share):
+    running = get_engine(engine, dense_layers([2, 1]), LOSSES["squared_error"], input_scale=1.0)
+    epoch = Epoch(HAND_WORKED, np.arange(1), 1, 0.5, clip_norm=clip_norm)
+    assert running.run_chunk(epoch, Progress(), 1).loss_sum == 0.5  # of the loss, nothing is cut
+    ((w, b),) = running.get_parameters()
+    expected = -0.5 * share * np.array([3, 4, 1])
+    np.testing.assert_allclose([*w.ravel(), *b], expected, rtol=4 * U)
+    if share == 1:
+        assert [*w.ravel(), *b] == expected.tolist()  # and nothing is touched
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("l2", [0.0, 0.3])
+@pytest.mark.parametrize("rows", [40, 1300])
+def test_the_whole_gradient_is_shortened_to_the_norm(engine, rng, rows, l2, weighted):
+    """Of all chunks of the batch, all layers, and the penalty's part in it."""
+    sizes = [7, 19, 33, 5]
+    data = problem(rng, rows, sizes, weighted)
+    running = engine_for(engine, sizes)
+    before = flat(running.get_parameters())
+    gradient = flat(running.loss_and_grad(data, l2=l2)[1])
+    length = np.linalg.norm(gradient)
+    for share in (0.25, 1.5):
+        running.set_parameters(he_normal(dense_layers(sizes), seed=0))
+        epoch = Epoch(data, np.arange(rows), rows, 64.0, l2=l2, clip_norm=share * length)
+        running.run_chunk(epoch, Progress(), rows)
+        step = (before - flat(running.get_parameters())) / 64
+        # Rounding: of a step of up to 64 |dw|, and of w before it, divided by 64 again.
+        bound = 8 * U * (np.abs(gradient).max() + np.abs(before).max())
+        assert np.abs(step - min(1, share) * gradient).max() <= bound
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "adam"])
+def test_what_is_clipped_is_what_the_optimizer_sees(engine, rng, optimizer):
+    """Adam's first moment is a tenth of the clipped gradient; momentum's velocity -η times it."""
+    sizes = [7, 19, 5]
+    data = problem(rng, 60, sizes)
+    running = engine_for(engine, sizes)
+    gradient = flat(running.loss_and_grad(data)[1])
+    clip_norm = np.linalg.norm(gradient) / 3
+    chosen = get_optimizer(optimizer, learning_rate=0.1)
+    running.run_chunk(
+        Epoch(data, np.arange(60), 60, 0.1, chosen, clip_norm=clip_norm), Progress(), 60
+    )
+    state = flat(running.get_state(chosen.slots)[0])
+    expected = {"momentum": -0.1, "adam": 0.1}[optimizer] * gradient / 3
+    assert np.abs(state - expected).max() <= 8 * U * np.abs(expected).max()
+
+
+def test_every_batch_is_clipped_by_its_own_length(engine, rng):
+    """Two batches, the second one's rows a hundred times larger: only it is shortened."""
+    data = Data(np.float32([[1, 2], [100, -300]]), np.float32([[1], [2]]))
+    running = get_engine(engine, dense_layers([2, 1]), LOSSES["squared_error"], input_scale=1.0)
+    running.run_chunk(Epoch(data, np.arange(2), 1, 0.125, clip_norm=10.0), Progress(), 2)
+    # First: p = 0, dz = -1, dw = (-1, -2), db = -1, of length √6; w = (1/8, 1/4), b = 1/8.
+    # Then: p = 12.5 - 75 + 1/8 = -62.375, dz = -64.375, and dw has the direction of
+    # (-100, 300, -1) and the length 10.
+    direction = np.array([-100, 300, -1]) / np.linalg.norm([100, 300, 1])
+    ((w, b),) = running.get_parameters()
+    expected = np.array([1 / 8, 1 / 4, 1 / 8]) - 0.125 * 10 * direction
+    np.testing.assert_allclose([*w.ravel(), *b], expected, rtol=8 * U)
+
+
+@LONG
+@pytest.mark.parametrize("batch_size", [32, 700])
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "nesterov", "adam", "adamw"])
+def test_engines_agree_and_threads_change_no_bit(rng, optimizer, batch_size):
+    sizes = [30, 33, 17, 5]
+    data = problem(rng, 700, sizes, weighted=True)
+    data.x[rng.random(data.x.shape) < 0.7] = 0
+    chosen = get_optimizer(optimizer)
+    epoch = Epoch(
+        data, rng.permutation(700), batch_size, chosen.learning_rate, chosen,
+        l2=0.01, clip_norm=0.2,
+    )  # fmt: skip
+    results = []
+    for name, threads in (("numpy", None), ("numba", 1), ("numba", 2)):
+        running = engine_for(name, sizes, min(threads or 1, numba.config.NUMBA_NUM_THREADS))
+        loss = running.run_chunk(epoch, Progress(), 700).loss_sum
+        results.append((loss, flat(running.get_parameters())))
+    (loss, plain), (fast_loss, one), (other_loss, two) = results
+    assert fast_loss == other_loss and (one == two).all()
+    assert fast_loss == pytest.approx(loss, rel=1e-5)
+    # As in `test_optimizers`: what Adam divides by is as small as the gradient.
+    assert np.abs(one - plain).max() <= (2e-3 if "adam" in optimizer else 1e-5)
+
+
+def test_a_fit_is_clipped(engine, rng):
+    """With a rate of 1 and one update an epoch, no epoch moves the weights further than that."""
+    data = problem(rng, 80, [6, 3])
+    network = Network([6, 12, 3])
+    before = flat(network.parameters)
+    for _ in range(3):
+        network.fit(
+            data.x, data.targets, epochs=1, batch_size="full", learning_rate=1.0,
+            clip_norm=0.01, engine=engine,
+        )  # fmt: skip
+        after = flat(network.parameters)
+        assert np.linalg.norm(after - before) == pytest.approx(0.01, rel=1e-4)
+        before = after
+
+
+@pytest.mark.parametrize("clip_norm", [-1, float("nan"), float("inf"), "1", True, None])
+def test_a_norm_out_of_range_is_refused(engine, clip_norm):
+    network = Network([2, 2])
+    with pytest.raises(ValueError, match="^clip_norm must be a number of at least 0, got "):
+        network.fit([[0, 1]], [1], clip_norm=clip_norm, engine=engine)
+    assert network.epochs_trained == 0

@@ -1,0 +1,66 @@
+"""`fastnn.console`: what a terminal shows, and what the log can hold."""
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import PATIENCE, arguments, command, events, posix
+
+from fastnn.console import JsonLog
+
+
+def test_log_holds_no_nan(tmp_path: Path) -> None:
+    with JsonLog(tmp_path / "log", rows=1) as log:
+        log.write("epoch", loss=float("nan"), accuracy=0.5, name="é")
+    assert events(tmp_path / "log") == [
+        {"event": "epoch", "loss": None, "accuracy": 0.5, "name": "é"}
+    ]
+
+
+@pytest.fixture(params=[80, 20])
+def terminal(request: pytest.FixtureRequest) -> Iterator[tuple[int, int]]:
+    """Open a terminal of the given width; hand out its two ends."""
+    termios, fcntl = pytest.importorskip("termios"), pytest.importorskip("fcntl")
+    ours, theirs = os.openpty()
+    size = np.array([24, request.param, 0, 0], np.uint16).tobytes()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, size)
+    yield ours, theirs
+    os.close(ours)
+
+
+def read_all(terminal: int) -> str:
+    pieces = []
+    while True:
+        try:
+            pieces.append(os.read(terminal, 1 << 16))
+        except OSError:  # Linux's way to say that the other end is closed
+            break
+        if not pieces[-1]:
+            break
+    return b"".join(pieces).decode()
+
+
+@posix
+@pytest.mark.parametrize("colour", [True, False], ids=["colour", "NO_COLOR"])
+def test_terminal(colour: bool, terminal: tuple[int, int], folder: Path) -> None:
+    ours, theirs = terminal
+    names = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "TTY_COMPATIBLE")
+    environment = {key: value for key, value in os.environ.items() if key not in names}
+    environment |= {"TERM": "xterm-256color"} | ({} if colour else {"NO_COLOR": "1"})
+    process = subprocess.Popen(
+        command(*arguments()), stdin=theirs, stdout=theirs, stderr=theirs, env=environment
+    )
+    os.close(theirs)
+    output = read_all(ours)
+    assert process.wait(timeout=PATIENCE) == 0
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output).replace("\r", "\n")
+    rows = re.findall(r"^ +(\d)(?: +\S+){6}$", plain, re.MULTILINE)
+    assert rows == ["1", "2", "3"]
+    assert "epoch 1/3" in output
+    assert output.count("\x1b[?25l") == output.count("\x1b[?25h") == 1  # the cursor comes back
+    assert bool(re.search(r"\x1b\[[0-9;]*3[0-8]", output)) == (colour and "━" in output)
+    assert re.search(r"test accuracy [\d.]+%, test loss \S+, after 3 epochs\n", plain)

@@ -1,0 +1,232 @@
+"""When to stop: the state machine, and a fit that obeys it."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastnn import Callback, DivergenceError, Network
+from fastnn.early_stopping import EarlyStopping, Standing, is_over, judge
+
+unhurried = settings(deadline=None)  # other programs may hold the machine up
+
+
+def run(rule, figures):
+    """How things stand after each epoch, up to the one that ends the fit."""
+    standing, seen = Standing(), []
+    for epoch, figure in enumerate(figures, start=1):
+        standing = judge(rule, standing, epoch, figure)
+        seen.append(standing)
+        if is_over(rule, standing):
+            break
+    return seen
+
+
+# ---- the state machine ----------------------------------------------------------------------
+
+
+def test_patience_is_how_many_epochs_are_put_up_with():
+    for patience in (0, 1, 3):
+        rule = EarlyStopping("val_loss", patience=patience)
+        assert len(run(rule, [3, 2, 1, *20 * [1.5]])) == 3 + patience + 1
+
+
+def test_a_loss_is_to_fall_and_all_else_to_rise():
+    for monitor in ("loss", "val_loss"):
+        assert run(EarlyStopping(monitor), [3, 1, 2])[-1] == Standing(1, 2, 1)
+    for monitor in ("accuracy", "val_accuracy", "val_r2", "val_score"):
+        assert run(EarlyStopping(monitor), [3, 1, 4, 2])[-1] == Standing(4, 3, 1)
+
+
+def test_a_gain_below_min_delta_is_the_best_but_does_not_end_the_waiting():
+    seen = run(EarlyStopping("loss", patience=10, min_delta=0.5), [3, 2.75, 2.5, 2.0, 2.25])
+    assert seen == [
+        Standing(3, 1, 0),
+        Standing(2.75, 2, 1),
+        Standing(2.5, 3, 2),
+        Standing(2.0, 4, 0),  # a gain of min_delta itself counts
+        Standing(2.0, 4, 1),
+    ]
+
+
+def test_with_a_min_delta_of_0_standing_still_is_not_waiting():
+    seen = run(EarlyStopping("loss", patience=1, min_delta=0), [1, 1, 1, 1.5, 1])
+    assert seen[:3] == 3 * [Standing(1, 1, 0)]  # the first of equals is the best
+    assert seen[3:] == [Standing(1, 1, 1), Standing(1, 1, 0)]
+
+
+def test_a_nan_is_no_improvement():
+    rule = EarlyStopping("loss", patience=2)
+    assert run(rule, [math.nan, 2, math.nan, 1])[-1] == Standing(1, 4, 0)
+    nothing = run(rule, 5 * [math.nan])
+    assert len(nothing) == 3
+    assert math.isnan(nothing[-1].best) and nothing[-1].best_epoch == 0
+
+
+def test_an_infinite_loss_is_a_beginning():
+    seen = run(EarlyStopping("loss", patience=3), [math.inf, math.inf, 2, 1])
+    assert [standing.waited for standing in seen] == [0, 1, 0, 0]
+    assert seen[-1] == Standing(1, 4, 0)
+
+
+figures = st.lists(
+    st.floats(-100, 100) | st.sampled_from([math.nan, math.inf, -math.inf]), min_size=1, max_size=40
+)
+
+
+@given(
+    figures=figures,
+    patience=st.integers(0, 6),
+    min_delta=st.sampled_from([0, 1e-4, 1.0]),
+    falls=st.booleans(),
+)
+@unhurried
+def test_the_best_is_the_first_of_the_best_and_the_end_is_where_patience_is(
+    figures, patience, min_delta, falls
+):
+    rule = EarlyStopping("loss" if falls else "score", patience=patience, min_delta=min_delta)
+    seen = run(rule, figures)
+    known = [x for x in figures[: len(seen)] if not math.isnan(x)]
+    if known:
+        best = min(known) if falls else max(known)
+        assert (seen[-1].best, seen[-1].best_epoch) == (best, figures.index(best) + 1)
+    assert all(standing.waited <= patience for standing in seen[:-1])
+    assert len(seen) == len(figures) or seen[-1].waited == patience + 1
+
+
+@given(figures=figures, patience=st.integers(0, 6))
+@unhurried
+def test_a_rising_score_is_judged_as_its_falling_negative(figures, patience):
+    rising = run(EarlyStopping("score", patience=patience), figures)
+    falling = run(EarlyStopping("loss", patience=patience), [-x for x in figures])
+    assert [s[1:] for s in rising] == [s[1:] for s in falling]
+
+
+@pytest.mark.parametrize("value", [-1, math.nan, "3", None])
+@pytest.mark.parametrize("name", ["patience", "min_delta"])
+def test_settings_out_of_range_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"^{name} must be a number of at least 0, got {value!r}"):
+        EarlyStopping(**{name: value})
+
+
+def test_patience_may_be_endless():
+    assert len(run(EarlyStopping("loss", patience=math.inf), 200 * [1.0])) == 200
+
+
+# ---- `Network.fit` --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def data(rng):
+    """Rows of noise to learn by heart, and others, which get worse by that."""
+    x, labels = rng.normal(size=(60, 10)).astype(np.float32), rng.integers(0, 3, 60)
+    return (x[:40], labels[:40]), (x[40:], labels[40:])
+
+
+@pytest.mark.parametrize("monitor", ["val_loss", "val_accuracy"])
+def test_a_fit_ends_with_the_best_weights(engine, data, monitor):
+    train, held_out = data
+    network = Network([10, 32, 3], seed=1)
+    rule = EarlyStopping(monitor, patience=3, min_delta=0)
+    history = network.fit(
+        *train, epochs=200, batch_size=10, engine=engine,
+        validation_data=held_out, early_stopping=rule,
+    )  # fmt: skip
+    figures = history[monitor]
+    best = min(figures) if monitor == "val_loss" else max(figures)
+    assert 4 <= len(figures) < 200
+    assert best != figures[-1]
+    assert network.evaluate(*held_out)[monitor == "val_accuracy"] == best
+    assert network.epochs_trained == len(figures)  # all of them were
+    # The weights are those of the first epoch that was so good, which another fit ends with.
+    other = Network([10, 32, 3], seed=1)
+    other.fit(*train, epochs=figures.index(best) + 1, batch_size=10, engine=engine)
+    for (w, b), (other_w, other_b) in zip(network.parameters, other.parameters, strict=True):
+        assert (w == other_w).all() and (b == other_b).all()
+
+
+def test_without_restoring_a_fit_ends_with_the_last_weights(engine, data):
+    train, held_out = data
+    network = Network([10, 32, 3], seed=1)
+    rule = EarlyStopping(patience=3, restore_best=False)
+    history = network.fit(
+        *train, epochs=200, batch_size=10, engine=engine,
+        validation_data=held_out, early_stopping=rule,
+    )  # fmt: skip
+    assert len(history["val_loss"]) < 200
+    assert network.evaluate(*held_out)[0] == history["val_loss"][-1] > min(history["val_loss"])
+
+
+def test_the_best_weights_are_kept_where_the_epochs_run_out(engine, data):
+    train, held_out = data
+    network = Network([10, 32, 3], seed=1)
+    history = network.fit(
+        *train, epochs=40, batch_size=10, engine=engine,
+        validation_data=held_out, early_stopping=EarlyStopping(patience=1000),
+    )  # fmt: skip
+    assert len(history["val_loss"]) == 40
+    assert network.evaluate(*held_out)[0] == min(history["val_loss"]) < history["val_loss"][-1]
+
+
+class Break(Callback):
+    def on_epoch_begin(self, epoch):
+        if epoch == 40:
+            raise KeyboardInterrupt
+
+
+def test_the_best_weights_are_kept_where_a_fit_is_broken_off(engine, data):
+    train, held_out = data
+    network, other = Network([10, 32, 3], seed=1), Network([10, 32, 3], seed=1)
+    rule = EarlyStopping(patience=1000)
+    settings = {"batch_size": 10, "validation_data": held_out, "engine": engine}
+    with pytest.raises(KeyboardInterrupt):
+        network.fit(*train, epochs=60, early_stopping=rule, callbacks=[Break()], **settings)
+    history = other.fit(*train, epochs=39, **settings)
+    assert network.epochs_trained == 39
+    assert network.evaluate(*held_out)[0] == min(history["val_loss"]) < history["val_loss"][-1]
+
+
+def test_the_best_weights_are_kept_where_a_fit_diverges(engine):
+    """At x = 1e20, the second step takes the logits beyond float32."""
+    network = Network([1, 2])
+    network.parameters = [(np.zeros((1, 2)), np.zeros(2))]
+    with pytest.raises(DivergenceError):
+        network.fit(
+            [[1e20]], [0], epochs=5, learning_rate=1, engine=engine,
+            early_stopping=EarlyStopping("loss"),
+        )  # fmt: skip
+    assert network.epochs_trained == 1
+    assert network.parameters[0][0].tolist() == [[np.float32(5e19), np.float32(-5e19)]]
+
+
+def test_the_training_loss_may_be_monitored(engine, data):
+    train, _ = data
+    history = Network([10, 3]).fit(
+        *train, epochs=500, batch_size="full", learning_rate=0.5, engine=engine,
+        early_stopping=EarlyStopping("loss", patience=5, min_delta=1e-3),
+    )  # fmt: skip
+    gains = -np.diff(history["loss"])
+    assert 6 < len(history["loss"]) < 500
+    assert (gains[-6:] < 1e-3).all() and (gains[:-6] >= 1e-3).any()
+
+
+@pytest.mark.parametrize(
+    ("monitor", "validated", "loss", "figures"),
+    [
+        ("val_loss", False, "cross_entropy", "loss, accuracy here, got 'val_loss'; for more, give"),
+        ("val_f1", True, "cross_entropy", "loss, accuracy, val_loss, val_accuracy here, got"),
+        ("accuracy", True, "squared_error", "loss, val_loss, val_r2 here, got 'accuracy'$"),
+    ],
+)
+def test_what_is_no_figure_of_the_history_is_refused(engine, monitor, validated, loss, figures):
+    network = Network([2, 2], loss=loss)
+    x = np.zeros((2, 2))
+    y = [0, 1] if loss == "cross_entropy" else x
+    with pytest.raises(ValueError, match=f"^early stopping monitors one of {figures}"):
+        network.fit(
+            x, y, epochs=1, engine=engine, early_stopping=EarlyStopping(monitor),
+            validation_data=(x, y) if validated else None,
+        )  # fmt: skip
+    assert network.epochs_trained == 0

@@ -1,0 +1,250 @@
+"""L-BFGS over both engines: how far it gets, how it ends, and what it leaves behind."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize as scipy_minimize
+
+from fastnn import Callback, DivergenceError, Network
+from fastnn.batches import Data
+from fastnn.early_stopping import EarlyStopping
+from fastnn.engine import get_engine
+from fastnn.layers import dense_layers
+from fastnn.lbfgs import Limits, _shaped, minimize
+from fastnn.losses import LOSSES
+from fastnn.optimizers import get_optimizer
+from fastnn.training import Plan
+
+
+@pytest.fixture
+def data(rng):
+    """Classes that overlap: a loss with a minimum above 0."""
+    labels = rng.integers(0, 3, 120)
+    x = rng.normal(size=(120, 4)) + np.eye(3, 4)[labels]
+    return x.astype(np.float32), labels.astype(np.int32)
+
+
+def same_bits(one, other):
+    return all(
+        (w == other_w).all() and (b == other_b).all()
+        for (w, b), (other_w, other_b) in zip(one, other, strict=True)
+    )
+
+
+# ---- how far ---------------------------------------------------------------------------------
+
+
+def exact_regression(flat, x, labels, l2):
+    """Softmax regression's loss and gradient, float64, straight from the formula."""
+    w, b = flat[:12].reshape(4, 3), flat[12:]
+    z = x.astype(np.float64) @ w + b
+    p = np.exp(z - z.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    loss = -np.log(p[np.arange(len(x)), labels]).mean() + l2 / 2 * (w**2).sum()
+    p[np.arange(len(x)), labels] -= 1
+    return loss, np.append(x.T @ p / len(x) + l2 * w, p.mean(axis=0))
+
+
+def test_a_convex_problem_ends_at_its_minimum(engine, data):
+    l2 = 0.01
+    network = Network([4, 3])
+    history = network.fit(*data, epochs=200, optimizer="lbfgs", l2=l2, engine=engine)
+    exact = scipy_minimize(
+        exact_regression, np.zeros(15), (*data, l2), jac=True, method="BFGS", options={"gtol": 1e-9}
+    )
+    assert history["loss"][-1] == pytest.approx(exact.fun, rel=1e-6)
+    assert len(history["loss"]) < 100
+    # The loss is minimal to some roundings of float32, 1e-7 of it; it has a curvature of at least
+    # l2 along the weights, and so these are right to √(2e-7 / 0.01), which is 4e-3.
+    ((w, b),) = network.parameters
+    assert np.abs(w.ravel() - exact.x[:12]).max() <= 4e-3
+    b_exact = exact.x[12:] - exact.x[12:].mean()  # nothing says where the biases' mean is
+    assert np.abs(b - b.mean() - b_exact).max() <= 4e-3
+
+
+@pytest.mark.parametrize(
+    ("activation", "loss"),
+    [("tanh", "cross_entropy"), ("relu", "squared_error"), ("gelu", "logistic")],
+)
+def test_it_gets_much_lower_than_gradient_descent(engine, rng, activation, loss):
+    x = rng.uniform(-1, 1, (200, 2)).astype(np.float32)
+    above = np.sin(3 * x[:, 0]) > x[:, 1]
+    y = above.astype(int) if loss != "squared_error" else np.sin(3 * x[:, :1]) * x[:, 1:]
+    losses = {}
+    for optimizer in ("sgd", "lbfgs"):
+        outputs = 2 if loss == "cross_entropy" else 1
+        network = Network([2, 16, outputs], activation=activation, loss=loss, seed=3)
+        history = network.fit(
+            x, y, epochs=150, batch_size="full", optimizer=optimizer, engine=engine
+        )
+        losses[optimizer] = history["loss"][-1]
+        assert network.evaluate(x, y)[0] <= history["loss"][0]
+    assert losses["lbfgs"] < losses["sgd"] / 5
+
+
+def test_engines_take_the_same_way_at_first(data):
+    losses = []
+    for engine in ("numba", "numpy"):
+        network = Network([4, 8, 3], activation="tanh", seed=1)
+        losses.append(network.fit(*data, epochs=8, optimizer="lbfgs", engine=engine)["loss"])
+    # A line search may turn a rounding into another step; in eight iterations it has not yet.
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+# ---- history and weights ---------------------------------------------------------------------
+
+
+def test_an_epoch_is_an_iteration_and_its_figures_are_those_of_its_weights(engine, data):
+    seen = []
+
+    class Watcher(Callback):
+        def on_epoch_end(self, epoch, metrics):
+            loss, accuracy = running.evaluate(Data(*data))
+            seen.append((epoch, metrics["loss"], metrics["accuracy"]))
+            assert metrics["loss"] == pytest.approx(loss, rel=1e-6)
+            assert metrics["accuracy"] == accuracy
+
+    network = Network([4, 8, 3])
+    running = network.use_engine(engine)
+    history = network.fit(
+        *data, epochs=7, optimizer="lbfgs", engine=engine, validation_data=data,
+        callbacks=[Watcher()],
+    )  # fmt: skip
+    assert [epoch for epoch, *_ in seen] == list(range(1, 8))
+    assert history.keys() == {"loss", "accuracy", "val_loss", "val_accuracy", "seconds"}
+    assert all(len(values) == 7 for values in history.values())
+    assert (np.diff(history["loss"]) < 0).all()
+    assert history["val_loss"] == pytest.approx(history["loss"], rel=1e-6)
+    assert all(seconds > 0 for seconds in history["seconds"])
+    assert network.epochs_trained == 7
+
+
+def test_the_weights_at_the_end_are_those_of_the_last_iteration(engine, data):
+    """Not those that the line search tried last."""
+    for epochs in range(1, 25):
+        network = Network([4, 8, 3], seed=1)
+        history = network.fit(
+            *data, epochs=epochs, optimizer="lbfgs", engine=engine, validation_data=data
+        )
+        assert network.evaluate(*data) == (history["val_loss"][-1], history["val_accuracy"][-1])
+
+
+def test_weights_of_rows_and_the_penalty_are_in_the_loss(engine, data, rng):
+    x, labels = data
+    weights = rng.integers(0, 4, 120)
+    doubled = np.repeat(np.arange(120), weights)
+    networks = Network([4, 3]), Network([4, 3])
+    settings = {"epochs": 100, "optimizer": "lbfgs", "l2": 0.05, "engine": engine}
+    history = networks[0].fit(x, labels, sample_weight=weights, **settings)
+    other = networks[1].fit(x[doubled], labels[doubled], **settings)
+    assert history["loss"][-1] == pytest.approx(other["loss"][-1], rel=1e-6)
+    squares = (networks[0].parameters[0][0].astype(np.float64) ** 2).sum()
+    unpenalised, _ = networks[0].evaluate(x, labels, weights)
+    assert history["loss"][-1] == pytest.approx(unpenalised + 0.025 * squares, rel=1e-6)
+
+
+# ---- the end ---------------------------------------------------------------------------------
+
+
+def trained(network, data, **settings):
+    """Train behind the door, where the outcome says why it ended."""
+    plan = Plan(batch_size=0, optimizer=get_optimizer("lbfgs"), **settings)
+    return network.train(Data(*data), plan)
+
+
+def test_it_ends_where_the_gradient_is_small(engine, data):
+    network = Network([4, 3])
+    running = network.use_engine(engine)
+    outcome = trained(network, data, epochs=500, l2=0.01, tolerance=1e-3)
+    assert outcome.stopped == "converged" and len(outcome.history["loss"]) < 50
+    _, ((dw, db),) = running.loss_and_grad(Data(*data), l2=0.01)
+    assert max(np.abs(dw).max(), np.abs(db).max()) <= 1e-3
+
+
+def test_it_ends_where_epochs_or_evaluations_do(engine, data):
+    network = Network([4, 8, 3])
+    network.use_engine(engine)
+    assert trained(network, data, epochs=3).stopped == ""
+    outcome = trained(network, data, epochs=500, max_evaluations=6)
+    assert outcome.stopped == "" and len(outcome.history["loss"]) <= 6
+
+
+def test_early_stopping_restores_the_best_weights(engine, rng):
+    x, labels = rng.normal(size=(60, 10)).astype(np.float32), rng.integers(0, 3, 60)
+    network = Network([10, 16, 3])
+    history = network.fit(
+        x[:40], labels[:40], epochs=200, optimizer="lbfgs", engine=engine,
+        validation_data=(x[40:], labels[40:]), early_stopping=EarlyStopping(patience=3),
+    )  # fmt: skip
+    assert 4 <= len(history["val_loss"]) < 50
+    assert network.evaluate(x[40:], labels[40:])[0] == min(history["val_loss"])
+    assert min(history["val_loss"]) < history["val_loss"][-1]
+
+
+def test_weights_that_are_right_already_take_no_step(engine, data):
+    network = Network([4, 3])
+    network.use_engine(engine)
+    trained(network, data, epochs=500, l2=0.01)
+    before = network.parameters
+    outcome = trained(network, data, epochs=500, l2=0.01, tolerance=1.0)
+    assert outcome.history.get("loss", []) == [] and outcome.stopped == "converged"
+    assert same_bits(network.parameters, before)
+
+
+# ---- divergence ------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite_at_the_start_changes_nothing(engine):
+    network = Network([1, 2])
+    network.parameters = [([[1e30, -1e30]], [0, 0])]
+    before = network.parameters
+    with pytest.raises(DivergenceError, match="^the loss is not finite in epoch 1: training stop"):
+        network.fit([[1e30]], [0], optimizer="lbfgs", engine=engine)
+    assert network.epochs_trained == 0
+    assert same_bits(network.parameters, before)
+
+
+class FailingEngine:
+    """The reference, which after some evaluations raises an error, or finds an infinite loss."""
+
+    def __init__(self, evaluations, error=None):
+        self._engine = get_engine(
+            "numpy", dense_layers([4, 3]), LOSSES["cross_entropy"], input_scale=1.0
+        )
+        self.get_parameters = self._engine.get_parameters
+        self.set_parameters = self._engine.set_parameters
+        self._left, self._error = evaluations, error
+
+    def loss_and_grad(self, data, *, l2):
+        self._left -= 1
+        loss, gradient = self._engine.loss_and_grad(data, l2=l2)
+        if self._left < 0 and self._error:
+            raise self._error
+        return (loss if self._left >= 0 else math.inf), gradient
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt()])
+@pytest.mark.parametrize("evaluations", [4, 6, 9])
+def test_a_search_that_is_broken_off_leaves_the_last_iterations_weights(data, evaluations, error):
+    engine, kept = FailingEngine(evaluations, error), []
+
+    def on_iteration(loss, seconds):
+        kept.append(engine.get_parameters())
+        return True
+
+    with pytest.raises(KeyboardInterrupt if error else DivergenceError) as caught:
+        minimize(engine, Data(*data), 0.0, Limits(100), on_iteration, first_epoch=7)
+    assert len(kept) >= 2
+    assert same_bits(engine.get_parameters(), kept[-1])
+    if not error:
+        assert caught.value.epoch == 7 + len(kept) + 1
+        assert f"in epoch {7 + len(kept) + 1}:" in str(caught.value)
+
+
+def test_a_step_beyond_float32_is_infinite_and_no_warning():
+    """SciPy searches in float64; what the engine gets then is seen on the loss."""
+    like = [(np.zeros((1, 2), np.float32), np.zeros(1, np.float32))]
+    ((w, b),) = _shaped(np.array([1e39, -2.0, -1e300]), like)
+    assert (w.tolist(), b.tolist()) == ([[math.inf, -2.0]], [-math.inf])
+    assert w.dtype == b.dtype == np.float32

@@ -1,0 +1,197 @@
+"""Data that are evaluated after every epoch: given, or parted from the training data."""
+
+import numpy as np
+import pytest
+
+from fastnn import Callback, DataError, Network
+from fastnn.batches import Data
+from fastnn.inputs import split
+from fastnn.losses import LOSSES
+from fastnn.training import r2
+
+
+class Rows(Callback):
+    def on_fit_begin(self, epochs, rows):
+        self.rows = rows
+
+
+def parts_of(data, fraction, loss="cross_entropy", seed=0):
+    return split(data, fraction, LOSSES[loss], seed)
+
+
+def numbered(rows, targets, weights=None):
+    """Data whose only feature is the row's number."""
+    return Data(np.arange(rows, dtype=np.float32)[:, None], targets, weights)
+
+
+# ---- data that are given --------------------------------------------------------------------
+
+
+@pytest.fixture
+def data(rng):
+    return rng.normal(size=(80, 4)).astype(np.float32), rng.integers(0, 3, 80)
+
+
+def test_validation_rows_may_have_weights(engine, data, rng):
+    x, y = data
+    weights = rng.uniform(0, 2, 80) * (rng.random(80) < 0.5)
+    network = Network([4, 8, 3])
+    history = network.fit(x, y, epochs=2, validation_data=(x, y, weights), engine=engine)
+    probs = network.predict_proba(x).astype(np.float64)
+    expected = np.average(-np.log(probs[np.arange(80), y]), weights=weights)
+    assert history["val_loss"][-1] == pytest.approx(expected, rel=1e-5)
+    assert history["val_loss"][-1] == network.evaluate(x, y, weights)[0]
+
+
+def test_weights_of_the_training_rows_are_not_those_of_the_validation(engine, data, rng):
+    x, y = data
+    network = Network([4, 8, 3])
+    history = network.fit(
+        x, y, epochs=1, sample_weight=rng.random(80), class_weight="balanced",
+        validation_data=(x, y), engine=engine,
+    )  # fmt: skip
+    assert (history["val_loss"][0], history["val_accuracy"][0]) == network.evaluate(x, y)
+
+
+@pytest.mark.parametrize("loss", ["squared_error", "poisson", "absolute_error", "huber"])
+def test_a_regression_is_scored_by_r2(engine, rng, loss):
+    x = rng.normal(size=(50, 4)).astype(np.float32)
+    y = rng.poisson(3, (50, 2))
+    weights = rng.uniform(0, 2, 50)
+    network = Network([4, 8, 2], loss=loss)
+    history = network.fit(
+        x, y, epochs=2, learning_rate=0.01, validation_data=(x, y, weights), engine=engine
+    )
+    assert history.keys() == {"loss", "learning_rate", "seconds", "val_loss", "val_r2"}
+    p = network.predict(x).astype(np.float64)
+    mean = np.average(y, axis=0, weights=weights)
+    unexplained = weights @ (y - p) ** 2 / (weights @ (y - mean) ** 2)
+    assert history["val_r2"][-1] == pytest.approx(1 - unexplained.mean(), abs=1e-5)
+    assert network.evaluate(x, y, weights) == (history["val_loss"][-1], history["val_r2"][-1])
+
+
+def test_r2_of_targets_that_never_change():
+    y = np.float32([[1, 2], [1, 3], [1, 4]])
+    constant_right, constant_wrong = y.copy(), y + np.float32([0.5, 0])
+    assert r2(constant_right, numbered(3, y)) == 1
+    assert r2(constant_wrong, numbered(3, y)) == 0.5
+    assert r2(np.full_like(y, 3), numbered(3, y)) == 0  # of the mean, and of a wrong constant
+
+
+@pytest.mark.parametrize("given", [(), ([[1.0]],), ([[1.0]], [0], [1], None)])
+def test_validation_data_are_two_or_three(engine, given):
+    with pytest.raises(ValueError, match=r"^validation_data must be \(x, y\) or \(x, y, sample_we"):
+        Network([1, 2]).fit([[1.0]], [0], validation_data=given, engine=engine)
+
+
+# ---- a share of the rows --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5])
+def test_the_parts_are_disjoint_and_all_there_is(rng, fraction):
+    y = rng.integers(0, 3, 200).astype(np.int32)
+    weights = rng.random(200).astype(np.float32)
+    data = numbered(200, y, weights)
+    training, kept = parts_of(data, fraction)
+    assert len(kept.x) == 200 * fraction and len(training.x) == 200 - len(kept.x)
+    rows = np.concatenate([training.x, kept.x])[:, 0].astype(int)
+    assert sorted(rows) == list(range(200))
+    for part in (training, kept):
+        own = part.x[:, 0].astype(int)
+        assert (part.targets == y[own]).all() and (part.weights == weights[own]).all()
+        assert part.x.flags.c_contiguous and part.targets.dtype == np.int32
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "logistic"])
+def test_every_class_has_its_share(rng, loss):
+    y = np.repeat([0, 1], [180, 20])
+    rng.shuffle(y)
+    targets = y.astype(np.int32) if loss == "cross_entropy" else y[:, None].astype(np.float32)
+    _, kept = parts_of(numbered(200, targets), 0.2, loss)
+    assert np.bincount(kept.targets.ravel().astype(int)).tolist() == [36, 4]
+
+
+@pytest.mark.parametrize(
+    ("loss", "y"),
+    [
+        ("squared_error", np.arange(40)[:, None]),
+        ("logistic", np.eye(40)[:, :2]),  # two labels: no classes of rows
+        ("logistic", np.linspace(0, 1, 40)[:, None]),  # between the classes
+    ],
+)
+def test_without_classes_any_rows_are_drawn(loss, y):
+    training, kept = parts_of(numbered(40, y.astype(np.float32)), 0.25, loss)
+    assert (len(training.x), len(kept.x)) == (30, 10)
+    assert kept.x[:, 0].tolist() != list(range(30, 40))  # not simply the last ones
+
+
+def test_the_seed_decides_which(rng):
+    data = numbered(100, rng.integers(0, 2, 100).astype(np.int32))
+    drawn = [parts_of(data, 0.2, seed=seed)[1].x[:, 0].tolist() for seed in (3, 3, 4, 3 + 2**32)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert len(drawn[3]) == 20  # a seed of 64 bits is one, too
+
+
+def test_a_fit_trains_on_one_part_and_evaluates_the_other(engine, rng):
+    x, y = rng.normal(size=(100, 4)).astype(np.float32), rng.integers(0, 3, 100)
+    weights = rng.uniform(0.5, 2, 100).astype(np.float32)
+    network, other, seen = Network([4, 8, 3], seed=6), Network([4, 8, 3], seed=6), Rows()
+    history = network.fit(
+        x, y, epochs=3, batch_size=16, sample_weight=weights, validation_fraction=0.2,
+        engine=engine, callbacks=[seen],
+    )  # fmt: skip
+    assert seen.rows == 80
+    training, kept = parts_of(Data(x, y.astype(np.int32), weights), 0.2, seed=6)
+    expected = other.fit(
+        training.x, training.targets, epochs=3, batch_size=16, sample_weight=training.weights,
+        validation_data=kept, engine=engine,
+    )  # fmt: skip
+    for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
+        assert history[name] == expected[name]
+    for (w, b), (other_w, other_b) in zip(network.parameters, other.parameters, strict=True):
+        assert (w == other_w).all() and (b == other_b).all()
+
+
+def test_a_further_fit_keeps_the_same_rows_from_training(engine, rng):
+    x, y = rng.normal(size=(50, 4)), rng.integers(0, 3, 50)
+    whole, parts = Network([4, 3]), Network([4, 3])
+    settings = {"batch_size": 8, "validation_fraction": 0.2, "engine": engine}
+    history = whole.fit(x, y, epochs=3, **settings)
+    joined = [parts.fit(x, y, epochs=epochs, **settings)["val_loss"] for epochs in (1, 2)]
+    assert history["val_loss"] == joined[0] + joined[1]
+
+
+def test_data_that_are_given_come_first(engine, data):
+    x, y = data
+    seen = Rows()
+    Network([4, 3]).fit(
+        x, y, epochs=1, validation_fraction=0.5, validation_data=(x[:9], y[:9]), engine=engine,
+        callbacks=[seen],
+    )  # fmt: skip
+    assert seen.rows == 80
+
+
+@pytest.mark.parametrize("fraction", [1, 1.5, -0.1, np.nan, "0.1", [0.5], True])
+def test_a_share_that_is_none_is_refused(engine, data, fraction):
+    with pytest.raises(ValueError, match="^validation_fraction must be between 0 and 1, got "):
+        Network([4, 3]).fit(*data, validation_fraction=fraction, engine=engine)
+
+
+@pytest.mark.parametrize(
+    ("labels", "fraction"), [([0, 0, 0, 1], 0.5), ([0, 1], 0.5), ([0, 0, 1, 1, 2, 2], 0.2)]
+)
+def test_too_few_rows_to_part_are_refused(engine, labels, fraction):
+    x = np.zeros((len(labels), 2))
+    network = Network([2, 3])
+    with pytest.raises(DataError, match=f"^a validation_fraction of {fraction} cannot be had: "):
+        network.fit(x, labels, validation_fraction=fraction, engine=engine)
+    assert network.epochs_trained == 0
+
+
+def test_a_part_without_any_weight_is_refused(engine):
+    x, y = np.zeros((40, 2)), np.arange(40) % 2
+    for weights, part in ((np.eye(40)[3], "kept|trained on"), (np.eye(40)[7], "kept|trained on")):
+        with pytest.raises(DataError, match=f"0.25: all rows {part} weigh 0$"):
+            Network([2, 2]).fit(
+                x, y, sample_weight=weights, validation_fraction=0.25, engine=engine
+            )

@@ -1,0 +1,276 @@
+"""How much each row counts: sample weights and class weights, in both engines."""
+
+import numpy as np
+import pytest
+
+from fastnn import DataError, Network
+from fastnn.batches import CHUNK_ROWS, Data, Epoch
+from fastnn.losses import LOSSES
+
+every_loss = pytest.mark.parametrize("loss", LOSSES)
+
+# Sums over the same rows in another order, or of 2 l in place of l + l: a float32 sum of some
+# hundred terms is 1e-6 of its terms off, and a step of some rows away from the weights before.
+ROUNDING = 1e-5
+
+
+def problem(rng, rows, loss):
+    """Rows with targets of three outputs."""
+    x = rng.normal(size=(rows, 6)).astype(np.float32)
+    if loss == "cross_entropy":
+        return x, rng.integers(0, 3, rows)
+    shape = rows, 3
+    if loss == "logistic":
+        return x, rng.integers(0, 2, shape)
+    return x, rng.poisson(2, shape) if loss == "poisson" else rng.normal(size=shape)
+
+
+def assert_close(one, other):
+    for pair, other_pair in zip(one.parameters, other.parameters, strict=True):
+        for a, b in zip(pair, other_pair, strict=True):
+            assert np.abs(a - b).max() <= ROUNDING
+
+
+def networks(loss="cross_entropy", count=2):
+    return [Network([6, 11, 3], loss=loss, seed=4) for _ in range(count)]
+
+
+# ---- sample weights -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [50, CHUNK_ROWS + 100])
+@every_loss
+def test_a_weight_is_how_often_a_row_is_there(engine, rng, loss, rows):
+    """Of 2 twice, of 0 not at all: the same loss, the same steps, the same evaluation."""
+    x, y = problem(rng, rows, loss)
+    weights = rng.integers(0, 4, rows)
+    often = np.repeat(np.arange(rows), weights)
+    weighted, repeated = networks(loss)
+    settings = {"epochs": 4, "batch_size": "full", "learning_rate": 0.05, "engine": engine}
+    history = weighted.fit(x, y, sample_weight=weights, l2=0.01, **settings)
+    expected = repeated.fit(x[often], y[often], l2=0.01, **settings)
+    np.testing.assert_allclose(history["loss"], expected["loss"], rtol=ROUNDING)
+    assert_close(weighted, repeated)
+    loss_now, score = weighted.evaluate(x, y, weights)
+    expected_loss, expected_score = repeated.evaluate(x[often], y[often])
+    assert loss_now == pytest.approx(expected_loss, rel=ROUNDING)
+    if weighted.loss.score == "r2":
+        assert score == pytest.approx(expected_score, abs=ROUNDING)
+
+
+@every_loss
+def test_rows_of_weight_0_may_hold_anything(engine, rng, loss):
+    x, y = problem(rng, 60, loss)
+    weights = rng.uniform(0.5, 1.5, 60)
+    weights[::3] = 0
+    other_x, other_y = x.copy(), y.copy()
+    other_x[::3], other_y[::3] = problem(rng, 20, loss)
+    one, other = networks(loss)
+    settings = {"epochs": 3, "batch_size": 16, "sample_weight": weights, "engine": engine}
+    assert one.fit(x, y, **settings)["loss"] == other.fit(other_x, other_y, **settings)["loss"]
+    for (w, b), (other_w, other_b) in zip(one.parameters, other.parameters, strict=True):
+        assert (w == other_w).all() and (b == other_b).all()
+
+
+@pytest.mark.parametrize("batch_size", [20, "full"])
+def test_weights_that_are_all_the_same_are_none(engine, rng, batch_size):
+    """A batch's loss is divided by the sum of its weights: their size does not matter."""
+    x, y = problem(rng, 90, "cross_entropy")
+    plain, *others = networks(count=4)
+    settings = {"epochs": 3, "batch_size": batch_size, "engine": engine}
+    expected = plain.fit(x, y, **settings)["loss"]
+    for network, size in zip(others, (1, 1e-20, 3e4), strict=True):
+        history = network.fit(x, y, sample_weight=np.full(90, size), **settings)
+        np.testing.assert_allclose(history["loss"], expected, rtol=ROUNDING)
+        assert_close(network, plain)
+
+
+@pytest.mark.parametrize("batch_size", [1, 16, 100])
+def test_historys_loss_is_the_weighted_mean(engine, rng, batch_size):
+    """At a rate next to nothing it is what `evaluate` says, for weights of any sum."""
+    x, y = problem(rng, 100, "cross_entropy")
+    for weights in (rng.uniform(0, 2, 100), rng.uniform(0, 2, 100) / 1e4, np.eye(100)[7]):
+        network = Network([6, 11, 3], seed=4)
+        history = network.fit(
+            x, y, epochs=1, batch_size=batch_size, learning_rate=1e-30, sample_weight=weights,
+            engine=engine,
+        )  # fmt: skip
+        probs = network.predict_proba(x).astype(np.float64)
+        expected = np.average(-np.log(probs[np.arange(100), y]), weights=weights)
+        assert history["loss"][0] == pytest.approx(expected, rel=1e-5)
+        assert network.evaluate(x, y, weights)[0] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [16, 100])
+def test_historys_loss_holds_the_penalty_once(engine, rng, batch_size):
+    """Also where batches are without any weight, which train on the penalty alone."""
+    x, y = problem(rng, 100, "cross_entropy")
+    weights = np.eye(100)[7] * 1e-3
+    network = Network([6, 3], seed=4)
+    history = network.fit(
+        x, y, epochs=1, batch_size=batch_size, learning_rate=1e-30, l2=0.5, sample_weight=weights,
+        engine=engine,
+    )  # fmt: skip
+    penalty = 0.25 * (network.parameters[0][0].astype(np.float64) ** 2).sum()
+    expected = network.evaluate(x, y, weights)[0] + penalty
+    assert history["loss"][0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_batch_without_any_weight_takes_no_step(engine, rng):
+    x, y = problem(rng, 40, "cross_entropy")
+    weights = np.zeros(40)
+    weights[0] = 1
+    network, alone = networks()
+    settings = {"shuffle": False, "engine": engine, "epochs": 1}
+    network.fit(x, y, batch_size=10, sample_weight=weights, **settings)
+    alone.fit(x[:10], y[:10], batch_size=10, sample_weight=weights[:10], **settings)
+    for (w, b), (other_w, other_b) in zip(network.parameters, alone.parameters, strict=True):
+        assert (w == other_w).all() and (b == other_b).all()
+
+
+def test_norms_and_penalties_of_batches():
+    weights = np.float32([1, 2, 0, 0, 0.5, 4, 3])
+    data = Data(np.zeros((7, 1), np.float32), np.zeros(7, np.int32), weights)
+    order = np.arange(7)
+    epoch = Epoch(data, order, 2, 0.1, l2=6.0)
+    assert epoch.norms.tolist() == [3, 2.0**-126, 4.5, 3]
+    assert epoch.total_weight == 10.5 and epoch.penalties.tolist() == [6, 6, 6, 6]
+    shared = Epoch(data, order, 2, 0.1, l2=6.0, l2_is_shared=True)
+    assert shared.penalties == pytest.approx([2, 0, 6 / 4.5, 2])
+    plain = Epoch(data._replace(weights=None), order, 2, 0.1, l2=6.0, l2_is_shared=True)
+    assert plain.norms.tolist() == [2, 2, 2, 1] and plain.penalties.tolist() == [3, 3, 3, 6]
+    assert plain.total_weight == 7
+
+
+def test_accuracy_counts_rows(engine, rng):
+    """Weights say what is learned, not what is right."""
+    x, y = problem(rng, 50, "cross_entropy")
+    network = Network([6, 11, 3])
+    network.use_engine(engine)
+    weights = rng.uniform(0, 1, 50)
+    assert network.evaluate(x, y, weights)[1] == network.evaluate(x, y)[1]
+
+
+# ---- class weights --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [25, "full"])
+@pytest.mark.parametrize("given", ["balanced", {0: 3, 2: 0.5}, {0: 0, 1: 0}])
+def test_class_weights_are_the_weights_of_their_rows(engine, rng, given, batch_size):
+    x = rng.normal(size=(100, 6))
+    y = rng.choice(3, 100, p=[0.6, 0.3, 0.1])
+    if given == "balanced":
+        of_classes = 100 / (3 * np.bincount(y))
+    else:
+        of_classes = np.array([given.get(label, 1) for label in range(3)])
+    one, other = networks()
+    settings = {"epochs": 3, "batch_size": batch_size, "engine": engine}
+    history = one.fit(x, y, class_weight=given, **settings)
+    expected = other.fit(x, y, sample_weight=of_classes[y], **settings)
+    assert history["loss"] == expected["loss"]
+    assert_close(one, other)
+
+
+def test_balanced_classes_all_weigh_the_same(rng):
+    from fastnn.inputs import as_data
+
+    y = rng.choice(4, 200, p=[0.7, 0.2, 0, 0.1])  # one is missing
+    data = as_data(np.zeros((200, 1)), y, 1, 4, LOSSES["cross_entropy"], class_weight="balanced")
+    sums = np.bincount(y, weights=data.weights, minlength=4)
+    assert sums == pytest.approx([200 / 3, 200 / 3, 0, 200 / 3])
+    assert data.total_weight == pytest.approx(200)
+
+
+def test_class_weights_and_sample_weights_multiply(engine, rng):
+    x, y = problem(rng, 50, "cross_entropy")
+    weights = rng.uniform(0, 2, 50)
+    one, other = networks()
+    settings = {"epochs": 2, "batch_size": 10, "engine": engine}
+    given = {0: 2, 1: 0.25}
+    one.fit(x, y, sample_weight=weights, class_weight=given, **settings)
+    of_classes = np.array([2, 0.25, 1])
+    other.fit(x, y, sample_weight=weights * of_classes[y], **settings)
+    assert_close(one, other)
+
+
+@pytest.mark.parametrize("given", ["balanced", {0: 1, 1: 5}, {False: 1, True: 5}, {True: 5}])
+def test_one_logistic_output_has_two_classes(engine, rng, given):
+    x, y = rng.normal(size=(60, 6)), rng.random(60) < 0.2
+    of_classes = np.array([1, 5]) if given != "balanced" else 60 / (2 * np.bincount(y))
+    one, other = (Network([6, 5, 1], loss="logistic") for _ in range(2))
+    settings = {"epochs": 2, "batch_size": 20, "engine": engine}
+    history = one.fit(x, y, class_weight=given, **settings)
+    expected = other.fit(x, y, sample_weight=of_classes[y.astype(int)], **settings)
+    assert history["loss"] == expected["loss"]
+
+
+# ---- what is refused ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (np.zeros(50), "^sample_weight must not all be 0$"),
+        (np.full(50, 1e-60), "^sample_weight must not all be 0$"),  # in float32 they are
+        (np.ones(49), r"^sample_weight must have shape \(50,\), got \(49,\)$"),
+        (np.ones((50, 1)), r"^sample_weight must have shape \(50,\), got \(50, 1\)$"),
+        (np.full(50, -1.0), "^sample_weight must hold finite numbers of at least 0$"),
+        (np.full(50, np.nan), "^sample_weight must hold finite numbers of at least 0$"),
+        (np.full(50, np.inf), "^sample_weight must hold finite numbers of at least 0$"),
+        (np.full(50, "1"), "^sample_weight must hold finite numbers of at least 0$"),
+        (np.full(50, 1e300), "^sample_weight must have a sum that float32 can hold$"),
+        (np.full(50, 1e38), "^sample_weight must have a sum that float32 can hold$"),
+        ([[1], [1, 2]], "^sample_weight is not an array"),
+    ],
+)
+def test_sample_weights_that_cannot_be_are_refused(engine, rng, weights, message):
+    x, y = problem(rng, 50, "cross_entropy")
+    network = Network([6, 3])
+    with pytest.raises(DataError, match=message):
+        network.fit(x, y, sample_weight=weights, engine=engine)
+    with pytest.raises(DataError, match=message):
+        network.evaluate(x, y, weights)
+    with pytest.raises(DataError, match=message.replace("^", "^validation ")):
+        network.fit(x, y, validation_data=(x, y, weights), engine=engine)
+    assert network.epochs_trained == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("equal", "class_weight must be a dict or 'balanced', got 'equal'"),
+        ([1, 2, 3], r"class_weight must be a dict or 'balanced', got \[1, 2, 3\]"),
+        ({3: 1}, "class_weight has 3, classes are 0 to 2"),
+        ({-1: 1}, "class_weight has -1, classes are 0 to 2"),
+        ({"0": 1}, "class_weight has '0', classes are 0 to 2"),
+        ({0.5: 1}, "class_weight has 0.5, classes are 0 to 2"),
+        ({1: -1}, "class_weight of 1 must be at least 0, got -1"),
+        ({1: "2"}, "class_weight of 1 must be at least 0, got '2'"),
+        ({1: None}, "class_weight of 1 must be at least 0, got None"),
+        ({1: np.nan}, "class_weight of 1 must be at least 0, got nan"),
+        ({1: np.inf}, "class_weight of 1 must be at least 0, got inf"),
+    ],
+)
+def test_class_weights_that_cannot_be_are_refused(engine, rng, given, message):
+    x, y = problem(rng, 50, "cross_entropy")
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        Network([6, 3]).fit(x, y, class_weight=given, engine=engine)
+
+
+@pytest.mark.parametrize(
+    ("loss", "outputs", "y"),
+    [
+        ("squared_error", 1, np.zeros(4)),
+        ("logistic", 2, np.zeros((4, 2))),
+        ("logistic", 1, np.array([0, 1, 0.5, 1])),
+    ],
+)
+def test_class_weights_need_classes(engine, loss, outputs, y):
+    network = Network([2, outputs], loss=loss)
+    with pytest.raises(ValueError, match="^class_weight needs classes: cross_entropy, or one log"):
+        network.fit(np.zeros((4, 2)), y, class_weight={0: 1}, engine=engine)
+
+
+def test_classes_of_weight_0_alone_are_refused(engine):
+    with pytest.raises(DataError, match="must not all be 0$"):
+        Network([1, 2]).fit([[1.0], [2.0]], [0, 0], class_weight={0: 0}, engine=engine)
