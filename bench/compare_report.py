@@ -167,14 +167,14 @@ def draw(result: Comparison, path: str | os.PathLike[str]) -> None:
     OSError
         If the file cannot be written.
     """
-    with plots._styled():
-        figure = plots._figure(3.6, "An epoch of MNIST, 784-128-64-10, on the same cores")
+    with plots.styled():
+        figure = plots.new_figure(3.6, "An epoch of MNIST, 784-128-64-10, on the same cores")
         panels = figure.subplots(1, len(result.cases), squeeze=False)[0]
         for axes, case in zip(panels, result.cases, strict=True):
             _bars(axes, result, case)
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center")
-        plots._save(figure, path)
+        plots.save(figure, path)
 
 
 def _bars(axes: "Axes", result: Comparison, case: Case) -> None:
@@ -263,8 +263,8 @@ def draw_shapes(result: Comparison, path: str | os.PathLike[str]) -> None:
     OSError
         If the file cannot be written.
     """
-    with plots._styled():
-        figure = plots._figure(
+    with plots.styled():
+        figure = plots.new_figure(
             0.6 + 0.3 * len(result.cases),
             "Plain SGD on dense data: how many times fastnn's time an epoch takes",
         )
@@ -285,4 +285,4 @@ def draw_shapes(result: Comparison, path: str | os.PathLike[str]) -> None:
         axes.set_xticks(ticks, [f"{tick} ×" for tick in ticks])
         axes.set_xlabel("multiple of fastnn's time")
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
-        plots._save(figure, path)
+        plots.save(figure, path)

@@ -5,11 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastnn.callbacks import Callback as Callback
+    from fastnn.callbacks import LogFile as LogFile
+    from fastnn.callbacks import ProgressBar as ProgressBar
     from fastnn.datasets import Dataset as Dataset
     from fastnn.datasets import load_dataset as load_dataset
+    from fastnn.early_stopping import EarlyStopping as EarlyStopping
     from fastnn.errors import DataError as DataError
     from fastnn.errors import DivergenceError as DivergenceError
+    from fastnn.estimators import MLPClassifier as MLPClassifier
+    from fastnn.estimators import MLPRegressor as MLPRegressor
     from fastnn.network import Network as Network
+    from fastnn.schedules import Schedule as Schedule
 
 __version__ = "0.1.0"
 
@@ -19,7 +25,13 @@ _HOME = {
     "DataError": "fastnn.errors",
     "Dataset": "fastnn.datasets",
     "DivergenceError": "fastnn.errors",
+    "EarlyStopping": "fastnn.early_stopping",
+    "LogFile": "fastnn.callbacks",
+    "MLPClassifier": "fastnn.estimators",
+    "MLPRegressor": "fastnn.estimators",
     "Network": "fastnn.network",
+    "ProgressBar": "fastnn.callbacks",
+    "Schedule": "fastnn.schedules",
     "load_dataset": "fastnn.datasets",
 }
 __all__ = [*_HOME, "__version__"]

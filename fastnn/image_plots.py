@@ -32,18 +32,6 @@ _POINTS = 72  # an inch
 _CHARACTER = 0.55  # the width of a character, as a share of its font's size
 
 
-def image_shape(n_features: int) -> tuple[int, int] | None:
-    """Return (side, side) if that many features make a square image, else None.
-
-    Examples
-    --------
-    >>> image_shape(784), image_shape(100), image_shape(10)
-    ((28, 28), (10, 10), None)
-    """
-    side = math.isqrt(n_features)
-    return (side, side) if side * side == n_features > 0 else None
-
-
 def confusion_matrix(
     labels: np.ndarray,
     predicted: np.ndarray,

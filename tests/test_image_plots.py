@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from fastnn.errors import DataError
-from fastnn.image_plots import confusion_matrix, first_layer_weights, image_shape, most_wrong
+from fastnn.image_plots import confusion_matrix, first_layer_weights, most_wrong
 
 
 def is_inside(figure: Figure) -> bool:
@@ -45,14 +45,6 @@ def contrast(color: Any, other: Any) -> float:
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     dark, light = sorted(linear @ (0.2126, 0.7152, 0.0722) + 0.05)
     return light / dark
-
-
-@pytest.mark.parametrize(
-    ("n_features", "shape"),
-    [(784, (28, 28)), (64, (8, 8)), (1, (1, 1)), (10, None), (783, None), (0, None)],
-)
-def test_image_shape(n_features: int, shape: tuple[int, int] | None) -> None:
-    assert image_shape(n_features) == shape
 
 
 def test_confusion_matrix_counts_and_colours_by_shares(

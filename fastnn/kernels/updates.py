@@ -30,10 +30,19 @@ def add_l2(dw, dw_at, w, at, count, l2):
 
 @jit
 def add_squares(squares, squares_at, w, at, count, lanes):
-    """Add up the squares of weights, lane by lane: squares (lanes,) from `squares_at` updated."""
-    for i in range(0, count, lanes):
+    """Add up squares lane by lane, in order: squares (lanes,) from `squares_at` updated."""
+    i = 0
+    while i + 4 * lanes <= count:  # a sum must not go through memory for every square
+        for j in range(lanes):
+            w0, w1 = w[at + i + j], w[at + i + lanes + j]
+            w2, w3 = w[at + i + 2 * lanes + j], w[at + i + 3 * lanes + j]
+            total = fma(w1, w1, fma(w0, w0, squares[squares_at + j]))
+            squares[squares_at + j] = fma(w3, w3, fma(w2, w2, total))
+        i += 4 * lanes
+    while i < count:
         for j in range(lanes):
             squares[squares_at + j] = fma(w[at + i + j], w[at + i + j], squares[squares_at + j])
+        i += lanes
 
 
 @jit

@@ -1,0 +1,387 @@
+"""What MLPClassifier and MLPRegressor share: a network behind scikit-learn's interface."""
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from operator import is_
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, _fit_context, is_classifier
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import assert_all_finite
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from fastnn.batches import Data
+from fastnn.callbacks import Callback
+from fastnn.early_stopping import EarlyStopping, Standing
+from fastnn.engine import Engine, usable_threads
+from fastnn.errors import DataError, DivergenceError
+from fastnn.estimators.summary import summary_of
+from fastnn.estimators.translation import (
+    CONSTRAINTS,
+    callbacks_of,
+    new_network_of,
+    plan_of,
+    stopping_rule_of,
+    structure_of,
+)
+from fastnn.estimators.watching import (
+    CallbackSupportMixin,
+    Recorder,
+    Tasks,
+    exposed,
+    say_how_it_ended,
+    score_of,
+    with_callbacks,
+)
+from fastnn.inputs import as_data, as_features, split
+from fastnn.layers import dense_layers
+from fastnn.losses import Loss
+
+_DTYPES = [np.float64, np.float32, np.uint8]  # stay as they are; all else becomes the first
+_NOTHING_KNOWN = ("", Standing(), 1.0)
+
+_CLIPPED = "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped"
+_DIVERGED = (
+    "Solver produced non-finite parameter weights. The input data may contain large values and "
+    "need to be preprocessed."
+)
+
+
+class BaseMLP(CallbackSupportMixin, BaseEstimator):
+    """A multi-layer perceptron with scikit-learn's interface; the two kinds say more.
+
+    The weights are the network's. `coefs_` and `intercepts_` show them, in arrays that cannot be
+    written to; others may be put in their place, and count from then on.
+    """
+
+    _parameter_constraints = CONSTRAINTS
+
+    n_iter_: int
+    t_: int
+    loss_curve_: list[float]
+    history_: dict[str, list[float]]
+    validation_scores_: list[float] | None
+    best_validation_score_: float | None
+
+    def _store(self, given: dict[str, Any]) -> None:
+        """Set what a constructor was given, its `locals()`, and do nothing else."""
+        for name, value in given.items():
+            if name != "self":
+                setattr(self, name, value)
+
+    # ---- what the two kinds differ in -------------------------------------------------------
+
+    def _objective(self) -> Loss:
+        """Return what is minimised."""
+        raise NotImplementedError
+
+    def _encoded(self, y: np.ndarray, new: bool, incremental: bool) -> np.ndarray:
+        """Return targets as `fastnn.inputs` takes them; learn the classes if the fit is new."""
+        raise NotImplementedError
+
+    def _decoded(self, targets: np.ndarray) -> np.ndarray:
+        """Return what `_encoded` was given."""
+        raise NotImplementedError
+
+    def _class_weighted(self, data: Data, incremental: bool) -> Data:
+        """Return training data whose rows weigh what their classes do."""
+        return data
+
+    # ---- training ---------------------------------------------------------------------------
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    @with_callbacks
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
+    ) -> Self:
+        """Fit the model to data matrix X and target(s) y.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            The input data. An array of uint8 is taken as it is.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            The target values: class labels, an indicator matrix of labels, or numbers.
+        sample_weight : array-like of shape (n_samples,), default=None
+            How much each sample counts, at least 0.
+        X_val, y_val : array-like, default=None
+            Data to validate on after every epoch. They stand in for the fraction of the data
+            that early stopping would set aside.
+        sample_weight_val : array-like of shape (n_val_samples,), default=None
+            How much each of those samples counts.
+
+        Returns
+        -------
+        self : object
+            The trained estimator.
+
+        Raises
+        ------
+        ValueError
+            If a parameter or the data cannot be used, or the weights stop being finite.
+        """
+        return self._fit(X, y, sample_weight, (X_val, y_val, sample_weight_val))
+
+    def _fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        own_validation: tuple[Any, Any, Any] = (None, None, None),
+        incremental: bool = False,
+    ) -> Self:
+        if incremental and self.early_stopping:
+            raise ValueError("partial_fit does not support early_stopping=True")
+        goes_on = incremental or self.warm_start
+        new = not (goes_on and "_network" in vars(self))
+        checked, y_checked = self._checked(X, y, new)
+        data = self._data(checked, self._encoded(y_checked, new, incremental), sample_weight)
+        if new:
+            dtype = np.float32 if checked.dtype == np.float32 else np.float64
+            self._begin(data, dtype, keep=goes_on)
+        else:
+            self._go_on(data)
+        training, validation = self._divided(data, own_validation)
+        training = self._class_weighted(training, incremental)
+        tasks = None
+        if not incremental and getattr(self, "_skl_callbacks", None):
+            tasks = Tasks(self, X, y, sample_weight)
+        self._train(training, validation, tasks, incremental)
+        if tasks is not None:
+            tasks.end()
+        return self
+
+    def _checked(self, X: Any, y: Any, reset: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Return arrays as scikit-learn checks them, save that features may not be finite."""
+        return validate_data(
+            self, X, y, reset=reset, dtype=_DTYPES, ensure_all_finite=False, multi_output=True,
+            y_numeric=not is_classifier(self),
+        )  # fmt: skip
+
+    def _data(self, X: np.ndarray, targets: np.ndarray, weight: Any, name: str = "X") -> Data:
+        """Return rows as engines take them."""
+        if weight is not None:
+            weight = _check_sample_weight(weight, X, ensure_non_negative=True)
+        try:
+            outputs = self._n_outputs_of(targets)
+            return as_data(X, targets, X.shape[1], outputs, self._objective(), weight)
+        except DataError:
+            self._raise_if_not_finite(X, name)
+            raise
+
+    def _n_outputs_of(self, targets: np.ndarray) -> int:
+        if self._objective().takes_labels:
+            return len(self.classes_)
+        return 1 if targets.ndim == 1 else targets.shape[1]
+
+    def _raise_if_not_finite(self, X: np.ndarray, name: str) -> None:
+        """Raise scikit-learn's error for features that an engine cannot take."""
+        assert_all_finite(X, estimator_name=type(self).__name__, input_name=name)
+        with np.errstate(over="ignore"):
+            if not np.isfinite(X.astype(np.float32)).all():
+                raise ValueError(
+                    f"Input {name} contains infinity or a value too large for dtype('float32')."
+                )
+
+    def _begin(self, data: Data, dtype: Any, keep: bool) -> None:
+        """Make a network, and forget what came of another.
+
+        A first fit that is to go on goes on from the `coefs_` that someone may have set.
+        """
+        given = None
+        if keep and hasattr(self, "coefs_"):
+            given = list(zip(self.coefs_, self.intercepts_, strict=True))
+        outputs = self._n_outputs_of(data.targets)
+        self._network = new_network_of(self, data.x.shape[1], outputs, given)
+        self._dtype, self._standing = np.dtype(dtype), _NOTHING_KNOWN
+        self.n_layers_, self.n_outputs_ = len(self._network.layers) + 1, outputs
+        self.out_activation_ = self._network.loss.link
+        self.t_, self.loss_curve_, self.history_ = 0, [], {}
+        self.best_loss_ = None if self.early_stopping else math.inf
+        self.validation_scores_ = self.best_validation_score_ = None
+        self._show_weights()
+
+    def _go_on(self, data: Data) -> None:
+        """Take the weights that the attributes show, of a network that is still the same."""
+        structure = structure_of(self, data.x.shape[1], self._n_outputs_of(data.targets))
+        network = self._network
+        if (dense_layers(**structure), self._objective()) != (network.layers, network.loss):
+            raise ValueError(
+                "warm_start and partial_fit go on with the network as it is: the outputs of y, "
+                "hidden_layer_sizes, activation, dropout and loss cannot change"
+            )
+        self._take_weights()
+
+    def _divided(self, data: Data, own: tuple[Any, Any, Any]) -> tuple[Data, Data | None]:
+        """Return what to learn from and what to validate on, if anything."""
+        X_val, y_val, weight = own
+        if (X_val is None) != (y_val is None):
+            raise ValueError("X_val and y_val must be given together.")
+        if X_val is not None:
+            checked, y_checked = self._checked(X_val, y_val, False)
+            targets = self._encoded(y_checked, new=False, incremental=True)
+            return data, self._data(checked, targets, weight, "X_val")
+        rule = stopping_rule_of(self)
+        if rule is None or not rule.monitor.startswith("val_"):
+            return data, None
+        training, validation = split(
+            data, self.validation_fraction, self._objective(), self._network.seed
+        )
+        if len(validation.x) < 2:
+            raise ValueError(
+                "The validation set is too small. Increase 'validation_fraction' "
+                "or the size of your dataset."
+            )
+        return training, validation
+
+    def _judged(
+        self, validation: Data | None
+    ) -> tuple[EarlyStopping | None, str, Callable[[], float] | None]:
+        """Return when to stop, the metric that is the validation score, and what measures it.
+
+        The engine does where that is the accuracy or R².
+        """
+        rule, kind = stopping_rule_of(self), self._objective().score
+        figures = ["loss", "accuracy"] if kind == "accuracy" else ["loss"]
+        name, score = "", None
+        if validation is not None:
+            name = f"val_{kind}"
+            figures += ["val_loss", name]
+            is_weighted = validation.weights is not None and kind == "accuracy"
+            if self.scoring is not None or is_weighted:
+                name, score = "val_score", score_of(self, validation)
+            if rule is not None and rule.monitor == "val_score":
+                rule = replace(rule, monitor=name)
+        if rule is not None and rule.monitor not in (*figures, name):
+            raise ValueError(
+                f"early_stopping monitors one of {', '.join(figures)} or val_score here, "
+                f"got {rule.monitor!r}"
+            )
+        if name and self.validation_scores_ is None:
+            self.validation_scores_, self.best_validation_score_ = [], -math.inf
+        return rule, name, score
+
+    def _train(
+        self, training: Data, validation: Data | None, tasks: Callback | None, incremental: bool
+    ) -> None:
+        """Train, and say how it went."""
+        rows = len(training.x)
+        if self.batch_size != "auto" and self.batch_size > rows:
+            warnings.warn(_CLIPPED, stacklevel=2)
+        rule, score_name, score = self._judged(validation)
+        monitor = "" if rule is None else rule.monitor
+        before = self._standing if self._standing[0] == monitor else _NOTHING_KNOWN
+        plan = plan_of(self, rows, rule, before[1:], incremental)
+        self._standing = _NOTHING_KNOWN  # which a fit that is broken off leaves behind
+        self.n_iter_ = 0
+        self._engine()
+        recorder = Recorder(self, training, score_name)
+        watching = [recorder, *callbacks_of(self), *([tasks] if tasks else [])]
+        try:
+            outcome = self._network.train(
+                training, plan, validation=validation, callbacks=watching, score=score
+            )
+        except KeyboardInterrupt:
+            warnings.warn("Training interrupted by user.", stacklevel=2)
+            return
+        except DivergenceError as error:
+            if rule is None or not rule.restore_best or self.n_iter_ == 0:
+                raise ValueError(f"{_DIVERGED} ({error})") from error
+            recorder.on_divergence()
+            warnings.warn(f"{_DIVERGED} The best are kept.", ConvergenceWarning, stacklevel=2)
+            return
+        finally:
+            self._show_weights()
+        self._standing = (monitor, outcome.standing, outcome.rate_divisor)
+        if self.n_iter_ == 0:  # L-BFGS found nothing to do
+            loss, _ = self._engine().loss_and_grad(training, l2=self.alpha / training.total_weight)
+            recorder.on_nothing_to_do(loss)
+        if not incremental:
+            say_how_it_ended(self, outcome.stopped, monitor)
+
+    def _is_stochastic(self) -> bool:
+        if self.solver == "lbfgs":
+            raise AttributeError(
+                "partial_fit is only available for stochastic optimizers. lbfgs is not stochastic."
+            )
+        return True
+
+    # ---- the network, and what is shown of it -----------------------------------------------
+
+    def _engine(self) -> Engine:
+        """Return the engine, with no more threads than the process has."""
+        threads = None
+        if self.n_threads is not None and self.engine == "numba":
+            threads = min(self.n_threads, usable_threads())
+        return self._network.use_engine(self.engine, threads=threads)
+
+    def _show_weights(self) -> None:
+        self.__dict__.update(exposed(self._network, self._dtype))
+
+    def _take_weights(self) -> None:
+        """Give the network what `coefs_` and `intercepts_` hold, if that is not its own."""
+        shown = (*self.coefs_, *self.intercepts_)
+        if len(shown) != len(self._exposed) or not all(map(is_, shown, self._exposed)):
+            self._network.parameters = list(zip(self.coefs_, self.intercepts_, strict=True))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what shows the network's weights: they would be there twice."""
+        state = dict(super().__getstate__())
+        if "_network" in state:
+            self._take_weights()
+            for name in ("coefs_", "intercepts_", "_exposed"):
+                del state[name]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Show the weights again."""
+        super().__setstate__(state)
+        if "_network" in state:
+            self._show_weights()
+
+    def summary(self) -> str:
+        """Print the layers of the fitted network and its number of parameters.
+
+        Returns
+        -------
+        text : str
+            What was printed.
+        """
+        check_is_fitted(self, "_network")
+        text = summary_of(self._network)
+        print(text)
+        return text
+
+    # ---- prediction -------------------------------------------------------------------------
+
+    def _predictions(self, X: Any) -> np.ndarray:
+        """Return the network's predictions (n, O), in the wider dtype of X and `coefs_`."""
+        if "_network" not in vars(self):
+            check_is_fitted(self, "_network")
+        is_plain = (  # nothing for scikit-learn to check or convert, which would take 40 µs
+            type(X) is np.ndarray
+            and X.ndim == 2
+            and X.shape[1] == self.n_features_in_
+            and len(X) > 0
+            and X.dtype.char in "fdB"
+            and "feature_names_in_" not in vars(self)
+        )
+        if not is_plain:
+            X = validate_data(self, X, reset=False, ensure_all_finite=False)
+        self._take_weights()
+        try:
+            outputs = self._engine().predict(as_features(X, X.shape[1], finite=False))
+        except DataError:
+            self._raise_if_not_finite(X, "X")
+            raise
+        return outputs.astype(np.result_type(X.dtype, self._dtype), copy=False)

@@ -1,0 +1,230 @@
+"""scikit-learn's parameters, allowed values and all, as fastnn's: optimizer, schedule, plan."""
+
+from dataclasses import replace
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, Options, StrOptions
+
+from fastnn.callbacks import Callback
+from fastnn.early_stopping import EarlyStopping, Standing
+from fastnn.engine import ENGINES
+from fastnn.initializers import he_normal
+from fastnn.layers import ACTIVATIONS, Dense, Parameters
+from fastnn.network import Network
+from fastnn.optimizers import OPTIMIZERS, Optimizer, get_optimizer
+from fastnn.schedules import SCHEDULES, Schedule
+from fastnn.training import Plan
+
+_AT_LEAST_0 = Interval(Real, 0, None, closed="left")
+_ABOVE_0 = Interval(Real, 0, None, closed="neither")
+_SHARE = Interval(Real, 0, 1, closed="left")
+_COUNT = Interval(Integral, 1, None, closed="left")
+
+CONSTRAINTS: dict[str, list[Any]] = {
+    "hidden_layer_sizes": ["array-like", _COUNT],
+    "activation": [StrOptions(set(ACTIVATIONS))],
+    "solver": [StrOptions(set(OPTIMIZERS))],
+    "alpha": [_AT_LEAST_0],
+    "batch_size": [StrOptions({"auto"}), _COUNT],
+    "learning_rate": [StrOptions(set(SCHEDULES)), Schedule],
+    "learning_rate_init": [_ABOVE_0],
+    "power_t": [_AT_LEAST_0],
+    "max_iter": [_COUNT],
+    "shuffle": ["boolean"],
+    "random_state": ["random_state"],
+    "tol": [_AT_LEAST_0],
+    "verbose": ["verbose"],
+    "warm_start": ["boolean"],
+    "momentum": [Interval(Real, 0, 1, closed="both")],
+    "nesterovs_momentum": ["boolean"],
+    "early_stopping": ["boolean", EarlyStopping],
+    "validation_fraction": [_SHARE],
+    "beta_1": [_SHARE],
+    "beta_2": [_SHARE],
+    "epsilon": [_ABOVE_0],
+    "n_iter_no_change": [_COUNT, Options(Real, {np.inf})],
+    "max_fun": [_COUNT],
+    "weight_decay": [None, _AT_LEAST_0],
+    "weight_init": [StrOptions({"glorot_uniform", "he_normal"})],
+    "dropout": [_SHARE, "array-like"],
+    "scoring": [None, str, callable],
+    "callbacks": [None, list, tuple],
+    "engine": [StrOptions(set(ENGINES))],
+    "n_threads": [None, _COUNT],
+}
+
+
+def structure_of(estimator: Any, inputs: int, outputs: int) -> dict[str, Any]:
+    """Return what `fastnn.layers.dense_layers` takes.
+
+    Raises
+    ------
+    ValueError
+        If a hidden layer's width is not above 0.
+    """
+    given, dropout = estimator.hidden_layer_sizes, estimator.dropout
+    hidden = list(given) if np.iterable(given) else [given]
+    if any(size <= 0 for size in hidden):
+        raise ValueError(f"hidden_layer_sizes must be > 0, got {hidden}.")
+    return {
+        "sizes": [inputs, *hidden, outputs],
+        "activation": estimator.activation,
+        "dropout": list(dropout) if np.iterable(dropout) else dropout,
+    }
+
+
+def new_network_of(
+    estimator: Any, inputs: int, outputs: int, parameters: Parameters | None
+) -> Network:
+    """Make a network, of these weights or such as `weight_init` and `random_state` say."""
+    rng = check_random_state(estimator.random_state)
+    structure = structure_of(estimator, inputs, outputs)
+    network = Network(**structure, loss=estimator._objective().name)
+    if parameters is not None:
+        network.parameters = parameters
+    elif estimator.weight_init == "he_normal":
+        network.parameters = he_normal(network.layers, _seed(rng))
+    else:
+        is_logistic = estimator.activation == "logistic"
+        network.parameters = _scikit_learns_weights(network.layers, rng, is_logistic)
+    network.seed = _seed(rng)
+    return network
+
+
+def _scikit_learns_weights(
+    layers: tuple[Dense, ...], rng: np.random.RandomState, is_logistic: bool
+) -> Parameters:
+    """Draw what scikit-learn draws: U(-r, r), biases too, r² = 6 / (I + O) as Glorot has it.
+
+    For the logistic function it takes 2 for 6.
+    """
+    parameters = []
+    for layer in layers:
+        r = np.sqrt((2.0 if is_logistic else 6.0) / (layer.inputs + layer.outputs))
+        w = rng.uniform(-r, r, (layer.inputs, layer.outputs))
+        parameters.append((w, rng.uniform(-r, r, layer.outputs)))
+    return parameters
+
+
+def _seed(rng: np.random.RandomState) -> int:
+    return int(rng.randint(np.iinfo(np.int32).max))
+
+
+def optimizer_of(estimator: Any) -> Optimizer:
+    """Return what `solver` and its settings stand for.
+
+    "sgd" has scikit-learn's momentum, and "momentum" and "nesterov" fix its kind.
+    """
+    solver = estimator.solver
+    shared = {
+        "learning_rate": estimator.learning_rate_init,
+        "weight_decay": estimator.weight_decay,
+    }
+    if solver == "lbfgs":
+        return get_optimizer(solver)
+    if solver in ("adam", "adamw"):
+        moments = {"beta1": estimator.beta_1, "beta2": estimator.beta_2, "eps": estimator.epsilon}
+        return get_optimizer(solver, **shared, **moments)
+    if estimator.momentum == 0:
+        return get_optimizer("sgd", **shared)
+    nesterov = {"momentum": False, "nesterov": True}.get(solver, bool(estimator.nesterovs_momentum))
+    # Not checked with the others: scikit-learn allows a momentum of 1.
+    momentum = float(estimator.momentum)
+    return replace(get_optimizer("momentum", **shared), momentum=momentum, nesterov=nesterov)
+
+
+def schedule_of(estimator: Any, incremental: bool) -> Schedule:
+    """Return what `learning_rate` stands for.
+
+    As in scikit-learn, "invscaling" and "adaptive" do nothing to Adam. A `Schedule` of that name
+    does.
+
+    Raises
+    ------
+    ValueError
+        If the schedule depends on how long training will be, and nobody knows.
+    """
+    schedule = estimator.learning_rate
+    if isinstance(schedule, str):
+        is_for_sgd = schedule in ("invscaling", "adaptive")
+        name = "constant" if is_for_sgd and "adam" in estimator.solver else schedule
+        schedule = Schedule(name, power_t=float(estimator.power_t))
+    if incremental and (schedule.name in ("cosine", "one_cycle") or schedule.warmup_epochs):
+        raise ValueError(f"partial_fit does not support learning_rate={estimator.learning_rate!r}")
+    return schedule
+
+
+def stopping_rule_of(estimator: Any) -> EarlyStopping | None:
+    """Return when to stop; "val_score" is what scikit-learn's early stopping monitors.
+
+    Without early stopping it is the loss, as scikit-learn reports it. L-BFGS has its own end.
+    """
+    rule = estimator.early_stopping
+    if isinstance(rule, EarlyStopping):
+        return rule
+    if estimator.solver == "lbfgs":
+        return None
+    patience, tol = estimator.n_iter_no_change, float(estimator.tol)
+    if rule:
+        return EarlyStopping("val_score", patience, tol)
+    return EarlyStopping("loss", patience, tol * reported_outputs(estimator), restore_best=False)
+
+
+def reported_outputs(estimator: Any) -> int:
+    """Return what scikit-learn divides the loss that it minimises by, to report it.
+
+    It reports the mean over the outputs of squared errors, and the sum of all other losses.
+    """
+    return estimator.n_outputs_ if estimator._objective().name == "squared_error" else 1
+
+
+def batch_rows_of(estimator: Any, rows: int) -> int:
+    """Return the rows that an update learns from, of so many."""
+    return min(200 if estimator.batch_size == "auto" else estimator.batch_size, rows)
+
+
+def plan_of(
+    estimator: Any,
+    rows: int,
+    rule: EarlyStopping | None,
+    before: tuple[Standing, float],
+    incremental: bool,
+) -> Plan:
+    """Return how to train, on so many rows; `before` is how things stood after the fit before."""
+    standing, rate_divisor = before
+    return Plan(
+        epochs=1 if incremental else int(estimator.max_iter),
+        batch_size=int(batch_rows_of(estimator, rows)),
+        optimizer=optimizer_of(estimator),
+        schedule=schedule_of(estimator, incremental),
+        l2=float(estimator.alpha),
+        l2_is_shared=True,
+        shuffle=bool(estimator.shuffle),
+        seed=estimator._network.seed,
+        early_stopping=rule,
+        standing=standing,
+        rate_divisor=rate_divisor,
+        max_evaluations=int(estimator.max_fun),
+        tolerance=float(estimator.tol),
+    )
+
+
+def callbacks_of(estimator: Any) -> list[Callback]:
+    """Return the callbacks.
+
+    Raises
+    ------
+    TypeError
+        If one is not a `fastnn.Callback`.
+    """
+    callbacks = list(estimator.callbacks or ())
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise TypeError(
+                f"callbacks must be instances of fastnn.Callback, got {callback!r}; those of "
+                "scikit-learn go to set_callbacks"
+            )
+    return callbacks

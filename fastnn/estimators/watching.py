@@ -1,0 +1,181 @@
+"""What watches an estimator's fit: its fitted attributes, its scorer, scikit-learn's callbacks."""
+
+import copy
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import check_scoring
+
+from fastnn.batches import Data
+from fastnn.callbacks import Callback
+from fastnn.estimators.translation import batch_rows_of, reported_outputs
+from fastnn.network import Network
+
+try:
+    from sklearn.callback import CallbackSupportMixin, with_callbacks
+except ImportError:  # scikit-learn before 1.9
+
+    class CallbackSupportMixin:  # type: ignore[no-redef]
+        """Nothing to support."""
+
+    def with_callbacks(method: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the method as it is."""
+        return method
+
+
+def exposed(network: Network, dtype: np.dtype) -> dict[str, Any]:
+    """Return a network's weights as an estimator's attributes, in arrays that are not writeable.
+
+    A write would change nothing that predicts: it is to be an error, not a surprise.
+    """
+    arrays = [array.astype(dtype, copy=False) for pair in network.parameters for array in pair]
+    for array in arrays:
+        array.flags.writeable = False
+    coefs, intercepts = arrays[::2], arrays[1::2]
+    return {"coefs_": coefs, "intercepts_": intercepts, "_exposed": (*coefs, *intercepts)}
+
+
+class Recorder(Callback):
+    """Keeps an estimator's fitted attributes up to date, epoch by epoch.
+
+    Parameters
+    ----------
+    estimator : BaseMLP
+    data : Data
+        What it learns from.
+    score : str
+        The metric that is its validation score, or "".
+    """
+
+    def __init__(self, estimator: Any, data: Data, score: str) -> None:
+        self._estimator, self._data, self._score = estimator, data, score
+        self._outputs = reported_outputs(estimator)
+        self._squares = self._sum_of_squares() if self._outputs > 1 else 0.0
+
+    def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
+        """Take the figures of an epoch."""
+        fitted = self._estimator
+        loss = self._as_reported(metrics["loss"]) if self._outputs > 1 else metrics["loss"]
+        self._append(loss, metrics.get(self._score, math.nan))
+        for name, value in metrics.items():
+            fitted.history_.setdefault(name, []).append(value)
+        if fitted.verbose:
+            print(f"Iteration {fitted.n_iter_}, loss = {loss:.8f}")
+            if self._score:
+                print(f"Validation score: {fitted.validation_scores_[-1]:f}")
+
+    def on_divergence(self) -> None:
+        """Take an epoch that came to nothing."""
+        self._append(math.nan, math.nan)
+
+    def on_nothing_to_do(self, loss: float) -> None:
+        """Take the loss of weights that were right from the start."""
+        self._estimator.loss_ = self._as_reported(loss) if self._outputs > 1 else loss
+
+    def _append(self, loss: float, score: float) -> None:
+        fitted = self._estimator
+        fitted.n_iter_ += 1
+        if fitted.solver != "lbfgs":  # for which scikit-learn counts none
+            fitted.t_ += len(self._data.x)
+        fitted.loss_ = loss
+        fitted.loss_curve_.append(loss)
+        if fitted.best_loss_ is not None and loss < fitted.best_loss_:
+            fitted.best_loss_ = loss
+        if self._score:
+            fitted.validation_scores_.append(score)
+            if score > fitted.best_validation_score_:
+                fitted.best_validation_score_ = score
+
+    def _as_reported(self, loss: float) -> float:
+        """Divide a loss, but not the penalty in it, by the outputs.
+
+        The penalty changes with every update: over an epoch it is taken to be the mean of what it
+        is at both ends. An iteration of L-BFGS has that of its end.
+        """
+        before, self._squares = self._squares, self._sum_of_squares()
+        fitted, rows = self._estimator, len(self._data.x)
+        if fitted.solver == "lbfgs":
+            squares = self._squares
+        else:
+            updates = -(-rows // batch_rows_of(fitted, rows))
+            squares = updates * (before + self._squares) / 2
+        penalty = fitted.alpha / 2 * squares / self._data.total_weight
+        return (loss - penalty) / self._outputs + penalty
+
+    def _sum_of_squares(self) -> float:
+        weights = self._estimator._engine().get_parameters()
+        return float(sum(np.sum(w * w, dtype=np.float64) for w, _ in weights))
+
+
+def score_of(estimator: Any, data: Data) -> Callable[[], float]:
+    """Return what asks the estimator's scorer how the network stands on validation data."""
+    scorer = check_scoring(estimator, estimator.scoring)
+    y = estimator._decoded(data.targets)
+    weights = {} if data.weights is None else {"sample_weight": data.weights}
+    # The same network, without the names of features: data that are checked have none.
+    judged = object.__new__(type(estimator))
+    vars(judged).update(vars(estimator))
+    vars(judged).pop("feature_names_in_", None)
+    return lambda: scorer(judged, data.x, y, **weights)
+
+
+def say_how_it_ended(estimator: Any, stopped: str, monitor: str) -> None:
+    """Warn of a fit that came to its limits, or, where that is wished, tell of a better end."""
+    advice = ""
+    if not stopped and estimator.solver == "lbfgs":
+        advice = (
+            f"lbfgs failed to converge after {estimator.n_iter_} iteration(s). Increase the number "
+            "of iterations (max_iter) or of loss function calls (max_fun), or scale the data."
+        )
+    elif not stopped:
+        advice = (
+            f"Stochastic Optimizer: Maximum iterations ({estimator.max_iter}) reached and the "
+            "optimization hasn't converged yet."
+        )
+    elif estimator.verbose and stopped == "converged" and estimator.solver != "lbfgs":
+        what = "Validation score" if monitor.startswith("val_") else "Training loss"
+        print(
+            f"{what} did not improve more than tol={estimator.tol:f} for "
+            f"{estimator.n_iter_no_change} consecutive epochs. Stopping."
+        )
+    if advice:
+        warnings.warn(advice, ConvergenceWarning, stacklevel=2)
+
+
+class Tasks(Callback):
+    """Tells scikit-learn's own callbacks of a fit: it is a task, and every epoch is one in it."""
+
+    def __init__(self, estimator: Any, X: Any, y: Any, sample_weight: Any) -> None:
+        self._estimator = estimator
+        self._epoch: Any = None
+        metadata = None if sample_weight is None else {"sample_weight": sample_weight}
+        self._told = {"estimator": estimator, "X": X, "y": y, "metadata": metadata}
+        self._fit = estimator._init_callback_context(max_subtasks=estimator.max_iter)
+        self._fit.call_on_fit_task_begin(**self._told)
+
+    def on_epoch_begin(self, epoch: int) -> None:
+        """Begin an epoch's task."""
+        self._epoch = self._fit.subcontext(task_name="epoch")
+        self._epoch.call_on_fit_task_begin(**self._told, reconstruction_attributes=self._snapshot)
+
+    def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> bool:
+        """End it; return whether a callback wishes to stop."""
+        if self._epoch is None:  # L-BFGS knows an iteration by its end alone
+            self.on_epoch_begin(epoch)
+        ended, self._epoch = self._epoch, None
+        return ended.call_on_fit_task_end(**self._told, reconstruction_attributes=self._snapshot)
+
+    def end(self) -> None:
+        """End the fit's task; the estimator is fitted."""
+        self._fit.call_on_fit_task_end(**self._told, reconstruction_attributes=dict)
+
+    def _snapshot(self) -> dict[str, Any]:
+        """Return what makes a copy of the estimator predict as it would now."""
+        fitted = self._estimator
+        network = copy.copy(fitted._network)
+        network.parameters = fitted._engine().get_parameters()
+        return {"_network": network, **exposed(network, fitted._dtype)}
