@@ -12,6 +12,7 @@ import os
 import sys
 import sysconfig
 import threading
+from functools import cache
 from pathlib import Path
 
 import numba
@@ -23,6 +24,7 @@ _one_at_a_time = threading.Lock()
 _serial = False  # in a forked child whose parent's threads did not come along
 
 
+@cache
 def preload_tbb() -> None:
     """Load TBB from its wheel. Numba looks for it by name, which only a loaded one answers to."""
     name = _TBB_NAMES.get(sys.platform)

@@ -52,6 +52,7 @@ from fastnn.randomness import LEVELS
 
 # A float32's bits but for the sign, and what they are from for an infinity or a NaN.
 MAGNITUDE, INFINITY = np.int32(0x7FFFFFFF), np.int32(0x7F800000)
+ROWS_AHEAD = 16  # that are asked for before they are needed
 ROW_UNIT = 8  # rows are dealt out to tasks in eights, whole register tiles
 
 _loss_forward, _loss_backward, _predict = (unit.call for unit in UNITS)
@@ -70,15 +71,19 @@ def share(count, unit, task, tasks):
 
 
 @jit
-def gather(buffers, job, first, place, rows):
-    """Copy a block of rows, scaled, into the first `a` from `place` on, and its labels."""
+def gather(buffers, job, first, place, rows, start, stop):
+    """Copy a block of rows, scaled, into the first `a` from `place` on, and its labels.
+
+    The block is of a task's share of the chunk, from row `start` to row `stop`.
+    """
     layer = layer_of(job, 0)
     inputs, scale, workspace = layer.inputs, job.input_scale, buffers.workspace
     for i in range(rows):
         position = job.start + first + i
         source = source_row(job, position)
         at = layer.a + (place + i) * layer.a_row
-        prefetch_row(job, position + job.rows)
+        ahead = first + i + ROWS_AHEAD  # in this share, or in the next chunk's
+        prefetch_row(job, job.start + (ahead if ahead < stop else job.rows + start + ahead - stop))
         if job.x_is_bytes:
             x = array_at(job.x + source * inputs, inputs, np.uint8)
             for k in range(inputs):
@@ -138,7 +143,7 @@ def mark_block(buffers, job, first, rows):
 
 @jit
 def prefetch_row(job, position):
-    """Ask for the features of a position of the next chunk: shuffled rows are far apart."""
+    """Ask for the features of a position that comes soon: shuffled rows are far apart."""
     if position < job.n:
         inputs = layer_of(job, 0).inputs
         size = inputs if job.x_is_bytes else 4 * inputs
@@ -227,11 +232,11 @@ def rows_region(task, address):
     for first in range(start, stop, ROW_BLOCK):
         rows = min(ROW_BLOCK, stop - first)
         if job.mode == PREDICT:  # always in the same place, which stays in the cache
-            gather(buffers, job, first, start, rows)
+            gather(buffers, job, first, start, rows, start, stop)
             forward(buffers, job, task, start, rows)
             write_predictions(buffers, job, first, start, rows)
             continue
-        gather(buffers, job, first, first, rows)
+        gather(buffers, job, first, first, rows, start, stop)
         forward(buffers, job, task, first, rows)
         _loss_forward(job.this, first, rows)
         if job.mode == TRAIN:
