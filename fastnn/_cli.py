@@ -20,7 +20,7 @@ from typing import Any, Literal, NoReturn
 
 from fastnn import __version__
 from fastnn.errors import DivergenceError, FastnnError
-from fastnn.optimizers import BELOW_ONE, LARGEST_FLOAT
+from fastnn.settings import BELOW_ONE, LARGEST_FLOAT
 
 INTERRUPTED = 130
 ENGINES = ("numba", "numpy")  # as in fastnn.engine, which needs NumPy
@@ -204,7 +204,10 @@ def check_directory(path: Path) -> None:
     try:
         tempfile.TemporaryFile(dir=path).close()
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
+        why = error.strerror
+        if isinstance(error, FileNotFoundError) and path.is_dir():  # as /proc says it
+            why = "Not a directory that one can write in"
+        raise OSError(error.errno, why, str(path)) from None
 
 
 def check_new_directory(path: Path) -> None:

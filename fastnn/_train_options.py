@@ -108,7 +108,7 @@ def _add_training(add: _Add) -> None:
     add("--schedule", metavar="NAME", choices=SCHEDULES, help=names)
     warmup = "epochs in which the learning rate rises from 0, whatever its schedule (0)"
     add("--warmup-epochs", metavar="F", type=_cli.at_least_zero, help=warmup)
-    weight = "balanced: every class counts the same, however many rows it has (none)"
+    weight = "balanced: in training, every class counts the same, however many rows it has (none)"
     add("--class-weight", metavar="NAME", choices=("balanced",), help=weight)
 
 
@@ -181,6 +181,11 @@ def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def _is_off(value: Any) -> bool:
+    """Tell whether it comes to the same to say this and to say nothing."""
+    return not any(value) if isinstance(value, tuple) else value in (None, 0, "constant", "full")
+
+
 def _check_layers(parser: _cli.Parser, options: argparse.Namespace) -> None:
     """Raise a UsageError if there are not as many activations or dropouts as layers."""
     hidden = len(options.hidden)
@@ -189,25 +194,27 @@ def _check_layers(parser: _cli.Parser, options: argparse.Namespace) -> None:
         ("dropout", hidden + 1, "one for the input and one for each of them"),
     ):
         given = getattr(options, name)
-        several = isinstance(given, tuple)
-        if several and len(given) != needed:
+        if not hidden and not _is_off(given):
             parser.error(
-                f"argument {_option(name)}: {len(given)} are too "
-                f"{'few' if len(given) < needed else 'many'} for the {hidden} of --hidden; give "
-                f"one for all, or {whose}"
+                f"argument {_option(name)}: is for hidden layers, --hidden asks for none; "
+                "leave it out"
             )
-        if given is not None and not several and not hidden:
-            parser.error(f"argument {_option(name)}: is for hidden layers, --hidden asks for none")
+        if isinstance(given, tuple) and len(given) != needed:
+            counts = f"1 or {needed} values" if needed > 1 else "1 value"
+            parser.error(
+                f"argument {_option(name)}: takes {counts} here (one for all hidden layers, or "
+                f"{whose}), got {len(given)}"
+            )
 
 
 def _check_optimizer(parser: _cli.Parser, options: argparse.Namespace) -> None:
     """Raise a UsageError if something is given that the optimizer has no use for."""
     chosen = f"--optimizer {options.optimizer}"
     rule = OPTIMIZERS[options.optimizer].rule
-    if options.momentum is not None and rule != "momentum":
+    if options.momentum and rule != "momentum":
         parser.error(f"argument --momentum: {chosen} has none; momentum and nesterov do")
     for name in _NOT_OF_LBFGS if rule == "lbfgs" else ():
-        if getattr(options, name) not in (None, "full"):
+        if not _is_off(getattr(options, name)):
             why = "has none; the others do"
             if name == "batch_size":
                 why = "takes all rows at once; the others do not"
@@ -230,7 +237,7 @@ def _fill_in(options: argparse.Namespace) -> None:
         "dropout": 0.0,
         "batch_size": "full" if searches else 128,
         "learning_rate": None if searches else chosen.learning_rate,
-        "momentum": chosen.momentum if chosen.rule == "momentum" else None,
+        "momentum": chosen.momentum,
         "weight_decay": chosen.weight_decay,
         "clip_norm": 0.0,
         "schedule": "constant",
@@ -242,3 +249,7 @@ def _fill_in(options: argparse.Namespace) -> None:
     for name, value in defaults.items():
         if getattr(options, name) is None:
             setattr(options, name, value)
+    if chosen.rule != "momentum":
+        options.momentum = None
+    if searches:
+        options.weight_decay = None

@@ -96,9 +96,11 @@ class Epoch:
         That is its number of rows, or the sum of their weights; where that is 0, so are the
         sums, and it is the smallest number by which they can be divided.
         """
-        starts = np.arange(0, len(self.order), self.batch_size)
         if self.data.weights is None:
-            return np.diff(starts, append=len(self.order)).astype(np.float32)
+            norms = np.full(self.updates, self.batch_size, np.float32)
+            norms[-1] = len(self.order) - (self.updates - 1) * self.batch_size
+            return norms
+        starts = np.arange(0, len(self.order), self.batch_size)
         weights = self.data.weights[self.order].astype(np.float64)
         norms = np.add.reduceat(weights, starts).astype(np.float32)
         return np.maximum(norms, _SMALLEST_NORM)
@@ -139,7 +141,7 @@ class Epoch:
     @cached_property
     def learning_rates(self) -> np.ndarray:
         """Each update's learning rate, (updates,) float64."""
-        return np.broadcast_to(np.float64(self.learning_rate), self.updates)
+        return np.full(self.updates, self.learning_rate, np.float64)
 
 
 def _unbiased(beta: float, t: np.ndarray) -> np.ndarray:
@@ -156,13 +158,13 @@ class Progress(NamedTuple):
         Rows of the epoch's order that are done.
     loss_sum : float
         Sum of their losses times their weights, each measured before the update of its batch.
-    correct : int
-        How many of them were predicted right.
+    correct : float
+        Sum of the weights, 1 where there are none, of those that were predicted right.
     """
 
     position: int = 0
     loss_sum: float = 0.0
-    correct: int = 0
+    correct: float = 0.0
 
 
 class Chunk(NamedTuple):

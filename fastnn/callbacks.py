@@ -12,7 +12,7 @@ class Callback:
     """Base class: override what you want to see. Every method does nothing here.
 
     Callbacks run in Python between calls of the engine. They may raise to end the fit; the
-    network keeps the weights that it has then.
+    network keeps the weights that it has then, or the best where early stopping keeps them.
     """
 
     def on_fit_begin(self, epochs: int, rows: int) -> None:
@@ -43,19 +43,21 @@ class LogFile(Callback):
     Parameters
     ----------
     path : str or Path
-        Replaced when a fit begins. The file is closed between epochs, so that whoever reads it
-        finds whole lines.
+        The file is closed between epochs, so that whoever reads it finds whole lines.
+    append : bool, default False
+        Whether a fit adds its lines to what is there, such as those of the fits before it, instead
+        of replacing it.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike[str], append: bool = False) -> None:
+        self.path, self.append = Path(path), append
 
     def on_fit_begin(self, epochs: int, rows: int) -> None:
-        """Begin anew; a file that cannot be written is known before the training."""
-        self.path.write_text("", encoding="utf-8")
+        """Begin anew or go on; a file that cannot be written is known before the training."""
+        self.path.open("a" if self.append else "w", encoding="utf-8").close()
 
     def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Write a line, and in CSV the names before the first."""
+        """Write a line, and in CSV the names before the file's first."""
         row = {"epoch": epoch, **metrics}
         with self.path.open("a", encoding="utf-8", newline="") as file:
             if self.path.suffix.lower() == ".csv":

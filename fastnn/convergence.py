@@ -168,7 +168,11 @@ def conclusions(runs: Sequence[Run]) -> list[str]:
         mark, race = contests[-1]
         alike = [pair for pair in race if pair[0].batch_size == race[0][0].batch_size]
         rivals = {pair[0].name: pair for pair in (alike[-1], race[-1]) if pair is not race[0]}
-        sentences += [_explanation(mark, race[0], rival) for rival in rivals.values()]
+        sentences += [
+            _explanation(mark, race[0], rival)
+            for rival in rivals.values()
+            if not _is_one(rival[1].seconds / race[0][1].seconds)
+        ]
     if len(runs) > 1:
         sentences.append(_cost_of_an_epoch(runs))
         leader = races[-1][1][0][0] if races else max(runs, key=_final_accuracy)
@@ -208,7 +212,8 @@ def _race_sentence(runs: Sequence[Run], mark: float, race: _Race) -> str:
     first = race[0][1]
     parts = []
     for run, at in race:
-        longer = f", {_factor(at.seconds / first.seconds)} times as long" if at is not first else ""
+        ratio = at.seconds / first.seconds
+        longer = "" if _is_one(ratio) else f", {_factor(ratio)} times as long"
         parts.append(
             f"{run.name} took {counted(at.epochs, 'epoch')}, {counted(at.updates, 'update')} "
             f"and {number_text(at.seconds)} s{longer}"
@@ -231,11 +236,14 @@ def _explanation(mark: float, winner: _Finish, loser: _Finish) -> str:
     """Split the lead of one run over another into epochs needed and what an epoch costs."""
     (first, won), (last, lost) = winner, loser
     time, epochs = lost.seconds / won.seconds, lost.epochs / won.epochs
-    text = (
-        f"What decided: to {mark:.0%}, {last.name} took {_factor(time)} times as long as "
-        f"{first.name}, which is {_factor(epochs)} times the epochs, each at "
-        f"{_factor(time / epochs)} times the cost."
-    )
+    cost = time / epochs
+    text = f"What decided: to {mark:.0%}, {last.name} took {_factor(time)} times as long as "
+    text += first.name
+    if not _is_one(epochs):
+        text += f", which is {_factor(epochs)} times the epochs"
+    if not _is_one(cost):
+        text += f", each {'epoch ' if _is_one(epochs) else ''}at {_factor(cost)} times the cost"
+    text += "."
     if first.batch_size != last.batch_size:
         text += (
             f" {capitalized(first.name)} moved the weights after every "
@@ -257,11 +265,11 @@ def _cost_of_an_epoch(runs: Sequence[Run]) -> str:
     ]
     cheap = min(runs, key=lambda run: run.seconds_per_epoch)
     dear = max(runs, key=lambda run: run.seconds_per_epoch)
-    factor = _factor(dear.seconds_per_epoch / cheap.seconds_per_epoch)
+    ratio = dear.seconds_per_epoch / cheap.seconds_per_epoch
     verdict = (
         "about the same for all"
-        if factor == "1.0"
-        else f"{dear.name} costs {factor} times {cheap.name}"
+        if _is_one(ratio)
+        else f"{dear.name} costs {_factor(ratio)} times {cheap.name}"
     )
     return f"An epoch takes {_listed(costs)}: {verdict}."
 
@@ -303,6 +311,11 @@ def number_text(number: float) -> str:
 
 def _factor(ratio: float) -> str:
     return f"{ratio:.2g}" if ratio < 1 else f"{ratio:.1f}" if ratio < 10 else f"{ratio:,.0f}"
+
+
+def _is_one(ratio: float) -> bool:
+    """Tell whether a ratio is shown as 1, which says nothing."""
+    return float(_factor(ratio).replace(",", "")) == 1
 
 
 def _listed(parts: Sequence[str]) -> str:

@@ -14,8 +14,9 @@ class EarlyStopping:
     ----------
     monitor : str, default "val_loss"
         A figure of the history. One whose name ends in "loss" is to fall, any other to rise.
-    patience : int, default 10
-        So many epochs without improvement are put up with; the next one is the last.
+    patience : int or inf, default 10
+        So many epochs without improvement are put up with; the next one is the last (elsewhere
+        it is often the last of these).
     min_delta : float, default 1e-4
         An epoch that is not better than the best one by at least this has not improved; with 0,
         every epoch has that is not worse.
@@ -29,10 +30,13 @@ class EarlyStopping:
     restore_best: bool = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.patience, Real) or not self.patience >= 0:
-            raise ValueError(f"patience must be a number of at least 0, got {self.patience!r}")
-        if not isinstance(self.min_delta, Real) or not self.min_delta >= 0:
-            raise ValueError(f"min_delta must be a number of at least 0, got {self.min_delta!r}")
+        if not isinstance(self.monitor, str):
+            raise ValueError(f"monitor must be the name of a figure, got {self.monitor!r}")
+        for name in ("patience", "min_delta"):
+            value = getattr(self, name)
+            real = isinstance(value, Real) and not isinstance(value, bool)
+            if not real or not value >= 0:
+                raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
 
 
 class Standing(NamedTuple):

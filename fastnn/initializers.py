@@ -9,7 +9,7 @@ from fastnn.randomness import Purpose, generator
 
 
 def initial_parameters(layers: Sequence[Dense], seed: int) -> Parameters:
-    """Draw He's weights for layers of rectifiers, Glorot's for layers that saturate.
+    """Draw He's weights for layers of rectifiers, Glorot's for others.
 
     The output layer is drawn as the hidden layers are.
     """

@@ -4,6 +4,7 @@ Behind it features are C-contiguous uint8 or float32 and finite, and labels are 
 range, so that the kernels compile once and need no checks.
 """
 
+import math
 from collections.abc import Mapping
 from numbers import Real
 from typing import Any
@@ -14,6 +15,7 @@ from fastnn.batches import Data
 from fastnn.errors import DataError
 from fastnn.losses import Loss
 
+_SMALLEST_WEIGHT = 2.0**-126  # of float32's normal numbers
 _BLOCK_ROWS = 4096  # rows checked at a time, so that checking allocates next to nothing
 
 
@@ -24,7 +26,6 @@ def as_data(
     outputs: int,
     loss: Loss,
     sample_weight: Any = None,
-    class_weight: Any = None,
     name: str = "",
 ) -> Data:
     """Return rows to learn from or to be judged by, as engines take them.
@@ -35,20 +36,48 @@ def as_data(
     ------
     DataError
         If an array cannot be used.
-    ValueError
-        If class weights are not what they should be, or the network has no classes.
     """
     features = as_features(x, inputs, f"{name}x")
     if loss.takes_labels:
-        targets, n_classes = as_labels(y, len(features), outputs, f"{name}y"), outputs
+        targets = as_labels(y, len(features), outputs, f"{name}y")
     else:
-        targets, n_classes = as_values(y, len(features), outputs, loss, f"{name}y"), 2
-        if class_weight is not None and not has_classes(loss, targets):
-            raise ValueError(
-                "class_weight needs classes: cross_entropy, or one logistic output of 0 and 1"
-            )
-    weights = as_weights(sample_weight, class_weight, targets, n_classes, f"{name}sample_weight")
-    return Data(features, targets, weights)
+        targets = as_values(y, len(features), outputs, loss, f"{name}y")
+    return Data(features, targets, as_weights(sample_weight, len(features), f"{name}sample_weight"))
+
+
+def with_class_weights(data: Data, class_weight: Any, loss: Loss, outputs: int) -> Data:
+    """Return data whose rows also count as their classes do.
+
+    Parameters
+    ----------
+    class_weight : dict of class number to weight, or "balanced"
+        "balanced" is rows / (classes · rows of the class), among the classes that there are;
+        classes that a dict leaves out have weight 1.
+
+    Raises
+    ------
+    ValueError
+        If the class weights are not what they should be, or rows have no classes.
+    DataError
+        If no row counts then.
+    """
+    if not has_classes(loss, data.targets):
+        raise ValueError("class_weight needs classes: cross_entropy, or one logistic output")
+    labels = data.targets.ravel().astype(np.int64)
+    n_classes = outputs if loss.takes_labels else 2
+    weights = _weights_of_classes(class_weight, labels, n_classes)[labels]
+    if data.weights is not None:
+        weights = weights * data.weights
+    name = "class_weight" if data.weights is None else "class_weight times sample_weight"
+    return data._replace(weights=as_weights(weights, len(labels), name))
+
+
+def check_class_weight(label: Any, weight: Any) -> None:
+    """Raise a ValueError that names the label if its weight cannot be one."""
+    if not isinstance(weight, Real) or not 0 <= float(weight) < np.inf:
+        raise ValueError(
+            f"class_weight of {label!r} must be a finite number of at least 0, got {weight!r}"
+        )
 
 
 def has_classes(loss: Loss, targets: np.ndarray) -> bool:
@@ -60,27 +89,36 @@ def has_classes(loss: Loss, targets: np.ndarray) -> bool:
 
 
 def split(data: Data, fraction: float, loss: Loss, seed: int) -> tuple[Data, Data]:
-    """Part data in two, the second with a share of the rows, of every class alike.
+    """Part data in two, the second with a share of the rows, rounded up.
+
+    It is the same share of every class, unless a class has a single row or there are more classes
+    than rows in a part.
 
     Raises
     ------
     ValueError
         If the fraction is not between 0 and 1.
     DataError
-        If there are too few rows, of a class or in all.
+        If there is nothing left to train on, or a part weighs nothing.
     """
     from sklearn.model_selection import train_test_split
 
     if not isinstance(fraction, Real) or not 0 < fraction < 1:
         raise ValueError(f"validation_fraction must be between 0 and 1, got {fraction!r}")
-    stratify = data.targets if has_classes(loss, data.targets) else None
-    rows = np.arange(len(data.x))
-    try:
-        parts = train_test_split(
-            rows, test_size=fraction, random_state=seed % 2**32, stratify=stratify
+    rows = len(data.x)
+    n_kept = math.ceil(fraction * rows)
+    if n_kept == rows:
+        raise DataError(
+            f"a validation_fraction of {fraction!r} leaves 0 of {rows:,} rows to train on"
         )
-    except ValueError as error:
-        raise DataError(f"a validation_fraction of {fraction!r} cannot be had: {error}") from None
+    stratify = data.targets if has_classes(loss, data.targets) else None
+    if stratify is not None:
+        counts = np.unique(stratify, return_counts=True)[1]
+        if counts.min() < 2 or len(counts) > min(n_kept, rows - n_kept):
+            stratify = None
+    parts = train_test_split(
+        np.arange(rows), test_size=n_kept, random_state=seed % 2**32, stratify=stratify
+    )
     training, kept = data.taken(parts[0]), data.taken(parts[1])
     for part, name in ((training, "trained on"), (kept, "kept")):
         if part.total_weight == 0:
@@ -194,45 +232,24 @@ def as_values(y: Any, rows: int, outputs: int, loss: Loss, name: str = "y") -> n
     return values
 
 
-def as_weights(
-    sample_weight: Any, class_weight: Any, targets: np.ndarray, n_classes: int, name: str
-) -> np.ndarray | None:
-    """Return how much each row counts, (rows,) float32; None where all count the same.
-
-    Parameters
-    ----------
-    sample_weight : array (rows,) of numbers of at least 0, or None
-    class_weight : dict of class number to weight, "balanced", or None
-        "balanced" gives every class the same sum of weights; classes that a dict leaves out
-        have weight 1.
-    targets : ndarray (rows,) of class numbers, or (rows, 1) of 0 and 1
-    n_classes : int
-    name : str
-        What the sample weights are called in an error.
+def as_weights(weights: Any, rows: int, name: str = "sample_weight") -> np.ndarray | None:
+    """Return how much each row counts, (rows,) float32; None, for None, where all count the same.
 
     Raises
     ------
     DataError
         If the weights are not one number of at least 0 for each row, or all are 0.
-    ValueError
-        If the class weights are not what they should be.
     """
-    weights = None
-    if sample_weight is not None:
-        array = _as_array(sample_weight, name)
-        if array.shape != (len(targets),):
-            raise DataError(f"{name} must have shape ({len(targets)},), got {array.shape}")
-        if array.dtype.kind not in "buif" or not (array >= 0).all() or np.isinf(array).any():
-            raise DataError(f"{name} must hold finite numbers of at least 0")
-        weights = array.astype(np.float64)
-    if class_weight is not None:
-        labels = targets.ravel().astype(np.int64)
-        of_classes = _weights_of_classes(class_weight, labels, n_classes)
-        weights = of_classes[labels] * (1.0 if weights is None else weights)
     if weights is None:
         return None
+    array = _as_array(weights, name)
+    if array.shape != (rows,):
+        raise DataError(f"{name} must have shape ({rows},), got {array.shape}")
+    if array.dtype.kind not in "buif" or not (array >= 0).all() or np.isinf(array).any():
+        raise DataError(f"{name} must hold finite numbers of at least 0")
     with np.errstate(over="ignore"):
-        counted = weights.astype(np.float32)
+        counted = array.astype(np.float32)
+    counted[counted < _SMALLEST_WEIGHT] = 0  # as the compiled kernels have it
     total = counted.sum(dtype=np.float64)
     if total == 0:
         raise DataError(f"{name} must not all be 0")
@@ -252,8 +269,7 @@ def _weights_of_classes(class_weight: Any, labels: np.ndarray, n_classes: int) -
     for label, weight in class_weight.items():
         if label not in range(n_classes):
             raise ValueError(f"class_weight has {label!r}, classes are 0 to {n_classes - 1}")
-        if not isinstance(weight, Real) or not 0 <= float(weight) < np.inf:
-            raise ValueError(f"class_weight of {label} must be at least 0, got {weight!r}")
+        check_class_weight(label, weight)
         weights[int(label)] = weight  # a truth as an index would mean all of them
     return weights
 

@@ -79,13 +79,13 @@ def dense_layers(
         )
     hidden = len(widths) - 2
     activations = _one_each(activation, hidden, "activation", "hidden layer")
-    for name in activations:
+    for name in {*activations, *([activation] if isinstance(activation, str) else [])}:
         if name not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {name!r}")
     if isinstance(dropout, Sequence):
         dropouts = _one_each(dropout, hidden + 1, "dropout", "layer that has inputs")
     else:
-        dropouts = [0.0] + hidden * [dropout]
+        dropouts = [0.0] + hidden * [_share(dropout)]
     layers = zip(pairwise(widths), [*activations, "identity"], dropouts, strict=True)
     return tuple(Dense(*shape, name, _share(share)) for shape, name, share in layers)
 

@@ -14,9 +14,9 @@ from fastnn.engine import Engine
 from fastnn.errors import DivergenceError
 from fastnn.layers import Parameters
 
-# SciPy's word for a search that was cut short. Any other end is one: no further descent found, as
-# it mostly calls it, is what a minimum in float32 looks like to it.
-_LIMIT_REACHED = 1
+# SciPy's words for a search that was cut short, and for one that found no further descent: that is
+# what a minimum in float32 looks like to it, where the gradient is so small a part of the first.
+_LIMIT_REACHED, _NO_DESCENT, _SMALL = 1, 2, 1e-3
 
 
 @dataclass(frozen=True)
@@ -57,25 +57,34 @@ def minimize(
     Raises
     ------
     DivergenceError
-        If the loss stops being finite; the engine then has the weights of the last iteration.
+        If the loss, or its gradient, is not finite to begin with.
     """
     from scipy.optimize import minimize as scipy_minimize
 
     start = engine.get_parameters()
     best, count, since = _flat(start), first_epoch, time.perf_counter()
+    last: tuple[float, np.ndarray] | None = None  # that was finite
+    steepest = 0.0
 
     def loss_and_grad(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        nonlocal last, steepest
         engine.set_parameters(_shaped(flat, start))
-        loss, gradient = engine.loss_and_grad(data, l2=l2)
-        if not math.isfinite(loss):
-            engine.set_parameters(_shaped(best, start))
+        loss, parts = engine.loss_and_grad(data, l2=l2)
+        gradient = _flat(parts)
+        if math.isfinite(loss) and np.isfinite(gradient).all():
+            if last is None:
+                steepest = np.abs(gradient).max()
+            last = loss, gradient
+            return last
+        if last is None:
             raise DivergenceError(
-                f"the loss is not finite in epoch {count + 1}: training stopped with the last "
-                "finite weights; check the scale of the features",
-                epoch=count + 1,
+                f"the loss is not finite in epoch {first_epoch + 1}: training stopped before its "
+                "first step; check the scale of the features",
+                epoch=first_epoch + 1,
                 step=1,
             )
-        return loss, _flat(gradient)
+        # The line search went too far: a wall, rising ahead, makes it turn back.
+        return 10 * abs(last[0]) + 1, -last[1]
 
     def after_iteration(intermediate_result: "object") -> None:
         nonlocal best, count, since
@@ -94,14 +103,19 @@ def minimize(
         "gtol": limits.tolerance,
     }
     try:
-        result = scipy_minimize(
-            loss_and_grad,
-            best,
-            method="L-BFGS-B",
-            jac=True,
-            callback=after_iteration,
-            options=options,
-        )
+        with _quiet_blas(engine):
+            result = scipy_minimize(
+                loss_and_grad,
+                best,
+                method="L-BFGS-B",
+                jac=True,
+                callback=after_iteration,
+                options=options,
+            )
+        if count == first_epoch:  # the first weights are the best there are: told once
+            on_iteration(float(result.fun), time.perf_counter() - since)
+        if result.status == _NO_DESCENT:
+            return bool(np.abs(result.jac).max() <= _SMALL * steepest)
         return result.status != _LIMIT_REACHED
     finally:  # the line search may have tried other weights since
         engine.set_parameters(_shaped(best, start))

@@ -1,9 +1,7 @@
 """The front door: a network that is fitted, asked and evaluated."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
-from operator import index
 from typing import Any, Literal
 
 import numpy as np
@@ -12,14 +10,16 @@ from fastnn.batches import Data
 from fastnn.callbacks import Callback
 from fastnn.early_stopping import EarlyStopping
 from fastnn.engine import Engine, get_engine
+from fastnn.errors import DivergenceError
 from fastnn.initializers import initial_parameters
-from fastnn.inputs import as_data, as_features, split
+from fastnn.inputs import as_data, as_features, split, with_class_weights
 from fastnn.layers import Parameters, dense_layers
 from fastnn.losses import get_loss
-from fastnn.optimizers import LARGEST_FLOAT, Optimizer, check_setting, get_optimizer
+from fastnn.optimizers import Optimizer, get_optimizer
 from fastnn.randomness import SEED_LIMIT
 from fastnn.schedules import Schedule
-from fastnn.training import Counter, History, Outcome, Plan, Score, fit, r2
+from fastnn.settings import check_setting, whole_number
+from fastnn.training import Counter, Counts, History, Outcome, Plan, Score, fit, r2
 
 
 class Network:
@@ -50,8 +50,6 @@ class Network:
     layers : tuple of Dense
         Shapes, activations and dropout.
     loss : Loss
-    epochs_trained : int
-        Epochs completed by all calls of `fit` so far.
 
     Raises
     ------
@@ -81,18 +79,22 @@ class Network:
     ) -> None:
         self.layers = dense_layers(sizes, activation, dropout)
         self.loss = get_loss(loss)
-        self.input_scale = _positive(input_scale, "input_scale")
-        self.seed = _whole(seed, "seed", low=0)
+        check_setting("input_scale", input_scale)
+        self.input_scale = float(input_scale)
+        self.seed = whole_number(seed, "seed", low=0)
         if self.seed >= SEED_LIMIT:
             raise ValueError(f"seed must be below 2**64, got {seed!r}")
-        self.epochs_trained = 0
         self._parameters = initial_parameters(self.layers, self.seed)
-        self._samples = 0  # that all epochs so far took
-        # Of the optimizer that trained last: its rule, its state slot by slot, its updates so far.
-        self._rule, self._updates = "", 0
-        self._state: list[Parameters] = []
+        self._counts = Counts()
+        self._rule = ""  # of the optimizer that trained last,
+        self._state: list[Parameters] = []  # and its state, slot by slot
         self._engine: Engine | None = None
         self._engine_choice: tuple[str, int | None] = ("numba", None)
+
+    @property
+    def epochs_trained(self) -> int:
+        """Epochs completed by all calls of `fit` so far."""
+        return self._counts.epochs
 
     @property
     def n_parameters(self) -> int:
@@ -102,6 +104,8 @@ class Network:
     @property
     def parameters(self) -> Parameters:
         """Per layer ``(w, b)``: weights (I, O) and biases (O,), float32; copies."""
+        if self._engine is not None:  # which may be training
+            return self._engine.get_parameters()
         return [(w.copy(), b.copy()) for w, b in self._parameters]
 
     @parameters.setter
@@ -125,7 +129,7 @@ class Network:
         y: Any,
         *,
         epochs: int = 20,
-        batch_size: int | Literal["full"] = 128,
+        batch_size: int | Literal["full"] | None = None,
         optimizer: str | Optimizer = "sgd",
         learning_rate: float | None = None,
         momentum: float | None = None,
@@ -138,7 +142,7 @@ class Network:
         class_weight: Any = None,
         validation_data: tuple[Any, ...] | None = None,
         validation_fraction: float = 0.0,
-        early_stopping: EarlyStopping | None = None,
+        early_stopping: EarlyStopping | bool | None = False,
         engine: str = "numba",
         threads: int | None = None,
         callbacks: Sequence[Callback] = (),
@@ -155,8 +159,9 @@ class Network:
         y : array (rows,) or (rows, outputs)
             Class numbers from 0 for "cross_entropy", else what the outputs should be.
         epochs : int, default 20
-        batch_size : int or "full", default 128
-            Rows that one update learns from; more than there are is the same as "full".
+        batch_size : int or "full", optional
+            Rows that one update learns from, by default 128; "lbfgs" takes them all. More than
+            there are is the same as "full".
         optimizer : {"sgd", "momentum", "nesterov", "adam", "adamw", "lbfgs"} or Optimizer
             `fastnn.optimizers` has the equations. "lbfgs" takes all rows at once, and an epoch
             is one of its iterations.
@@ -164,8 +169,8 @@ class Network:
             Replace the optimizer's own: 0.1 for "sgd", 0.01 with momentum, 0.001 for "adam" and
             "adamw"; momentum 0.9; no weight decay, but 0.01 for "adamw".
         schedule : {"constant", "invscaling", "adaptive", "cosine", "one_cycle"} or Schedule
-            How the learning rate changes over the epochs of this call; a
-            `fastnn.schedules.Schedule` has the linear warm-up too.
+            How the learning rate changes over the epochs of this call; a `fastnn.Schedule` has
+            a warm-up too. "adaptive" also ends the fit, once the rate is down to 1e-6.
         l2 : float, default 0
             ``l2 / 2 · Σ w²`` over all weights, but no biases, is added to the mean loss.
         clip_norm : float, default 0
@@ -181,8 +186,9 @@ class Network:
         validation_fraction : float, default 0
             Without validation data: the share of the rows, drawn by the seed and of every class
             alike, that are kept from training and evaluated after every epoch.
-        early_stopping : EarlyStopping, optional
-            End before the last epoch once a figure of the history stops improving.
+        early_stopping : bool or EarlyStopping, default False
+            End before the last epoch once a figure of the history stops improving; True is an
+            `EarlyStopping` as it comes, which watches ``val_loss``.
         engine : {"numba", "numpy"}, default "numba"
             The fast engine or the reference.
         threads : int, optional
@@ -194,10 +200,10 @@ class Network:
         -------
         dict of str to list of float
             An item an epoch: ``loss``, and for classifiers ``accuracy``, the means over the
-            epoch's batches, each measured before its update (and with dropout);
-            ``learning_rate``, that of its last update; ``seconds``, training alone; and with
-            validation data ``val_loss`` and ``val_accuracy`` or, of a regression, ``val_r2``,
-            measured after the epoch.
+            epoch's batches, each measured before its update, with dropout, and with the penalty
+            in the loss; ``learning_rate``, that of its last update, but for "lbfgs";
+            ``seconds``, training alone; and with validation data ``val_loss``, without the
+            penalty, and ``val_accuracy`` or, of a regression, ``val_r2``, after the epoch.
 
         Raises
         ------
@@ -211,29 +217,36 @@ class Network:
         chosen = get_optimizer(
             optimizer, learning_rate=learning_rate, momentum=momentum, weight_decay=weight_decay
         )
+        rule = EarlyStopping() if early_stopping is True else early_stopping or None
+        if rule is not None and not isinstance(rule, EarlyStopping):
+            raise ValueError(f"early_stopping must be a bool or an EarlyStopping, got {rule!r}")
         check_setting("l2", l2)
         check_setting("clip_norm", clip_norm)
         plan = Plan(
-            epochs=_whole(epochs, "epochs", low=1),
-            batch_size=0 if batch_size == "full" else _whole(batch_size, "batch_size", low=1),
+            epochs=whole_number(epochs, "epochs", low=1),
+            batch_size=_batch_rows(batch_size, chosen),
             optimizer=chosen,
             schedule=schedule if isinstance(schedule, Schedule) else Schedule(schedule),
             l2=float(l2),
             clip_norm=float(clip_norm),
             shuffle=bool(shuffle),
             seed=self.seed,
-            early_stopping=early_stopping,
+            early_stopping=rule,
         )
-        data = self._checked(x, y, sample_weight, class_weight)
+        data = self._checked(x, y, sample_weight)
         validation = None
         if validation_data is not None:
             if not 2 <= len(validation_data) <= 3:
                 raise ValueError("validation_data must be (x, y) or (x, y, sample_weight)")
             val_x, val_y, val_weight = (*validation_data, None)[:3]
             validation = self._checked(val_x, val_y, val_weight, name="validation ")
+            if validation_fraction:
+                raise ValueError("validation_data and validation_fraction exclude each other")
         elif validation_fraction:
             data, validation = split(data, validation_fraction, self.loss, self.seed)
-        self._check_monitor(early_stopping, validation)
+        if class_weight is not None:
+            data = with_class_weights(data, class_weight, self.loss, self.layers[-1].outputs)
+        self._check_monitor(rule, validation)
         self.use_engine(engine, threads=threads)
         return self.train(data, plan, validation=validation, callbacks=callbacks).history
 
@@ -253,31 +266,31 @@ class Network:
         """
         if plan.optimizer.rule == "lbfgs":
             drops = any(layer.dropout for layer in self.layers)
-            if drops or plan.clip_norm or plan.optimizer.weight_decay:
-                raise ValueError("lbfgs goes without dropout, clip_norm and weight_decay")
+            if drops or plan.clip_norm or plan.schedule != Schedule():
+                raise ValueError("lbfgs goes without dropout, clip_norm and schedule")
         running = self._current_engine()
         rows = len(data.x)
+        counts = self._counts
         if self._rule != plan.optimizer.rule:
-            self._rule, self._state, self._updates = plan.optimizer.rule, [], 0
+            self._rule, self._state, counts.updates = plan.optimizer.rule, [], 0
         plan = replace(
             plan,
             batch_size=min(plan.batch_size or rows, rows),
-            first_epoch=self.epochs_trained,
-            updates_before=self._updates,
-            samples_before=self._samples,
+            first_epoch=counts.epochs,
+            updates_before=counts.updates,
+            samples_before=counts.samples,
         )
         running.set_state(self._state)
-        done = Counter(rows, plan.batch_size)
-        watching = (done, *callbacks)
+        watching = (Counter(counts, rows, plan.batch_size), *callbacks)
         try:
             return fit(
                 running, data, plan,
                 loss=self.loss, validation=validation, callbacks=watching, score=score,
             )  # fmt: skip
+        except DivergenceError:
+            counts.updates = 0  # the state is gone
+            raise
         finally:  # an interrupted fit keeps what it has learned
-            self.epochs_trained += done.epochs
-            self._updates += done.updates
-            self._samples += done.epochs * rows
             self._parameters = running.get_parameters()
             self._state = running.get_state(plan.optimizer.slots)
 
@@ -332,7 +345,7 @@ class Network:
     def use_engine(self, name: str, *, threads: int | None = None) -> Engine:
         """Move the network to an engine, which is built on first use, and return it."""
         if threads is not None:
-            threads = _whole(threads, "threads", low=1)
+            threads = whole_number(threads, "threads", low=1)
         if self._engine is None or self._engine_choice != (name, threads):
             engine = get_engine(
                 name, self.layers, self.loss, input_scale=self.input_scale, threads=threads
@@ -347,14 +360,12 @@ class Network:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the engine behind, its buffers and locks: a copy, or a pickle, builds another."""
-        return self.__dict__ | {"_engine": None}
+        return self.__dict__ | {"_engine": None, "_parameters": self.parameters}
 
-    def _checked(
-        self, x: Any, y: Any, sample_weight: Any = None, class_weight: Any = None, name: str = ""
-    ) -> Data:
+    def _checked(self, x: Any, y: Any, sample_weight: Any = None, name: str = "") -> Data:
         """Bring data into the form that engines take."""
         sizes = self.layers[0].inputs, self.layers[-1].outputs
-        return as_data(x, y, *sizes, self.loss, sample_weight, class_weight, name)
+        return as_data(x, y, *sizes, self.loss, sample_weight, name)
 
     def _check_monitor(self, rule: EarlyStopping | None, validation: Data | None) -> None:
         if rule is None:
@@ -370,23 +381,12 @@ class Network:
             )
 
 
-def _whole(value: Any, name: str, *, low: int) -> int:
-    """Return a setting as an int of at least `low`, or raise a ValueError that names it."""
-    try:
-        number = index(value)
-    except TypeError:
-        number = None
-    if number is None or number < low:
-        raise ValueError(f"{name} must be a whole number of at least {low}, got {value!r}")
-    return number
-
-
-def _positive(value: Any, name: str) -> float:
-    """Return a setting as a float that float32 can hold, or raise a ValueError that names it."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not (0 < number <= LARGEST_FLOAT and np.float32(number) > 0) or isinstance(value, str):
-        raise ValueError(f"{name} must be a positive number, got {value!r}")
-    return number
+def _batch_rows(given: Any, optimizer: Optimizer) -> int:
+    """Return the rows of a batch, 0 for all."""
+    if optimizer.rule == "lbfgs":
+        if given not in (None, "full"):
+            raise ValueError(f"lbfgs takes all rows at once, got batch_size {given!r}")
+        return 0
+    return (
+        0 if given == "full" else whole_number(128 if given is None else given, "batch_size", low=1)
+    )

@@ -23,6 +23,8 @@ with a line search in place of a learning rate.
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from fastnn.settings import check_setting
+
 
 @dataclass(frozen=True)
 class Optimizer:
@@ -69,12 +71,17 @@ OPTIMIZERS = {
     "lbfgs": Optimizer("lbfgs", 1.0),
 }
 
-BELOW_ONE = 1 - 2**-25  # what is not below this is 1 in float32
-LARGEST_FLOAT = 2.0**128 - 2.0**104  # of float32, and its smallest
-_SMALLEST_FLOAT = 2.0**-149
-
-_BELOW_ONE = ("momentum", "beta1", "beta2")
-_POSITIVE = ("learning_rate", "eps")
+_RULES = ("sgd", "momentum", "adam", "lbfgs")
+_STEPPING = ("sgd", "momentum", "adam")
+# Which rules a setting means something to; it is an error to give it to another.
+_RULES_WITH = {
+    "learning_rate": _STEPPING,
+    "weight_decay": _STEPPING,
+    "momentum": ("momentum",),
+    "beta1": ("adam",),
+    "beta2": ("adam",),
+    "eps": ("adam",),
+}
 
 
 def get_optimizer(optimizer: str | Optimizer, **settings: Any) -> Optimizer:
@@ -97,31 +104,15 @@ def get_optimizer(optimizer: str | Optimizer, **settings: Any) -> Optimizer:
             names = ", ".join(OPTIMIZERS)
             raise ValueError(f"optimizer must be one of {names}, got {optimizer!r}")
         optimizer = OPTIMIZERS[optimizer]
+    if optimizer.rule not in _RULES:
+        raise ValueError(f"an optimizer's rule is one of {', '.join(_RULES)}: {optimizer!r}")
     given = {name: value for name, value in settings.items() if value is not None}
+    for name in given:
+        if optimizer.rule not in _RULES_WITH.get(name, _RULES):
+            takers = [key for key, each in OPTIMIZERS.items() if each.rule in _RULES_WITH[name]]
+            raise ValueError(f"{name} is for {', '.join(takers)}, and not for this optimizer")
     chosen = replace(optimizer, **given)
     for field in fields(chosen):
         if field.name not in ("rule", "nesterov"):
             check_setting(field.name, getattr(chosen, field.name))
     return chosen
-
-
-def check_setting(name: str, value: Any) -> None:
-    """Raise a ValueError that names a setting, if it is out of its range in float32."""
-    if isinstance(value, bool | str) or not _in_range(name, value):
-        raise ValueError(f"{name} must be {_range_of(name)}, got {value!r}")
-
-
-def _range_of(name: str) -> str:
-    if name in _BELOW_ONE:
-        return "a number from 0 to below 1"
-    return "a positive number" if name in _POSITIVE else "a number of at least 0"
-
-
-def _in_range(name: str, value: Any) -> bool:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return False
-    if name in _BELOW_ONE:
-        return 0 <= number < BELOW_ONE
-    return (_SMALLEST_FLOAT if name in _POSITIVE else 0) <= number <= LARGEST_FLOAT

@@ -4,7 +4,7 @@ With η the learning rate, t the update of this fit, counted from 0, of T in all
 
     constant      η
     invscaling    η / (s + 1)ᵖ         s: samples seen when the epoch began; p: power_t
-    adaptive      η, a fifth of it whenever training has stopped to improve
+    adaptive      η, a fifth of it whenever training stops improving, until it is 1e-6
     cosine        η (1 + cos(π t / T)) / 2
     one_cycle     from η / 25 up to η in the first 3/10 of all updates, then down to η / 250,000,
                   both along half a cosine
@@ -17,6 +17,7 @@ Smith & Topin 2018 with PyTorch's constants; Goyal et al. 2017 (warm-up).
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ class Schedule:
             raise ValueError(f"schedule must be one of {names}, got {self.name!r}")
         for name in ("warmup_epochs", "power_t"):
             value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 <= value < math.inf:
+            real = isinstance(value, Real) and not isinstance(value, bool)
+            if not real or not 0 <= value < math.inf:
                 raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
 
     def rates(

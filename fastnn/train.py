@@ -129,19 +129,15 @@ def part(
 
     Here, so that what cannot be parted is known before anything is printed or written.
     """
-    from fastnn.inputs import as_data, split
+    from fastnn.inputs import as_data, split, with_class_weights
 
-    rows = as_data(
-        data.x_train,
-        data.y_train,
-        data.x_train.shape[1],
-        data.n_classes,
-        network.loss,
-        class_weight=options.class_weight,
-    )
-    if options.validation_fraction is None:
-        return rows, None
-    return split(rows, options.validation_fraction, network.loss, options.seed)
+    rows = as_data(data.x_train, data.y_train, data.x_train.shape[1], data.n_classes, network.loss)
+    validation = None
+    if options.validation_fraction is not None:
+        rows, validation = split(rows, options.validation_fraction, network.loss, options.seed)
+    if options.class_weight is not None:
+        rows = with_class_weights(rows, options.class_weight, network.loss, data.n_classes)
+    return rows, validation
 
 
 def fit(run: Run, callbacks: Sequence[Callback]) -> "History":
@@ -152,7 +148,7 @@ def fit(run: Run, callbacks: Sequence[Callback]) -> "History":
         run.training.targets,
         sample_weight=run.training.weights,
         epochs=options.epochs,
-        batch_size=run.batch_rows,
+        batch_size=options.batch_size,
         optimizer=options.optimizer,
         learning_rate=options.learning_rate,
         momentum=options.momentum,

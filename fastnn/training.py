@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, NoReturn
 
@@ -127,17 +128,22 @@ class Watch:
 
     def end_epoch(self, number: int, metrics: dict[str, float]) -> bool:
         """Take the figures of an epoch, counted from 1; return whether to go on."""
-        if self._loss.score != "accuracy":
-            del metrics["accuracy"]
+        if not self.classifies:
+            metrics.pop("accuracy", None)
         metrics |= self._validated()
         for name, value in metrics.items():
             self.history.setdefault(name, []).append(value)
         if self._rule is not None:
             self._judge(number, metrics)
         wishes = [callback.on_epoch_end(number, metrics) for callback in self._callbacks]
-        if any(wish is True for wish in wishes) and not self.stopped:
+        if any(isinstance(wish, bool | np.bool_) and wish for wish in wishes) and not self.stopped:
             self.stopped = "callback"
         return not self.stopped
+
+    @property
+    def classifies(self) -> bool:
+        """Whether rows are right or wrong."""
+        return self._loss.score == "accuracy"
 
     def restore_best(self) -> None:
         """Give the engine the weights of the best epoch, if they are kept."""
@@ -148,7 +154,7 @@ class Watch:
         figures = {}
         if self._validation is not None:
             figures["val_loss"], accuracy = self._engine.evaluate(self._validation)
-            if self._loss.score == "accuracy":
+            if self.classifies:
                 figures["val_accuracy"] = accuracy
             else:
                 predicted = self._engine.predict(self._validation.x)
@@ -173,27 +179,36 @@ class Watch:
             self.stopped = "converged"
 
 
+@dataclass
+class Counts:
+    """What a network has been through: whole epochs, the rows that they took, and updates.
+
+    Updates are those that the optimizer's state has seen.
+    """
+
+    epochs: int = 0
+    samples: int = 0
+    updates: int = 0
+
+
 class Counter(Callback):
-    """Counts completed epochs, and updates, so that an interrupted fit knows them."""
+    """Keeps counts up to date, so that they are right however a fit ends."""
 
-    def __init__(self, rows: int, batch_size: int) -> None:
-        self._rows, self._batch_size = rows, batch_size
-        self.epochs = self._before = self._in_epoch = 0
-
-    @property
-    def updates(self) -> int:
-        """Updates that have been seen."""
-        return self._before + self._in_epoch
+    def __init__(self, counts: Counts, rows: int, batch_size: int) -> None:
+        self._counts, self._rows, self._batch_size = counts, rows, batch_size
+        self._before = counts.updates
 
     def on_chunk_end(self, epoch: int, rows: int) -> None:
         """Count the updates of an epoch so far."""
         whole = rows == self._rows  # the last batch may be short
-        self._in_epoch = -(-rows // self._batch_size) if whole else rows // self._batch_size
+        in_epoch = -(-rows // self._batch_size) if whole else rows // self._batch_size
+        self._counts.updates = self._before + in_epoch
 
     def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
         """Count the epoch."""
-        self.epochs += 1
-        self._before, self._in_epoch = self.updates, 0
+        self._counts.epochs += 1
+        self._counts.samples += self._rows
+        self._before = self._counts.updates
 
 
 def fit(
@@ -228,7 +243,8 @@ def fit(
         run(engine, data, plan, watch, callbacks)
     except BaseException:
         for callback in callbacks:
-            callback.on_fit_break()
+            with suppress(Exception):  # the first error is the one to be told
+                callback.on_fit_break()
         raise
     finally:
         watch.restore_best()
@@ -258,8 +274,7 @@ def _descend(
         except DivergenceError:
             if not _all_finite(engine.get_parameters()):
                 engine.set_parameters(finite)
-            if not all(map(_all_finite, engine.get_state(plan.optimizer.slots))):
-                engine.set_state([])
+            engine.set_state([])  # which led there
             raise
         metrics["seconds"] += planning
         if not watch.end_epoch(number + 1, metrics):
@@ -276,7 +291,10 @@ def _search(
     def end_iteration(loss: float, seconds: float) -> bool:
         nonlocal number
         number += 1
-        metrics = {"loss": loss, "accuracy": engine.evaluate(data)[1], "seconds": seconds}
+        metrics = {"loss": loss}
+        if watch.classifies:
+            metrics["accuracy"] = engine.evaluate(data)[1]
+        metrics["seconds"] = seconds
         for callback in callbacks:  # that there would be another was not known before
             callback.on_epoch_begin(number)
             callback.on_chunk_end(number, len(data.x))
@@ -341,7 +359,7 @@ def _run_epoch(
             callback.on_chunk_end(number, progress.position)
     return {
         "loss": progress.loss_sum / epoch.total_weight,
-        "accuracy": progress.correct / rows,
+        "accuracy": progress.correct / epoch.total_weight,
         "learning_rate": float(epoch.learning_rates[-1]),
         "seconds": total,
     }

@@ -98,7 +98,7 @@ def test_true_ends_the_fit_as_it_is(engine, data, optimizer):
     assert other.calls[-2:] == [("end", 2), ("fit end", 2)]  # all see the epoch, and the end
 
 
-@pytest.mark.parametrize("wish", [None, False, 1, "yes", np.True_])
+@pytest.mark.parametrize("wish", [None, False, 1, "yes", np.False_])
 def test_nothing_but_true_ends_the_fit(engine, data, wish):
     diary = Diary(at=("end", 1), wish=wish)
     history = Network([4, 3]).fit(*data, epochs=2, engine=engine, callbacks=[diary])
@@ -185,6 +185,20 @@ def test_a_log_file_begins_anew_with_each_fit_and_is_whole_after_each_epoch(engi
         network.fit(*data, epochs=epochs, engine=engine, callbacks=[log, Reader()])
     assert lengths == [1, 2, 3, 1, 2]
     assert [row["epoch"] for row in rows_of(path)] == ["4", "5"]
+
+
+def test_a_log_file_may_go_on_from_fit_to_fit(engine, data, tmp_path):
+    log, lines = LogFile(tmp_path / "log.csv", append=True), tmp_path / "log.jsonl"
+    network = Network([4, 3])
+    for _ in range(3):  # as partial_fit does, with a new log or with the same
+        callbacks = [log, LogFile(lines, append=True)]
+        network.fit(*data, epochs=1, engine=engine, callbacks=callbacks)
+    assert [row["epoch"] for row in rows_of(log.path)] == ["1", "2", "3"]  # and one header
+    assert [json.loads(line)["epoch"] for line in lines.read_text("utf-8").splitlines()] == [
+        1,
+        2,
+        3,
+    ]
 
 
 def test_a_file_that_cannot_be_written_is_known_before_training(engine, data, tmp_path):

@@ -67,6 +67,18 @@ def test_the_lead_over_the_slowest_of_the_same_batch_size_is_split_too() -> None
     assert text.count("What decided") == 2
 
 
+def test_what_comes_to_the_same_is_not_told() -> None:
+    text = text_of(run("a", [0.91]), run("b", [0.91], seconds=1.01), run("c", [0.91], seconds=3.0))
+    assert "b took 1 epoch, 1 update and 1.01 s; c took 1 epoch, 1 update and 3 s, 3.0 tim" in text
+    assert "c took 3.0 times as long as a, each epoch at 3.0 times the cost." in text
+    text = text_of(run("a", [0.91]), run("b", [0.5, 0.91], seconds=1.01))
+    assert "b took 2.0 times as long as a, which is 2.0 times the epochs." in text
+    text = text_of(run("a", [0.91, 0.91]), run("b", [0.5, 0.91], seconds=0.501))
+    assert "What decided" not in text and "as long" not in text
+    text = text_of(run("a", [0.5, 0.91]), run("b", [0.5, 0.91], seconds=1.01))
+    assert "What decided" not in text and "1.0 times" not in text
+
+
 def test_large_batches_can_win() -> None:
     large = run("large", [0.91, 0.98], seconds=0.1)
     small = run("small", [0.91, 0.98], batch_size=10, seconds=5.0)
@@ -74,7 +86,7 @@ def test_large_batches_can_win() -> None:
     assert (
         "**Large converged first**: it was the fastest to 97% test accuracy, the highest mark"
     ) in text
-    assert "each at 50 times the cost" in text
+    assert "each epoch at 50 times the cost" in text
     assert "1,000 rows, small after every 10: few updates from many rows each beat many" in text
     assert "small costs 50 times large" in text
     assert "many updates from a few rows each beat" not in text

@@ -104,11 +104,17 @@ def test_a_rising_score_is_judged_as_its_falling_negative(figures, patience):
     assert [s[1:] for s in rising] == [s[1:] for s in falling]
 
 
-@pytest.mark.parametrize("value", [-1, math.nan, "3", None])
+@pytest.mark.parametrize("value", [-1, math.nan, "3", None, True, np.True_])
 @pytest.mark.parametrize("name", ["patience", "min_delta"])
 def test_settings_out_of_range_are_refused(name, value):
     with pytest.raises(ValueError, match=f"^{name} must be a number of at least 0, got {value!r}"):
         EarlyStopping(**{name: value})
+
+
+@pytest.mark.parametrize("monitor", [None, 3, ["val_loss"], b"loss"])
+def test_a_figure_without_a_name_is_refused(monitor):
+    with pytest.raises(ValueError, match="^monitor must be the name of a figure, got "):
+        EarlyStopping(monitor)
 
 
 def test_patience_may_be_endless():

@@ -10,7 +10,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.preprocessing import scale
 
-from fastnn import Callback, EarlyStopping, MLPClassifier, MLPRegressor
+from fastnn import Callback, EarlyStopping, MLPClassifier, MLPRegressor, Schedule
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 KINDS = [MLPClassifier, MLPRegressor]
@@ -242,6 +242,52 @@ def test_an_interrupted_fit_leaves_a_model(engine, iris, early_stopping):
     assert len(model.coefs_) == 2
 
 
+def test_a_fit_interrupted_before_it_began_leaves_a_model(engine, iris):
+    class Interrupts(Callback):
+        def on_fit_begin(self, epochs, rows):
+            raise KeyboardInterrupt
+
+    model = MLPClassifier(callbacks=[Interrupts()], engine=engine)
+    with pytest.warns(UserWarning, match="Training interrupted by user"):
+        model.fit(*iris)
+    assert (model.n_iter_, model.loss_curve_) == (0, [])
+    assert math.isnan(model.loss_)
+
+
+def test_predictions_follow_a_fit_and_the_weights_that_are_shown_do_not(engine, iris):
+    x, y = iris
+    shown, predicted = [], []
+
+    class Looks(Callback):
+        def on_epoch_end(self, epoch, metrics):
+            shown.append(model.coefs_[0])
+            predicted.append(model.predict_proba(x))
+
+    model = MLPClassifier(callbacks=[Looks()], engine=engine, max_iter=2).fit(x, y)
+    assert shown[0] is shown[1]
+    assert (predicted[0] != predicted[1]).any()
+    np.testing.assert_array_equal(predicted[1], model.predict_proba(x))
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "one_cycle", Schedule("cosine", warmup_epochs=1)])
+def test_a_planned_rate_runs_as_it_is_planned(engine, iris, schedule):
+    model = MLPClassifier(learning_rate=schedule, tol=10, max_iter=15, engine=engine)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert model.fit(*iris).n_iter_ == 15
+    model.set_params(early_stopping=EarlyStopping("loss", patience=3, min_delta=10))
+    assert model.fit(*iris).n_iter_ == 5
+    model.set_params(early_stopping=True, n_iter_no_change=4)
+    assert model.fit(*iris).n_iter_ == 6
+
+
+@pytest.mark.parametrize("labels", [[0] * 59 + [1], [*range(30), *range(30)]])
+def test_early_stopping_trains_where_classes_have_few_rows(engine, rng, labels):
+    model = MLPClassifier(early_stopping=True, max_iter=2, engine=engine)
+    model.fit(rng.normal(size=(60, 3)), labels)
+    assert len(model.validation_scores_) == 2
+
+
 def test_limits_are_warned_of(engine, iris):
     model = MLPClassifier(max_iter=2, engine=engine)
     with pytest.warns(ConvergenceWarning, match=r"Maximum iterations \(2\) reached"):
@@ -271,3 +317,10 @@ def test_verbose(engine, iris, capsys):
     out = capsys.readouterr().out
     assert "Iteration 1, loss = " in out and "Validation score: " in out
     assert "Validation score did not improve more than tol=1.000000 for 10 consecutive" in out
+    MLPClassifier(verbose=True, engine=engine, tol=1.0).fit(*iris)
+    out = capsys.readouterr().out
+    assert "Training loss did not improve more than tol=1.000000 for 10 consecutive" in out
+    rule = EarlyStopping("val_loss", patience=2, min_delta=0.5)
+    MLPClassifier(verbose=True, engine=engine, early_stopping=rule).fit(*iris)
+    out = capsys.readouterr().out
+    assert "val_loss did not improve more than min_delta=0.5 for 2 consecutive epochs" in out

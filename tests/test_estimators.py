@@ -141,7 +141,8 @@ def test_lbfgs_that_has_nothing_to_do(engine):
     regressor = MLPRegressor(solver="lbfgs", hidden_layer_sizes=(), engine=engine, tol=1e9, alpha=0)
     regressor.fit([[1.0], [2.0]], [3.0, 4.0])
     half_squares = (regressor.predict([[1.0], [2.0]]) - [3, 4]) ** 2 / 2
-    assert regressor.n_iter_ == 0
+    assert regressor.n_iter_ == 1
+    assert regressor.loss_curve_ == [regressor.loss_]
     assert regressor.loss_ == pytest.approx(half_squares.mean(), rel=1e-6)
 
 

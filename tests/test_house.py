@@ -19,6 +19,7 @@ ROOMS = ("reference", "kernels", "datasets", "estimators")  # packages that coun
 
 # From the ground up: a module may import from the floors below its own and nothing else.
 FLOORS = (
+    ("settings",),
     ("errors", "layers", "losses", "optimizers", "schedules", "early_stopping")
     + ("randomness", "callbacks"),
     ("batches", "initializers"),

@@ -1,10 +1,12 @@
 """L-BFGS over both engines: how far it gets, how it ends, and what it leaves behind."""
 
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 from scipy.optimize import minimize as scipy_minimize
+from threadpoolctl import threadpool_info
 
 from fastnn import Callback, DivergenceError, Network
 from fastnn.batches import Data
@@ -188,7 +190,7 @@ def test_weights_that_are_right_already_take_no_step(engine, data):
     trained(network, data, epochs=500, l2=0.01)
     before = network.parameters
     outcome = trained(network, data, epochs=500, l2=0.01, tolerance=1.0)
-    assert outcome.history.get("loss", []) == [] and outcome.stopped == "converged"
+    assert len(outcome.history["loss"]) == 1 and outcome.stopped == "converged"
     assert same_bits(network.parameters, before)
 
 
@@ -207,6 +209,8 @@ def test_a_loss_that_is_not_finite_at_the_start_changes_nothing(engine):
 
 class FailingEngine:
     """The reference, which after some evaluations raises an error, or finds an infinite loss."""
+
+    threads = None
 
     def __init__(self, evaluations, error=None):
         self._engine = get_engine(
@@ -233,13 +237,31 @@ def test_a_search_that_is_broken_off_leaves_the_last_iterations_weights(data, ev
         kept.append(engine.get_parameters())
         return True
 
-    with pytest.raises(KeyboardInterrupt if error else DivergenceError) as caught:
+    with pytest.raises(KeyboardInterrupt) if error else nullcontext():
         minimize(engine, Data(*data), 0.0, Limits(100), on_iteration, first_epoch=7)
     assert len(kept) >= 2
     assert same_bits(engine.get_parameters(), kept[-1])
-    if not error:
-        assert caught.value.epoch == 7 + len(kept) + 1
-        assert f"in epoch {7 + len(kept) + 1}:" in str(caught.value)
+
+
+def test_a_line_search_that_goes_too_far_turns_back(engine, rng):
+    """The first steps of this one overflow e^z."""
+    x = 3 * rng.standard_normal((200, 8)).astype(np.float32)
+    y = rng.poisson(np.exp(np.clip(x[:, 0], -3, 5)))
+    network = Network([8, 32, 1], loss="poisson", seed=0)
+    history = network.fit(x, y, epochs=60, optimizer="lbfgs", engine=engine)
+    assert history["loss"][-1] < history["loss"][0] / 10
+
+
+def test_blas_is_quiet_beside_the_kernels(data):
+    pools = []
+
+    class Look(Callback):
+        def on_epoch_end(self, epoch, metrics):
+            blas = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
+            pools.append({pool["num_threads"] for pool in blas})
+
+    Network([4, 3]).fit(*data, epochs=2, optimizer="lbfgs", callbacks=[Look()])
+    assert pools == [{1}, {1}]
 
 
 def test_a_step_beyond_float32_is_infinite_and_no_warning():

@@ -251,7 +251,7 @@ def test_another_rule_begins_anew(engine, rng):
     x, labels = problem(rng, 90, [6, 3])
     network, other = Network([6, 8, 3]), Network([6, 8, 3])
     network.fit(x, labels, epochs=1, optimizer="adam", engine=engine)
-    other.parameters, other.epochs_trained = network.parameters, 1
+    other.parameters, other._counts.epochs = network.parameters, 1
     for each in (network, other):
         each.fit(x, labels, epochs=1, optimizer="momentum", engine=engine)
     for (w, _), (other_w, _) in zip(network.parameters, other.parameters, strict=True):
@@ -288,8 +288,19 @@ def test_a_rate_next_to_nothing_moves_next_to_nothing(engine, rng, name):
         ({"optimizer": "adagrad"}, "optimizer must be one of sgd, momentum, nesterov, adam, adamw"),
         ({"optimizer": None}, "optimizer must be one of"),
         ({"learning_rate": 0}, "learning_rate must be a positive number, got 0"),
-        ({"momentum": 1}, "momentum must be a number from 0 to below 1, got 1"),
-        ({"momentum": "0.9"}, "momentum must be a number from 0 to below 1, got '0.9'"),
+        (
+            {"optimizer": "nesterov", "momentum": 1},
+            "momentum must be a number from 0 to below 1, got 1",
+        ),
+        (
+            {"optimizer": "momentum", "momentum": "0.9"},
+            "momentum must be a number from 0 to below 1, got '0.9'",
+        ),
+        ({"momentum": 0.9}, "momentum is for momentum, nesterov, and not for this optimizer"),
+        ({"optimizer": "lbfgs", "learning_rate": 0.1}, "learning_rate is for sgd, momentum, nes"),
+        ({"optimizer": "lbfgs", "batch_size": 10}, "lbfgs takes all rows at once, got batch_size"),
+        ({"optimizer": "lbfgs", "schedule": "cosine"}, "lbfgs goes without"),
+        ({"clip_norm": -1}, "clip_norm must be a number of at least 0, got -1"),
         ({"weight_decay": -0.1}, "weight_decay must be a number of at least 0, got -0.1"),
         ({"l2": -1}, "l2 must be a number of at least 0, got -1"),
         ({"l2": float("nan")}, "l2 must be a number of at least 0, got nan"),

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 import fastnn
 from fastnn import EarlyStopping, Network, datasets, engine, train
+from fastnn.optimizers import OPTIMIZERS
 
 # What it prints
 
@@ -373,6 +374,32 @@ def test_lbfgs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [event["loss"] for event in epochs] == history["loss"]
     assert {event["learning_rate"] for event in epochs} == {None}
     assert f"ended after {len(epochs)} of 1,000 epochs: lbfgs finds no better weights" in lines
+
+
+def test_lbfgs_with_nothing_to_do(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x, y = np.zeros((8, 4), np.float32), np.arange(8) % 2  # the first weights are the best
+    np.savez("../still.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    argv = arguments("--optimizer", "lbfgs", "--log-json", "log", dataset="../still.npz")
+    assert train.main([*argv, "--plots", "plots"]) == 0
+    out = capsys.readouterr().out
+    assert "ended after 1 of 3 epochs: lbfgs finds no better weights" in out
+    assert "test accuracy 50.00%, test loss 0.6931, after 1 epoch\n" in out
+    assert [event["event"] for event in events(folder / "log")] == ["start", "epoch", "result"]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_trains_what_the_network_would(name: str, folder: Path) -> None:
+    assert train.main(arguments("--optimizer", name, "--log-json", "log")) == 0
+    data, size = small_arrays(), None if name == "lbfgs" else 128
+    history = Network([4, 128, 64, 3]).fit(
+        data["x_train"],
+        data["y_train"],
+        epochs=3,
+        batch_size=size,
+        optimizer=name,
+        engine="numpy",
+    )
+    assert [event["loss"] for event in events(folder / "log")[1:-1]] == history["loss"]
 
 
 def test_an_adaptive_rate_that_is_at_its_end(

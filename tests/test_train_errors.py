@@ -181,6 +181,17 @@ def test_read_only_directory(option: str, folder: Path, capsys: pytest.CaptureFi
     assert os.listdir(folder) == []
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc")
+@pytest.mark.parametrize("option", ["--log-json", "--plots"])
+def test_a_directory_in_which_nobody_can_write_is_not_said_to_be_missing(
+    option: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main(arguments(option, "/proc/new")) == 1
+    error = capsys.readouterr().err
+    assert_one_line(error)
+    assert "error: /proc: " in error and "No such file" not in error
+
+
 @needs_dev_full
 @pytest.mark.parametrize("full", ["the log", "standard output"])
 def test_full_disk(full: str, folder: Path) -> None:

@@ -78,7 +78,7 @@ def test_defaults_are_those_of_the_optimizer(name: str) -> None:
     assert options.batch_size == ("full" if searches else 128)
     assert options.learning_rate == (None if searches else chosen.learning_rate)
     assert options.momentum == (0.9 if name in ("momentum", "nesterov") else None)
-    assert options.weight_decay == chosen.weight_decay
+    assert options.weight_decay == (None if searches else chosen.weight_decay)
     assert (options.schedule, options.warmup_epochs, options.clip_norm) == ("constant", 0, 0)
     assert (options.activation, options.dropout, options.class_weight) == ("relu", 0, None)
     assert options.validation_fraction is None and not options.early_stopping
@@ -106,6 +106,32 @@ def test_what_lbfgs_has_a_use_for() -> None:
 
 
 @pytest.mark.parametrize(
+    ("argv", "options"),
+    [
+        (["--optimizer", "lbfgs"], ["--dropout", "0"]),
+        (["--optimizer", "lbfgs"], ["--dropout", "0,0,0"]),
+        (["--optimizer", "lbfgs"], ["--schedule", "constant", "--warmup-epochs", "0"]),
+        (["--optimizer", "lbfgs"], ["--weight-decay", "0", "--clip-norm", "0"]),
+        (["--optimizer", "adam"], ["--momentum", "0"]),
+        (["--hidden", ""], ["--dropout", "0"]),
+    ],
+)
+def test_what_is_off_may_be_said(
+    argv: list[str], options: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outputs = []
+    for given in (argv, [*argv, *options]):
+        assert train.main(arguments("--quiet", *given)) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1]
+
+
+def test_off_is_not_the_default() -> None:
+    assert parse(["--optimizer", "adamw", "--weight-decay", "0"]).weight_decay == 0
+    assert parse(["--optimizer", "nesterov", "--momentum", "0"]).momentum == 0
+
+
+@pytest.mark.parametrize(
     ("argv", "message"),
     [
         (["--fast"], "unrecognized arguments: --fast"),
@@ -126,11 +152,28 @@ def test_what_lbfgs_has_a_use_for() -> None:
         (["--weight-decay", "-1"], "argument --weight-decay: must be a number of at least 0"),
         (["--l2", "nan"], "argument --l2: must be a number of at least 0"),
         (["--activation", "relu,swish"], "argument --activation: must be identity, logistic"),
-        (["--activation", "relu,relu,relu"], "argument --activation: 3 are too many for the 2"),
+        (
+            ["--activation", "relu,relu,relu"],
+            "argument --activation: takes 1 or 2 values here (one for all hidden layers, or one "
+            "for each of them), got 3",
+        ),
+        (
+            ["--activation", "relu,relu", "--hidden", "8"],
+            "argument --activation: takes 1 value here (",
+        ),
         (["--activation", "relu", "--hidden", ""], "argument --activation: is for hidden layers"),
         (["--dropout", "1"], "argument --dropout: must be a number from 0 to below 1"),
         (["--dropout", "0.1,,0.2"], "argument --dropout: must be a number from 0 to below 1"),
-        (["--dropout", "0.1,0.2"], "argument --dropout: 2 are too few for the 2 of --hidden"),
+        (
+            ["--dropout", "0.1,0.2"],
+            "argument --dropout: takes 1 or 3 values here (one for all hidden layers, or one for "
+            "the input and one for each of them), got 2",
+        ),
+        (
+            ["--dropout", "0.2,0.1", "--hidden", ""],
+            "argument --dropout: is for hidden layers, --hidden asks for none; leave it out",
+        ),
+        (["--dropout", "0,0.5,0", "--optimizer", "lbfgs"], "argument --dropout: --optimizer lbfgs"),
         (["--dropout", "0.1", "--hidden", ""], "argument --dropout: is for hidden layers"),
         (["--schedule", "linear"], "argument --schedule: invalid choice: 'linear'"),
         (["--warmup-epochs", "-1"], "argument --warmup-epochs: must be a number of at least 0"),

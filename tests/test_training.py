@@ -228,7 +228,7 @@ def test_an_interrupted_fit_keeps_what_it_has_learned(engine, rng, error, epoch,
     assert_same_bits(network.parameters, other.parameters)
 
     # The object is as good as new: what it predicts and learns is what those weights say.
-    other.epochs_trained = trained
+    other._counts.epochs = trained
     np.testing.assert_array_equal(network.predict_proba(x), other.predict_proba(x))
     again = [net.fit(x, labels, epochs=1, batch_size=64, engine=engine) for net in (network, other)]
     assert again[0]["loss"] == again[1]["loss"]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastnn import Callback, DataError, Network
+from fastnn import Callback, DataError, EarlyStopping, Network
 from fastnn.batches import Data
 from fastnn.inputs import split
 from fastnn.losses import LOSSES
@@ -161,14 +161,32 @@ def test_a_further_fit_keeps_the_same_rows_from_training(engine, rng):
     assert history["val_loss"] == joined[0] + joined[1]
 
 
-def test_data_that_are_given_come_first(engine, data):
+def test_data_and_a_fraction_exclude_each_other(engine, data):
     x, y = data
-    seen = Rows()
-    Network([4, 3]).fit(
-        x, y, epochs=1, validation_fraction=0.5, validation_data=(x[:9], y[:9]), engine=engine,
-        callbacks=[seen],
-    )  # fmt: skip
-    assert seen.rows == 80
+    both = {"validation_fraction": 0.5, "validation_data": (x[:9], y[:9])}
+    with pytest.raises(ValueError, match="^validation_data and validation_fraction exclude"):
+        Network([4, 3]).fit(x, y, epochs=1, engine=engine, **both)
+
+
+def test_class_weights_are_of_training_alone(engine, data):
+    """What is validated on is what one would evaluate."""
+    x, y = data
+    network = Network([4, 3])
+    settings = {"epochs": 1, "engine": engine, "learning_rate": 1e-30}
+    history = network.fit(x, y, validation_fraction=0.5, class_weight={0: 9.0, 1: 0.1}, **settings)
+    plain = Network([4, 3]).fit(x, y, validation_fraction=0.5, **settings)
+    assert history["val_loss"] == pytest.approx(plain["val_loss"], rel=1e-6)
+    assert history["loss"] != pytest.approx(plain["loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("given", [True, EarlyStopping(patience=0, min_delta=1e9)])
+def test_early_stopping_may_be_a_bool(engine, data, given):
+    history = Network([4, 3]).fit(
+        *data, epochs=30, validation_fraction=0.5, early_stopping=given, engine=engine
+    )
+    assert len(history["loss"]) == (30 if given is True else 2)
+    with pytest.raises(ValueError, match="^early_stopping must be a bool or an EarlyStopping, got"):
+        Network([4, 3]).fit(*data, early_stopping="val_loss", engine=engine)
 
 
 @pytest.mark.parametrize("fraction", [1, 1.5, -0.1, np.nan, "0.1", [0.5], True])
@@ -178,13 +196,27 @@ def test_a_share_that_is_none_is_refused(engine, data, fraction):
 
 
 @pytest.mark.parametrize(
-    ("labels", "fraction"), [([0, 0, 0, 1], 0.5), ([0, 1], 0.5), ([0, 0, 1, 1, 2, 2], 0.2)]
+    ("labels", "fraction", "kept"),
+    [([0, 0, 0, 1], 0.5, 2), ([0, 1], 0.5, 1), ([0, 0, 1, 1, 2, 2], 0.2, 2)]
+    + [([0, 0, 1, 1, 2, 2], 0.8, 5), ([0, 0, 0, 1, 1, 1], 1e-9, 1)],
 )
-def test_too_few_rows_to_part_are_refused(engine, labels, fraction):
-    x = np.zeros((len(labels), 2))
+def test_classes_of_too_few_rows_are_parted_as_they_come(engine, labels, fraction, kept):
+    data = numbered(len(labels), np.int32(labels))
+    parts = parts_of(data, fraction)
+    assert [len(part.x) for part in parts] == [len(labels) - kept, kept]
+    Network([1, 3]).fit(
+        data.x, labels, epochs=1, batch_size=1, validation_fraction=fraction, engine=engine
+    )
+
+
+@pytest.mark.parametrize(("rows", "fraction"), [(1437, 0.9999), (1, 0.5), (2, 0.6)])
+def test_a_share_that_leaves_nothing_to_train_on_is_refused(engine, rows, fraction):
     network = Network([2, 3])
-    with pytest.raises(DataError, match=f"^a validation_fraction of {fraction} cannot be had: "):
-        network.fit(x, labels, validation_fraction=fraction, engine=engine)
+    message = f"^a validation_fraction of {fraction} leaves 0 of {rows:,} rows to train on$"
+    with pytest.raises(DataError, match=message):
+        network.fit(
+            np.zeros((rows, 2)), np.arange(rows) % 3, validation_fraction=fraction, engine=engine
+        )
     assert network.epochs_trained == 0
 
 

@@ -142,13 +142,32 @@ def test_norms_and_penalties_of_batches():
     assert plain.total_weight == 7
 
 
-def test_accuracy_counts_rows(engine, rng):
-    """Weights say what is learned, not what is right."""
+def test_accuracy_is_a_weighted_mean_too(engine, rng):
     x, y = problem(rng, 50, "cross_entropy")
     network = Network([6, 11, 3])
     network.use_engine(engine)
     weights = rng.uniform(0, 1, 50)
-    assert network.evaluate(x, y, weights)[1] == network.evaluate(x, y)[1]
+    expected = np.average(network.predict(x) == y, weights=weights)
+    assert network.evaluate(x, y, weights)[1] == pytest.approx(expected, rel=1e-6)
+    settings = {"epochs": 1, "batch_size": "full", "engine": engine, "learning_rate": 1e-6}
+    history = network.fit(x, y, sample_weight=weights, **settings)
+    assert history["accuracy"][0] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["squared_error", "poisson", "cross_entropy"])
+def test_a_row_of_weight_0_does_not_count_whatever_it_holds(engine, rng, loss):
+    x, y = problem(rng, 50, loss)
+    wild = np.vstack([x, np.full((1, 6), 1e30)])
+    histories = []
+    for features, targets, weights in (
+        (x, y, np.ones(50)),
+        (wild, np.concatenate([y, y[:1]]), np.append(np.ones(50), 0)),
+    ):
+        network = Network([6, 3], loss=loss, seed=1)
+        settings = {"epochs": 3, "batch_size": "full", "learning_rate": 1e-3, "shuffle": False}
+        history = network.fit(features, targets, sample_weight=weights, engine=engine, **settings)
+        histories.append(history["loss"])
+    assert histories[0] == pytest.approx(histories[1], rel=1e-6)
 
 
 # ---- class weights --------------------------------------------------------------------------
@@ -172,10 +191,11 @@ def test_class_weights_are_the_weights_of_their_rows(engine, rng, given, batch_s
 
 
 def test_balanced_classes_all_weigh_the_same(rng):
-    from fastnn.inputs import as_data
+    from fastnn.inputs import as_data, with_class_weights
 
     y = rng.choice(4, 200, p=[0.7, 0.2, 0, 0.1])  # one is missing
-    data = as_data(np.zeros((200, 1)), y, 1, 4, LOSSES["cross_entropy"], class_weight="balanced")
+    loss = LOSSES["cross_entropy"]
+    data = with_class_weights(as_data(np.zeros((200, 1)), y, 1, 4, loss), "balanced", loss, 4)
     sums = np.bincount(y, weights=data.weights, minlength=4)
     assert sums == pytest.approx([200 / 3, 200 / 3, 0, 200 / 3])
     assert data.total_weight == pytest.approx(200)
@@ -244,11 +264,11 @@ def test_sample_weights_that_cannot_be_are_refused(engine, rng, weights, message
         ({-1: 1}, "class_weight has -1, classes are 0 to 2"),
         ({"0": 1}, "class_weight has '0', classes are 0 to 2"),
         ({0.5: 1}, "class_weight has 0.5, classes are 0 to 2"),
-        ({1: -1}, "class_weight of 1 must be at least 0, got -1"),
-        ({1: "2"}, "class_weight of 1 must be at least 0, got '2'"),
-        ({1: None}, "class_weight of 1 must be at least 0, got None"),
-        ({1: np.nan}, "class_weight of 1 must be at least 0, got nan"),
-        ({1: np.inf}, "class_weight of 1 must be at least 0, got inf"),
+        ({1: -1}, "class_weight of 1 must be a finite number of at least 0, got -1"),
+        ({1: "2"}, "class_weight of 1 must be a finite number of at least 0, got '2'"),
+        ({1: None}, "class_weight of 1 must be a finite number of at least 0, got None"),
+        ({1: np.nan}, "class_weight of 1 must be a finite number of at least 0, got nan"),
+        ({1: np.inf}, "class_weight of 1 must be a finite number of at least 0, got inf"),
     ],
 )
 def test_class_weights_that_cannot_be_are_refused(engine, rng, given, message):

@@ -3,19 +3,19 @@
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from operator import is_
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, _fit_context, is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import assert_all_finite
+from sklearn.utils.multiclass import _check_partial_fit_first_call
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fastnn.batches import Data
 from fastnn.callbacks import Callback
-from fastnn.early_stopping import EarlyStopping, Standing
+from fastnn.early_stopping import Standing
 from fastnn.engine import Engine, usable_threads
 from fastnn.errors import DataError, DivergenceError
 from fastnn.estimators.summary import summary_of
@@ -32,13 +32,14 @@ from fastnn.estimators.watching import (
     Recorder,
     Tasks,
     exposed,
+    judged,
     say_how_it_ended,
-    score_of,
     with_callbacks,
 )
 from fastnn.inputs import as_data, as_features, split
 from fastnn.layers import dense_layers
 from fastnn.losses import Loss
+from fastnn.training import Plan
 
 _DTYPES = [np.float64, np.float32, np.uint8]  # stay as they are; all else becomes the first
 _NOTHING_KNOWN = ("", Standing(), 1.0)
@@ -48,6 +49,17 @@ _DIVERGED = (
     "Solver produced non-finite parameter weights. The input data may contain large values and "
     "need to be preprocessed."
 )
+
+
+class Run(NamedTuple):
+    """A fit that can begin: nothing about it is left to be refused."""
+
+    training: Data
+    validation: Data | None
+    plan: Plan
+    score: Callable[[], float] | None
+    recorder: Recorder
+    callbacks: list[Callback]
 
 
 class BaseMLP(CallbackSupportMixin, BaseEstimator):
@@ -61,6 +73,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
 
     n_iter_: int
     t_: int
+    loss_: float
     loss_curve_: list[float]
     history_: dict[str, list[float]]
     validation_scores_: list[float] | None
@@ -139,9 +152,37 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         sample_weight: Any,
         own_validation: tuple[Any, Any, Any] = (None, None, None),
         incremental: bool = False,
+        classes: Any = None,
     ) -> Self:
+        before = dict(vars(self))
+        try:
+            run = self._prepared(X, y, sample_weight, own_validation, incremental, classes)
+        except BaseException:  # a fit that is refused has never been asked for
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+        tasks = None
+        if not incremental and getattr(self, "_skl_callbacks", None):
+            tasks = Tasks(self, X, y, sample_weight)
+        self._train(run, tasks, incremental)
+        if tasks is not None:
+            tasks.end()
+        return self
+
+    def _prepared(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        own_validation: tuple[Any, Any, Any],
+        incremental: bool,
+        classes: Any,
+    ) -> Run:
+        """Check all that a fit is given, and begin or take up what it is to change."""
         if incremental and self.early_stopping:
-            raise ValueError("partial_fit does not support early_stopping=True")
+            raise ValueError(f"partial_fit does not support early_stopping={self.early_stopping!r}")
+        if incremental and is_classifier(self):
+            _check_partial_fit_first_call(self, classes)
         goes_on = incremental or self.warm_start
         new = not (goes_on and "_network" in vars(self))
         checked, y_checked = self._checked(X, y, new)
@@ -153,13 +194,16 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
             self._go_on(data)
         training, validation = self._divided(data, own_validation)
         training = self._class_weighted(training, incremental)
-        tasks = None
-        if not incremental and getattr(self, "_skl_callbacks", None):
-            tasks = Tasks(self, X, y, sample_weight)
-        self._train(training, validation, tasks, incremental)
-        if tasks is not None:
-            tasks.end()
-        return self
+        rows = len(training.x)
+        if self.batch_size != "auto" and self.batch_size > rows:
+            warnings.warn(_CLIPPED, stacklevel=2)
+        rule, score_name, score = judged(self, validation)
+        monitor = "" if rule is None else rule.monitor
+        before = self._standing if self._standing[0] == monitor else _NOTHING_KNOWN
+        plan = plan_of(self, rows, rule, before[1:], incremental)
+        self._engine()
+        recorder = Recorder(self, training, score_name)
+        return Run(training, validation, plan, score, recorder, callbacks_of(self))
 
     def _checked(self, X: Any, y: Any, reset: bool) -> tuple[np.ndarray, np.ndarray]:
         """Return arrays as scikit-learn checks them, save that features may not be finite."""
@@ -206,7 +250,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         self._dtype, self._standing = np.dtype(dtype), _NOTHING_KNOWN
         self.n_layers_, self.n_outputs_ = len(self._network.layers) + 1, outputs
         self.out_activation_ = self._network.loss.link
-        self.t_, self.loss_curve_, self.history_ = 0, [], {}
+        self.t_, self.loss_, self.loss_curve_, self.history_ = 0, math.nan, [], {}
         self.best_loss_ = None if self.early_stopping else math.inf
         self.validation_scores_ = self.best_validation_score_ = None
         self._show_weights()
@@ -244,53 +288,17 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
             )
         return training, validation
 
-    def _judged(
-        self, validation: Data | None
-    ) -> tuple[EarlyStopping | None, str, Callable[[], float] | None]:
-        """Return when to stop, the metric that is the validation score, and what measures it.
-
-        The engine does where that is the accuracy or R².
-        """
-        rule, kind = stopping_rule_of(self), self._objective().score
-        figures = ["loss", "accuracy"] if kind == "accuracy" else ["loss"]
-        name, score = "", None
-        if validation is not None:
-            name = f"val_{kind}"
-            figures += ["val_loss", name]
-            is_weighted = validation.weights is not None and kind == "accuracy"
-            if self.scoring is not None or is_weighted:
-                name, score = "val_score", score_of(self, validation)
-            if rule is not None and rule.monitor == "val_score":
-                rule = replace(rule, monitor=name)
-        if rule is not None and rule.monitor not in (*figures, name):
-            raise ValueError(
-                f"early_stopping monitors one of {', '.join(figures)} or val_score here, "
-                f"got {rule.monitor!r}"
-            )
-        if name and self.validation_scores_ is None:
-            self.validation_scores_, self.best_validation_score_ = [], -math.inf
-        return rule, name, score
-
-    def _train(
-        self, training: Data, validation: Data | None, tasks: Callback | None, incremental: bool
-    ) -> None:
+    def _train(self, run: Run, tasks: Callback | None, incremental: bool) -> None:
         """Train, and say how it went."""
-        rows = len(training.x)
-        if self.batch_size != "auto" and self.batch_size > rows:
-            warnings.warn(_CLIPPED, stacklevel=2)
-        rule, score_name, score = self._judged(validation)
-        monitor = "" if rule is None else rule.monitor
-        before = self._standing if self._standing[0] == monitor else _NOTHING_KNOWN
-        plan = plan_of(self, rows, rule, before[1:], incremental)
+        rule, recorder = run.plan.early_stopping, run.recorder
         self._standing = _NOTHING_KNOWN  # which a fit that is broken off leaves behind
         self.n_iter_ = 0
-        self._engine()
-        recorder = Recorder(self, training, score_name)
-        watching = [recorder, *callbacks_of(self), *([tasks] if tasks else [])]
+        watching = [recorder, *run.callbacks, *([tasks] if tasks else [])]
         try:
             outcome = self._network.train(
-                training, plan, validation=validation, callbacks=watching, score=score
-            )
+                run.training, run.plan,
+                validation=run.validation, callbacks=watching, score=run.score,
+            )  # fmt: skip
         except KeyboardInterrupt:
             warnings.warn("Training interrupted by user.", stacklevel=2)
             return
@@ -302,12 +310,10 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
             return
         finally:
             self._show_weights()
+        monitor = "" if rule is None else rule.monitor
         self._standing = (monitor, outcome.standing, outcome.rate_divisor)
-        if self.n_iter_ == 0:  # L-BFGS found nothing to do
-            loss, _ = self._engine().loss_and_grad(training, l2=self.alpha / training.total_weight)
-            recorder.on_nothing_to_do(loss)
         if not incremental:
-            say_how_it_ended(self, outcome.stopped, monitor)
+            say_how_it_ended(self, outcome.stopped, rule)
 
     def _is_stochastic(self) -> bool:
         if self.solver == "lbfgs":

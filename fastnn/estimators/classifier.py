@@ -9,7 +9,6 @@ from sklearn.utils import column_or_1d, compute_class_weight
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import (
-    _check_partial_fit_first_call,
     check_classification_targets,
     type_of_target,
     unique_labels,
@@ -20,7 +19,7 @@ from fastnn.callbacks import Callback
 from fastnn.early_stopping import EarlyStopping
 from fastnn.estimators.base import BaseMLP
 from fastnn.estimators.translation import CONSTRAINTS
-from fastnn.inputs import as_weights
+from fastnn.inputs import check_class_weight, with_class_weights
 from fastnn.losses import LOSSES, Loss
 from fastnn.schedules import Schedule
 
@@ -29,7 +28,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     """Multi-layer perceptron classifier: scikit-learn's, on fastnn's engines.
 
     It minimises the log loss. All of scikit-learn's parameters, methods and attributes are here
-    and mean the same. The arithmetic is in float32; weights and answers come in the dtype of X.
+    and mean the same. The arithmetic is in float32; weights and answers are float64 all the same,
+    where X is not float32.
 
     Parameters
     ----------
@@ -51,7 +51,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         How the learning rate changes. 'invscaling' divides it by ``(t_ + 1) ** power_t`` when an
         epoch begins, 'adaptive' by 5 whenever training has stopped to improve; both do nothing
         to 'adam' and 'adamw', as in scikit-learn. 'cosine' and 'one_cycle' span `max_iter`
-        epochs of any optimizer. A `fastnn.Schedule` has a warm-up too, and always counts.
+        epochs of any optimizer but 'lbfgs', and only early stopping ends them before. A
+        `fastnn.Schedule` has a warm-up too, and always counts.
     learning_rate_init : float, default=0.001
         The learning rate to begin with. Not for 'lbfgs'.
     power_t : float, default=0.5
@@ -136,9 +137,10 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     t_ : int
         The number of training samples seen; 'lbfgs' counts none.
     coefs_, intercepts_ : list of ndarray
-        The weights (fan_in, fan_out) and biases (fan_out,) of each layer, in the dtype that X
-        had. Writing to one of these arrays is an error; putting another in its place is not,
-        and predictions follow it.
+        The weights (fan_in, fan_out) and biases (fan_out,) of each layer, float32 if X was,
+        else (uint8, integers and float16 too) float64. Writing to one of these arrays is an
+        error; putting another in its place is not, and predictions follow it. To callbacks they
+        are those that the fit began with, until it ends; predictions are always up to date.
     n_features_in_ : int
         Number of features seen during `fit`.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -221,7 +223,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     def _encoded(self, y: Any, new: bool, incremental: bool) -> np.ndarray:
         """Return class numbers (n,), or 0 and 1 (n, labels); learn the classes if the fit is new.
 
-        `partial_fit` has set the classes already.
+        For `partial_fit` they are set already.
         """
         if hasattr(y, "toarray"):  # a sparse indicator matrix
             y = y.toarray()
@@ -269,11 +271,11 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
                 "compute_class_weight('balanced', classes=classes, y=y) gives for all of y."
             )
         if not isinstance(given, str):
+            for label, weight in given.items():
+                check_class_weight(label, weight)
             of_classes = compute_class_weight(given, classes=self.classes_, y=self.classes_)
             given = dict(enumerate(of_classes))
-        n_classes = len(self.classes_)
-        weights = as_weights(data.weights, given, data.targets, n_classes, "sample_weight")
-        return data._replace(weights=weights)
+        return with_class_weights(data, given, self._objective(), len(self.classes_))
 
     @available_if(BaseMLP._is_stochastic)
     @_fit_context(prefer_skip_nested_validation=True)
@@ -296,8 +298,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         self : object
             The trained estimator.
         """
-        _check_partial_fit_first_call(self, classes)
-        return self._fit(X, y, sample_weight, incremental=True)
+        return self._fit(X, y, sample_weight, incremental=True, classes=classes)
 
     def predict(self, X: Any) -> np.ndarray:
         """Predict the classes of samples.

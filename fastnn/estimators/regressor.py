@@ -21,7 +21,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     """Multi-layer perceptron regressor: scikit-learn's, on fastnn's engines.
 
     All of scikit-learn's parameters, methods and attributes are here and mean the same. The
-    arithmetic is in float32; weights and answers come in the dtype of X.
+    arithmetic is in float32; weights and answers are float64 all the same, where X is not float32.
 
     Parameters
     ----------
@@ -46,7 +46,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         How the learning rate changes. 'invscaling' divides it by ``(t_ + 1) ** power_t`` when an
         epoch begins, 'adaptive' by 5 whenever training has stopped to improve; both do nothing
         to 'adam' and 'adamw', as in scikit-learn. 'cosine' and 'one_cycle' span `max_iter`
-        epochs of any optimizer. A `fastnn.Schedule` has a warm-up too, and always counts.
+        epochs of any optimizer but 'lbfgs', and only early stopping ends them before. A
+        `fastnn.Schedule` has a warm-up too, and always counts.
     learning_rate_init : float, default=0.001
         The learning rate to begin with. Not for 'lbfgs'.
     power_t : float, default=0.5
@@ -125,9 +126,10 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     t_ : int
         The number of training samples seen; 'lbfgs' counts none.
     coefs_, intercepts_ : list of ndarray
-        The weights (fan_in, fan_out) and biases (fan_out,) of each layer, in the dtype that X
-        had. Writing to one of these arrays is an error; putting another in its place is not,
-        and predictions follow it.
+        The weights (fan_in, fan_out) and biases (fan_out,) of each layer, float32 if X was,
+        else (uint8, integers and float16 too) float64. Writing to one of these arrays is an
+        error; putting another in its place is not, and predictions follow it. To callbacks they
+        are those that the fit began with, until it ends; predictions are always up to date.
     n_features_in_ : int
         Number of features seen during `fit`.
     feature_names_in_ : ndarray of shape (n_features_in_,)

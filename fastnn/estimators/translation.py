@@ -16,12 +16,17 @@ from fastnn.layers import ACTIVATIONS, Dense, Parameters
 from fastnn.network import Network
 from fastnn.optimizers import OPTIMIZERS, Optimizer, get_optimizer
 from fastnn.schedules import SCHEDULES, Schedule
+from fastnn.settings import LARGEST_FLOAT
 from fastnn.training import Plan
 
 _AT_LEAST_0 = Interval(Real, 0, None, closed="left")
 _ABOVE_0 = Interval(Real, 0, None, closed="neither")
 _SHARE = Interval(Real, 0, 1, closed="left")
 _COUNT = Interval(Integral, 1, None, closed="left")
+
+_PLANNED = ("cosine", "one_cycle")  # schedules that end where `max_iter` does
+_SMALLEST_FLOAT, _SMALLEST_NORMAL = 2.0**-149, 2.0**-126  # of float32
+_LARGEST_SHARE = 1 - 2.0**-24  # float32's largest number below 1
 
 CONSTRAINTS: dict[str, list[Any]] = {
     "hidden_layer_sizes": ["array-like", _COUNT],
@@ -113,20 +118,37 @@ def _seed(rng: np.random.RandomState) -> int:
     return int(rng.randint(np.iinfo(np.int32).max))
 
 
+def _held(estimator: Any, name: str, least: float = 0.0) -> float:
+    """Return a setting, if float32, in which the engines compute, can hold it."""
+    value = getattr(estimator, name)
+    if not least <= value <= LARGEST_FLOAT:
+        raise ValueError(f"{name} must be a number that float32 can hold, got {value!r}")
+    return float(value)
+
+
 def optimizer_of(estimator: Any) -> Optimizer:
     """Return what `solver` and its settings stand for.
 
     "sgd" has scikit-learn's momentum, and "momentum" and "nesterov" fix its kind.
+
+    Raises
+    ------
+    ValueError
+        If a setting is too large or too small for float32.
     """
     solver = estimator.solver
-    shared = {
-        "learning_rate": estimator.learning_rate_init,
-        "weight_decay": estimator.weight_decay,
-    }
     if solver == "lbfgs":
         return get_optimizer(solver)
+    decay = None if estimator.weight_decay is None else _held(estimator, "weight_decay")
+    rate = _held(estimator, "learning_rate_init", _SMALLEST_FLOAT)
+    shared = {"learning_rate": rate, "weight_decay": decay}
     if solver in ("adam", "adamw"):
-        moments = {"beta1": estimator.beta_1, "beta2": estimator.beta_2, "eps": estimator.epsilon}
+        # What float32 would round to 1, or to 0 where compiled kernels do, is not quite that.
+        moments = {
+            "beta1": min(float(estimator.beta_1), _LARGEST_SHARE),
+            "beta2": min(float(estimator.beta_2), _LARGEST_SHARE),
+            "eps": max(_held(estimator, "epsilon"), _SMALLEST_NORMAL),
+        }
         return get_optimizer(solver, **shared, **moments)
     if estimator.momentum == 0:
         return get_optimizer("sgd", **shared)
@@ -139,20 +161,24 @@ def optimizer_of(estimator: Any) -> Optimizer:
 def schedule_of(estimator: Any, incremental: bool) -> Schedule:
     """Return what `learning_rate` stands for.
 
-    As in scikit-learn, "invscaling" and "adaptive" do nothing to Adam. A `Schedule` of that name
-    does.
+    As in scikit-learn, "invscaling" and "adaptive" do nothing to Adam and L-BFGS. A `Schedule`
+    of that name does, to Adam.
 
     Raises
     ------
     ValueError
-        If the schedule depends on how long training will be, and nobody knows.
+        If the schedule depends on how long training will be, and nobody knows; or if L-BFGS,
+        which has no learning rate, is given one of ours.
     """
-    schedule = estimator.learning_rate
+    schedule, solver = estimator.learning_rate, estimator.solver
     if isinstance(schedule, str):
         is_for_sgd = schedule in ("invscaling", "adaptive")
-        name = "constant" if is_for_sgd and "adam" in estimator.solver else schedule
-        schedule = Schedule(name, power_t=float(estimator.power_t))
-    if incremental and (schedule.name in ("cosine", "one_cycle") or schedule.warmup_epochs):
+        name = "constant" if is_for_sgd and solver in ("adam", "adamw", "lbfgs") else schedule
+        power_t = float(estimator.power_t) if name == "invscaling" else 0.5
+        schedule = Schedule(name, power_t=power_t)
+    if solver == "lbfgs" and schedule != Schedule():
+        raise ValueError(f"learning_rate={estimator.learning_rate!r} is not for solver='lbfgs'")
+    if incremental and (schedule.name in _PLANNED or schedule.warmup_epochs):
         raise ValueError(f"partial_fit does not support learning_rate={estimator.learning_rate!r}")
     return schedule
 
@@ -160,16 +186,21 @@ def schedule_of(estimator: Any, incremental: bool) -> Schedule:
 def stopping_rule_of(estimator: Any) -> EarlyStopping | None:
     """Return when to stop; "val_score" is what scikit-learn's early stopping monitors.
 
-    Without early stopping it is the loss, as scikit-learn reports it. L-BFGS has its own end.
+    Without early stopping it is the loss, as scikit-learn reports it. L-BFGS has its own end, and
+    a learning rate that is planned until `max_iter` ends there.
     """
     rule = estimator.early_stopping
     if isinstance(rule, EarlyStopping):
         return rule
     if estimator.solver == "lbfgs":
         return None
-    patience, tol = estimator.n_iter_no_change, float(estimator.tol)
+    # A truth is a number to scikit-learn; its plus makes it one.
+    patience, tol = +estimator.n_iter_no_change, float(estimator.tol)
     if rule:
         return EarlyStopping("val_score", patience, tol)
+    schedule = estimator.learning_rate
+    if (schedule.name if isinstance(schedule, Schedule) else schedule) in _PLANNED:
+        return None
     return EarlyStopping("loss", patience, tol * reported_outputs(estimator), restore_best=False)
 
 
@@ -193,14 +224,22 @@ def plan_of(
     before: tuple[Standing, float],
     incremental: bool,
 ) -> Plan:
-    """Return how to train, on so many rows; `before` is how things stood after the fit before."""
+    """Return how to train, on so many rows; `before` is how things stood after the fit before.
+
+    Raises
+    ------
+    ValueError
+        If the solver, or float32, cannot do with a setting.
+    """
+    if estimator.solver == "lbfgs" and any(layer.dropout for layer in estimator._network.layers):
+        raise ValueError(f"dropout={estimator.dropout!r} is not for solver='lbfgs'")
     standing, rate_divisor = before
     return Plan(
         epochs=1 if incremental else int(estimator.max_iter),
         batch_size=int(batch_rows_of(estimator, rows)),
         optimizer=optimizer_of(estimator),
         schedule=schedule_of(estimator, incremental),
-        l2=float(estimator.alpha),
+        l2=_held(estimator, "alpha"),
         l2_is_shared=True,
         shuffle=bool(estimator.shuffle),
         seed=estimator._network.seed,

@@ -4,6 +4,7 @@ import copy
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from sklearn.metrics import check_scoring
 
 from fastnn.batches import Data
 from fastnn.callbacks import Callback
-from fastnn.estimators.translation import batch_rows_of, reported_outputs
+from fastnn.early_stopping import EarlyStopping
+from fastnn.estimators.translation import batch_rows_of, reported_outputs, stopping_rule_of
 from fastnn.network import Network
 
 try:
@@ -72,10 +74,6 @@ class Recorder(Callback):
         """Take an epoch that came to nothing."""
         self._append(math.nan, math.nan)
 
-    def on_nothing_to_do(self, loss: float) -> None:
-        """Take the loss of weights that were right from the start."""
-        self._estimator.loss_ = self._as_reported(loss) if self._outputs > 1 else loss
-
     def _append(self, loss: float, score: float) -> None:
         fitted = self._estimator
         fitted.n_iter_ += 1
@@ -108,7 +106,34 @@ class Recorder(Callback):
 
     def _sum_of_squares(self) -> float:
         weights = self._estimator._engine().get_parameters()
-        return float(sum(np.sum(w * w, dtype=np.float64) for w, _ in weights))
+        return float(sum(np.square(w, dtype=np.float64).sum() for w, _ in weights))
+
+
+def judged(
+    estimator: Any, validation: Data | None
+) -> tuple[EarlyStopping | None, str, Callable[[], float] | None]:
+    """Return when to stop, the metric that is the validation score, and what measures it.
+
+    The engine does where that is the accuracy or R².
+    """
+    rule, kind = stopping_rule_of(estimator), estimator._objective().score
+    figures = ["loss", "accuracy"] if kind == "accuracy" else ["loss"]
+    name, score = "", None
+    if validation is not None:
+        name = f"val_{kind}"
+        figures += ["val_loss", name]
+        if estimator.scoring is not None:
+            name, score = "val_score", score_of(estimator, validation)
+        if rule is not None and rule.monitor == "val_score":
+            rule = replace(rule, monitor=name)
+    if rule is not None and rule.monitor not in (*figures, name):
+        raise ValueError(
+            f"early_stopping monitors one of {', '.join(figures)} or val_score here, "
+            f"got {rule.monitor!r}"
+        )
+    if name and estimator.validation_scores_ is None:
+        estimator.validation_scores_, estimator.best_validation_score_ = [], -math.inf
+    return rule, name, score
 
 
 def score_of(estimator: Any, data: Data) -> Callable[[], float]:
@@ -123,24 +148,29 @@ def score_of(estimator: Any, data: Data) -> Callable[[], float]:
     return lambda: scorer(judged, data.x, y, **weights)
 
 
-def say_how_it_ended(estimator: Any, stopped: str, monitor: str) -> None:
-    """Warn of a fit that came to its limits, or, where that is wished, tell of a better end."""
+def say_how_it_ended(estimator: Any, stopped: str, rule: EarlyStopping | None) -> None:
+    """Warn of a fit that came to its limits, or, where that is wished, tell of a better end.
+
+    Without a rule, the limit is where the fit was to end.
+    """
     advice = ""
     if not stopped and estimator.solver == "lbfgs":
         advice = (
             f"lbfgs failed to converge after {estimator.n_iter_} iteration(s). Increase the number "
             "of iterations (max_iter) or of loss function calls (max_fun), or scale the data."
         )
-    elif not stopped:
+    elif not stopped and rule is not None:
         advice = (
             f"Stochastic Optimizer: Maximum iterations ({estimator.max_iter}) reached and the "
             "optimization hasn't converged yet."
         )
-    elif estimator.verbose and stopped == "converged" and estimator.solver != "lbfgs":
-        what = "Validation score" if monitor.startswith("val_") else "Training loss"
+    elif estimator.verbose and stopped == "converged" and rule and estimator.solver != "lbfgs":
+        what = "Validation score" if estimator.early_stopping else "Training loss"
+        least, epochs = f"tol={estimator.tol:f}", estimator.n_iter_no_change
+        if isinstance(estimator.early_stopping, EarlyStopping):
+            what, least, epochs = rule.monitor, f"min_delta={rule.min_delta:g}", rule.patience
         print(
-            f"{what} did not improve more than tol={estimator.tol:f} for "
-            f"{estimator.n_iter_no_change} consecutive epochs. Stopping."
+            f"{what} did not improve more than {least} for {epochs} consecutive epochs. Stopping."
         )
     if advice:
         warnings.warn(advice, ConvergenceWarning, stacklevel=2)
@@ -176,6 +206,5 @@ class Tasks(Callback):
     def _snapshot(self) -> dict[str, Any]:
         """Return what makes a copy of the estimator predict as it would now."""
         fitted = self._estimator
-        network = copy.copy(fitted._network)
-        network.parameters = fitted._engine().get_parameters()
+        network = copy.copy(fitted._network)  # with the weights that its engine has
         return {"_network": network, **exposed(network, fitted._dtype)}

@@ -33,7 +33,7 @@ from numba import config, types
 from numba.extending import models, register_model
 from platformdirs import user_cache_path
 
-from fastnn import batches
+from fastnn import batches, layers, losses, randomness
 from fastnn.kernels._simd import name_address
 
 _OPTIONS = {"error_model": "numpy", "nogil": True}  # no division checks; other threads may run
@@ -148,7 +148,8 @@ class Driver(_Compiled):
 def _source_hash() -> str:
     """Hash every file that compiled code can depend on."""
     digest = hashlib.sha256()
-    for path in [*sorted(Path(__file__).parent.glob("*.py")), Path(batches.__file__)]:
+    elsewhere = [Path(str(module.__file__)) for module in (batches, layers, losses, randomness)]
+    for path in [*sorted(Path(__file__).parent.glob("*.py")), *elsewhere]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
 

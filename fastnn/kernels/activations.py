@@ -14,7 +14,9 @@ from fastnn.kernels._simd import NR, ONE, ZERO, address_in, array_at
 from fastnn.kernels.elementary import HALF, logistic, tanh
 from fastnn.layers import ACTIVATIONS
 
-IDENTITY, LOGISTIC, TANH, RELU, LEAKY_RELU, GELU = range(len(ACTIVATIONS))
+RELU, LEAKY_RELU, LOGISTIC, TANH, GELU = map(
+    ACTIVATIONS.index, ("relu", "leaky_relu", "logistic", "tanh", "gelu")
+)
 
 LEAK = np.float32(0.01)
 GELU_SCALE, GELU_CUBIC = np.float32(np.sqrt(2 / np.pi)), np.float32(0.044715)

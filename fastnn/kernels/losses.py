@@ -17,7 +17,9 @@ from fastnn.kernels.elementary import HALF, exp
 from fastnn.kernels.workspace import JOB, layer_of, views
 from fastnn.losses import LOSSES
 
-CROSS_ENTROPY, LOGISTIC, SQUARED_ERROR, POISSON, ABSOLUTE_ERROR, HUBER = range(len(LOSSES))
+CROSS_ENTROPY, LOGISTIC, POISSON, ABSOLUTE_ERROR, HUBER = map(
+    list(LOSSES).index, ("cross_entropy", "logistic", "poisson", "absolute_error", "huber")
+)
 _activate = activations.UNITS[0].call
 
 
@@ -85,8 +87,10 @@ def elementwise_loss(z, y, loss):
         above = ZERO if z < ZERO else z
         return above - y * z + np.float32(math.log1p(math.exp(-size)))
     if loss == POISSON:
-        constant = y * np.float32(math.log(y)) - y if y > ZERO else -y
-        return np.float32(math.exp(z)) - y * z + constant
+        if y == ZERO:
+            return np.float32(math.exp(z))
+        apart = z - np.float32(math.log(y))  # the formula's terms, large, would lose its digits
+        return y * (np.float32(math.expm1(apart)) - apart)
     r = z - y
     size = -r if r < ZERO else r
     if loss == ABSOLUTE_ERROR:
@@ -133,7 +137,8 @@ def loss_forward(job_at, first, rows):
         link(workspace, layer, job.loss, first, rows)
     if job.weights != 0:
         for i in range(first, first + rows):
-            losses[i] *= buffers.weights[i]
+            weight = buffers.weights[i]  # of 0 for a row that does not count, whatever it holds
+            losses[i] = ZERO if weight == ZERO else losses[i] * weight
 
 
 def loss_backward(job_at, first, rows):
@@ -152,7 +157,7 @@ def loss_backward(job_at, first, rows):
         if job.weights != 0:
             weight = buffers.weights[i]
             for j in range(at, at + layer.outputs):
-                workspace[j] *= weight
+                workspace[j] = ZERO if weight == ZERO else workspace[j] * weight
         for j in range(at, at + lanes):
             workspace[j] = workspace[j] / norm
 

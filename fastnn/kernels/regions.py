@@ -268,11 +268,10 @@ def open_chunk(job):
 @jit
 def add_losses(job, buffers):
     """Add the chunk's losses and hits to the running sums; return whether they are finite."""
-    loss_sum = 0.0  # float64: sums of a whole epoch
-    correct = 0
+    loss_sum, correct = 0.0, 0.0  # float64: sums of a whole epoch
     for i in range(job.rows):
         loss_sum += buffers.losses[i]
-        correct += buffers.hits[i]
+        correct += buffers.hits[i] * (buffers.weights[i] if job.weights != 0 else ONE)
     job.loss_sum += loss_sum
     job.correct += correct
     return math.isfinite(job.loss_sum)
@@ -294,7 +293,8 @@ def measure_gradient(job, buffers):
     for i in range(job.squares_size, 2 * job.squares_size):
         total += buffers.squares[i]
     norm = math.sqrt(total)
-    job.shrink = np.float32(job.clip_norm / norm) if norm > job.clip_norm else ONE
+    shrink = job.clip_norm / norm if norm > job.clip_norm else 1.0
+    job.shrink = np.float32(shrink if norm < math.inf else math.nan)  # divergence, and seen as it
 
 
 def run(rows_address, weights_address, address):
@@ -315,8 +315,10 @@ def run(rows_address, weights_address, address):
             else:
                 for task in prange(job.tasks):
                     call_region(region, np.int64(task), address)  # prange counts unsigned
-            if phase == 0 and job.mode != PREDICT and not add_losses(job, buffers):
-                return
+            if phase == 0 and job.mode != PREDICT:
+                finite = add_losses(job, buffers)
+                if job.mode == TRAIN and not finite:
+                    return
         if job.mode == TRAIN and job.last and job.l2 != 0:
             add_penalty(job, buffers)
         job.position = job.start + job.rows

@@ -4,6 +4,7 @@
 """
 
 import ctypes
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -45,7 +46,7 @@ DECISIVE_ROWS = 64  # fewer say too little of how many zeros there are
 # have mostly gone to sleep between two predictions, and zeros may save half of it.
 WORK_OF_A_TASK, FORWARD_WORK_OF_A_TASK = 1_300_000, 2_500_000
 RULES = {"sgd": SGD, "momentum": MOMENTUM, "adam": ADAM}
-CALL_ROWS = 2048  # rows that a call evaluates before Python looks around for Ctrl-C
+CALL_ROWS = 2048  # rows that a call takes before Python looks around for Ctrl-C
 
 UNITS = tuple(u for m in (_gemm, activations, dropout, losses, updates) for u in m.UNITS)
 _rows, _weights, _run = Region(rows_region), Region(weights_region), Driver(run)
@@ -154,8 +155,12 @@ class NumbaEngine:
         with self._lock:
             job = self._training_job(epoch)
             job.rule, job.clip_norm, job.drops = KEEP_GRADIENT, 0.0, False
-            loss_sum = self._train(job, Progress(), rows).loss_sum
-            return loss_sum / epoch.total_weight, self._layout.read(self._buffers.gradients)
+            progress = Progress()
+            while progress.position < rows and math.isfinite(progress.loss_sum):
+                stop = min(rows, progress.position + CALL_ROWS)
+                progress = self._train(job, progress, stop)
+            loss = progress.loss_sum / epoch.total_weight
+            return loss, self._layout.read(self._buffers.gradients)
 
     def evaluate(self, data: Data) -> tuple[float, float]:
         """Return the mean loss and the accuracy over these rows."""
@@ -163,9 +168,9 @@ class NumbaEngine:
             job = self._forward_job
             job.mode, job.targets = EVALUATE, address(data.targets)
             job.weights = 0 if data.weights is None else address(data.weights)
-            job.loss_sum, job.correct = 0.0, 0
+            job.loss_sum = job.correct = 0.0
             self._pass_over(data.x)
-            return job.loss_sum / data.total_weight, job.correct / len(data.x)
+            return job.loss_sum / data.total_weight, job.correct / data.total_weight
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Return predictions (rows, O) float32."""

@@ -64,8 +64,8 @@ JOB = np.dtype(
         *((name, np.int64) for name in ("key", "epoch")),
         ("drops", np.bool_),
         # Where it stands: the position, the position to stop at, and the running sums.
-        *((name, np.int64) for name in ("position", "stop", "correct")),
-        ("loss_sum", np.float64),
+        *((name, np.int64) for name in ("position", "stop")),
+        *((name, np.float64) for name in ("loss_sum", "correct")),
         # The chunk at hand, as `batches.next_chunk` cut it.
         *((name, np.int64) for name in ("start", "rows")),
         *((name, np.bool_) for name in ("first", "last", "clipping")),

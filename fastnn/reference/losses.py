@@ -77,7 +77,8 @@ def elementwise_loss(z: np.ndarray, y: np.ndarray, loss: Loss) -> np.ndarray:
     if loss.name == "logistic":  # log(1 + eᶻ) - y z, without the overflow of eᶻ
         return np.maximum(z, 0) - y * z + np.log1p(np.exp(-np.abs(z)))
     if loss.name == "poisson":
-        return np.exp(z) - y * z + (y * np.log(np.where(y > 0, y, 1)) - y)
+        apart = z - np.log(np.where(y > 0, y, 1))  # the formula's terms would lose its digits
+        return np.where(y > 0, y * (np.expm1(apart) - apart), np.exp(z))
     r = z - y
     if loss.name == "absolute_error":
         return np.abs(r)

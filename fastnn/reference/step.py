@@ -123,14 +123,14 @@ class ReferenceEngine:
     @_quiet
     def evaluate(self, data: Data) -> tuple[float, float]:
         """Return the mean loss and the accuracy over these rows."""
-        loss_sum, correct = 0.0, 0
+        loss_sum, correct = 0.0, 0.0
         self._draw_masks(None, np.arange(0))
         for start in range(0, len(data.x), CHUNK_ROWS):
             part = data.taken(slice(start, start + CHUNK_ROWS))
             chunk_loss, chunk_correct = self._forward_with_loss(part)
             loss_sum += chunk_loss
             correct += chunk_correct
-        return loss_sum / data.total_weight, correct / len(data.x)
+        return loss_sum / data.total_weight, correct / data.total_weight
 
     @_quiet
     def predict(self, x: np.ndarray) -> np.ndarray:
@@ -167,19 +167,21 @@ class ReferenceEngine:
             _activation(layer, "forward")(a, z)
         return z
 
-    def _forward_with_loss(self, data: Data) -> tuple[float, int]:
-        """Run a chunk forward; return the sum of its losses and how many rows are right."""
+    def _forward_with_loss(self, data: Data) -> tuple[float, float]:
+        """Run a chunk forward; return the sums of its losses and of the weights of right rows."""
         losses, p = self._losses[: len(data.x)], self._p[: len(data.x)]
         z = self._forward(data.x)
         loss_forward(losses, p, z, data.targets, self.loss)
         if data.weights is not None:
-            losses *= data.weights
-        right = np.zeros(0)
+            losses[...] = _weighted(losses, data.weights)
+        right = np.zeros(len(z))
         if self.loss.takes_labels:
             right = z.argmax(axis=1) == data.targets
         elif self.loss.score == "accuracy":
             right = ((z > 0) == (data.targets > 0.5)).all(axis=1)
-        return float(losses.sum(dtype=np.float64)), int(right.sum())
+        if data.weights is not None:
+            right = right * data.weights
+        return float(losses.sum(dtype=np.float64)), float(right.sum(dtype=np.float64))
 
     def _backward(self, data: Data, norm: np.float32, first: bool) -> None:
         """Bring the loss back through the chunk just run; add to the batch's gradients.
@@ -190,7 +192,7 @@ class ReferenceEngine:
         x, z, a, dz = ([b[:rows] for b in each] for each in (self._x, self._z, self._a, self._dz))
         loss_backward(dz[-1], self._p[:rows], data.targets, self.loss)
         if data.weights is not None:
-            dz[-1] *= data.weights[:, None]
+            dz[-1][...] = _weighted(dz[-1], data.weights[:, None])
         dz[-1] /= norm
         for i in reversed(range(len(self.layers))):
             dw, db = (self._gradients if first else self._chunk_gradients)[i]
@@ -238,6 +240,11 @@ class ReferenceEngine:
 
 def _rows(width: int) -> np.ndarray:
     return np.empty((CHUNK_ROWS, width), np.float32)
+
+
+def _weighted(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Multiply by weights; what has weight 0 does not count, whatever it is."""
+    return np.where(weights == 0, 0, values * weights)
 
 
 def _activation(layer: Dense, direction: str) -> Callable[..., None]:

@@ -18,8 +18,9 @@ def clip_gradient(gradients: list[np.ndarray], clip_norm: float) -> None:
     """
     norm = np.sqrt(sum(float(np.sum(dw * dw, dtype=np.float64)) for dw in gradients))
     if norm > clip_norm:
+        shrink = clip_norm / norm if np.isfinite(norm) else np.nan  # divergence, and seen as it
         for dw in gradients:
-            dw *= np.float32(clip_norm / norm)
+            dw *= np.float32(shrink)
 
 
 def decay_weights(w: np.ndarray, decay: np.float32) -> None:

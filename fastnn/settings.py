@@ -1,0 +1,44 @@
+"""What a setting may be: numbers that float32 can hold, in their ranges. No arithmetic."""
+
+from operator import index
+from typing import Any
+
+BELOW_ONE = 1 - 2**-25  # what is not below this is 1 in float32
+LARGEST_FLOAT = 2.0**128 - 2.0**104  # of float32, and its smallest
+_SMALLEST_FLOAT = 2.0**-149
+
+_BELOW_ONE = ("momentum", "beta1", "beta2")
+_POSITIVE = ("learning_rate", "eps", "input_scale")
+
+
+def whole_number(value: Any, name: str, *, low: int) -> int:
+    """Return a setting as an int of at least `low`, or raise a ValueError that names it."""
+    try:
+        number = -1 if isinstance(value, bool) else index(value)
+    except TypeError:
+        number = -1
+    if number < low:
+        raise ValueError(f"{name} must be a whole number of at least {low}, got {value!r}")
+    return number
+
+
+def check_setting(name: str, value: Any) -> None:
+    """Raise a ValueError that names a setting, if it is out of its range in float32."""
+    if isinstance(value, bool | str) or not _in_range(name, value):
+        raise ValueError(f"{name} must be {_range_of(name)}, got {value!r}")
+
+
+def _range_of(name: str) -> str:
+    if name in _BELOW_ONE:
+        return "a number from 0 to below 1"
+    return "a positive number" if name in _POSITIVE else "a number of at least 0"
+
+
+def _in_range(name: str, value: Any) -> bool:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return False
+    if name in _BELOW_ONE:
+        return 0 <= number < BELOW_ONE
+    return (_SMALLEST_FLOAT if name in _POSITIVE else 0) <= number <= LARGEST_FLOAT
