@@ -184,8 +184,8 @@ class Network:
         validation_data : (x, y) or (x, y, sample_weight), optional
             Evaluated after every epoch.
         validation_fraction : float, default 0
-            Without validation data: the share of the rows, drawn by the seed and of every class
-            alike, that are kept from training and evaluated after every epoch.
+            Without validation data: the share of the rows, drawn by the seed, and of every class
+            alike where there are enough, that are kept from training and evaluated instead.
         early_stopping : bool or EarlyStopping, default False
             End before the last epoch once a figure of the history stops improving; True is an
             `EarlyStopping` as it comes, which watches ``val_loss``.

@@ -263,7 +263,8 @@ def test_predictions_follow_a_fit_and_the_weights_that_are_shown_do_not(engine, 
             shown.append(model.coefs_[0])
             predicted.append(model.predict_proba(x))
 
-    model = MLPClassifier(callbacks=[Looks()], engine=engine, max_iter=2).fit(x, y)
+    model = MLPClassifier(callbacks=[Looks()], engine=engine, max_iter=2)
+    model.fit(x, y)
     assert shown[0] is shown[1]
     assert (predicted[0] != predicted[1]).any()
     np.testing.assert_array_equal(predicted[1], model.predict_proba(x))

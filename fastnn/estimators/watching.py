@@ -142,10 +142,10 @@ def score_of(estimator: Any, data: Data) -> Callable[[], float]:
     y = estimator._decoded(data.targets)
     weights = {} if data.weights is None else {"sample_weight": data.weights}
     # The same network, without the names of features: data that are checked have none.
-    judged = object.__new__(type(estimator))
-    vars(judged).update(vars(estimator))
-    vars(judged).pop("feature_names_in_", None)
-    return lambda: scorer(judged, data.x, y, **weights)
+    unnamed = object.__new__(type(estimator))
+    vars(unnamed).update(vars(estimator))
+    vars(unnamed).pop("feature_names_in_", None)
+    return lambda: scorer(unnamed, data.x, y, **weights)
 
 
 def say_how_it_ended(estimator: Any, stopped: str, rule: EarlyStopping | None) -> None:
