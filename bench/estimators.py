@@ -221,7 +221,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def compare(options: argparse.Namespace) -> list[Row]:
     """Run the processes; scores are asked for in the first round alone."""
     rows = [Row(name, batch) for name in options.sets for batch in CASES[name].batch_sizes]
-    rounds, fits = (1, 1) if options.quick else (4, 3)
+    rounds, fits = (1, 1) if options.quick else (3, 3)
     for number in range(rounds):
         for row in rows:
             seeds = 0 if number else min(CASES[row.name].seeds, 2 if options.quick else 10)
