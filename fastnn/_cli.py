@@ -20,13 +20,12 @@ from typing import Any, Literal, NoReturn
 
 from fastnn import __version__
 from fastnn.errors import DivergenceError, FastnnError
-from fastnn.settings import BELOW_ONE, LARGEST_FLOAT
+from fastnn.settings import BELOW_ONE, LARGEST_FLOAT, SMALLEST_NORMAL
 
 INTERRUPTED = 130
 ENGINES = ("numba", "numpy")  # as in fastnn.engine, which needs NumPy
 DATASETS = ("auto", "mnist", "fashion-mnist", "digits")
 WIDTH_LIMIT = 1_000_000  # of a hidden layer: a wider one is a slip of the hand
-SMALLEST_FLOAT = 2.0**-126  # of float32's normal numbers
 SEED_LIMIT = 2**64  # as in fastnn.randomness, which needs NumPy
 
 
@@ -141,7 +140,7 @@ def positive_float(text: str) -> float:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not SMALLEST_FLOAT <= number <= LARGEST_FLOAT:
+    if not SMALLEST_NORMAL <= number <= LARGEST_FLOAT:
         raise argparse.ArgumentTypeError(f"must be a positive number, got {text!r}")
     return number
 

@@ -14,9 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 from fastnn.optimizers import OPTIMIZERS, Optimizer
+from fastnn.settings import SMALLEST_NORMAL
 
 CHUNK_ROWS = 512
-_SMALLEST_NORM = np.float32(2.0**-126)  # smaller ones count as 0 where denormals are flushed
+_SMALLEST_NORM = np.float32(SMALLEST_NORMAL)  # what is smaller counts as 0
 
 
 class Data(NamedTuple):

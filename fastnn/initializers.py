@@ -1,6 +1,6 @@
 """Initial weights: pure functions of the seed and the layers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -29,13 +29,12 @@ def glorot_uniform(layers: Sequence[Dense], seed: int) -> Parameters:
     list of (w, b)
         For each layer ``w`` (I, O) and ``b`` (O,), both float32.
     """
-    parameters = []
-    for place, layer in enumerate(layers):
-        rng = generator(seed, Purpose.INITIAL_WEIGHTS, place)
+
+    def draw(rng: np.random.Generator, layer: Dense) -> np.ndarray:
         r = np.float32(np.sqrt(6.0 / (layer.inputs + layer.outputs)))
-        w = (2 * rng.random((layer.inputs, layer.outputs), dtype=np.float32) - 1) * r
-        parameters.append((w, np.zeros(layer.outputs, np.float32)))
-    return parameters
+        return (2 * rng.random((layer.inputs, layer.outputs), dtype=np.float32) - 1) * r
+
+    return _drawn(layers, seed, draw)
 
 
 def he_normal(layers: Sequence[Dense], seed: int) -> Parameters:
@@ -49,10 +48,24 @@ def he_normal(layers: Sequence[Dense], seed: int) -> Parameters:
     list of (w, b)
         For each layer ``w`` (I, O) and ``b`` (O,), both float32.
     """
-    parameters = []
-    for place, layer in enumerate(layers):
-        rng = generator(seed, Purpose.INITIAL_WEIGHTS, place)
+
+    def draw(rng: np.random.Generator, layer: Dense) -> np.ndarray:
         w = rng.standard_normal((layer.inputs, layer.outputs), dtype=np.float32)
-        w *= np.float32(np.sqrt(2.0 / layer.inputs))
-        parameters.append((w, np.zeros(layer.outputs, np.float32)))
-    return parameters
+        return w * np.float32(np.sqrt(2.0 / layer.inputs))
+
+    return _drawn(layers, seed, draw)
+
+
+def _drawn(
+    layers: Sequence[Dense],
+    seed: int,
+    draw: Callable[[np.random.Generator, Dense], np.ndarray],
+) -> Parameters:
+    """Draw each layer's weights from a stream of its own; biases are zero."""
+    return [
+        (
+            draw(generator(seed, Purpose.INITIAL_WEIGHTS, place), layer),
+            np.zeros(layer.outputs, np.float32),
+        )
+        for place, layer in enumerate(layers)
+    ]

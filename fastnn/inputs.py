@@ -14,8 +14,8 @@ import numpy as np
 from fastnn.batches import Data
 from fastnn.errors import DataError
 from fastnn.losses import Loss
+from fastnn.settings import SMALLEST_NORMAL
 
-_SMALLEST_WEIGHT = 2.0**-126  # of float32's normal numbers
 _BLOCK_ROWS = 4096  # rows checked at a time, so that checking allocates next to nothing
 
 
@@ -249,7 +249,7 @@ def as_weights(weights: Any, rows: int, name: str = "sample_weight") -> np.ndarr
         raise DataError(f"{name} must hold finite numbers of at least 0")
     with np.errstate(over="ignore"):
         counted = array.astype(np.float32)
-    counted[counted < _SMALLEST_WEIGHT] = 0  # as the compiled kernels have it
+    counted[counted < SMALLEST_NORMAL] = 0  # as the compiled kernels have it
     total = counted.sum(dtype=np.float64)
     if total == 0:
         raise DataError(f"{name} must not all be 0")

@@ -5,7 +5,8 @@ from typing import Any
 
 BELOW_ONE = 1 - 2**-25  # what is not below this is 1 in float32
 LARGEST_FLOAT = 2.0**128 - 2.0**104  # of float32, and its smallest
-_SMALLEST_FLOAT = 2.0**-149
+SMALLEST_FLOAT = 2.0**-149
+SMALLEST_NORMAL = 2.0**-126  # smaller ones are 0 where denormals are flushed
 
 _BELOW_ONE = ("momentum", "beta1", "beta2")
 _POSITIVE = ("learning_rate", "eps", "input_scale")
@@ -41,4 +42,4 @@ def _in_range(name: str, value: Any) -> bool:
         return False
     if name in _BELOW_ONE:
         return 0 <= number < BELOW_ONE
-    return (_SMALLEST_FLOAT if name in _POSITIVE else 0) <= number <= LARGEST_FLOAT
+    return (SMALLEST_FLOAT if name in _POSITIVE else 0) <= number <= LARGEST_FLOAT

@@ -63,3 +63,30 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     return tmp_path / "work"
+
+
+@pytest.fixture(scope="session")
+def iris() -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.datasets import load_iris
+    from sklearn.preprocessing import scale
+
+    x, y = load_iris(return_X_y=True)
+    return scale(x), y
+
+
+@pytest.fixture(scope="session")
+def cancer() -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.datasets import load_breast_cancer
+    from sklearn.preprocessing import scale
+
+    x, y = load_breast_cancer(return_X_y=True)
+    return scale(x), y
+
+
+@pytest.fixture(scope="session")
+def diabetes() -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.datasets import load_diabetes
+    from sklearn.preprocessing import scale
+
+    x, y = load_diabetes(return_X_y=True)
+    return scale(x), scale(y)

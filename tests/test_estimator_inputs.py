@@ -6,20 +6,12 @@ import numpy as np
 import pytest
 import sklearn.neural_network as scikit_learn
 from scipy import sparse
-from sklearn.datasets import load_iris
 from sklearn.exceptions import DataConversionWarning
-from sklearn.preprocessing import scale
 
 from fastnn import EarlyStopping, MLPClassifier, MLPRegressor
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 KINDS = [MLPClassifier, MLPRegressor]
-
-
-@pytest.fixture(scope="module")
-def iris():
-    x, y = load_iris(return_X_y=True)
-    return scale(x), y
 
 
 def small(kind, engine="numpy", **settings):

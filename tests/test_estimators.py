@@ -6,32 +6,13 @@ import warnings
 import numpy as np
 import pytest
 import sklearn.neural_network as scikit_learn
-from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
+from sklearn.datasets import load_iris
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
-from sklearn.preprocessing import scale
 
 from fastnn import MLPClassifier, MLPRegressor, Schedule
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 KINDS = [MLPClassifier, MLPRegressor]
-
-
-@pytest.fixture(scope="module")
-def iris():
-    x, y = load_iris(return_X_y=True)
-    return scale(x), y
-
-
-@pytest.fixture(scope="module")
-def cancer():
-    x, y = load_breast_cancer(return_X_y=True)
-    return scale(x), y
-
-
-@pytest.fixture(scope="module")
-def diabetes():
-    x, y = load_diabetes(return_X_y=True)
-    return scale(x), scale(y)
 
 
 def both(kind, engine, **settings):

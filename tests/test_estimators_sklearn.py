@@ -31,12 +31,6 @@ FLOAT32 = {
 }
 
 
-@pytest.fixture(scope="module")
-def iris():
-    x, y = load_iris(return_X_y=True)
-    return scale(x), y
-
-
 # ---- scikit-learn's own checks --------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ from fastnn.layers import ACTIVATIONS, Dense, Parameters
 from fastnn.network import Network
 from fastnn.optimizers import OPTIMIZERS, Optimizer, get_optimizer
 from fastnn.schedules import SCHEDULES, Schedule
-from fastnn.settings import LARGEST_FLOAT
+from fastnn.settings import LARGEST_FLOAT, SMALLEST_FLOAT, SMALLEST_NORMAL
 from fastnn.training import Plan
 
 _AT_LEAST_0 = Interval(Real, 0, None, closed="left")
@@ -25,7 +25,6 @@ _SHARE = Interval(Real, 0, 1, closed="left")
 _COUNT = Interval(Integral, 1, None, closed="left")
 
 _PLANNED = ("cosine", "one_cycle")  # schedules that end where `max_iter` does
-_SMALLEST_FLOAT, _SMALLEST_NORMAL = 2.0**-149, 2.0**-126  # of float32
 _LARGEST_SHARE = 1 - 2.0**-24  # float32's largest number below 1
 
 CONSTRAINTS: dict[str, list[Any]] = {
@@ -140,14 +139,14 @@ def optimizer_of(estimator: Any) -> Optimizer:
     if solver == "lbfgs":
         return get_optimizer(solver)
     decay = None if estimator.weight_decay is None else _held(estimator, "weight_decay")
-    rate = _held(estimator, "learning_rate_init", _SMALLEST_FLOAT)
+    rate = _held(estimator, "learning_rate_init", SMALLEST_FLOAT)
     shared = {"learning_rate": rate, "weight_decay": decay}
     if solver in ("adam", "adamw"):
         # What float32 would round to 1, or to 0 where compiled kernels do, is not quite that.
         moments = {
             "beta1": min(float(estimator.beta_1), _LARGEST_SHARE),
             "beta2": min(float(estimator.beta_2), _LARGEST_SHARE),
-            "eps": max(_held(estimator, "epsilon"), _SMALLEST_NORMAL),
+            "eps": max(_held(estimator, "epsilon"), SMALLEST_NORMAL),
         }
         return get_optimizer(solver, **shared, **moments)
     if estimator.momentum == 0:
