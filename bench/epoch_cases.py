@@ -13,8 +13,8 @@ from fastnn.initializers import he_normal
 from fastnn.layers import dense_layers
 from fastnn.losses import LOSSES
 from fastnn.optimizers import get_optimizer
+from fastnn.plan import Plan
 from fastnn.randomness import permutation
-from fastnn.training import Plan
 
 SIZES = [784, 128, 64, 10]
 LAYERS = dense_layers(SIZES)

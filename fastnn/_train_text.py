@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from fastnn.datasets import Dataset
     from fastnn.engine import Engine
     from fastnn.network import Network
-    from fastnn.training import History
+    from fastnn.watch import History
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,13 @@ from fastnn.initializers import initial_parameters
 from fastnn.inputs import as_data, as_features, split, with_class_weights
 from fastnn.layers import Parameters, dense_layers
 from fastnn.losses import get_loss
-from fastnn.optimizers import Optimizer, get_optimizer
+from fastnn.optimizers import Optimizer
+from fastnn.plan import Plan, check_monitor, planned
 from fastnn.randomness import SEED_LIMIT
 from fastnn.schedules import Schedule
 from fastnn.settings import check_setting, whole_number
-from fastnn.training import Counter, Counts, History, Outcome, Plan, Score, fit, r2
+from fastnn.training import Outcome, fit
+from fastnn.watch import Counter, Counts, History, Score, r2
 
 
 class Network:
@@ -214,24 +216,19 @@ class Network:
         DivergenceError
             If the loss or a weight stops being finite; the last finite weights are kept.
         """
-        chosen = get_optimizer(
-            optimizer, learning_rate=learning_rate, momentum=momentum, weight_decay=weight_decay
-        )
-        rule = EarlyStopping() if early_stopping is True else early_stopping or None
-        if rule is not None and not isinstance(rule, EarlyStopping):
-            raise ValueError(f"early_stopping must be a bool or an EarlyStopping, got {rule!r}")
-        check_setting("l2", l2)
-        check_setting("clip_norm", clip_norm)
-        plan = Plan(
-            epochs=whole_number(epochs, "epochs", low=1),
-            batch_size=_batch_rows(batch_size, chosen),
-            optimizer=chosen,
-            schedule=schedule if isinstance(schedule, Schedule) else Schedule(schedule),
-            l2=float(l2),
-            clip_norm=float(clip_norm),
-            shuffle=bool(shuffle),
+        plan = planned(
+            epochs=epochs,
+            batch_size=batch_size,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            schedule=schedule,
+            l2=l2,
+            clip_norm=clip_norm,
+            shuffle=shuffle,
+            early_stopping=early_stopping,
             seed=self.seed,
-            early_stopping=rule,
         )
         data = self._checked(x, y, sample_weight)
         validation = None
@@ -246,7 +243,7 @@ class Network:
             data, validation = split(data, validation_fraction, self.loss, self.seed)
         if class_weight is not None:
             data = with_class_weights(data, class_weight, self.loss, self.layers[-1].outputs)
-        self._check_monitor(rule, validation)
+        check_monitor(plan.early_stopping, self.loss, validated=validation is not None)
         self.use_engine(engine, threads=threads)
         return self.train(data, plan, validation=validation, callbacks=callbacks).history
 
@@ -366,27 +363,3 @@ class Network:
         """Bring data into the form that engines take."""
         sizes = self.layers[0].inputs, self.layers[-1].outputs
         return as_data(x, y, *sizes, self.loss, sample_weight, name)
-
-    def _check_monitor(self, rule: EarlyStopping | None, validation: Data | None) -> None:
-        if rule is None:
-            return
-        score = "accuracy" if self.loss.score == "accuracy" else "r2"
-        figures = ["loss"] + (["accuracy"] if score == "accuracy" else [])
-        figures += [] if validation is None else ["val_loss", f"val_{score}"]
-        if rule.monitor not in figures:
-            hint = "; for more, give validation data" if validation is None else ""
-            raise ValueError(
-                f"early stopping monitors one of {', '.join(figures)} here, "
-                f"got {rule.monitor!r}{hint}"
-            )
-
-
-def _batch_rows(given: Any, optimizer: Optimizer) -> int:
-    """Return the rows of a batch, 0 for all."""
-    if optimizer.rule == "lbfgs":
-        if given not in (None, "full"):
-            raise ValueError(f"lbfgs takes all rows at once, got batch_size {given!r}")
-        return 0
-    return (
-        0 if given == "full" else whole_number(128 if given is None else given, "batch_size", low=1)
-    )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastnn.training import History
+from fastnn.watch import History
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

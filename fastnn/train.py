@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from fastnn.batches import Data
     from fastnn.datasets import Dataset
     from fastnn.network import Network
-    from fastnn.training import History
+    from fastnn.watch import History
 
 LOSS_ACCURACY, CONFUSION_MATRIX = "loss_accuracy.png", "confusion_matrix.png"
 FIRST_LAYER_WEIGHTS, MOST_WRONG = "first_layer_weights.png", "most_wrong.png"  # of images alone

@@ -22,11 +22,11 @@ FLOORS = (
     ("settings",),
     ("errors", "layers", "losses", "optimizers", "schedules", "early_stopping")
     + ("randomness", "callbacks"),
-    ("batches", "initializers"),
+    ("batches", "initializers", "plan"),
     ("inputs",),
     ("reference", "kernels"),
     ("engine",),
-    ("lbfgs",),
+    ("lbfgs", "watch"),
     ("training",),
     ("network",),
     ("estimators",),
@@ -38,7 +38,8 @@ FLOORS = (
 HEAVY = {"numba", "llvmlite", "scipy", "sklearn", "matplotlib", "rich", "pooch", "joblib"}
 COMMAND_LINES = {"train", "report", "console", "_cli", "_session"}
 ESTIMATORS = {
-    f"estimators.{name}" for name in ("base", "classifier", "regressor", "translation", "watching")
+    f"estimators.{name}"
+    for name in ("base", "classifier", "exchange", "regressor", "translation", "watching")
 }
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 

@@ -16,7 +16,7 @@ from fastnn.layers import dense_layers
 from fastnn.lbfgs import Limits, _shaped, minimize
 from fastnn.losses import LOSSES
 from fastnn.optimizers import get_optimizer
-from fastnn.training import Plan
+from fastnn.plan import Plan
 
 
 @pytest.fixture

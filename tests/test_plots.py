@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from fastnn import plots
-from fastnn.training import History
+from fastnn.watch import History
 
 WIDTH = 1800
 

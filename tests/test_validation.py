@@ -7,7 +7,7 @@ from fastnn import Callback, DataError, EarlyStopping, Network
 from fastnn.batches import Data
 from fastnn.inputs import split
 from fastnn.losses import LOSSES
-from fastnn.training import r2
+from fastnn.watch import r2
 
 
 class Rows(Callback):

@@ -18,6 +18,7 @@ from fastnn.callbacks import Callback
 from fastnn.early_stopping import Standing
 from fastnn.engine import Engine, usable_threads
 from fastnn.errors import DataError, DivergenceError
+from fastnn.estimators.exchange import ExchangeMixin
 from fastnn.estimators.summary import summary_of
 from fastnn.estimators.translation import (
     CONSTRAINTS,
@@ -39,7 +40,7 @@ from fastnn.estimators.watching import (
 from fastnn.inputs import as_data, as_features, split
 from fastnn.layers import dense_layers
 from fastnn.losses import Loss
-from fastnn.training import Plan
+from fastnn.plan import Plan
 
 _DTYPES = [np.float64, np.float32, np.uint8]  # stay as they are; all else becomes the first
 _NOTHING_KNOWN = ("", Standing(), 1.0)
@@ -62,7 +63,7 @@ class Run(NamedTuple):
     callbacks: list[Callback]
 
 
-class BaseMLP(CallbackSupportMixin, BaseEstimator):
+class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
     """A multi-layer perceptron with scikit-learn's interface; the two kinds say more.
 
     The weights are the network's. `coefs_` and `intercepts_` show them, in arrays that cannot be
@@ -339,21 +340,6 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         shown = (*self.coefs_, *self.intercepts_)
         if len(shown) != len(self._exposed) or not all(map(is_, shown, self._exposed)):
             self._network.parameters = list(zip(self.coefs_, self.intercepts_, strict=True))
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out what shows the network's weights: they would be there twice."""
-        state = dict(super().__getstate__())
-        if "_network" in state:
-            self._take_weights()
-            for name in ("coefs_", "intercepts_", "_exposed"):
-                del state[name]
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Show the weights again."""
-        super().__setstate__(state)
-        if "_network" in state:
-            self._show_weights()
 
     def summary(self) -> str:
         """Print the layers of the fitted network and its number of parameters.

@@ -15,9 +15,9 @@ from fastnn.initializers import he_normal
 from fastnn.layers import ACTIVATIONS, Dense, Parameters
 from fastnn.network import Network
 from fastnn.optimizers import OPTIMIZERS, Optimizer, get_optimizer
+from fastnn.plan import Plan
 from fastnn.schedules import SCHEDULES, Schedule
 from fastnn.settings import LARGEST_FLOAT, SMALLEST_FLOAT, SMALLEST_NORMAL
-from fastnn.training import Plan
 
 _AT_LEAST_0 = Interval(Real, 0, None, closed="left")
 _ABOVE_0 = Interval(Real, 0, None, closed="neither")
