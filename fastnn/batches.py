@@ -15,6 +15,7 @@ import numpy as np
 
 from fastnn.optimizers import OPTIMIZERS, Optimizer
 from fastnn.settings import SMALLEST_NORMAL
+from fastnn.sparse import Features
 
 CHUNK_ROWS = 512
 _SMALLEST_NORM = np.float32(SMALLEST_NORMAL)  # what is smaller counts as 0
@@ -25,14 +26,14 @@ class Data(NamedTuple):
 
     Attributes
     ----------
-    x : ndarray (n, I), uint8 or float32, C-contiguous
+    x : ndarray (n, I), uint8 or float32, C-contiguous; or SparseRows
     targets : ndarray (n,) int32 or (n, O) float32
         Class numbers, or what the outputs should be (`fastnn.losses.Loss.takes_labels`).
     weights : ndarray (n,) float32, optional
         How much each row counts.
     """
 
-    x: np.ndarray
+    x: Features
     targets: np.ndarray
     weights: np.ndarray | None = None
 

@@ -9,6 +9,7 @@ import numpy as np
 from fastnn.batches import Data, Epoch, Progress
 from fastnn.layers import Dense, Parameters
 from fastnn.losses import LOSSES, Loss
+from fastnn.sparse import Features
 
 ENGINES = ("numba", "numpy")
 
@@ -75,7 +76,7 @@ class Engine(Protocol):
         """Return the mean loss and the accuracy over these rows; 0 for a regression's accuracy."""
         ...
 
-    def predict(self, x: np.ndarray) -> np.ndarray:
+    def predict(self, x: Features) -> np.ndarray:
         """Return predictions (rows, O) float32: probabilities, or the values themselves.
 
         Raises

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastnn.errors import DataError
-from fastnn.inputs import as_features, as_labels
+from fastnn.inputs import as_dense, as_labels
 from fastnn.plots import WIDTH_INCHES, new_figure, save, styled
 
 if TYPE_CHECKING:
@@ -175,9 +175,9 @@ def most_wrong(
     OSError
         If the file cannot be written.
     """
-    images = as_features(images, math.prod(shape), "images")
+    images = as_dense(images, math.prod(shape), "images")
     classes = probabilities.shape[-1]
-    probabilities = as_features(probabilities, classes, "probabilities")
+    probabilities = as_dense(probabilities, classes, "probabilities")
     labels = as_labels(labels, len(images), classes, "labels")
     if len(probabilities) != len(images):
         raise DataError(f"{len(probabilities):,} rows of probabilities for {len(images):,} images")

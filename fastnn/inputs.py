@@ -5,6 +5,7 @@ range, so that the kernels compile once and need no checks.
 """
 
 import math
+import sys
 from collections.abc import Mapping
 from numbers import Real
 from typing import Any
@@ -15,6 +16,7 @@ from fastnn.batches import Data
 from fastnn.errors import DataError
 from fastnn.losses import Loss
 from fastnn.settings import SMALLEST_NORMAL
+from fastnn.sparse import Features, SparseRows
 
 _BLOCK_ROWS = 4096  # rows checked at a time, so that checking allocates next to nothing
 
@@ -126,26 +128,30 @@ def split(data: Data, fraction: float, loss: Loss, seed: int) -> tuple[Data, Dat
     return training, kept
 
 
-def as_features(x: Any, n_features: int, name: str = "x", *, finite: bool = True) -> np.ndarray:
+def as_features(x: Any, n_features: int, name: str = "x", *, finite: bool = True) -> Features:
     """Return features as a C-contiguous (rows, n_features) array of uint8 or float32.
 
     uint8 stays as it is and is scaled on its way into the network; every other real dtype
-    becomes float32. An array that is right already is returned without a copy. Whether all is
-    finite is not checked where `finite` is false: engines do that as they predict.
+    becomes float32. An array that is right already is returned without a copy. What SciPy has
+    as sparse becomes `SparseRows`. Whether all is finite is not checked where `finite` is false:
+    engines do that as they predict.
 
     Raises
     ------
     DataError
         If the array is not 2-D with `n_features` columns, has no rows, does not hold real
-        numbers, or holds a NaN or a value that is infinite in float32.
+        numbers, or holds a NaN or a value that is infinite in float32; if sparse rows are damaged.
     """
+    if type(x) is not np.ndarray and _is_sparse(x):
+        _check_form(x, n_features, name)
+        return _as_sparse_rows(x, name, finite)
+    return as_dense(x, n_features, name, finite=finite)
+
+
+def as_dense(x: Any, n_features: int, name: str = "x", *, finite: bool = True) -> np.ndarray:
+    """Return features as `as_features` does, but refuse sparse ones."""
     array = _as_array(x, name)
-    if array.ndim != 2 or array.shape[1] != n_features:
-        raise DataError(f"{name} must have shape (rows, {n_features}), got {array.shape}")
-    if len(array) == 0:
-        raise DataError(f"{name} has no rows")
-    if array.dtype.kind not in "buif":
-        raise DataError(f"{name} must hold real numbers, got dtype {array.dtype}")
+    _check_form(array, n_features, name)
     if array.dtype == np.uint8:
         return np.ascontiguousarray(array)
     features = array
@@ -158,8 +164,61 @@ def as_features(x: Any, n_features: int, name: str = "x", *, finite: bool = True
     return features
 
 
-def check_finite(features: np.ndarray, name: str) -> None:
-    """Raise a DataError that names the first row of a 2-D array holding a NaN or an infinity."""
+def _check_form(array: Any, n_features: int, name: str) -> None:
+    """Raise a DataError if an array, or what is like one, does not have real numbers in rows."""
+    if array.ndim != 2 or array.shape[1] != n_features:
+        raise DataError(f"{name} must have shape (rows, {n_features}), got {array.shape}")
+    if array.shape[0] == 0:
+        raise DataError(f"{name} has no rows")
+    if array.dtype.kind not in "buif":
+        raise DataError(f"{name} must hold real numbers, got dtype {array.dtype}")
+
+
+def _is_sparse(x: Any) -> bool:
+    """Return whether SciPy made this; where it was never imported, it did not."""
+    scipy_sparse = sys.modules.get("scipy.sparse")
+    return scipy_sparse is not None and scipy_sparse.issparse(x)
+
+
+def _as_sparse_rows(matrix: Any, name: str, finite: bool) -> SparseRows:
+    """Return SciPy's sparse matrix or array as kernels, which believe it all, can walk it."""
+    csr = matrix.tocsr()
+    if not _is_in_order(csr, name):
+        csr = csr.copy()
+        csr.has_canonical_format = False  # whatever it says: it would be believed
+        csr.sum_duplicates()
+    starts = np.require(csr.indptr, np.int64, ["C_CONTIGUOUS", "ALIGNED"])
+    columns = np.require(csr.indices[: starts[-1]], np.int32, ["C_CONTIGUOUS", "ALIGNED"])
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = np.require(csr.data[: starts[-1]], np.float32, ["C_CONTIGUOUS", "ALIGNED"])
+    features = SparseRows(starts, columns, values, csr.shape[1])
+    if finite:
+        check_finite(features, name)
+    return features
+
+
+def _is_in_order(csr: Any, name: str) -> bool:
+    """Return whether the columns rise in each row; raise a DataError if they are none at all."""
+    starts = csr.indptr
+    is_cut = len(starts) == csr.shape[0] + 1 and starts[0] == 0 and (np.diff(starts) >= 0).all()
+    columns = csr.indices[: starts[-1]]
+    is_whole = is_cut and len(columns) == starts[-1] <= len(csr.data)
+    if not is_whole or not -1 < columns.min(initial=0) <= columns.max(initial=0) < csr.shape[1]:
+        raise DataError(f"{name} is a damaged sparse array: its indices are out of range")
+    rises = np.diff(columns) > 0
+    rises[(starts[1:-1] - 1)[(starts[1:-1] > 0) & (starts[1:-1] < len(columns))]] = True
+    return bool(rises.all())
+
+
+def check_finite(features: Features, name: str) -> None:
+    """Raise a DataError that names the first row of features holding a NaN or an infinity."""
+    if isinstance(features, SparseRows):
+        finite = np.isfinite(features.values)
+        if not finite.all():
+            place = int(np.argmin(finite))
+            row = int(np.searchsorted(features.starts, place, "right")) - 1
+            raise DataError(_not_finite(name, features.values[place], row, features.columns[place]))
+        return
     if features.dtype.kind != "f":
         return
     for start in range(0, len(features), _BLOCK_ROWS):
@@ -167,10 +226,11 @@ def check_finite(features: np.ndarray, name: str) -> None:
         if not finite.all():
             row, column = np.argwhere(~finite)[0]
             value = features[start + row, column]
-            raise DataError(
-                f"{name} must be finite in float32, found {value} in row {start + row}, "
-                f"column {column}"
-            )
+            raise DataError(_not_finite(name, value, start + row, column))
+
+
+def _not_finite(name: str, value: float, row: int, column: int) -> str:
+    return f"{name} must be finite in float32, found {value} in row {row}, column {column}"
 
 
 def as_labels(y: Any, rows: int, n_classes: int, name: str = "y") -> np.ndarray:

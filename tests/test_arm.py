@@ -23,7 +23,7 @@ state = _simd._read_float_state(builder)
 _simd._write_float_state(builder, builder.or_(state, _simd.constant(1 << 24)))
 x, y, scalar = kernel.args
 builder.ret(_simd.emit_multiply_add(builder, x, y, _simd.emit_splat(builder, scalar, vector)))
-_tile.micro_kernel(module, (4, 1, 4), listed=False)
+_tile.micro_kernel(module, (4, 1, 4), kind="")
 machine = llvm.Target.from_triple(triple).create_target_machine(features="+neon", opt=3)
 print(machine.emit_assembly(llvm.parse_assembly(str(module))))
 """

@@ -26,29 +26,36 @@ pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="about compiled
 PROGRAM = """
 import hashlib, sys
 import numpy as np
+from scipy.sparse import csr_array
 from fastnn import Network
 rng = np.random.default_rng(0)
 x = rng.integers(0, 256, (1500, 75), dtype=np.uint8)
 y = rng.integers(0, 5, 1500)
 one_hot, weights = np.eye(5)[y], rng.uniform(0, 2, 1500)
+rows = csr_array(x * (rng.random(x.shape) < 0.1))
 for threads in map(int, sys.argv[1].split(",")):
     digest = hashlib.sha256()
     settings = {"dropout": [0.1, 0.4, 0.2], "input_scale": 1 / 255}
     nets = [
-        (Network([75, 50, 17, 5], input_scale=1 / 255), y, {}),
-        (Network([75, 50, 17, 5], activation="tanh", loss="poisson", **settings), one_hot, {}),
+        (x, Network([75, 50, 17, 5], input_scale=1 / 255), y, {}),
+        (rows, Network([75, 50, 17, 5], input_scale=1 / 255), y, {}),
+        (rows, Network([75, 140, 5], activation="tanh", **settings | {"dropout": 0.2}), y, {}),
+        (x, Network([75, 50, 17, 5], activation="tanh", loss="poisson", **settings), one_hot, {}),
         (
+            x,
             Network([75, 50, 17, 5], activation=["gelu", "logistic"], loss="logistic", **settings),
             one_hot,
             {"optimizer": "adam", "clip_norm": 0.1, "sample_weight": weights},
         ),
     ]
-    for net, targets, how in nets:
+    for features, net, targets, how in nets:
         for batch_size in (100, 700):
-            history = net.fit(x, targets, epochs=2, batch_size=batch_size, threads=threads, **how)
+            sizes = {"epochs": 2, "batch_size": batch_size, "threads": threads}
+            history = net.fit(features, targets, **sizes, **how)
             for w, b in net.parameters:
                 digest.update(w.tobytes() + b.tobytes())
-            digest.update(net.predict(x).tobytes() + repr(net.evaluate(x, targets)).encode())
+            digest.update(net.predict(features).tobytes())
+            digest.update(repr(net.evaluate(features, targets)).encode())
             digest.update(repr(history["loss"]).encode())
     print(threads, digest.hexdigest())
 """

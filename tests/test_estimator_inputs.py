@@ -255,12 +255,6 @@ def test_an_unfitted_model_says_so(kind):
     assert error_of(kind().predict, X) == error_of(theirs(kind).predict, X)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_sparse_features_are_refused(kind):
-    with pytest.raises(TypeError, match="Sparse data was passed for X, but dense data is required"):
-        small(kind).fit(sparse.csr_array(X), Y)
-
-
 def test_a_sparse_indicator_matrix_is_taken(iris):
     x, y = iris
     labels = np.stack([y == 0, y < 2], axis=1).astype(int)

@@ -19,27 +19,30 @@ ROOMS = ("reference", "kernels", "datasets", "estimators")  # packages that coun
 
 # From the ground up: a module may import from the floors below its own and nothing else.
 FLOORS = (
-    ("settings",),
+    ("settings", "files"),
     ("errors", "layers", "losses", "optimizers", "schedules", "early_stopping")
-    + ("randomness", "callbacks"),
-    ("batches", "initializers", "plan"),
-    ("inputs",),
+    + ("randomness", "callbacks", "sparse"),
+    ("batches", "initializers", "plan", "onnx_export", "strict_json"),
+    ("inputs", "model_file", "readahead"),
     ("reference", "kernels"),
     ("engine",),
     ("lbfgs", "watch"),
     ("training",),
     ("network",),
     ("estimators",),
+    ("loading",),
     ("datasets", "plots", "machine", "console", "_cli"),
     ("convergence", "image_plots", "_session", "_train_options"),
     ("_report_text", "_train_text"),
-    ("train", "report"),
+    ("train", "report", "predict"),
 )
 HEAVY = {"numba", "llvmlite", "scipy", "sklearn", "matplotlib", "rich", "pooch", "joblib"}
-COMMAND_LINES = {"train", "report", "console", "_cli", "_session"}
+HEAVY |= {"onnx", "skl2onnx", "PIL"}
+COMMAND_LINES = {"train", "report", "predict", "console", "_cli", "_session"}
 ESTIMATORS = {
     f"estimators.{name}"
-    for name in ("base", "classifier", "exchange", "regressor", "translation", "watching")
+    for name in ("base", "classifier", "exchange", "regressor", "sklearn_exchange")
+    + ("stored", "translation", "watching")
 }
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 
@@ -151,8 +154,12 @@ def test_the_reference_needs_nothing_but_numpy():
         ("llvmlite", {"kernels._simd", "kernels._tile", "kernels._philox"}),
         ("numba", {name for name in SOURCES if top(name) == "kernels"}),
         ("matplotlib", {"plots", "image_plots"}),
+        ("PIL", {"datasets.picture"}),
         ("pooch", {"datasets.download"}),
-        ("scipy", {"lbfgs"}),
+        ("safetensors", {"model_file"}),
+        ("onnx", {"onnx_export", "estimators.onnx_converters"}),
+        ("skl2onnx", {"estimators.onnx_converters"}),
+        ("scipy", {"lbfgs", "estimators.base"}),
         ("sklearn", {"datasets.sets", "inputs"} | ESTIMATORS),
     ],
 )

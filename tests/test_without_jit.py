@@ -10,13 +10,16 @@ WITHOUT_JIT = os.environ | {"NUMBA_DISABLE_JIT": "1"}
 
 PROGRAM = """
 import numpy as np
+from scipy.sparse import csr_array
 from fastnn import Network
 rng = np.random.default_rng(0)
 x, y = rng.integers(0, 256, (600, 20), dtype=np.uint8), rng.integers(0, 3, 600)
-nets = []
+rows, nets = csr_array(x * (x < 50)), []
 for engine in ("numba", "numpy"):
     net = Network([20, 18, 17, 3], input_scale=1 / 255)
     histories = [net.fit(x, y, epochs=1, batch_size=n, engine=engine) for n in (100, 600)]
+    how = {"epochs": 1, "engine": engine, "optimizer": "adam"}
+    histories += [net.fit(rows, y, batch_size=n, **how) for n in (100, 600)]
     nets.append((net, [history["loss"][0] for history in histories]))
 (fast, fast_losses), (plain, plain_losses) = nets
 np.testing.assert_allclose(fast_losses, plain_losses, rtol=1e-6)

@@ -7,6 +7,7 @@ from operator import is_
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, _fit_context, is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import assert_all_finite
@@ -122,8 +123,8 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
-            The input data. An array of uint8 is taken as it is.
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            The input data. An array of uint8 is taken as it is, and so are sparse rows (CSR).
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             The target values: class labels, an indicator matrix of labels, or numbers.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -209,8 +210,8 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
     def _checked(self, X: Any, y: Any, reset: bool) -> tuple[np.ndarray, np.ndarray]:
         """Return arrays as scikit-learn checks them, save that features may not be finite."""
         return validate_data(
-            self, X, y, reset=reset, dtype=_DTYPES, ensure_all_finite=False, multi_output=True,
-            y_numeric=not is_classifier(self),
+            self, X, y, reset=reset, accept_sparse="csr", dtype=_DTYPES, ensure_all_finite=False,
+            multi_output=True, y_numeric=not is_classifier(self),
         )  # fmt: skip
 
     def _data(self, X: np.ndarray, targets: np.ndarray, weight: Any, name: str = "X") -> Data:
@@ -231,9 +232,10 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
 
     def _raise_if_not_finite(self, X: np.ndarray, name: str) -> None:
         """Raise scikit-learn's error for features that an engine cannot take."""
-        assert_all_finite(X, estimator_name=type(self).__name__, input_name=name)
+        values = X.data if issparse(X) else X
+        assert_all_finite(values, estimator_name=type(self).__name__, input_name=name)
         with np.errstate(over="ignore"):
-            if not np.isfinite(X.astype(np.float32)).all():
+            if not np.isfinite(values.astype(np.float32)).all():
                 raise ValueError(
                     f"Input {name} contains infinity or a value too large for dtype('float32')."
                 )
@@ -341,6 +343,12 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         if len(shown) != len(self._exposed) or not all(map(is_, shown, self._exposed)):
             self._network.parameters = list(zip(self.coefs_, self.intercepts_, strict=True))
 
+    def __sklearn_tags__(self) -> Any:
+        """Say that sparse features are taken."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
     def summary(self) -> str:
         """Print the layers of the fitted network and its number of parameters.
 
@@ -369,7 +377,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
             and "feature_names_in_" not in vars(self)
         )
         if not is_plain:
-            X = validate_data(self, X, reset=False, ensure_all_finite=False)
+            X = validate_data(self, X, reset=False, accept_sparse="csr", ensure_all_finite=False)
         self._take_weights()
         try:
             outputs = self._engine().predict(as_features(X, X.shape[1], finite=False))

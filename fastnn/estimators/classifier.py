@@ -158,8 +158,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     -----
     Where it departs from scikit-learn: `warm_start` keeps the optimizer's state; the split for
     early stopping is stratified for more than two classes too; the loss of weighted samples is
-    their weighted mean over the epoch; y of one class has one column of probabilities; sparse X
-    is refused.
+    their weighted mean over the epoch; y of one class has one column of probabilities.
 
     Examples
     --------
@@ -284,7 +283,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
             The input data.
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
             The class labels.
@@ -305,7 +304,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
             The input data.
 
         Returns
@@ -322,7 +321,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
             The input data.
 
         Returns
@@ -343,7 +342,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
             The input data.
 
         Returns

@@ -146,7 +146,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     Notes
     -----
     Where it departs from scikit-learn: `warm_start` keeps the optimizer's state; the loss of
-    weighted samples is their weighted mean over the epoch; sparse X is refused.
+    weighted samples is their weighted mean over the epoch.
 
     Examples
     --------
@@ -219,7 +219,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
             The input data.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             The target values.
@@ -238,7 +238,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
             The input data.
 
         Returns

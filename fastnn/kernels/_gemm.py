@@ -27,6 +27,7 @@ from fastnn.kernels._tile import (
     down,
     right,
     tile,
+    tile_compact,
     tile_listed,
 )
 
@@ -80,23 +81,23 @@ def block_product(
         panel += 1
 
 
-def _listed(rows, widest):
+def _listed(rows, widest, tile_over=tile_listed):
     """Make the kernel for a listed tile so many rows high and at most so many panels wide."""
 
     @jit
     def listed(c, a, b, panels, ks, count, resume, rate):
         p = 0
         while widest >= 8 and panels - p >= 8:
-            tile_listed(rows, 8, right(c, p), a, right(b, p), ks, count, resume, rate)
+            tile_over(rows, 8, right(c, p), a, right(b, p), ks, count, resume, rate)
             p += 8
         while widest >= 4 and panels - p >= 4:
-            tile_listed(rows, 4, right(c, p), a, right(b, p), ks, count, resume, rate)
+            tile_over(rows, 4, right(c, p), a, right(b, p), ks, count, resume, rate)
             p += 4
         while widest >= 2 and panels - p >= 2:
-            tile_listed(rows, 2, right(c, p), a, right(b, p), ks, count, resume, rate)
+            tile_over(rows, 2, right(c, p), a, right(b, p), ks, count, resume, rate)
             p += 2
         while p < panels:
-            tile_listed(rows, 1, right(c, p), a, right(b, p), ks, count, resume, rate)
+            tile_over(rows, 1, right(c, p), a, right(b, p), ks, count, resume, rate)
             p += 1
 
     return listed
@@ -105,6 +106,7 @@ def _listed(rows, widest):
 _row_listed = _listed(1, WIDE_PANELS)
 _samples_listed = _listed(LISTED_SAMPLES, WIDE_PANELS)
 _inputs_listed = _listed(LISTED_INPUTS, LISTED_PANELS)
+_row_compact = _listed(1, WIDE_PANELS, tile_compact)
 
 
 def listed_product(
@@ -132,11 +134,20 @@ def listed_product(
         lists += list_size * INT_BYTES
 
 
+def compact_product(
+    c_at, c_step, a_at, b_at, b_row, b_step, panels, ks, count, rate
+):  # fmt: skip
+    """Multiply one row of `count` numbers, those of the int32 k at an address: `tile_compact`."""
+    c, a, b = Operand(c_at, 0, c_step), Operand(a_at, 0, 1), Operand(b_at, b_row, b_step)
+    _row_compact(c, a, b, panels, ks, count, False, rate)
+
+
 UNITS = (
     Unit(block_product, *_OPERANDS, *(_INTEGER,) * 3, _FLAG, _RATE),
     Unit(listed_product, *_OPERANDS, *(_INTEGER,) * 5, _FLAG, _RATE),
+    Unit(compact_product, *(_INTEGER,) * 9, _RATE),
 )
-_block_product, _listed_product = (unit.call for unit in UNITS)
+_block_product, _listed_product, _compact_product = (unit.call for unit in UNITS)
 
 
 @jit
@@ -168,3 +179,12 @@ def multiply_listed(c, a, b, rows, panels, height, lists, list_size, resume, rat
         c.at, c.row, c.step, a.at, a.row, a.step, b.at, b.row, b.step,
         rows, panels, height, lists, list_size, resume, rate,
     )  # fmt: skip
+
+
+@jit
+def multiply_compact(c, a, b, panels, ks, count, rate):
+    """``c = a b`` for a single row of which only the listed k are given, side by side.
+
+    Where `rate` is not 0: ``c = c - rate · (a b)``.
+    """
+    _compact_product(c.at, c.step, a, b.at, b.row, b.step, panels, ks, count, rate)

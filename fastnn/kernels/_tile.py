@@ -40,6 +40,7 @@ LISTED_INPUTS, LISTED_PANELS = (4, 4) if LANES == 16 else (TILE_ROWS, TILE_PANEL
 
 
 FLOAT_BYTES = 4
+LISTED, COMPACT = "_listed", "_compact"  # kinds of micro-kernel beside the plain one
 
 
 class Operand(NamedTuple):
@@ -86,8 +87,8 @@ class _Matrix:
         return b.gep(self.start, [b.add(offset, constant(lane))])
 
 
-def emit_call(builder, operands, ks, depth, resume, rate, size):
-    """Emit a call of the micro-kernel of a size; `tile` and `tile_listed` say what it computes.
+def emit_call(builder, operands, ks, depth, resume, rate, size, kind=""):
+    """Emit a call of the micro-kernel of a size; the kinds of `tile` say what it computes.
 
     `operands` are c, a and b; `ks` is the address of the first listed k, or None; `size` is rows,
     panels and lanes of a register.
@@ -99,22 +100,22 @@ def emit_call(builder, operands, ks, depth, resume, rate, size):
     arguments += [depth, resume, rate]
     if ks is not None:
         arguments.append(builder.inttoptr(ks, INT32.as_pointer()))
-    builder.call(micro_kernel(builder.module, size, listed=ks is not None), arguments)
+    builder.call(micro_kernel(builder.module, size, kind), arguments)
 
 
-def micro_kernel(module, size, listed):
+def micro_kernel(module, size, kind):
     """Return the micro-kernel of a size as a function of the module, emitted on first use.
 
     A function of its own, never inlined: among the variables of its callers the inner loop ran
     out of registers for addresses, and a tile took 1.4 times as long.
     """
     rows, panels, lanes = size
-    name = f"fastnn.tile{'_listed' if listed else ''}.{rows}.{panels}.{lanes}"
+    name = f"fastnn.tile{kind}.{rows}.{panels}.{lanes}"
     if name in module.globals:
         return module.globals[name]
     pointer = FLOAT.as_pointer()
     types_ = [pointer, INT64, INT64] * 3 + [INT64, ir.IntType(1), FLOAT]
-    types_ += [INT32.as_pointer()] if listed else []
+    types_ += [INT32.as_pointer()] if kind else []
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), types_), name)
     function.linkage = "linkonce_odr"
     function.attributes.add("noinline")
@@ -122,11 +123,11 @@ def micro_kernel(module, size, listed):
     builder = ir.IRBuilder(function.append_basic_block("entry"))
     arguments = function.args
     matrices = [_Matrix(builder, *arguments[i : i + 3]) for i in (0, 3, 6)]
-    _emit_tile(builder, matrices, *arguments[9:12], size, *arguments[12:])
+    _emit_tile(builder, matrices, *arguments[9:12], size, kind, *arguments[12:])
     return function
 
 
-def _emit_tile(builder, matrices, depth, resume, rate, size, ks=None):
+def _emit_tile(builder, matrices, depth, resume, rate, size, kind, ks=None):
     """Emit the micro-kernel's sums, and how they end; `tile` says what it computes.
 
     ::
@@ -177,7 +178,8 @@ def _emit_tile(builder, matrices, depth, resume, rate, size, ks=None):
     k = position
     if ks is not None:
         k = builder.sext(builder.load(builder.gep(ks, [position])), INT64)
-    b_offset, a_offset = builder.mul(k, b.row), builder.mul(k, a.step)
+    b_offset = builder.mul(k, b.row)
+    a_offset = builder.mul(position if kind == COMPACT else k, a.step)
     b_row = {}
     for place, start in b_starts.items():
         pointer = builder.bitcast(builder.gep(start, [b_offset]), vector.as_pointer())
@@ -261,7 +263,24 @@ def tile_listed(typingctx, rows, panels, c, a, b, ks, count, resume, rate):
     size = _literal(rows), _literal(panels), LANES
 
     def codegen(context, builder, signature, args):
-        emit_call(builder, args[2:5], args[5], *args[6:], size)
+        emit_call(builder, args[2:5], args[5], *args[6:], size, LISTED)
+        return context.get_dummy_value()
+
+    return (signature, codegen) if None not in size else None
+
+
+@intrinsic(prefer_literal=True)
+def tile_compact(typingctx, rows, panels, c, a, b, ks, count, resume, rate):
+    """Multiply as `tile_listed` does, by an `a` that has the listed k alone, side by side.
+
+    ``c[i, j] (+)= Σ a[i, n] b[ks[n], j]``, n from 0 to count - 1.
+    """
+    counts = types.intp, types.boolean, types.float32
+    signature = types.void(rows, panels, c, a, b, types.intp, *counts)
+    size = _literal(rows), _literal(panels), LANES
+
+    def codegen(context, builder, signature, args):
+        emit_call(builder, args[2:5], args[5], *args[6:], size, COMPACT)
         return context.get_dummy_value()
 
     return (signature, codegen) if None not in size else None
@@ -278,19 +297,27 @@ if config.DISABLE_JIT:
         """Plain twin: the same sums, in float64 rounded to float32 at every step."""
         for p in range(panels):
             for i in range(rows):
-                _plain_sum(c, a, b, i, p, range(depth), resume, rate)
+                _plain_sum(c, a, b, i, p, range(depth), range(depth), resume, rate)
 
     def tile_listed(rows, panels, c, a, b, ks, count, resume, rate):  # noqa: F811
         """Plain twin."""
         for p in range(panels):
             for i in range(rows):
-                _plain_sum(c, a, b, i, p, array_at(ks, count, np.int32), resume, rate)
+                listed = array_at(ks, count, np.int32)
+                _plain_sum(c, a, b, i, p, listed, listed, resume, rate)
 
-    def _plain_sum(c, a, b, i, p, ks, resume, rate):
+    def tile_compact(rows, panels, c, a, b, ks, count, resume, rate):  # noqa: F811
+        """Plain twin."""
+        for p in range(panels):
+            for i in range(rows):
+                listed = array_at(ks, count, np.int32)
+                _plain_sum(c, a, b, i, p, range(count), listed, resume, rate)
+
+    def _plain_sum(c, a, b, i, p, columns, ks, resume, rate):
         c_row = _floats(right(down(c, i), p), NR)
         total = c_row.copy() if resume else np.zeros(NR, np.float32)
-        for k in map(int, ks):
-            (factor,) = _floats(right(down(a, i), k), 1)
+        for column, k in zip(map(int, columns), map(int, ks), strict=True):
+            (factor,) = _floats(right(down(a, i), column), 1)
             total = fma(factor, _floats(right(down(b, k), p), NR), total)
         c_row[:] = fma(-rate, total, c_row) if rate else total
 

@@ -1,12 +1,13 @@
 """exp, tanh and the logistic function in float32, in operations that the compiler vectorises.
 
-Each is within a few units in the last place of the exact value; the figures are tested.
+Each is within a few units in the last place of the exact value; the figures are tested. And
+whether numbers are finite.
 """
 
 import numpy as np
 
 from fastnn.kernels._jit import jit
-from fastnn.kernels._simd import ONE, ZERO, fma
+from fastnn.kernels._simd import ONE, ZERO, array_at, fma
 
 # exp(x) = 2ⁿ · e^r with n = round(x / ln 2) and |r| ≤ ln 2 / 2; ln 2 in two parts, so that
 # n · ln 2 is exact. Below LOWEST the result would be denormal, and is 0; above HIGHEST n would
@@ -23,6 +24,9 @@ EXPONENT_BIAS, MANTISSA_BITS = np.int32(127), np.int32(23)
 # tanh x ≈ x + x³ · (T3 + x² · (T5 + …)) below TANH_SMALL, where 1 - 2 / (e²ˣ + 1) would lose
 # digits: the polynomial of Cephes' tanhf.
 TANH_SMALL = np.float32(0.625)
+
+# A float32's bits but for the sign, and what they are from for an infinity or a NaN.
+MAGNITUDE, INFINITY = np.int32(0x7FFFFFFF), np.int32(0x7F800000)
 T11, T9, T7 = (
     np.float32(-5.70498872745e-3),
     np.float32(2.06390887954e-2),
@@ -65,3 +69,14 @@ def tanh(x):
     p = fma(fma(fma(fma(T11, square, T9), square, T7), square, T5), square, T3)
     small = fma(p * square, x, x)
     return small if size < TANH_SMALL else large
+
+
+@jit
+def all_finite(address, count):
+    """Whether so many float32 from an address are all finite: no exponent is all ones."""
+    bits = array_at(address, count, np.int32)
+    largest = np.int32(0)
+    for k in range(count):
+        magnitude = bits[k] & MAGNITUDE
+        largest = magnitude if magnitude > largest else largest
+    return largest < INFINITY

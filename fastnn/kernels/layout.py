@@ -130,9 +130,13 @@ class Layout:
         """Return a copy of a flat vector's panels as plain (I, O) weights and (O,) biases."""
         parameters = []
         for i, layer in enumerate(self.layers):
-            panels = self.panels(flat, i)
-            rows = panels.swapaxes(0, 1).reshape(layer.inputs + 1, -1)[:, : layer.outputs]
-            parameters.append((rows[:-1].copy(), rows[-1].copy()))
+            w = np.empty((layer.inputs, layer.outputs), np.float32)
+            b = np.empty(layer.outputs, np.float32)
+            for p, panel in enumerate(self.panels(flat, i)):  # each number is copied once
+                columns = slice(p * NR, min((p + 1) * NR, layer.outputs))
+                lanes = columns.stop - columns.start
+                w[:, columns], b[columns] = panel[:-1, :lanes], panel[-1, :lanes]
+            parameters.append((w, b))
         return parameters
 
     def write_transposed(self, transposed: np.ndarray, parameters: Parameters) -> None:

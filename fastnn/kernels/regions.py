@@ -36,7 +36,10 @@ from fastnn.kernels.dense import (
     dense_forward_listed,
 )
 from fastnn.kernels.dropout import drop
+from fastnn.kernels.elementary import all_finite
 from fastnn.kernels.losses import CROSS_ENTROPY, UNITS
+from fastnn.kernels.sparse import UNITS as SPARSE_UNITS
+from fastnn.kernels.sparse import dense_forward_sparse, place_entries
 from fastnn.kernels.workspace import (
     BY_BLOCK,
     JOB,
@@ -50,12 +53,11 @@ from fastnn.kernels.workspace import (
 from fastnn.kernels.zeros import few_marked, mark
 from fastnn.randomness import LEVELS
 
-# A float32's bits but for the sign, and what they are from for an infinity or a NaN.
-MAGNITUDE, INFINITY = np.int32(0x7FFFFFFF), np.int32(0x7F800000)
 ROWS_AHEAD = 16  # that are asked for before they are needed
 ROW_UNIT = 8  # rows are dealt out to tasks in eights, whole register tiles
 
 _loss_forward, _loss_backward, _predict = (unit.call for unit in UNITS)
+(_gather_entries,) = (unit.call for unit in SPARSE_UNITS)
 
 next_chunk = jit(batches.next_chunk)
 
@@ -84,6 +86,11 @@ def gather(buffers, job, first, place, rows, start, stop):
         at = layer.a + (place + i) * layer.a_row
         ahead = first + i + ROWS_AHEAD  # in this share, or in the next chunk's
         prefetch_row(job, job.start + (ahead if ahead < stop else job.rows + start + ahead - stop))
+        if job.x_is_sparse:
+            _gather_entries(job.this, first + i, source)
+            if job.mode != PREDICT:
+                gather_target(buffers, job, source, place + i)
+            continue
         if job.x_is_bytes:
             x = array_at(job.x + source * inputs, inputs, np.uint8)
             for k in range(inputs):
@@ -115,17 +122,6 @@ def gather_target(buffers, job, source, row):
 
 
 @jit
-def all_finite(address, count):
-    """Whether so many float32 from an address are all finite: no exponent is all ones."""
-    bits = array_at(address, count, np.int32)
-    largest = np.int32(0)
-    for k in range(count):
-        magnitude = bits[k] & MAGNITUDE
-        largest = magnitude if magnitude > largest else largest
-    return largest < INFINITY
-
-
-@jit
 def mark_block(buffers, job, first, rows):
     """Mark what is not zero in the block's features, if that is wanted; return whether it was."""
     if job.skip_zeros == NEVER:
@@ -144,7 +140,7 @@ def mark_block(buffers, job, first, rows):
 @jit
 def prefetch_row(job, position):
     """Ask for the features of a position that comes soon: shuffled rows are far apart."""
-    if position < job.n:
+    if position < job.n and not job.x_is_sparse:
         inputs = layer_of(job, 0).inputs
         size = inputs if job.x_is_bytes else 4 * inputs
         address = job.x + source_row(job, position) * size
@@ -161,24 +157,30 @@ def source_row(job, position):
 
 
 @jit
-def forward(buffers, job, task, first, rows):
-    """Run a block of rows through all layers; the last ``z = x w + b`` ends up in its place."""
+def forward(buffers, job, task, first, place, rows):
+    """Run a block of rows through all layers; the last ``z = x w + b`` ends up in its place.
+
+    They are the rows of the chunk from `first` on, and lie in the workspace from row `place` on.
+    """
     training, listed = job.mode == TRAIN, False
     for i in range(job.n_layers):
         layer = layer_of(job, i)
-        if job.drops and layer.keep_level < LEVELS:
+        sparse = i == 0 and job.x_is_sparse
+        if job.drops and layer.keep_level < LEVELS and not sparse:
             drop_inputs(buffers, job, i, first, rows)
-        if i == 0:
-            listed = mark_block(buffers, job, first, rows)
-        if listed and i == 0:
+        if i == 0 and not sparse:
+            listed = mark_block(buffers, job, place, rows)
+        if sparse:
+            dense_forward_sparse(buffers, job, first, place, rows)
+        elif listed and i == 0:
             dense_forward_listed(
-                buffers.workspace, buffers.parameters, layer, first, rows,
+                buffers.workspace, buffers.parameters, layer, place, rows,
                 buffers.masks, job.mask_stride, buffers.lists, task * job.list_size,
             )  # fmt: skip
         else:
-            dense_forward(buffers.workspace, buffers.parameters, layer, first, rows)
+            dense_forward(buffers.workspace, buffers.parameters, layer, place, rows)
         if i + 1 < job.n_layers:
-            activation_forward(buffers.workspace, layer, first, rows, training)
+            activation_forward(buffers.workspace, layer, place, rows, training)
 
 
 @jit
@@ -233,11 +235,11 @@ def rows_region(task, address):
         rows = min(ROW_BLOCK, stop - first)
         if job.mode == PREDICT:  # always in the same place, which stays in the cache
             gather(buffers, job, first, start, rows, start, stop)
-            forward(buffers, job, task, start, rows)
+            forward(buffers, job, task, first, start, rows)
             write_predictions(buffers, job, first, start, rows)
             continue
         gather(buffers, job, first, first, rows, start, stop)
-        forward(buffers, job, task, first, rows)
+        forward(buffers, job, task, first, first, rows)
         _loss_forward(job.this, first, rows)
         if job.mode == TRAIN:
             _loss_backward(job.this, first, rows)
@@ -257,6 +259,8 @@ def open_chunk(job):
     job.first = chunk.first
     job.last = chunk.last
     job.clipping = False
+    if job.x_is_sparse:
+        place_entries(job)
     if job.mode == TRAIN:
         number = job.start // job.batch_size
         job.rate = array_at(job.rates, job.updates, np.float32)[number]

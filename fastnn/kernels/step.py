@@ -7,18 +7,20 @@ import ctypes
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from threading import Lock
+from typing import Any
 
 import numpy as np
 
 from fastnn.batches import CHUNK_ROWS, Data, Epoch, Progress
 from fastnn.inputs import check_finite
-from fastnn.kernels import _gemm, _jit, _threads, activations, dropout, losses, updates
+from fastnn.kernels import _gemm, _jit, _threads, activations, dropout, losses, sparse, updates
 from fastnn.kernels._jit import Driver, Region
 from fastnn.kernels.layout import Layout, panels_for
 from fastnn.kernels.regions import rows_region, run
+from fastnn.kernels.sparse import EntryBuffers, work_of_columns
 from fastnn.kernels.weights import weights_region
 from fastnn.kernels.workspace import (
     ADAM,
@@ -39,6 +41,7 @@ from fastnn.kernels.workspace import (
 from fastnn.kernels.zeros import balanced, work_of_groups
 from fastnn.layers import Dense, Parameters
 from fastnn.losses import LOSSES, Loss
+from fastnn.sparse import Features, SparseRows
 
 DECISIVE_ROWS = 64  # fewer say too little of how many zeros there are
 # Multiply-adds of a step by which a further thread begins to pay: measured at 2 to 3 million in
@@ -48,7 +51,7 @@ WORK_OF_A_TASK, FORWARD_WORK_OF_A_TASK = 1_300_000, 2_500_000
 RULES = {"sgd": SGD, "momentum": MOMENTUM, "adam": ADAM}
 CALL_ROWS = 2048  # rows that a call takes before Python looks around for Ctrl-C
 
-UNITS = tuple(u for m in (_gemm, activations, dropout, losses, updates) for u in m.UNITS)
+UNITS = tuple(u for m in (_gemm, activations, dropout, losses, sparse, updates) for u in m.UNITS)
 _rows, _weights, _run = Region(rows_region), Region(weights_region), Driver(run)
 
 
@@ -103,6 +106,7 @@ class NumbaEngine:
         self._work: dict[tuple[int, int], np.ndarray | None] = {}
         self._work_at_hand: np.ndarray | None = None
         self._threads_wanted = threads
+        self._entries: EntryBuffers | None = None
         self._outputs = layers[-1].outputs
         self._weights = sum(layer.inputs * layer.outputs for layer in layers)
         self._drops = any(layer.dropout > 0 for layer in layers)
@@ -146,7 +150,7 @@ class NumbaEngine:
             job.beta2, job.rest2 = optimizer.beta2, 1 - optimizer.beta2
             job.eps, job.clip_norm = optimizer.eps, epoch.clip_norm
             job.drops, job.key, job.epoch = self._drops, _signed(epoch.seed), epoch.number
-            return self._train(job, progress, stop)
+            return self._train(job, self._products(epoch.data.x), progress, stop)
 
     def loss_and_grad(self, data: Data, *, l2: float = 0.0) -> tuple[float, Parameters]:
         """Return the mean loss over these rows as one batch, and its gradient."""
@@ -158,7 +162,7 @@ class NumbaEngine:
             progress = Progress()
             while progress.position < rows and math.isfinite(progress.loss_sum):
                 stop = min(rows, progress.position + CALL_ROWS)
-                progress = self._train(job, progress, stop)
+                progress = self._train(job, self._products(data.x), progress, stop)
             loss = progress.loss_sum / epoch.total_weight
             return loss, self._layout.read(self._buffers.gradients)
 
@@ -172,7 +176,7 @@ class NumbaEngine:
             self._pass_over(data.x)
             return job.loss_sum / data.total_weight, job.correct / data.total_weight
 
-    def predict(self, x: np.ndarray) -> np.ndarray:
+    def predict(self, x: Features) -> np.ndarray:
         """Return predictions (rows, O) float32."""
         probs = np.empty((len(x), self._outputs), np.float32)
         with self._lock:
@@ -186,10 +190,14 @@ class NumbaEngine:
     def _training_job(self, epoch: Epoch) -> Job:
         """Tell the job what to train on, and what each update has of its own."""
         job, data = self._buffers.job, epoch.data
-        job.mode, self._work_at_hand = TRAIN, self._work_left(data.x)
-        job.skip_zeros = NEVER if self._work_at_hand is None else ALWAYS
-        job.x, job.x_is_bytes = address(data.x), data.x.itemsize == 1
-        job.data_rows, job.n = len(data.x), len(epoch.order)
+        job.mode, job.skip_zeros = TRAIN, NEVER
+        if isinstance(data.x, SparseRows):
+            self._work_at_hand = self._remembered(data.x.values, work_of_columns, data.x, epoch)
+        else:
+            self._work_at_hand = self._work_left(data.x)
+            job.skip_zeros = NEVER if self._work_at_hand is None else ALWAYS
+        self._point_at(job, data.x)
+        job.n = len(epoch.order)
         job.targets, job.order = address(data.targets), address(epoch.order)
         job.weights = 0 if data.weights is None else address(data.weights)
         job.batch_size, job.updates = epoch.batch_size, epoch.updates
@@ -197,23 +205,36 @@ class NumbaEngine:
         job.penalties, job.norms = address(epoch.penalties), address(epoch.norms)
         return job
 
-    def _train(self, job: Job, progress: Progress, stop: int) -> Progress:
+    def _point_at(self, job: Job, x: Features) -> None:
+        """Tell a job where the features are."""
+        job.data_rows, job.x_is_sparse = len(x), isinstance(x, SparseRows)
+        if isinstance(x, np.ndarray):
+            job.x, job.x_is_bytes = address(x), x.itemsize == 1
+            return
+        job.x, job.x_is_bytes = address(x.values), False
+        job.x_starts, job.x_columns = address(x.starts), address(x.columns)
+        size = x.most_entries(CHUNK_ROWS)
+        if self._entries is None or self._entries.size < size:
+            self._entries = EntryBuffers(size, x.width, self.threads)
+        self._entries.tell(job)
+
+    def _train(self, job: Job, products: int, progress: Progress, stop: int) -> Progress:
         """Call the compiled loop once, from where the progress stands to a position."""
         job.position, job.loss_sum, job.correct = progress
         job.stop = stop
         rows = min(job.batch_size, stop - progress.position, CHUNK_ROWS)
-        self._run(job, 3 * self._weights * rows // WORK_OF_A_TASK)
+        self._run(job, 3 * products * rows // WORK_OF_A_TASK)
         return Progress(job.position, job.loss_sum, job.correct)
 
-    def _pass_over(self, x: np.ndarray) -> None:
+    def _pass_over(self, x: Features) -> None:
         """Run forward over all rows as they come, in calls short enough for Ctrl-C."""
-        job, rows = self._forward_job, len(x)
-        job.x, job.x_is_bytes = address(x), x.itemsize == 1
-        job.data_rows = job.n = rows
+        job, rows, products = self._forward_job, len(x), self._products(x)
+        self._point_at(job, x)
+        job.n = rows
         job.skip_zeros = BY_BLOCK if self.skip_zeros is None else int(self.skip_zeros)
         for start in range(0, rows, CALL_ROWS):
             job.position, job.stop = start, min(rows, start + CALL_ROWS)
-            work = self._weights * min(rows - start, CHUNK_ROWS)
+            work = products * min(rows - start, CHUNK_ROWS)
             self._run(job, work // FORWARD_WORK_OF_A_TASK)
 
     def _run(self, job: Job, tasks_that_pay: int) -> None:
@@ -241,14 +262,26 @@ class NumbaEngine:
         if self.skip_zeros is not None:
             groups = panels_for(self._layout.layers[0].inputs + 1)
             return np.ones(groups) if self.skip_zeros else None
-        if len(x) < DECISIVE_ROWS:
-            return None
-        key = address(x), x.nbytes
+        return None if len(x) < DECISIVE_ROWS else self._remembered(x, work_of_groups, x)
+
+    def _remembered(
+        self, of: np.ndarray, work: Callable[..., np.ndarray | None], *arguments: Any
+    ) -> np.ndarray | None:
+        """Return the work that was found for an array before."""
+        key = address(of), of.nbytes
         if key not in self._work:
             if len(self._work) > 8:
                 self._work.clear()
-            self._work[key] = work_of_groups(x)
+            self._work[key] = work(*arguments)
         return self._work[key]
+
+    def _products(self, x: Features) -> int:
+        """Return the multiply-adds that a row takes on its way forward."""
+        if isinstance(x, np.ndarray):
+            return self._weights
+        first = self._layout.layers[0]
+        entries = x.starts[-1] // len(x) + 1
+        return self._weights - (first.inputs - int(entries)) * first.outputs
 
 
 def _signed(seed: int) -> int:

@@ -26,6 +26,7 @@ from fastnn.kernels.dense import (
     transpose,
 )
 from fastnn.kernels.regions import share
+from fastnn.kernels.sparse import dense_backward_weights_sparse, descend_sparse, list_columns
 from fastnn.kernels.updates import (
     UNITS,
     accumulate,
@@ -94,7 +95,8 @@ def weights_block(buffers, job, task, i, listed, low, high):
     lists = task * job.list_size
     if listed:
         list_block(buffers.lists, lists, buffers.masks, job.mask_stride, low, high, job.rows)
-    at_once = updates_at_once(job, listed)
+    sparse = i == 0 and job.x_is_sparse  # which is not here where it updates at once
+    at_once = updates_at_once(job, listed) and not sparse
     rate = job.rate if at_once else ZERO
     count = (high - low) * NR
     of_weights = max(0, min(high, layer.inputs) - low) * NR  # the rest is the bias
@@ -105,7 +107,9 @@ def weights_block(buffers, job, task, i, listed, low, high):
         c = operand(buffers.blocks, block, NR, INPUT_BLOCK * NR)
         if at_once:
             c = operand(buffers.parameters, weights, NR, layer.panel_size)
-        if listed:
+        if sparse:
+            dense_backward_weights_sparse(c, buffers, job, task, low, high, panel, panels)
+        elif listed:
             dense_backward_weights_listed(
                 c, buffers.workspace, layer, low, high, panel, panels, job.rows, rate,
                 buffers.lists, lists,
@@ -152,12 +156,18 @@ def weights_region(task, address):
     for i in range(job.n_layers):
         width = layer_of(job, i).inputs + 1
         low, high = share(width, NR, task, job.tasks)
+        sparse = i == 0 and job.x_is_sparse
         listed = i == 0 and job.skip_zeros == ALWAYS
-        if listed:
+        if sparse or listed:
             low, high = buffers.shares[task] * NR, min(width, buffers.shares[task + 1] * NR)
         if job.clipping:
             clipped_block(buffers, job, i, low, high)
             continue
+        if sparse:
+            list_columns(job, task, low, high)
+            if updates_at_once(job, True):
+                descend_sparse(buffers, job, task, low, high)
+                continue
         block = INPUT_BLOCK
         if updates_at_once(job, listed) and not listed:
             # No gradient to hold: with few rows, long runs of weights, as memory likes them.

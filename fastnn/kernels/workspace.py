@@ -43,12 +43,18 @@ JOB = np.dtype(
             (name, np.int64)
             for name in ("masks", "masks_size", "mask_stride", "lists", "list_size", "shares")
         ),
+        # A chunk's entries of sparse features: by rows, and by columns (`sparse.Entries`).
+        *((name, np.int64) for name in ("entries_size", "row_starts", "column_starts")),
+        *((name, np.int64) for name in ("row_columns", "row_values")),
+        *((name, np.int64) for name in ("column_rows", "column_values")),
         ("input_scale", np.float32),
         ("loss", np.int64),
-        # The data: x (data_rows, inputs) of uint8 or float32; targets (data_rows,) int32 or
+        # The data: x (data_rows, inputs) of uint8 or float32, or sparse: its values float32,
+        # columns int32 and starts (data_rows + 1,) int64; targets (data_rows,) int32 or
         # (data_rows, outputs) float32; weights (data_rows,) float32, or 0 for none; order (n,)
         # int64, or 0 for all rows as they come; out (n, outputs) float32, for predictions.
-        ("x_is_bytes", np.bool_),
+        *((name, np.bool_) for name in ("x_is_bytes", "x_is_sparse")),
+        *((name, np.int64) for name in ("x_starts", "x_columns")),
         ("skip_zeros", np.int8),
         ("finite", np.bool_),  # stays true where all features that were predicted from are
         *((name, np.int64) for name in ("x", "data_rows", "targets", "weights", "order", "out")),

@@ -26,6 +26,7 @@ from fastnn.reference.updates import (
     momentum_update,
     sgd_update,
 )
+from fastnn.sparse import Features, SparseRows
 
 # A loss that overflows is divergence, which the caller reports: no warning beside it.
 _quiet = np.errstate(all="ignore")
@@ -133,7 +134,7 @@ class ReferenceEngine:
         return loss_sum / data.total_weight, correct / data.total_weight
 
     @_quiet
-    def predict(self, x: np.ndarray) -> np.ndarray:
+    def predict(self, x: Features) -> np.ndarray:
         """Return predictions (rows, O) float32."""
         check_finite(x, "x")
         self._draw_masks(None, np.arange(0))
@@ -152,9 +153,11 @@ class ReferenceEngine:
                     epoch.seed, epoch.number, i, positions, layer.inputs, layer.dropout
                 )
 
-    def _forward(self, features: np.ndarray) -> np.ndarray:
+    def _forward(self, features: Features) -> np.ndarray:
         """Run the layers over a chunk's features and return the last z."""
         rows = len(features)
+        if isinstance(features, SparseRows):
+            features = features.toarray()
         x = self._x[0][:rows]
         np.multiply(features, self.input_scale, out=x, dtype=np.float32)
         for i, (layer, (w, b)) in enumerate(zip(self.layers, self._parameters, strict=True)):
