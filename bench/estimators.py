@@ -1,9 +1,10 @@
 """The estimators beside scikit-learn's: ``python bench/estimators.py [--quick] [--sets A,B]``.
 
-The same call of either library, Adam as it comes, on small sets, synthetic ones and MNIST: the
-seconds of `fit`, checks of the input included, and the scores of many seeds. Every library has a
-process of its own for each set and round, and rounds take turns in who begins. A row counts only
-if both ran the same number of epochs. Exit codes: as of compare.py.
+The same call of either library, Adam as it comes, on small sets, synthetic ones, MNIST and sparse
+rows (there with plain gradient descent too): the seconds of `fit`, checks of the input included,
+and the scores of many seeds. Every library has a process of its own for each set and round, and
+rounds take turns in who begins. A row counts only if both ran the same number of epochs. Exit
+codes: as of compare.py.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from compare import run_python
 from mnist_like import find_or_imitate
 from rich.console import Console
 from rich.table import Table
+from scipy.sparse import csr_array
 from sklearn.datasets import (
     load_breast_cancer,
     load_diabetes,
@@ -53,6 +55,18 @@ def synthetic(rows: int) -> Arrays:
     return make_classification(rows, random_state=0)
 
 
+def sparse_rows() -> Arrays:
+    """Return 11,000 rows of 100,000 features, 0.1 % of them not zero, of ten classes."""
+    rng, rows, features, entries = np.random.default_rng(0), 11_000, 100_000, 100
+    columns = rng.integers(0, features, rows * entries)
+    x = csr_array(
+        (rng.random(rows * entries, np.float32), columns, np.arange(rows + 1) * entries),
+        shape=(rows, features),
+    )
+    x.sum_duplicates()
+    return x, (x @ rng.standard_normal((features, 10))).argmax(axis=1)
+
+
 def bundled(load: Callable[..., Arrays]) -> Arrays:
     """Return a set that scikit-learn brings, its features scaled."""
     x, y = load(return_X_y=True)
@@ -76,6 +90,8 @@ class Case:
         At most so many of the fits that are scored, which end as they will.
     seeds : int
         Of these.
+    settings : dict
+        Of the estimator.
     """
 
     load: Callable[[], Arrays]
@@ -84,9 +100,18 @@ class Case:
     batch_sizes: tuple[int | str, ...] = ("auto",)
     scored_epochs: int = 200
     seeds: int = 10
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 ON_MNIST: Any = {"batch_sizes": ("auto", 128), "scored_epochs": 3, "seeds": 3}
+
+
+def on_sparse_rows(**settings: Any) -> Case:
+    """Return a case on sparse rows; one seed, for a fit of scikit-learn's takes long."""
+    settings["hidden_layer_sizes"] = (128, 64)
+    return Case(sparse_rows, epochs=1, scored_epochs=3, seeds=1, settings=settings)
+
+
 CASES = {
     "iris": Case(lambda: bundled(load_iris)),
     "wine": Case(lambda: bundled(load_wine)),
@@ -98,6 +123,8 @@ CASES = {
     # As `fetch_openml("mnist_784")` divided by 255 is, and for those who know what that costs.
     "mnist float64": Case(lambda: mnist("float64"), epochs=5, **ON_MNIST),
     "mnist float32": Case(lambda: mnist("float32"), epochs=5, **ON_MNIST),
+    "sparse SGD": on_sparse_rows(solver="sgd", learning_rate_init=0.1, momentum=0.0),
+    "sparse Adam": on_sparse_rows(),
 }
 
 
@@ -120,7 +147,8 @@ def work(library: str, case: Case, batch_size: int | str, fits: int, seeds: int)
     """
     x, y = case.load()
     y = scale(y) if case.kind == "MLPRegressor" else y
-    fixed = {"batch_size": batch_size, "n_iter_no_change": np.inf, "max_iter": case.epochs}
+    shared = {"batch_size": batch_size, **case.settings}
+    fixed = {**shared, "n_iter_no_change": np.inf, "max_iter": case.epochs}
     seconds, epochs = [], set()
     for number in range(fits + 1):
         model = estimator(library, case.kind, random_state=number, **fixed)
@@ -128,7 +156,7 @@ def work(library: str, case: Case, batch_size: int | str, fits: int, seeds: int)
         model.fit(x, y)
         seconds.append(time.perf_counter() - start)
         epochs.add(model.n_iter_)
-    settings = {"batch_size": batch_size, "max_iter": case.scored_epochs}
+    settings = {**shared, "max_iter": case.scored_epochs}
     scores = []
     for seed in range(seeds):
         parts: Parts = train_test_split(x, y, test_size=0.25, random_state=seed)
@@ -138,7 +166,6 @@ def work(library: str, case: Case, batch_size: int | str, fits: int, seeds: int)
         "seconds": seconds[1:],
         "epochs": sorted(epochs),
         "scores": scores,
-        "shape": x.shape,
     }
 
 

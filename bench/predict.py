@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import joblib
 import numpy as np
@@ -21,11 +22,11 @@ from compare import cpu_name, run_and_print, run_python
 from compare_report import grid
 from mnist_like import find_or_imitate
 
-from fastnn import Network
+from fastnn import MLPClassifier, Network
 from fastnn._cli import positive_int
+from fastnn.files import write_whole
 from fastnn.initializers import he_normal
 from fastnn.layers import Parameters, dense_layers
-from fastnn.plots import write_whole
 
 SIZES = (784, 128, 64, 10)
 ROWS = (1, 32, 1024)
@@ -40,6 +41,24 @@ def fastnn_network(parameters: Parameters, threads: int) -> Predict:
     network = Network(SIZES)
     network.parameters = parameters
     return network.predict_proba
+
+
+def fastnn_estimator(parameters: Parameters, threads: int) -> Predict:
+    """`MLPClassifier.predict_proba` of fastnn."""
+    return MLPClassifier.from_sklearn(fitted_classifier(parameters)).predict_proba
+
+
+def scikit_learn(parameters: Parameters, threads: int) -> Predict:
+    """`MLPClassifier.predict_proba` of scikit-learn."""
+    return fitted_classifier(parameters).predict_proba
+
+
+def fitted_classifier(parameters: Parameters) -> Any:
+    """Return scikit-learn's classifier, fitted to what makes no difference, with these weights."""
+    model = MLPClassifier(hidden_layer_sizes=SIZES[1:-1])
+    model.partial_fit(np.zeros((10, SIZES[0]), np.float32), range(10), classes=range(10))
+    model.coefs_, model.intercepts_ = map(list, zip(*parameters, strict=True))
+    return model.to_sklearn()
 
 
 def numpy_products(parameters: Parameters, threads: int) -> Predict:
@@ -109,9 +128,11 @@ def onnx_runtime(parameters: Parameters, threads: int) -> Predict:
 
 PEERS: dict[str, Callable[[Parameters, int], Predict]] = {
     "fastnn": fastnn_network,
+    "fastnn's estimator": fastnn_estimator,
     "ONNX Runtime": onnx_runtime,
     "NumPy": numpy_products,
     "PyTorch": torch_modules,
+    "scikit-learn": scikit_learn,
 }
 
 
@@ -180,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def produce() -> tuple[str, bool]:
         text, good = compare(options.threads, options.quick)
-        write_whole(options.out / "predict.md", text.encode())
+        write_whole(options.out / "predict.md", [text.encode()])
         return text, good
 
     return run_and_print("predict.py", options.out, produce)
@@ -219,7 +240,7 @@ def table(times: dict[str, dict[str, dict[str, list[float]]]]) -> list[str]:
     for kind, by_rows in times.items():
         for rows, by_peer in by_rows.items():
             medians = {name: median(micros) for name, micros in by_peer.items()}
-            others = [value for name, value in medians.items() if name != "fastnn"]
+            others = [value for name, value in medians.items() if not name.startswith("fastnn")]
             ratio = "-"
             if others and "fastnn" in medians:
                 ratio = f"{min(others) / medians['fastnn']:.2f} ×"

@@ -12,8 +12,13 @@ if TYPE_CHECKING:
     from fastnn.early_stopping import EarlyStopping as EarlyStopping
     from fastnn.errors import DataError as DataError
     from fastnn.errors import DivergenceError as DivergenceError
+    from fastnn.errors import ModelFileError as ModelFileError
     from fastnn.estimators import MLPClassifier as MLPClassifier
     from fastnn.estimators import MLPRegressor as MLPRegressor
+    from fastnn.estimators.onnx_converters import (
+        register_onnx_converters as register_onnx_converters,
+    )
+    from fastnn.loading import load as load
     from fastnn.network import Network as Network
     from fastnn.schedules import Schedule as Schedule
 
@@ -29,10 +34,13 @@ _HOME = {
     "LogFile": "fastnn.callbacks",
     "MLPClassifier": "fastnn.estimators",
     "MLPRegressor": "fastnn.estimators",
+    "ModelFileError": "fastnn.errors",
     "Network": "fastnn.network",
     "ProgressBar": "fastnn.callbacks",
     "Schedule": "fastnn.schedules",
+    "load": "fastnn.loading",
     "load_dataset": "fastnn.datasets",
+    "register_onnx_converters": "fastnn.estimators.onnx_converters",
 }
 __all__ = [*_HOME, "__version__"]
 

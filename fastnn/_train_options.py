@@ -135,6 +135,8 @@ def _add_output(add: _Add) -> None:
         "weights and the test rows that it is most wrong about"
     )
     add("--plots", metavar="DIR", type=Path, help=plots)
+    save = "the trained network, with the weights that are kept; fastnn.load reads it"
+    add("--save", metavar="FILE", type=Path, help=save)
     add("--quiet", action="store_true", help="print the last line only")
 
 

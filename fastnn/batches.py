@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastnn.features import Features
 from fastnn.optimizers import OPTIMIZERS, Optimizer
 from fastnn.settings import SMALLEST_NORMAL
-from fastnn.sparse import Features
 
 CHUNK_ROWS = 512
 _SMALLEST_NORM = np.float32(SMALLEST_NORMAL)  # what is smaller counts as 0
@@ -26,7 +26,7 @@ class Data(NamedTuple):
 
     Attributes
     ----------
-    x : ndarray (n, I), uint8 or float32, C-contiguous; or SparseRows
+    x : ndarray (n, I), uint8 or float32, C-contiguous; or SparseRows, or SelectedRows of either
     targets : ndarray (n,) int32 or (n, O) float32
         Class numbers, or what the outputs should be (`fastnn.losses.Loss.takes_labels`).
     weights : ndarray (n,) float32, optional

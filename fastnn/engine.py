@@ -7,9 +7,9 @@ from typing import Protocol
 import numpy as np
 
 from fastnn.batches import Data, Epoch, Progress
+from fastnn.features import Features
 from fastnn.layers import Dense, Parameters
 from fastnn.losses import LOSSES, Loss
-from fastnn.sparse import Features
 
 ENGINES = ("numba", "numpy")
 

@@ -12,6 +12,14 @@ class DataError(FastnnError, ValueError):
     """
 
 
+class ModelFileError(FastnnError, ValueError):
+    """A model file is damaged, is none, or cannot hold what it is to hold.
+
+    The message is one line: the file, what was wrong with it, and where that helps, what would be
+    right.
+    """
+
+
 class DivergenceError(FastnnError, ArithmeticError):
     """The training loss, or a weight, is no longer finite.
 

@@ -4,13 +4,13 @@ The style, the figure and the file are those of `fastnn.plots`.
 """
 
 import math
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastnn.errors import DataError
+from fastnn.files import FilePath
 from fastnn.inputs import as_dense, as_labels
 from fastnn.plots import WIDTH_INCHES, new_figure, save, styled
 
@@ -35,7 +35,7 @@ _CHARACTER = 0.55  # the width of a character, as a share of its font's size
 def confusion_matrix(
     labels: np.ndarray,
     predicted: np.ndarray,
-    path: str | os.PathLike[str],
+    path: FilePath,
     *,
     title: str,
     names: Sequence[str] | None = None,
@@ -92,7 +92,7 @@ def confusion_matrix(
 
 
 def first_layer_weights(
-    w: np.ndarray, path: str | os.PathLike[str], *, shape: tuple[int, int], title: str
+    w: np.ndarray, path: FilePath, *, shape: tuple[int, int], title: str
 ) -> None:
     """Draw the first layer's weights as images, one a unit, as a PNG file.
 
@@ -145,7 +145,7 @@ def most_wrong(
     images: np.ndarray,
     labels: np.ndarray,
     probabilities: np.ndarray,
-    path: str | os.PathLike[str],
+    path: FilePath,
     *,
     shape: tuple[int, int],
     title: str,

@@ -14,9 +14,11 @@ import numpy as np
 
 from fastnn.batches import Data
 from fastnn.errors import DataError
+from fastnn.features import Features, SelectedRows, selected
 from fastnn.losses import Loss
+from fastnn.randomness import WHOLE_BYTES
 from fastnn.settings import SMALLEST_NORMAL
-from fastnn.sparse import Features, SparseRows
+from fastnn.sparse import SparseRows
 
 _BLOCK_ROWS = 4096  # rows checked at a time, so that checking allocates next to nothing
 
@@ -121,11 +123,19 @@ def split(data: Data, fraction: float, loss: Loss, seed: int) -> tuple[Data, Dat
     parts = train_test_split(
         np.arange(rows), test_size=n_kept, random_state=seed % 2**32, stratify=stratify
     )
-    training, kept = data.taken(parts[0]), data.taken(parts[1])
+    if data.x.nbytes > WHOLE_BYTES:
+        parts = [np.sort(part) for part in parts]  # so that blocks of rows lie together
+    training, kept = (_part_of(data, part) for part in parts)
     for part, name in ((training, "trained on"), (kept, "kept")):
         if part.total_weight == 0:
             raise DataError(f"a validation_fraction of {fraction!r}: all rows {name} weigh 0")
     return training, kept
+
+
+def _part_of(data: Data, rows: np.ndarray) -> Data:
+    """Return some rows; their features stay where they are, which may be a file."""
+    weights = None if data.weights is None else data.weights[rows]
+    return Data(selected(data.x, rows), data.targets[rows], weights)
 
 
 def as_features(x: Any, n_features: int, name: str = "x", *, finite: bool = True) -> Features:
@@ -142,6 +152,8 @@ def as_features(x: Any, n_features: int, name: str = "x", *, finite: bool = True
         If the array is not 2-D with `n_features` columns, has no rows, does not hold real
         numbers, or holds a NaN or a value that is infinite in float32; if sparse rows are damaged.
     """
+    if isinstance(x, SelectedRows):  # by `split`, of what has been here before
+        return x
     if type(x) is not np.ndarray and _is_sparse(x):
         _check_form(x, n_features, name)
         return _as_sparse_rows(x, name, finite)
@@ -212,6 +224,8 @@ def _is_in_order(csr: Any, name: str) -> bool:
 
 def check_finite(features: Features, name: str) -> None:
     """Raise a DataError that names the first row of features holding a NaN or an infinity."""
+    if isinstance(features, SelectedRows):
+        return
     if isinstance(features, SparseRows):
         finite = np.isfinite(features.values)
         if not finite.all():

@@ -6,15 +6,18 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fastnn import model_file
 from fastnn.batches import Data
 from fastnn.callbacks import Callback
 from fastnn.early_stopping import EarlyStopping
 from fastnn.engine import Engine, get_engine
 from fastnn.errors import DivergenceError
+from fastnn.files import FilePath
 from fastnn.initializers import initial_parameters
 from fastnn.inputs import as_data, as_features, split, with_class_weights
 from fastnn.layers import Parameters, dense_layers
 from fastnn.losses import get_loss
+from fastnn.onnx_export import network_graph, write_model
 from fastnn.optimizers import Optimizer
 from fastnn.plan import Plan, check_monitor, planned
 from fastnn.randomness import SEED_LIMIT
@@ -86,7 +89,7 @@ class Network:
         self.seed = whole_number(seed, "seed", low=0)
         if self.seed >= SEED_LIMIT:
             raise ValueError(f"seed must be below 2**64, got {seed!r}")
-        self._parameters = initial_parameters(self.layers, self.seed)
+        self._parameters: Parameters | None = None  # drawn when they are first asked for
         self._counts = Counts()
         self._rule = ""  # of the optimizer that trained last,
         self._state: list[Parameters] = []  # and its state, slot by slot
@@ -108,7 +111,7 @@ class Network:
         """Per layer ``(w, b)``: weights (I, O) and biases (O,), float32; copies."""
         if self._engine is not None:  # which may be training
             return self._engine.get_parameters()
-        return [(w.copy(), b.copy()) for w, b in self._parameters]
+        return [(w.copy(), b.copy()) for w, b in self._own_parameters()]
 
     @parameters.setter
     def parameters(self, parameters: Parameters) -> None:
@@ -336,6 +339,28 @@ class Network:
             raise ValueError(f"a network with loss {self.loss.name!r} predicts no probabilities")
         return self._outputs(x)
 
+    def save(self, path: FilePath) -> None:
+        """Write the network to a file for `fastnn.load`; `fastnn.model_file` describes it.
+
+        The optimizer's state is left out: further training begins with a fresh one.
+
+        Raises
+        ------
+        ModelFileError
+            If a weight is not finite.
+        """
+        model_file.write_model(path, model_file.model_of(self))
+
+    def to_onnx(self, path: FilePath) -> None:
+        """Write an ONNX model that predicts the same; `fastnn.onnx_export` describes it.
+
+        Raises
+        ------
+        ModuleNotFoundError
+            If the package onnx is not installed.
+        """
+        write_model(network_graph(self), path)
+
     def _outputs(self, x: Any) -> np.ndarray:
         return self._current_engine().predict(as_features(x, self.layers[0].inputs, finite=False))
 
@@ -347,9 +372,14 @@ class Network:
             engine = get_engine(
                 name, self.layers, self.loss, input_scale=self.input_scale, threads=threads
             )
-            engine.set_parameters(self._parameters)
+            engine.set_parameters(self._own_parameters())
             self._engine, self._engine_choice = engine, (name, threads)
         return self._engine
+
+    def _own_parameters(self) -> Parameters:
+        if self._parameters is None:
+            self._parameters = initial_parameters(self.layers, self.seed)
+        return self._parameters
 
     def _current_engine(self) -> Engine:
         name, threads = self._engine_choice

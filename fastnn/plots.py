@@ -5,16 +5,15 @@ the same again for those who print in grey.
 """
 
 import io
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import cycle
-from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastnn.files import FilePath, write_whole
 from fastnn.watch import History
 
 if TYPE_CHECKING:
@@ -59,9 +58,7 @@ _SMALLEST_ERROR = 1e-4
 _ACCURACY_TICKS = np.array([0, 0.2, 0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 0.9999])
 
 
-def loss_accuracy(
-    history: History, path: str | os.PathLike[str], *, title: str, watched: str = "test"
-) -> None:
+def loss_accuracy(history: History, path: FilePath, *, title: str, watched: str = "test") -> None:
     """Draw loss and accuracy, in training and after it, against epochs, as a PNG file.
 
     Parameters
@@ -100,7 +97,7 @@ def loss_accuracy(
         save(figure, path)
 
 
-def comparison(histories: Mapping[str, History], path: str | os.PathLike[str]) -> None:
+def comparison(histories: Mapping[str, History], path: FilePath) -> None:
     """Draw test accuracy and training loss of several runs, against epochs and training seconds.
 
     Parameters
@@ -174,7 +171,7 @@ def new_figure(
     return figure
 
 
-def save(figure: "Figure", path: str | os.PathLike[str]) -> None:
+def save(figure: "Figure", path: FilePath) -> None:
     """Write a figure as a PNG file, whole or not at all.
 
     Raises
@@ -184,24 +181,7 @@ def save(figure: "Figure", path: str | os.PathLike[str]) -> None:
     """
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
-    write_whole(path, picture.getvalue())
-
-
-def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file whole or not at all: beside its place first, then into it.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be written.
-    """
-    target = Path(path)
-    draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        draft.write_bytes(content)
-        os.replace(draft, target)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_whole(path, [picture.getvalue()])
 
 
 def _draw(axes: "Axes", x: Any, y: Any, label: str, line: dict[str, Any]) -> None:

@@ -30,6 +30,7 @@ from fastnn.callbacks import Callback
 from fastnn.console import counted, versions
 from fastnn.convergence import Plan, Run, capitalized, number_text
 from fastnn.errors import DivergenceError
+from fastnn.files import write_whole
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -128,7 +129,7 @@ def write_report(
 
     The arguments are as `report_text` takes them.
     """
-    from fastnn.plots import comparison, loss_accuracy, write_whole
+    from fastnn.plots import comparison, loss_accuracy
 
     text = report_text(contest, runs, setup, work, quick=quick)
     out.mkdir(parents=True, exist_ok=True)
@@ -137,7 +138,7 @@ def write_report(
         loss_accuracy(run.history, out / picture_of(run.plan.method), title=title)
     histories = {run.name: run.history for run in contest.shown(runs)}
     comparison(histories, out / contest.comparison)
-    write_whole(out / contest.page, text.encode())  # last, so that its pictures are there
+    write_whole(out / contest.page, [text.encode()])  # last, so that its pictures are there
 
 
 def _check_writable(out: Path, files: Sequence[str]) -> None:

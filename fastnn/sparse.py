@@ -72,5 +72,3 @@ class SparseRows:
         """The entries of the longest row, of the two longest, and so on."""
         return np.sort(self.counts)[::-1].cumsum()
 
-
-Features = np.ndarray | SparseRows

@@ -21,6 +21,7 @@ from fastnn._train_text import (
 from fastnn.callbacks import Callback
 from fastnn.console import Display, JsonLog, open_display
 from fastnn.errors import DivergenceError
+from fastnn.files import writable_target
 from fastnn.schedules import Schedule
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ def train(options: argparse.Namespace) -> None:
     start = time.perf_counter()
     if options.log_json is not None:
         _cli.check_file(options.log_json)
+    if options.save is not None:
+        _cli.check_directory(Path(writable_target(options.save)[0]).parent)
     if options.plots is not None:
         _cli.check_new_directory(options.plots)
     data = _session.load(PROGRAM, options, quiet=options.quiet)
@@ -104,7 +107,7 @@ def train(options: argparse.Namespace) -> None:
         log.write("result", **result)
     try:
         finish(run, history, display, result)
-    finally:  # a picture that cannot be saved does not hide what was reached
+    finally:  # a file that cannot be written does not hide what was reached
         display.conclude(result_text(result))
         _session.say_note(PROGRAM, data)
 
@@ -186,12 +189,15 @@ def measure(run: Run, history: "History") -> dict[str, Any]:
 
 
 def finish(run: Run, history: "History", display: Display, result: dict[str, Any]) -> None:
-    """Say why it ended and what took how long, and draw the pictures, if they are wanted."""
+    """Say why it ended and what took how long; save the network and draw it, if that is wanted."""
     if why := ending_text(run, history):
         display.say(why)
     display.say(
         f"trained in {result['train_seconds']:.2f} s, {result['total_seconds']:.2f} s in all"
     )
+    if run.options.save is not None:  # before the pictures, of which one may fail
+        run.network.save(run.options.save)
+        display.say(f"wrote {run.options.save}")
     folder = run.options.plots
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)

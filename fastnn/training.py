@@ -19,6 +19,7 @@ from fastnn.losses import Loss
 from fastnn.optimizers import Optimizer
 from fastnn.plan import Plan
 from fastnn.randomness import permutation
+from fastnn.readahead import ReadAhead
 from fastnn.watch import History, Score, Watch
 
 # A call of the engine is meant to take this long: short enough for a prompt answer to Ctrl-C,
@@ -146,7 +147,10 @@ def _plan_epoch(
 ) -> Epoch:
     """Decide the order and the learning rates of an epoch."""
     rows = len(data.x)
-    order = permutation(plan.seed, number, rows) if plan.shuffle else np.arange(rows)
+    if plan.shuffle:
+        order = permutation(plan.seed, number, rows, data.x.nbytes // rows)
+    else:
+        order = np.arange(rows)
     rates = plan.schedule.rates(
         plan.optimizer.learning_rate / rate_divisor,
         epoch=number - plan.first_epoch,
@@ -179,19 +183,21 @@ def _run_epoch(
     rows = len(epoch.order)
     progress, total = Progress(), 0.0
     budget = _FIRST_BUDGET_ROWS
-    while progress.position < rows:
-        start = time.perf_counter()
-        before = progress.position
-        progress = engine.run_chunk(epoch, progress, budget)
-        seconds = time.perf_counter() - start
-        total += seconds
-        if not math.isfinite(progress.loss_sum):
-            step = progress.position // epoch.batch_size + 1
-            _raise_divergence(number, step, epoch.optimizer)
-        rate = (progress.position - before) / max(seconds, 1e-9)
-        budget = max(1, min(rows, int(rate * CALL_SECONDS), 4 * budget))
-        for callback in callbacks:
-            callback.on_chunk_end(number, progress.position)
+    with ReadAhead(epoch.data, epoch.order) as ahead:
+        while progress.position < rows:
+            start = time.perf_counter()
+            before = progress.position
+            ahead.advance(before + budget)
+            progress = engine.run_chunk(epoch, progress, budget)
+            seconds = time.perf_counter() - start
+            total += seconds
+            if not math.isfinite(progress.loss_sum):
+                step = progress.position // epoch.batch_size + 1
+                _raise_divergence(number, step, epoch.optimizer)
+            rate = (progress.position - before) / max(seconds, 1e-9)
+            budget = max(1, min(rows, int(rate * CALL_SECONDS), 4 * budget))
+            for callback in callbacks:
+                callback.on_chunk_end(number, progress.position)
     return {
         "loss": progress.loss_sum / epoch.total_weight,
         "accuracy": progress.correct / epoch.total_weight,

@@ -249,5 +249,5 @@ def test_predictions_are_put_side_by_side(predict, monkeypatch, tmp_path, capsys
     assert predict.main(["--quick", "--out", str(tmp_path)]) == 0
     text = (tmp_path / "predict.md").read_text("utf-8")
     assert text in capsys.readouterr().out
-    assert "| few | 1 | 2.0 | 5.0 | 5.0 | - | 2.50 × |" in text
+    assert "| few | 1 | 2.0 | 5.0 | 5.0 | 5.0 | - | 5.0 | 2.50 × |" in text
     assert "left out: PyTorch, No module named 'torch'" in text

@@ -22,6 +22,7 @@ FLOORS = (
     ("settings", "files"),
     ("errors", "layers", "losses", "optimizers", "schedules", "early_stopping")
     + ("randomness", "callbacks", "sparse"),
+    ("features",),
     ("batches", "initializers", "plan", "onnx_export", "strict_json"),
     ("inputs", "model_file", "readahead"),
     ("reference", "kernels"),
@@ -159,7 +160,7 @@ def test_the_reference_needs_nothing_but_numpy():
         ("safetensors", {"model_file"}),
         ("onnx", {"onnx_export", "estimators.onnx_converters"}),
         ("skl2onnx", {"estimators.onnx_converters"}),
-        ("scipy", {"lbfgs", "estimators.base"}),
+        ("scipy", {"lbfgs", "estimators.base", "estimators.watching"}),
         ("sklearn", {"datasets.sets", "inputs"} | ESTIMATORS),
     ],
 )

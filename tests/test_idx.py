@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastnn.datasets.idx import read_idx, read_idx_and_sha256
+from fastnn.datasets import samples
+from fastnn.datasets.idx import read_idx, read_idx_and_sha256, read_idx_rows
 from fastnn.errors import DataError
 
 UINT8 = 8
@@ -131,6 +132,39 @@ def test_a_wild_header_or_a_bomb_costs_no_memory(file):
         tracemalloc.stop()
 
 
+# Rows in blocks
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["raw", "gzip"])
+@pytest.mark.parametrize("shape", [(7, 12), (7, 3, 4)], ids=str)
+def test_rows_come_in_blocks(file, monkeypatch, pack, shape):
+    monkeypatch.setattr(samples, "BLOCK_ROWS", 3)
+    path = file(pack(idx_bytes(shape, bytes(range(84)))))
+    blocks = list(read_idx_rows(path, 12))
+    assert [block.shape for block in blocks] == [(3, 12), (3, 12), (1, 12)]
+    np.testing.assert_array_equal(np.concatenate(blocks), read_idx(path).reshape(7, 12))
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (SMALL, "has 12 features a row, where the model takes 9"),
+        (gzip.compress(SMALL), "has 12 features a row, where the model takes 9"),
+        (idx_bytes((9,), bytes(9)), "has the shape (9,), where (n, 9) is needed"),
+        (idx_bytes((2, 9), bytes(17)), "truncated: the header promises 30 bytes"),
+        (gzip.compress(idx_bytes((2, 9), bytes(17))), "truncated: it ends in row 1 of 2"),
+        (gzip.compress(idx_bytes((2, 9), bytes(19))), "too long: it goes on after the 2 rows"),
+        (gzip.compress(idx_bytes((2, 9), bytes(18)))[:-9], "damaged gzip: "),
+        (gzip.compress(idx_bytes((2, 9), bytes(18)))[:-8] + bytes(8), "damaged gzip: CRC check"),
+    ],
+)
+def test_what_is_wrong_with_rows_is_said(file, content, expected):
+    path = file(content)
+    with pytest.raises(DataError) as caught:
+        list(read_idx_rows(path, 9))
+    assert str(caught.value).startswith(f"{path}: {expected}")
+
+
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory) -> Path:
     """One path for all the examples of a property."""
@@ -149,5 +183,10 @@ def test_any_bytes_are_read_or_refused(scratch, start, at, patch):
         array = read_idx(scratch)
     except DataError as error:
         assert "\n" not in str(error)
+        with pytest.raises(DataError):
+            list(read_idx_rows(scratch, 12))
     else:
         assert array.size == math.prod(array.shape) > 0
+        if array.ndim > 1:
+            rows = np.concatenate(list(read_idx_rows(scratch, array[0].size)))
+            np.testing.assert_array_equal(rows, array.reshape(len(array), -1))

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastnn.datasets import load_dataset
-from fastnn.datasets.npz import load_npz
+from fastnn.datasets import load_dataset, npz, samples
+from fastnn.datasets.npz import load_npz, read_npz
 from fastnn.errors import DataError
 
 
@@ -151,6 +151,98 @@ def test_npz_does_not_believe_headers(tmp_path, member, expected):
     assert refusal(path).startswith(expected)
 
 
+# Samples to predict
+
+
+X = np.arange(28).reshape(7, 4)
+
+
+def refused_samples(path: Path, inputs: int = 4) -> str:
+    with pytest.raises(DataError) as caught:
+        list(read_npz(path, inputs))
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ") and "\n" not in message
+    return message.removeprefix(f"{path}: ")
+
+
+@pytest.mark.parametrize("save_arrays", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("dtype", ["u1", "<f4", ">f8", "i8", "?"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_samples_come_in_blocks(tmp_path, monkeypatch, save_arrays, dtype, order):
+    monkeypatch.setattr(samples, "BLOCK_ROWS", 3)
+    x = np.array(X % 3, dtype, order=order)
+    save_arrays(tmp_path / "a.npz", x=x)
+    blocks = list(read_npz(tmp_path / "a.npz", 4))
+    assert [block.shape for block in blocks] == [(3, 4), (3, 4), (1, 4)]
+    assert {block.dtype for block in blocks} == {np.dtype("u1" if dtype == "u1" else "f4")}
+    np.testing.assert_array_equal(np.concatenate(blocks), x)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "told"),
+    [
+        ({"x": X, "y": X}, []),
+        ({"x": X, "x_test": X + 1, "x_train": X + 1}, []),
+        ({"anything": X}, []),
+        ({"data": X, "labels": X[:, 0], "names": np.array([["a"]])}, []),
+        ({"images": X.reshape(7, 2, 2), "labels": X[:, 0]}, []),
+        ({"x_test": X}, []),
+        ({"x_test": X, "x_train": X + 1}, ["x_test is predicted, of 2 arrays in {path}"]),
+    ],
+)
+def test_which_array_is_meant(tmp_path, arrays, told):
+    path = tmp_path / "a.npz"
+    np.savez(path, **arrays)
+    said = []
+    np.testing.assert_array_equal(np.concatenate(list(read_npz(path, 4, said.append))), X)
+    assert said == [line.format(path=path) for line in told]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "expected"),
+    [
+        ({"a": X, "b": X}, "must have an array x or x_test, or a single one of rank 2 or more; it"),
+        ({"a": X[0], "b": X[0]}, "must have an array x or x_test, or a single one of rank 2"),
+        ({}, "must have an array x or x_test, or a single one of rank 2 or more; it has []"),
+        ({f"a{i}": X[0] for i in range(70)} | {"b": X}, "must have an array x or x_test"),
+        ({"a": X[0]}, "a: has the shape (4,), where (n, 4) is needed"),
+        ({"x": X[:, :3]}, "x: has 3 features a row, where the model takes 4"),
+        ({"x": X.astype(str)}, "x: holds <U21, where integers or floating point"),
+        ({"x": X.astype(object)}, "x: holds Python objects, which are never unpickled"),
+        ({"x": X * [[np.nan]]}, "x: row 0 holds NaN"),
+        ({"x": np.where(X == 26, 1e39, X)}, "x: row 6 holds NaN, infinity or a number beyond"),
+    ],
+)
+def test_samples_that_are_refused(tmp_path, monkeypatch, arrays, expected):
+    monkeypatch.setattr(samples, "BLOCK_ROWS", 3)
+    np.savez(tmp_path / "a.npz", **arrays)
+    assert refused_samples(tmp_path / "a.npz").startswith(expected)
+
+
+def test_columns_too_large_to_be_read_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(npz, "_COLUMNS_BYTES", 100)
+    np.savez(tmp_path / "a.npz", x=np.asfortranarray(X))
+    assert refused_samples(tmp_path / "a.npz").startswith("x: lies column by column and is too")
+    np.savez(tmp_path / "a.npz", x=X)
+    assert len(list(read_npz(tmp_path / "a.npz", 4))) == 1
+
+
+def test_archives_that_are_refused(tmp_path):
+    path = tmp_path / "a.npz"
+    assert refused_samples(path) == "cannot be read: No such file or directory"
+    np.savez(path, x=X)
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(X.tobytes(), X[::-1].tobytes()))
+    assert refused_samples(path).startswith("is not an intact .npz archive: Bad CRC-32")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("x.npy", b"")
+    assert refused_samples(path) == "x: is compressed otherwise than np.savez_compressed does it"
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(9_000):
+            archive.writestr(f"{number:080}", b"")
+    assert refused_samples(path) == "its directory has more than 1,048,576 bytes"
+
+
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory) -> Path:
     """Make one path for all the examples of a property."""
@@ -173,3 +265,7 @@ def test_any_bytes_are_loaded_or_refused(scratch, at, patch, compressed):
         assert "\n" not in str(error)
     else:
         assert len(data.x_train) == len(data.y_train)
+    try:
+        assert np.concatenate(list(read_npz(scratch, 6))).shape[1] == 6
+    except DataError as error:
+        assert "\n" not in str(error)

@@ -169,24 +169,6 @@ def test_a_failed_picture_leaves_the_old_one(
     assert target.read_bytes() == b"old"
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_draft(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target = tmp_path / "a.txt"
-    target.write_bytes(b"old")
-
-    def full(path: Path, content: bytes) -> int:
-        with path.open("wb") as file:
-            file.write(content[:1])
-        raise OSError(28, "No space left on device", str(path))
-
-    monkeypatch.setattr(plots.Path, "write_bytes", full)
-    with pytest.raises(OSError, match="No space"):
-        plots.write_whole(target, b"new content")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
-    assert target.read_bytes() == b"old"
-
-
 def test_a_folder_that_is_missing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         plots.loss_accuracy(made_up(2), tmp_path / "none" / "a.png", title="A run")

@@ -6,6 +6,7 @@ change only together with a word to the users, whose runs would no longer repeat
 
 import hashlib
 import math
+import tracemalloc
 from itertools import combinations
 
 import numpy as np
@@ -13,7 +14,14 @@ import pytest
 
 from fastnn.initializers import he_normal
 from fastnn.layers import dense_layers
-from fastnn.randomness import SEED_LIMIT, Purpose, generator, permutation
+from fastnn.randomness import (
+    SEED_LIMIT,
+    Purpose,
+    block_rows,
+    generator,
+    permutation,
+    window_rows,
+)
 
 LAYERS = dense_layers([784, 128, 64, 10])
 
@@ -118,6 +126,75 @@ def test_golden_shuffles(seed, epoch, order):
 def test_the_golden_shuffle_of_mnist():
     order = permutation(0, 0, 60_000).astype("<i8").tobytes()
     assert hashlib.sha256(order).hexdigest().startswith("1413c7a834fb656b")
+
+
+# ---- shuffles of more than fits in memory ---------------------------------------------------
+
+LARGE = 1_400_001, 784  # rows and their bytes: 1.02 GiB
+
+
+@pytest.fixture(scope="module")
+def large():
+    return permutation(3, 2, *LARGE)
+
+
+@pytest.mark.parametrize("row_bytes", [0, 1, 784, 2**20])
+def test_up_to_a_gibibyte_is_shuffled_as_one(row_bytes):
+    rows = min(300_000, 2**30 // max(1, row_bytes))
+    expected = generator(3, Purpose.SHUFFLE, 2).permutation(rows)
+    np.testing.assert_array_equal(permutation(3, 2, rows, row_bytes), expected)
+
+
+def test_what_is_larger_is_shuffled_by_blocks():
+    assert permutation(0, 0, 2**10, 2**20).tolist() != permutation(0, 0, 2**10, 2**20 + 1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("rows", "row_bytes"), [LARGE, (1025, 2**20), (3, 2**30), (1_100_000, 1000), (1, 2**40)]
+)
+def test_every_row_once_by_blocks_too(rows, row_bytes):
+    order = permutation(3, 2, rows, row_bytes)
+    assert order.dtype == np.int64 and order.flags.c_contiguous
+    np.testing.assert_array_equal(np.sort(order), np.arange(rows))
+
+
+def test_a_window_visits_the_rows_of_its_blocks(large):
+    rows, row_bytes = LARGE
+    block, window = block_rows(row_bytes), window_rows(*LARGE)
+    assert 2**20 - row_bytes < block * row_bytes <= 2**20
+    counts, neighbours = [], 0
+    for start in range(0, rows, window):
+        part = large[start : start + window]
+        assert 0.9 * 2**26 < len(part) * row_bytes <= 2**26 + row_bytes
+        blocks, held = np.unique(part // block, return_counts=True)
+        # All of its blocks are whole but for the two where it is cut, and the data's last.
+        assert np.sum(held < block) <= 3
+        counts.append(len(blocks))
+        neighbours += np.sum(np.diff(blocks) == 1)
+        assert abs(np.corrcoef(part, np.arange(len(part)))[0, 1]) < 5 / math.sqrt(len(part))
+    assert max(counts) <= 2**26 // (block * row_bytes) + 3
+    # The blocks are from anywhere: of 66 in 1,048, the next is there too with a chance of 1 in 16.
+    assert neighbours / sum(counts) < 0.1
+
+
+def test_a_shuffle_by_blocks_is_a_pure_function_of_what_it_is_given(large):
+    np.testing.assert_array_equal(permutation(3, 2, *LARGE), large)
+    for other in (permutation(3, 3, *LARGE), permutation(4, 2, *LARGE)):
+        assert np.sum(large == other) < 100  # 1 by chance, on average
+
+
+def test_a_shuffle_takes_the_memory_of_its_result_and_little_more():
+    tracemalloc.start()
+    try:
+        order = permutation(3, 2, *LARGE)
+        assert tracemalloc.get_traced_memory()[1] < 1.05 * order.nbytes
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_golden_shuffle_by_blocks(large):
+    digest = hashlib.sha256(large.astype("<i8").tobytes()).hexdigest()
+    assert digest.startswith("7d366b2a28aee836")
 
 
 # ---- initial weights ------------------------------------------------------------------------

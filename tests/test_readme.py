@@ -1,13 +1,19 @@
 """Every snippet and command of the README works as it stands."""
 
+import gzip
 import os
 import re
 import shlex
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+
+import fastnn
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"^```python\n(.*?)^```", README, re.S | re.M)
@@ -31,12 +37,26 @@ def test_snippet(snippet, images, monkeypatch, capsys):
     assert capsys.readouterr().out
 
 
+def give_files():
+    """Write what the commands read."""
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8), dtype=np.uint8)
+    fastnn.Network([64, 10], input_scale=1 / 255).save("digits.safetensors")
+    Image.fromarray(images[0]).save("digit.png")
+    with gzip.open("t10k-images-idx3-ubyte.gz", "wb") as file:
+        file.write(struct.pack(">4B3I", 0, 0, 8, 3, *images.shape) + images.tobytes())
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command(command):
-    """Shortened to one epoch of the digits by options put behind."""
+    """Those that train are shortened to one epoch of the digits, by options put behind."""
     _, _, module, *options = shlex.split(command, comments=True)
-    short = ["--quick"] if module == "fastnn.report" else ["--epochs", "1"]
-    arguments = ["-m", module, *options, "--dataset", "digits", *short]
+    short = {
+        "fastnn.train": ["--dataset", "digits", "--epochs", "1"],
+        "fastnn.report": ["--dataset", "digits", "--quick"],
+        "fastnn.predict": [],
+    }
+    give_files()
+    arguments = ["-m", module, *options, *short[module]]
     environment = os.environ | {"PYTHONIOENCODING": "utf-8"}
     done = subprocess.run(
         [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False

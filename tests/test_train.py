@@ -4,6 +4,7 @@ In this process where only the answer counts; as a process where pipes, signals 
 do. The reference engine trains, because the command line is what is tested.
 """
 
+import errno
 import os
 from pathlib import Path
 
@@ -263,6 +264,52 @@ def test_result_survives_a_picture_that_cannot_be_saved(
     assert captured.out.splitlines()[-1].startswith("test accuracy")
     assert_one_line(captured.err)
     assert events(folder / "log")[-1]["event"] == "result"
+
+
+# The network, saved
+
+
+@pytest.mark.parametrize("quiet", [(), ("--quiet",)])
+def test_saves_the_network_that_it_judges(
+    quiet: tuple[str, ...], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arrays = small_arrays()
+    arrays["y_train"][::4] = 0  # what is learned by heart does harm elsewhere
+    np.savez("../noisy.npz", **arrays)
+    argv = (*STOPPING, *quiet, "--save", "net", "--log-json", "log")
+    assert train.main(arguments(*argv, dataset="../noisy.npz", epochs=100)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert quiet or lines[-2] == "wrote net"
+    result = events(folder / "log")[-1]
+    assert result["best_epoch"] < result["epochs_run"] == len(events(folder / "log")) - 2
+    network = fastnn.load("net")
+    assert isinstance(network, Network) and network.epochs_trained == result["epochs_run"]
+    network.use_engine("numpy")
+    judged = network.evaluate(arrays["x_test"], arrays["y_test"])
+    assert judged == (result["test_loss"], result["test_accuracy"])
+    assert sorted(os.listdir(folder)) == ["log", "net"]
+
+
+def test_saves_before_it_draws(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "loss_accuracy.png" / "in the way").mkdir(parents=True)
+    assert train.main(arguments("--plots", ".", "--save", "net")) == 1
+    assert "wrote net" in capsys.readouterr().out.splitlines()
+    fastnn.load("net")
+
+
+def test_result_survives_a_network_that_cannot_be_saved(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    Path("net").write_bytes(b"old")
+    monkeypatch.setattr(os, "write", full)
+    assert train.main(arguments("--save", "net")) == 1
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[-1].startswith("test accuracy")
+    assert captured.err == "fastnn.train: error: net: No space left on device\n"
+    assert os.listdir(folder) == ["net"] and Path("net").read_bytes() == b"old"
 
 
 # Validation and early stopping

@@ -154,6 +154,10 @@ def test_damaged_file(
         ["--log-json", "."],
         ["--log-json", "../small.npz/log"],
         ["--log-json", "x" * 300],
+        ["--save", "missing/net"],
+        ["--save", "."],
+        ["--save", "../small.npz/net"],
+        ["--save", "x" * 300],
         ["--plots", "../small.npz"],
         ["--plots", "../small.npz/plots"],
     ],
@@ -162,12 +166,20 @@ def test_file_errors(argv: list[str], folder: Path, capsys: pytest.CaptureFixtur
     assert train.main(arguments("--log-json", "log", *argv)) == 1
     captured = capsys.readouterr()
     assert_one_line(captured.err)
-    assert argv[-1].partition("/log")[0].partition("/plots")[0] in captured.err
+    assert re.sub("/(log|net|plots)$", "", argv[-1]) in captured.err
     assert captured.out == "" and os.listdir(folder) == []
 
 
 @posix
-@pytest.mark.parametrize("option", ["--log-json", "--plots"])
+def test_what_is_no_file_is_not_replaced(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(arguments("--save", os.devnull)) == 1
+    captured = capsys.readouterr()
+    assert captured.err == f"fastnn.train: error: {os.devnull}: Not a regular file\n"
+    assert captured.out == ""
+
+
+@posix
+@pytest.mark.parametrize("option", ["--log-json", "--plots", "--save"])
 def test_read_only_directory(option: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder.chmod(0o500)
     try:
@@ -181,7 +193,7 @@ def test_read_only_directory(option: str, folder: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc")
-@pytest.mark.parametrize("option", ["--log-json", "--plots"])
+@pytest.mark.parametrize("option", ["--log-json", "--plots", "--save"])
 def test_a_directory_in_which_nobody_can_write_is_not_said_to_be_missing(
     option: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -267,8 +279,9 @@ def test_a_bug_keeps_its_traceback() -> None:
 
 
 def test_divergence(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ("--learning-rate", "1e6", "--batch-size", "8", "--log-json", "log")
+    options = ("--learning-rate", "1e6", "--batch-size", "8", "--log-json", "log", "--save", "net")
     assert train.main(arguments(*options, epochs=50)) == 3
+    assert os.listdir(folder) == ["log"]
     error = capsys.readouterr().err
     assert_one_line(error)
     stopped = events(folder / "log")[-1]
@@ -285,7 +298,10 @@ def test_divergence_that_only_the_test_shows(
     arrays = small_arrays()
     arrays["x_test"] = np.where(arrays["x_test"] > 0, np.float32(3e38), np.float32(-3e38))
     np.savez("../bad.npz", **arrays)
-    assert train.main(arguments(*options, "--log-json", "log", dataset="../bad.npz")) == 3
+    Path("net").write_bytes(b"old")
+    options = (*options, "--log-json", "log", "--save", "net")
+    assert train.main(arguments(*options, dataset="../bad.npz")) == 3
+    assert Path("net").read_bytes() == b"old"
     error = capsys.readouterr().err
     assert_one_line(error)
     assert f"the test loss is not finite after epoch {epoch}, at learning rate 0.1" in error
@@ -300,13 +316,15 @@ def test_divergence_that_only_the_test_shows(
 @posix
 @pytest.mark.parametrize("name", engine.ENGINES)
 def test_interrupt(name: str, folder: Path) -> None:
-    process = start(*arguments("--engine", name, "--log-json", "log", epochs=1_000_000))
+    options = ("--engine", name, "--log-json", "log", "--save", "net")
+    process = start(*arguments(*options, epochs=1_000_000))
     wait_for_epochs(process, folder / "log")
     sent = time.monotonic()
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=PATIENCE)
     seconds = time.monotonic() - sent
     assert process.returncode == 130
+    assert os.listdir(folder) == ["log"]
     assert_one_line(error, error=False)
     *_, last_epoch, stopped = events(folder / "log")
     assert stopped["reason"] == "interrupted"

@@ -71,6 +71,14 @@ def test_help_names_the_default_of_every_option(
         assert re.search(rf" {option} (?:(?! --).)*\({re.escape(default)}[;)]", text), option
 
 
+def test_help_names_what_is_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = " ".join(help_text(monkeypatch, capsys).split())
+    assert re.search(r" --save FILE the trained network, [^-]*fastnn\.load", text)
+    assert " --log-json FILE " in text and " --plots DIR pictures: " in text
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_defaults_are_those_of_the_optimizer(name: str) -> None:
     options, chosen = parse(["--optimizer", name]), OPTIMIZERS[name]
@@ -213,7 +221,8 @@ def test_off_is_not_the_default() -> None:
 def test_usage_errors(
     argv: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert train.main(arguments("--log-json", "log", "--plots", "plots", *argv)) == 2
+    files = ("--log-json", "log", "--plots", "plots", "--save", "net")
+    assert train.main(arguments(*files, *argv)) == 2
     captured = capsys.readouterr()
     assert_one_line(captured.err)
     assert captured.err.startswith(f"fastnn.train: error: {message}")

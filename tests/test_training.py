@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from fastnn import Callback, DivergenceError, Network
+from fastnn import Callback, DivergenceError, Network, randomness
 from fastnn.randomness import permutation
 
 U64 = 2.0**-53  # unit roundoff of float64, in which losses are summed
@@ -121,6 +121,21 @@ def test_an_epoch_is_its_batches_one_after_the_other(engine, network, data, batc
         # 70 additions here and there, and two roundings for each of at most 70 means.
         assert history["loss"][epoch] == pytest.approx(loss / 70, rel=280 * U64, abs=0)
         assert history["accuracy"][epoch] == pytest.approx(accuracy / 70, rel=280 * U64, abs=0)
+    assert_same_bits(network.parameters, other.parameters)
+
+
+def test_rows_of_more_than_a_gibibyte_are_visited_by_blocks(engine, network, data, monkeypatch):
+    # Of 16 bytes each, here 4 to a block and 16 to a window; wherever they lie.
+    for name, size in (("WHOLE", 1000), ("BLOCK", 64), ("WINDOW", 256)):
+        monkeypatch.setattr(randomness, f"{name}_BYTES", size)
+    x, labels = data
+    by_blocks = permutation(5, 0, 70, 16)
+    assert by_blocks.tolist() != permutation(5, 0, 70).tolist()
+    network.fit(x, labels, epochs=1, batch_size=16, engine=engine)
+    other = Network([4, 8, 3], seed=5)
+    other.fit(
+        x[by_blocks], labels[by_blocks], epochs=1, batch_size=16, shuffle=False, engine=engine
+    )
     assert_same_bits(network.parameters, other.parameters)
 
 

@@ -16,7 +16,9 @@ class Rows(Callback):
 
 
 def parts_of(data, fraction, loss="cross_entropy", seed=0):
-    return split(data, fraction, LOSSES[loss], seed)
+    """Both parts, copied out of the rows that they are parts of."""
+    parts = split(data, fraction, LOSSES[loss], seed)
+    return [part._replace(x=part.x[:]) for part in parts]
 
 
 def numbered(rows, targets, weights=None):
@@ -142,6 +144,7 @@ def test_a_fit_trains_on_one_part_and_evaluates_the_other(engine, rng):
     )  # fmt: skip
     assert seen.rows == 80
     training, kept = parts_of(Data(x, y.astype(np.int32), weights), 0.2, seed=6)
+    assert not np.shares_memory(training.x, x)
     expected = other.fit(
         training.x, training.targets, epochs=3, batch_size=16, sample_weight=training.weights,
         validation_data=kept, engine=engine,

@@ -10,11 +10,14 @@ import math
 import os
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
+from fastnn.datasets.samples import blocks_of_stream, check_shape
 from fastnn.errors import DataError
 
 _Stream = IO[bytes] | gzip.GzipFile
@@ -52,27 +55,68 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
 def read_idx_and_sha256(path: str | os.PathLike[str]) -> tuple[np.ndarray, str]:
     """Read as `read_idx` does; also return the SHA-256 (hex) of the uncompressed bytes."""
     path = Path(path)
+    with _opened(path) as (stream, header, shape):
+        return _read(stream, path, header, shape)
+
+
+def read_idx_rows(path: str | os.PathLike[str], inputs: int) -> Iterator[np.ndarray]:
+    """Yield the samples of a file that `read_idx` takes, in blocks; it may exceed the memory.
+
+    That compressed data are damaged, shorter or longer than the header says shows at their end.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file: (n, inputs), or images of as many pixels.
+    inputs : int
+        The features that are needed.
+
+    Yields
+    ------
+    np.ndarray
+        (rows, inputs) uint8, C-contiguous.
+
+    Raises
+    ------
+    DataError
+        As `read_idx` does, or if the samples are of another size.
+    """
+    path = Path(path)
+    with _opened(path) as (stream, _, shape):
+        check_shape(shape, str(path), inputs)
+        yield from blocks_of_stream(stream.read, shape, np.dtype(np.uint8), str(path))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[_Stream, bytes, tuple[int, ...]]]:
+    """Open a file and read its header; yield what follows, the header, and the shape it gives.
+
+    The size of the file must allow for that: exactly, or where it is compressed, at most.
+    """
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             compressed = file.read(2) == _GZIP_MAGIC
             file.seek(0)
-            if not compressed:
-                return _read(file, path, size)
-            with gzip.GzipFile(fileobj=file) as stream:
-                return _read(stream, path, size * _DEFLATE_RATIO, inexact=True)
+            with gzip.GzipFile(fileobj=file) if compressed else nullcontext(file) as stream:
+                header, shape = _read_header(stream, path)
+                promised = len(header) + math.prod(shape)
+                if compressed and promised > size * _DEFLATE_RATIO:
+                    raise _wrong_length(path, promised, "at most ", size * _DEFLATE_RATIO)
+                if not compressed and promised != size:
+                    raise _wrong_length(path, promised, "", size)
+                yield stream, header, shape
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path}: damaged gzip: {error}") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def _read(stream: _Stream, path: Path, size: int, inexact: bool = False) -> tuple[np.ndarray, str]:
-    """Read a stream of `size` bytes; if inexact, of at most so many."""
-    header, shape = _read_header(stream, path)
+def _read(
+    stream: _Stream, path: Path, header: bytes, shape: tuple[int, ...]
+) -> tuple[np.ndarray, str]:
+    """Read the data and their hash, the header's bytes included."""
     promised = len(header) + math.prod(shape)
-    if promised > size or (promised < size and not inexact):
-        raise _wrong_length(path, promised, "at most " * inexact, size)
     digest = hashlib.sha256(header)
     data = bytearray(header)
     # One byte beyond the promise is enough to notice a longer file, or a bomb.

@@ -1,21 +1,29 @@
-"""Data sets in NumPy's .npz, Keras's layout: x_train, y_train, x_test, y_test. Never unpickled.
+"""Arrays in NumPy's .npz: data sets in Keras's layout, and samples to predict. Never unpickled.
 
 As with IDX the headers are not believed: memory grows with the bytes that the archive yields.
 """
 
 import io
-import math
 import os
+import sys
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from fastnn.datasets.dataset import Dataset
+from fastnn.datasets.npy import HEADER_LIMIT, Header, parse_header
+from fastnn.datasets.samples import as_samples, blocks_of_array, blocks_of_stream, check_shape
 from fastnn.errors import DataError
 
-_HEADER_LIMIT = 1 << 16  # more than any header of a plain array
 _PIECE = 1 << 20
+_DIRECTORY_BYTES = 1 << 20  # 10,000 names and more; zipfile keeps some 15 times as much of them
+_COLUMNS_BYTES = 1 << 25  # of an array that lies column by column and so is read whole
+_MANY = 64  # arrays: with more than this, none is looked at that has not the right name
+
+_Members = dict[str, zipfile.ZipInfo]
 
 
 def load_npz(path: str | os.PathLike[str]) -> Dataset:
@@ -42,14 +50,12 @@ def load_npz(path: str | os.PathLike[str]) -> Dataset:
         wrong type or shape, or not finite; if the arrays do not fit together.
     """
     path = Path(path)
-    try:
+    with _named(path):
         arrays = _read_arrays(path, ("x_train", "y_train", "x_test", "y_test"))
         image_shape = _image_shape(arrays["x_train"].shape)
         x_train, x_test = (_samples(key, arrays[key]) for key in ("x_train", "x_test"))
         y_train, y_test = (_labels(key, arrays[key]) for key in ("y_train", "y_test"))
         _check_fit(x_train, y_train, x_test, y_test)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
     return Dataset(
         name=path.stem,
         x_train=x_train,
@@ -63,14 +69,109 @@ def load_npz(path: str | os.PathLike[str]) -> Dataset:
     )
 
 
-def _read_arrays(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Read the named arrays of an archive."""
+def read_npz(
+    path: str | os.PathLike[str], inputs: int, say: Callable[[str], None] = lambda line: None
+) -> Iterator[np.ndarray]:
+    """Yield the samples of an .npz archive, (n, inputs) or images of as many pixels, in blocks.
+
+    They are the array ``x``, or ``x_test``, or the only one of rank 2 or more.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The archive; it may be larger than the memory.
+    inputs : int
+        The features that are needed.
+    say : callable
+        Told that it is ``x_test``.
+
+    Yields
+    ------
+    np.ndarray
+        (rows, inputs), uint8 or float32, C-contiguous.
+
+    Raises
+    ------
+    DataError
+        If the file is not such an archive, or damaged; if it is not clear which array is meant;
+        if that holds something else than real numbers or samples of another size, or a row is not
+        finite in float32.
+    """
+    path = Path(path)
+    with _named(path), _opened(path) as (archive, members):
+        key = _choice(archive, members)
+        if key == "x_test" and len(members) > 1:
+            say(f"x_test is predicted, of {len(members)} arrays in {path}")
+        info = members[key]
+        header = _read_header(archive, info, key)
+        check_shape(header.shape, key, inputs)
+        if not header.fortran_order:
+            with archive.open(info) as file:
+                file.read(header.start)
+                yield from blocks_of_stream(file.read, header.shape, header.dtype, key)
+        elif info.file_size <= _COLUMNS_BYTES:
+            yield from blocks_of_array(_read_array(archive, info, key), key)
+        else:
+            raise DataError(
+                f"{key}: lies column by column and is too large for it; save it row by row, as "
+                "np.ascontiguousarray returns it"
+            )
+
+
+def _choice(archive: zipfile.ZipFile, members: _Members) -> str:
+    """Return the name of the array that is to be predicted."""
+    for key in ("x", "x_test"):
+        if key in members:
+            return key
+    found = list(members) if len(members) == 1 else []
+    if 1 < len(members) <= _MANY:
+        found = [key for key in members if _holds_samples(archive, members[key], key)]
+    if len(found) != 1:
+        raise DataError(
+            "must have an array x or x_test, or a single one of rank 2 or more; it has "
+            f"{list(members)[:8]}"
+        )
+    return found[0]
+
+
+def _holds_samples(archive: zipfile.ZipFile, info: zipfile.ZipInfo, key: str) -> bool:
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            if missing := [key for key in keys if key not in members]:
-                raise DataError(f"lacks {', '.join(missing)}; it has {list(members)[:8]}")
-            return {key: _read_array(archive, members[key], key) for key in keys}
+        return len(_read_header(archive, info, key).shape) >= 2
+    except DataError:  # names of columns, for example
+        return False
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Have messages begin with the path."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+class _File(io.FileIO):
+    """A file of which no more than `most` bytes are read at once.
+
+    That keeps zipfile, which takes an archive's directory whole, from a very large one.
+    """
+
+    most = _DIRECTORY_BYTES
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read, or raise a DataError."""
+        if size is not None and size > self.most:
+            raise DataError(f"its directory has more than {self.most:,} bytes")
+        return super().read(size)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, _Members]]:
+    """Open an archive; yield it and its members by the names of the arrays."""
+    try:
+        with _File(path) as file, zipfile.ZipFile(file) as archive:
+            file.most = sys.maxsize
+            yield archive, {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
     except (DataError, MemoryError):
         raise
     except OSError as error:
@@ -79,43 +180,34 @@ def _read_arrays(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
         raise DataError(f"is not an intact .npz archive: {error}") from error
 
 
+def _read_arrays(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Read the named arrays of an archive."""
+    with _opened(path) as (archive, members):
+        if missing := [key for key in keys if key not in members]:
+            raise DataError(f"lacks {', '.join(missing)}; it has {list(members)[:8]}")
+        return {key: _read_array(archive, members[key], key) for key in keys}
+
+
 def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, key: str) -> np.ndarray:
     """Read one member, if its size in the archive is the one that its header calls for."""
-    with archive.open(info) as stream:
-        data = bytearray(stream.read(_HEADER_LIMIT))
-        shape, fortran_order, dtype, start = _parse_header(bytes(data), key)
-        promised = start + math.prod(shape) * dtype.itemsize
-        if promised == info.file_size:
-            while piece := stream.read(_PIECE):
-                data += piece
-            found = len(data)
-        else:
-            found = info.file_size
-    if found != promised:
-        raise DataError(f"{key}: its header promises {promised:,} bytes, it has {found:,}")
-    array = np.frombuffer(data, dtype, offset=start)
-    return array.reshape(shape, order="F" if fortran_order else "C")
+    header = _read_header(archive, info, key)
+    data = bytearray()
+    with archive.open(info) as file:
+        while piece := file.read(_PIECE):
+            data += piece
+    header.check_size(len(data), key)
+    array = np.frombuffer(data, header.dtype, offset=header.start)
+    return array.reshape(header.shape, order="F" if header.fortran_order else "C")
 
 
-def _parse_header(data: bytes, key: str) -> tuple[tuple[int, ...], bool, np.dtype, int]:
-    """Parse a .npy header; return shape, order and type of the data, and where they start."""
-    stream = io.BytesIO(data)
-    try:
-        version = np.lib.format.read_magic(stream)
-        readers = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }
-        shape, fortran_order, dtype = readers[version](stream)
-    except Exception as error:  # whatever tokenize, literal_eval and numpy.dtype raise
-        raise DataError(f"{key}: is not a plain array in NumPy's .npy format") from error
-    if dtype.hasobject:
-        raise DataError(f"{key}: holds Python objects, which are never unpickled; save numbers")
-    if dtype.kind not in "biuf":
-        raise DataError(f"{key}: holds {dtype}, where integers or floating point are needed")
-    if min(shape, default=1) < 1:
-        raise DataError(f"{key}: is empty: its shape is {shape}")
-    return shape, fortran_order, dtype, stream.tell()
+def _read_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo, key: str) -> Header:
+    """Read the header of one member, and check what the archive's directory says of it."""
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise DataError(f"{key}: is compressed otherwise than np.savez_compressed does it")
+    with archive.open(info) as file:
+        header = parse_header(file.read(HEADER_LIMIT), key)
+    header.check_size(info.file_size, key)
+    return header
 
 
 def _image_shape(shape: tuple[int, ...]) -> tuple[int, int] | None:
@@ -126,14 +218,8 @@ def _image_shape(shape: tuple[int, ...]) -> tuple[int, int] | None:
 
 def _samples(key: str, array: np.ndarray) -> np.ndarray:
     """Flatten to (n, features), uint8 or finite float32."""
-    if array.ndim < 2:
-        raise DataError(f"{key}: has the shape {array.shape}, where (n, features) is needed")
-    dtype = np.uint8 if array.dtype == np.uint8 else np.float32
-    with np.errstate(over="ignore"):  # found below, with its row
-        x = np.require(array.reshape(len(array), -1), dtype, ["C", "A"])
-    if (bad := np.flatnonzero(~np.isfinite(x).all(axis=1))).size:
-        raise DataError(f"{key}: row {bad[0]} holds NaN, infinity or a number beyond float32")
-    return x
+    check_shape(array.shape, key)
+    return as_samples(array, key)
 
 
 def _labels(key: str, array: np.ndarray) -> np.ndarray:

@@ -232,7 +232,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
 
     def _raise_if_not_finite(self, X: np.ndarray, name: str) -> None:
         """Raise scikit-learn's error for features that an engine cannot take."""
-        values = X.data if issparse(X) else X
+        values: Any = X.data if issparse(X) else X
         assert_all_finite(values, estimator_name=type(self).__name__, input_name=name)
         with np.errstate(over="ignore"):
             if not np.isfinite(values.astype(np.float32)).all():

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_array
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import check_scoring
 
@@ -15,7 +16,9 @@ from fastnn.batches import Data
 from fastnn.callbacks import Callback
 from fastnn.early_stopping import EarlyStopping
 from fastnn.estimators.translation import batch_rows_of, reported_outputs, stopping_rule_of
+from fastnn.features import Features, SelectedRows
 from fastnn.network import Network
+from fastnn.sparse import SparseRows
 
 try:
     from sklearn.callback import CallbackSupportMixin, with_callbacks
@@ -145,7 +148,17 @@ def score_of(estimator: Any, data: Data) -> Callable[[], float]:
     unnamed = object.__new__(type(estimator))
     vars(unnamed).update(vars(estimator))
     vars(unnamed).pop("feature_names_in_", None)
-    return lambda: scorer(unnamed, data.x, y, **weights)
+    x = plain(data.x)
+    return lambda: scorer(unnamed, x, y, **weights)
+
+
+def plain(x: Features) -> Any:
+    """Return features as scikit-learn knows them, an array or a sparse one."""
+    if isinstance(x, SelectedRows):
+        x = x[:]
+    if isinstance(x, SparseRows):
+        return csr_array((x.values, x.columns, x.starts), shape=x.shape)
+    return x
 
 
 def say_how_it_ended(estimator: Any, stopped: str, rule: EarlyStopping | None) -> None:

@@ -39,7 +39,7 @@ from fastnn.kernels.dropout import drop
 from fastnn.kernels.elementary import all_finite
 from fastnn.kernels.losses import CROSS_ENTROPY, UNITS
 from fastnn.kernels.sparse import UNITS as SPARSE_UNITS
-from fastnn.kernels.sparse import dense_forward_sparse, place_entries
+from fastnn.kernels.sparse import dense_forward_sparse, feature_row, place_entries, source_row
 from fastnn.kernels.workspace import (
     BY_BLOCK,
     JOB,
@@ -83,23 +83,24 @@ def gather(buffers, job, first, place, rows, start, stop):
     for i in range(rows):
         position = job.start + first + i
         source = source_row(job, position)
+        feature = feature_row(job, source)
         at = layer.a + (place + i) * layer.a_row
         ahead = first + i + ROWS_AHEAD  # in this share, or in the next chunk's
         prefetch_row(job, job.start + (ahead if ahead < stop else job.rows + start + ahead - stop))
         if job.x_is_sparse:
-            _gather_entries(job.this, first + i, source)
+            _gather_entries(job.this, first + i, feature)
             if job.mode != PREDICT:
                 gather_target(buffers, job, source, place + i)
             continue
         if job.x_is_bytes:
-            x = array_at(job.x + source * inputs, inputs, np.uint8)
+            x = array_at(job.x + feature * inputs, inputs, np.uint8)
             for k in range(inputs):
                 workspace[at + k] = np.float32(x[k]) * scale
         else:
-            x = array_at(job.x + 4 * source * inputs, inputs, np.float32)
+            x = array_at(job.x + 4 * feature * inputs, inputs, np.float32)
             for k in range(inputs):
                 workspace[at + k] = x[k] * scale
-            if job.mode == PREDICT and not all_finite(job.x + 4 * source * inputs, inputs):
+            if job.mode == PREDICT and not all_finite(job.x + 4 * feature * inputs, inputs):
                 job.finite = False
         workspace[at + inputs] = ONE
         if job.mode != PREDICT:
@@ -143,17 +144,9 @@ def prefetch_row(job, position):
     if position < job.n and not job.x_is_sparse:
         inputs = layer_of(job, 0).inputs
         size = inputs if job.x_is_bytes else 4 * inputs
-        address = job.x + source_row(job, position) * size
+        address = job.x + feature_row(job, source_row(job, position)) * size
         for offset in range(0, size, 64):
             prefetch(address + offset)
-
-
-@jit
-def source_row(job, position):
-    """Return the data's row that a position of the epoch visits."""
-    if job.order == 0:
-        return position
-    return array_at(job.order, job.n, np.int64)[position]
 
 
 @jit

@@ -88,15 +88,29 @@ class EntryBuffers:
 
 
 @jit
+def source_row(job, position):
+    """Return the data's row that a position of the epoch visits."""
+    if job.order == 0:
+        return position
+    return array_at(job.order, job.n, np.int64)[position]
+
+
+@jit
+def feature_row(job, row):
+    """Return the row of x that has the features of one of the data's rows."""
+    if job.x_rows == 0:
+        return row
+    return array_at(job.x_rows, job.data_rows, np.int64)[row]
+
+
+@jit
 def place_entries(job):
     """Decide where each row of the chunk has its entries: one more a row, for the bias."""
-    starts, entries = array_at(job.x_starts, job.data_rows + 1, np.int64), entries_of(job)
+    starts, entries = array_at(job.x_starts, job.source_rows + 1, np.int64), entries_of(job)
     end = np.int64(0)
     entries.row_starts[0] = end
     for i in range(job.rows):
-        source = job.start + i
-        if job.order != 0:
-            source = array_at(job.order, job.n, np.int64)[source]
+        source = feature_row(job, source_row(job, job.start + i))
         end += starts[source + 1] - starts[source] + 1
         entries.row_starts[i + 1] = end
 
@@ -105,7 +119,7 @@ def gather_entries(job_at, row, source):
     """Copy the entries of one of the data's rows, scaled, to those of a row of the chunk."""
     job = record_at(job_at, 0, JOB)
     entries, layer = entries_of(job), layer_of(job, 0)
-    starts = array_at(job.x_starts, job.data_rows + 1, np.int64)
+    starts = array_at(job.x_starts, job.source_rows + 1, np.int64)
     start, count = starts[source], starts[source + 1] - starts[source]
     columns = array_at(job.x_columns + 4 * start, count, np.int32)
     values = array_at(job.x + 4 * start, count, np.float32)
@@ -232,9 +246,10 @@ def work_of_columns(x, epoch):
 
     Parameters
     ----------
-    x : SparseRows
+    x : SparseRows or SelectedRows of them
     epoch : Epoch
     """
+    x = getattr(x, "source", x)  # whose rows are much like the chosen ones
     rows = min(epoch.batch_size, CHUNK_ROWS)
     entries = np.bincount(x.columns // NR, minlength=panels_for(x.width + 1)) * (rows / len(x))
     entries[x.width // NR] += rows  # the bias

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from fastnn.batches import CHUNK_ROWS, Data, Epoch, Progress
+from fastnn.features import Features, SelectedRows
 from fastnn.inputs import check_finite
 from fastnn.kernels import _gemm, _jit, _threads, activations, dropout, losses, sparse, updates
 from fastnn.kernels._jit import Driver, Region
@@ -41,7 +42,7 @@ from fastnn.kernels.workspace import (
 from fastnn.kernels.zeros import balanced, work_of_groups
 from fastnn.layers import Dense, Parameters
 from fastnn.losses import LOSSES, Loss
-from fastnn.sparse import Features, SparseRows
+from fastnn.sparse import SparseRows
 
 DECISIVE_ROWS = 64  # fewer say too little of how many zeros there are
 # Multiply-adds of a step by which a further thread begins to pay: measured at 2 to 3 million in
@@ -191,8 +192,8 @@ class NumbaEngine:
         """Tell the job what to train on, and what each update has of its own."""
         job, data = self._buffers.job, epoch.data
         job.mode, job.skip_zeros = TRAIN, NEVER
-        if isinstance(data.x, SparseRows):
-            self._work_at_hand = self._remembered(data.x.values, work_of_columns, data.x, epoch)
+        if isinstance(_source_of(data.x), SparseRows):
+            self._work_at_hand = self._remembered(data.x, work_of_columns, epoch)
         else:
             self._work_at_hand = self._work_left(data.x)
             job.skip_zeros = NEVER if self._work_at_hand is None else ALWAYS
@@ -207,7 +208,10 @@ class NumbaEngine:
 
     def _point_at(self, job: Job, x: Features) -> None:
         """Tell a job where the features are."""
-        job.data_rows, job.x_is_sparse = len(x), isinstance(x, SparseRows)
+        job.data_rows, job.x_rows = len(x), 0
+        if isinstance(x, SelectedRows):
+            job.x_rows, x = address(x.rows), x.source
+        job.source_rows, job.x_is_sparse = len(x), isinstance(x, SparseRows)
         if isinstance(x, np.ndarray):
             job.x, job.x_is_bytes = address(x), x.itemsize == 1
             return
@@ -254,7 +258,7 @@ class NumbaEngine:
             self._buffers.shares[: tasks + 1] = balanced(self._work_at_hand, tasks)
         _run(_rows.address, _weights.address, job.this)
 
-    def _work_left(self, x: np.ndarray) -> np.ndarray | None:
+    def _work_left(self, x: np.ndarray | SelectedRows) -> np.ndarray | None:
         """Return the work of each group of inputs where zeros are skipped, else None.
 
         It decides who does what, and not one bit of the result.
@@ -262,26 +266,33 @@ class NumbaEngine:
         if self.skip_zeros is not None:
             groups = panels_for(self._layout.layers[0].inputs + 1)
             return np.ones(groups) if self.skip_zeros else None
-        return None if len(x) < DECISIVE_ROWS else self._remembered(x, work_of_groups, x)
+        return None if len(x) < DECISIVE_ROWS else self._remembered(x, work_of_groups)
 
     def _remembered(
-        self, of: np.ndarray, work: Callable[..., np.ndarray | None], *arguments: Any
+        self, x: Features, work: Callable[..., np.ndarray | None], *arguments: Any
     ) -> np.ndarray | None:
-        """Return the work that was found for an array before."""
-        key = address(of), of.nbytes
+        """Return the work that was found for these features before."""
+        source = _source_of(x)
+        key = address(source.values if isinstance(source, SparseRows) else source), x.nbytes
         if key not in self._work:
             if len(self._work) > 8:
                 self._work.clear()
-            self._work[key] = work(*arguments)
+            self._work[key] = work(x, *arguments)
         return self._work[key]
 
     def _products(self, x: Features) -> int:
         """Return the multiply-adds that a row takes on its way forward."""
+        x = _source_of(x)
         if isinstance(x, np.ndarray):
             return self._weights
         first = self._layout.layers[0]
         entries = x.starts[-1] // len(x) + 1
         return self._weights - (first.inputs - int(entries)) * first.outputs
+
+
+def _source_of(x: Features) -> np.ndarray | SparseRows:
+    """Return where features lie, whichever rows of them are taken."""
+    return x.source if isinstance(x, SelectedRows) else x
 
 
 def _signed(seed: int) -> int:

@@ -50,11 +50,12 @@ JOB = np.dtype(
         ("input_scale", np.float32),
         ("loss", np.int64),
         # The data: x (data_rows, inputs) of uint8 or float32, or sparse: its values float32,
-        # columns int32 and starts (data_rows + 1,) int64; targets (data_rows,) int32 or
+        # columns int32 and starts (source_rows + 1,) int64. Where x_rows (data_rows,) int64 is
+        # not 0, they are rows of a larger x (source_rows, inputs). Targets (data_rows,) int32 or
         # (data_rows, outputs) float32; weights (data_rows,) float32, or 0 for none; order (n,)
         # int64, or 0 for all rows as they come; out (n, outputs) float32, for predictions.
         *((name, np.bool_) for name in ("x_is_bytes", "x_is_sparse")),
-        *((name, np.int64) for name in ("x_starts", "x_columns")),
+        *((name, np.int64) for name in ("x_starts", "x_columns", "x_rows", "source_rows")),
         ("skip_zeros", np.int8),
         ("finite", np.bool_),  # stays true where all features that were predicted from are
         *((name, np.int64) for name in ("x", "data_rows", "targets", "weights", "order", "out")),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from fastnn.batches import CHUNK_ROWS, Data, Epoch, Progress, next_chunk
+from fastnn.features import Features, dense
 from fastnn.inputs import check_finite
 from fastnn.layers import Dense, Parameters
 from fastnn.losses import Loss
@@ -26,7 +27,6 @@ from fastnn.reference.updates import (
     momentum_update,
     sgd_update,
 )
-from fastnn.sparse import Features, SparseRows
 
 # A loss that overflows is divergence, which the caller reports: no warning beside it.
 _quiet = np.errstate(all="ignore")
@@ -156,10 +156,8 @@ class ReferenceEngine:
     def _forward(self, features: Features) -> np.ndarray:
         """Run the layers over a chunk's features and return the last z."""
         rows = len(features)
-        if isinstance(features, SparseRows):
-            features = features.toarray()
         x = self._x[0][:rows]
-        np.multiply(features, self.input_scale, out=x, dtype=np.float32)
+        np.multiply(dense(features), self.input_scale, out=x, dtype=np.float32)
         for i, (layer, (w, b)) in enumerate(zip(self.layers, self._parameters, strict=True)):
             x, z, a = (buffer[i][:rows] for buffer in (self._x, self._z, self._a))
             if i > 0:

@@ -1,0 +1,94 @@
+"""One door to every file that samples to predict come in: what it is, its content tells."""
+
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fastnn.datasets.idx import read_idx_rows
+from fastnn.datasets.npy import read_npy
+from fastnn.datasets.npz import read_npz
+from fastnn.datasets.picture import SIGNATURE, read_png
+from fastnn.datasets.table import read_table
+from fastnn.errors import DataError
+
+STANDARD_INPUT = "-"
+_KINDS = (  # how the content starts, and the ending of names where it does not tell
+    (SIGNATURE, ".png"),
+    (b"\x93NUMPY", ".npy"),
+    (b"PK\x03\x04", ".npz"),
+    (b"PK\x05\x06", ".npz"),  # of an archive with nothing in it
+    (b"\x1f\x8b", ".gz"),
+    (b"\0\0", ".idx"),
+)
+
+
+def read_rows(
+    path: str,
+    inputs: int,
+    *,
+    input_scale: float = 1.0,
+    names: Sequence[str] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Iterator[np.ndarray]:
+    """Yield the samples of a file in blocks of rows, which bound the memory that it takes.
+
+    Parameters
+    ----------
+    path : str
+        IDX, raw or in gzip; .npy; .npz; the PNG of a digit; or, if it is none of these, CSV, which
+        may also come from a pipe, or as "-" from standard input.
+    inputs : int
+        The features that are needed.
+    input_scale : float, default 1.0
+        What the network multiplies its inputs by, for the shades of a PNG.
+    names : sequence of str, optional
+        Of the features, for the header of CSV.
+    say : callable
+        Told what a user should know.
+
+    Yields
+    ------
+    np.ndarray
+        (rows, inputs), uint8 or finite float32, C-contiguous.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read, is damaged, or holds something else.
+    """
+    name = "standard input" if path == STANDARD_INPUT else path
+    try:
+        if path == STANDARD_INPUT:
+            if sys.stdin is None:
+                raise DataError(f"{name} is closed")
+            yield from read_table(sys.stdin.buffer, name, inputs, names)
+            return
+        with open(path, "rb") as file:
+            kind = _kind(file.peek(len(SIGNATURE)), Path(path).suffix)
+            if kind is None:
+                yield from read_table(file, name, inputs, names)
+                return
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise DataError(f"{name}: is not a regular file, from which alone {kind} is read")
+    except OSError as error:
+        raise DataError(f"{name}: cannot be read: {error.strerror or error}") from error
+    if kind == ".png":
+        yield read_png(path, inputs, input_scale)
+    elif kind == ".npy":
+        yield from read_npy(path, inputs)
+    elif kind == ".npz":
+        yield from read_npz(path, inputs, say)
+    else:
+        yield from read_idx_rows(path, inputs)
+
+
+def _kind(head: bytes, suffix: str) -> str | None:
+    """Return the ending that stands for the kind of a file; None for CSV."""
+    for magic, ending in _KINDS:
+        if head.startswith(magic):
+            return ending
+    return suffix if suffix in {ending for _, ending in _KINDS} else None

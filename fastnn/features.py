@@ -1,0 +1,61 @@
+"""The forms in which engines take features: an array, sparse rows, or some rows of either."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fastnn.sparse import SparseRows
+
+
+@dataclass(frozen=True, eq=False)
+class SelectedRows:
+    """Some rows of features, which stay where they are: nothing is copied but on demand.
+
+    Attributes
+    ----------
+    source : ndarray (n, I) or SparseRows
+    rows : ndarray (m,) int64
+        The rows of the source, in this order.
+    """
+
+    source: np.ndarray | SparseRows
+    rows: np.ndarray
+
+    ndim = 2
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and features."""
+        return len(self.rows), self.source.shape[1]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the source."""
+        return self.source.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the rows, were they copied: of sparse ones, of as many as there are."""
+        return self.source.nbytes // len(self.source) * len(self.rows)
+
+    def __getitem__(self, rows: np.ndarray | slice) -> np.ndarray | SparseRows:
+        """Return a copy of some of the rows."""
+        return self.source[self.rows[rows]]
+
+
+Features = np.ndarray | SparseRows | SelectedRows
+
+
+def selected(x: Features, rows: np.ndarray) -> SelectedRows:
+    """Return some rows of features, uncopied."""
+    source, rows = (x.source, x.rows[rows]) if isinstance(x, SelectedRows) else (x, rows)
+    return SelectedRows(source, np.ascontiguousarray(rows, np.int64))
+
+
+def dense(x: Features) -> np.ndarray:
+    """Return features as an array; of sparse or selected ones a copy, for a chunk of rows."""
+    x = x[:] if isinstance(x, SelectedRows) else x
+    return x.toarray() if isinstance(x, SparseRows) else x

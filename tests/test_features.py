@@ -1,0 +1,86 @@
+"""Rows that are selected, not copied: the same bits as copies, wherever they lie."""
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from fastnn import MLPClassifier, Network, inputs
+from fastnn.batches import CHUNK_ROWS, Data
+from fastnn.features import SelectedRows, dense, selected
+from fastnn.inputs import as_features, split
+from fastnn.losses import LOSSES
+
+ROWS, COLUMNS = CHUNK_ROWS + 300, 37
+
+
+@pytest.fixture(params=["float32", "uint8", "sparse"])
+def x(request, rng):
+    """Features of each form that engines take."""
+    array = rng.integers(0, 9, (ROWS, COLUMNS)) * (rng.random((ROWS, COLUMNS)) < 0.2)
+    if request.param == "sparse":
+        return as_features(sparse.csr_array(array), COLUMNS)
+    return array.astype(request.param)
+
+
+def test_a_selection_is_like_a_copy(x, rng):
+    rows = rng.permutation(ROWS)[:50]
+    chosen = selected(x, rows)
+    assert chosen.shape == (50, COLUMNS) and len(chosen) == 50 and chosen.dtype == x.dtype
+    np.testing.assert_array_equal(dense(chosen), dense(x)[rows])
+    np.testing.assert_array_equal(dense(chosen[10:20]), dense(x)[rows[10:20]])
+    again = selected(chosen, np.array([7, 3]))
+    assert again.source is x
+    np.testing.assert_array_equal(dense(again), dense(x)[rows[[7, 3]]])
+
+
+@pytest.mark.parametrize("batch_size", [64, "full"])
+def test_training_on_a_selection_has_the_bits_of_a_copy(x, rng, engine, batch_size):
+    y = rng.integers(0, 3, ROWS).astype(np.int32)
+    rows = rng.permutation(ROWS)[: ROWS - 100]
+    chosen, nets = selected(x, rows), []
+    for features in (chosen, dense(chosen)):
+        net = Network([COLUMNS, 20, 3], dropout=0.1)
+        history = net.fit(
+            features, y[rows], epochs=2, batch_size=batch_size, engine=engine,
+            validation_data=(features, y[rows]),
+        )  # fmt: skip
+        del history["seconds"]
+        nets.append((net, history, net.predict_proba(features)))
+    (one, history, predicted), (other, other_history, other_predicted) = nets
+    assert history == other_history
+    assert predicted.tobytes() == other_predicted.tobytes()
+    for (w, b), (v, c) in zip(one.parameters, other.parameters, strict=True):
+        assert (w == v).all() and (b == c).all()
+
+
+def test_the_parts_of_a_split_lie_where_they_were(x, rng):
+    data = Data(x, rng.integers(0, 2, ROWS).astype(np.int32))
+    for part in split(data, 0.25, LOSSES["cross_entropy"], 0):
+        assert isinstance(part.x, SelectedRows) and part.x.source is x
+        assert (part.targets == data.targets[part.x.rows]).all()
+
+
+def test_parts_of_what_is_large_are_in_the_order_of_the_file(x, rng, monkeypatch):
+    data = Data(x, rng.integers(0, 2, ROWS).astype(np.int32))
+    unsorted = split(data, 0.25, LOSSES["cross_entropy"], 0)
+    monkeypatch.setattr(inputs, "WHOLE_BYTES", x.nbytes - 1)
+    for part, before in zip(split(data, 0.25, LOSSES["cross_entropy"], 0), unsorted, strict=True):
+        assert (part.x.rows == np.sort(before.x.rows)).all()
+        assert (part.targets == data.targets[part.x.rows]).all()
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_scorer_of_scikit_learn_sees_plain_rows(x, rng):
+    y, seen = rng.integers(0, 3, ROWS), []
+
+    def scorer(estimator, features, labels):
+        seen.append(type(features))
+        return estimator.score(features, labels)
+
+    given = x if isinstance(x, np.ndarray) else sparse.csr_array(dense(x))
+    model = MLPClassifier(
+        hidden_layer_sizes=5, early_stopping=True, scoring=scorer, max_iter=2, random_state=0
+    )
+    model.fit(given, y)
+    assert set(seen) == {type(given)}
+    assert model.history_["val_score"] == model.validation_scores_

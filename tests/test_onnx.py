@@ -1,0 +1,303 @@
+"""ONNX models of networks, estimators and pipelines, as ONNX Runtime runs them."""
+
+import sys
+
+import numpy as np
+import pytest
+from predictions import (
+    assert_same_labels,
+    assert_within,
+    exact_predictions,
+    exact_probabilities,
+)
+from sklearn.compose import ColumnTransformer
+from sklearn.ensemble import VotingClassifier
+from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from tolerances import U
+
+from fastnn import MLPClassifier, MLPRegressor, Network, register_onnx_converters
+from fastnn.layers import ACTIVATIONS
+from fastnn.losses import LOSSES
+from fastnn.onnx_export import IR_VERSION, OPSET
+
+onnx = pytest.importorskip("onnx")
+runtime = pytest.importorskip("onnxruntime")
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+WORDS = np.array(["setosa", "versicolor", "virginica"])
+
+
+def run(model, x):
+    """Return a model's outputs by name; it is a path or a ModelProto."""
+    source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)
+    session = runtime.InferenceSession(source)
+    assert [(put.name, put.shape[1]) for put in session.get_inputs()] == [("X", x.shape[1])]
+    names = [put.name for put in session.get_outputs()]
+    return dict(zip(names, session.run(names, {"X": x}), strict=True))
+
+
+def network_of(sizes, rng, **settings):
+    """Return a network that has biases, which a new one has not."""
+    network = Network(sizes, **settings)
+    network.use_engine("numpy")
+    network.parameters = [(w, rng.normal(size=b.shape)) for w, b in network.parameters]
+    return network
+
+
+# ---- networks -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_model_predicts_what_the_network_does(loss, activation, outputs, rng, tmp_path):
+    network = network_of([6, 9, 7, outputs], rng, activation=activation, loss=loss, input_scale=0.4)
+    network.to_onnx(tmp_path / "model.onnx")
+    x = rng.normal(size=(50, 6)).astype(np.float32)
+    exact, bound = exact_predictions(network, x)
+    for rows in (1, 50):
+        got = run(tmp_path / "model.onnx", x[:rows])
+        expected = network.predict(x[:rows])
+        if LOSSES[loss].score == "accuracy":
+            assert list(got) == ["label", "probabilities"]
+            assert_within(got["probabilities"], exact[:rows], bound[:rows])
+            assert got["label"].dtype == expected.dtype == np.int64
+        else:
+            assert list(got) == ["values"]
+            assert got["values"].shape == expected.shape
+            assert_within(got["values"].reshape(rows, outputs), exact[:rows], bound[:rows])
+    if LOSSES[loss].score == "accuracy":
+        assert_same_labels(got["label"], expected, exact, bound)
+    assert_within(network._outputs(x), exact, bound)
+
+
+def test_bytes_are_scaled_within_the_model(rng, tmp_path):
+    network = network_of([20, 8, 4], rng, input_scale=1 / 255)
+    x = rng.integers(0, 256, (30, 20), np.uint8)
+    network.to_onnx(tmp_path / "model.onnx")
+    got = run(tmp_path / "model.onnx", x.astype(np.float32))
+    assert_within(got["probabilities"], *exact_predictions(network, x))
+
+
+def test_each_layer_has_its_activation(rng, tmp_path):
+    network = network_of([6, 5, 5, 5, 2], rng, activation=["tanh", "leaky_relu", "gelu"])
+    network.to_onnx(tmp_path / "model.onnx")
+    x = rng.normal(size=(30, 6)).astype(np.float32)
+    got = run(tmp_path / "model.onnx", x)
+    assert_within(got["probabilities"], *exact_predictions(network, x))
+    names = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
+    assert names.index("Tanh") < names.index("LeakyRelu") < names.index("Sigmoid")  # GELU's
+    assert "Mul" not in names[:2]  # nothing is scaled where the scale is 1
+
+
+def test_the_model_has_what_was_learned(engine, iris, tmp_path):
+    x, y = iris
+    network = Network([4, 8, 3])
+    network.fit(x, y, epochs=3, engine=engine)
+    network.to_onnx(tmp_path / "model.onnx")
+    x = x.astype(np.float32)
+    exact, bound = exact_predictions(network, x)
+    got = run(tmp_path / "model.onnx", x)
+    assert_within(got["probabilities"], exact, bound)
+    assert_same_labels(got["label"], network.predict(x), exact, bound)
+
+
+def test_the_model_says_what_it_is(tmp_path):
+    Network([6, 4, 3]).to_onnx(tmp_path / "model.onnx")
+    model = onnx.load(tmp_path / "model.onnx")
+    assert [(one.domain, one.version) for one in model.opset_import] == [("", OPSET)]
+    assert (model.ir_version, model.producer_name) == (IR_VERSION, "fastnn")
+    (x,) = model.graph.input
+    assert [one.dim_param or one.dim_value for one in x.type.tensor_type.shape.dim] == ["N", 6]
+
+
+@pytest.mark.parametrize("package", ["onnx", "skl2onnx"])
+def test_a_missing_package_is_named(package, tmp_path, monkeypatch):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"there before")
+    monkeypatch.setitem(sys.modules, package, None)
+    message = rf"package {package}: pip install 'fastnn-engine\[onnx\]'$"
+    with pytest.raises(ModuleNotFoundError, match=message):
+        register_onnx_converters() if package == "skl2onnx" else Network([2, 2]).to_onnx(path)
+    assert path.read_bytes() == b"there before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# ---- estimators -----------------------------------------------------------------------------
+
+TARGETS = {
+    "numbers": lambda y: y,
+    "floats": lambda y: 10.0 * y,
+    "words": lambda y: WORDS[y],
+    "objects": lambda y: WORDS[y].astype(object),
+    "two numbers": lambda y: (y > 0) - 5,
+    "two words": lambda y: WORDS[(y > 0).astype(int)],
+    "truths": lambda y: y > 0,
+    "one class": lambda y: 0 * y + 7,
+    "two labels": lambda y: np.stack([y == 0, y < 2], axis=1).astype(int),
+    "three labels": lambda y: np.stack([y == 0, y < 2, y > 0], axis=1).astype(int),
+}
+every_target = pytest.mark.parametrize("target", TARGETS)
+
+
+def fitted_classifier(iris, target, **settings):
+    x, y = iris
+    settings = {"hidden_layer_sizes": (8,), "max_iter": 30, "engine": "numpy"} | settings
+    x = x.astype(np.float32)
+    return x, MLPClassifier(random_state=0, **settings).fit(x, TARGETS[target](y))
+
+
+@every_target
+def test_a_classifier_and_its_labels(target, iris, tmp_path):
+    x, classifier = fitted_classifier(iris, target)
+    classifier.to_onnx(tmp_path / "model.onnx")
+    exact, bound = exact_probabilities(classifier, x)
+    for rows in (1, len(x)):
+        got = run(tmp_path / "model.onnx", x[:rows])
+        assert_within(got["probabilities"], exact[:rows], bound[:rows])
+    assert got["label"].dtype == (object if "words" in target or target == "objects" else np.int64)
+    assert_same_labels(got["label"], classifier.predict(x), exact, bound)
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("loss", ["squared_error", "poisson", "absolute_error", "huber"])
+def test_a_regressor(loss, outputs, engine, diabetes, tmp_path):
+    x, y = diabetes[0].astype(np.float32), np.exp(diabetes[1])
+    y = y if outputs == 1 else np.stack([y, 2 * y, 3 * y], axis=1)
+    regressor = MLPRegressor(loss, (8,), "gelu", max_iter=3, engine=engine, random_state=0)
+    regressor.fit(x, y).to_onnx(tmp_path / "model.onnx")
+    exact, bound = exact_predictions(regressor._network, x)
+    got = run(tmp_path / "model.onnx", x)
+    assert list(got) == ["variable"]
+    assert_within(got["variable"], exact, bound)
+    assert_within(regressor.predict(x).reshape(exact.shape), exact, bound)
+
+
+def test_weights_in_the_place_of_others_count(iris, tmp_path):
+    x, classifier = fitted_classifier(iris, "numbers")
+    classifier.coefs_ = [-w for w in classifier.coefs_]
+    classifier.to_onnx(tmp_path / "model.onnx")
+    got = run(tmp_path / "model.onnx", x)["probabilities"]
+    np.testing.assert_allclose(got, classifier.predict_proba(x), atol=1e-5)
+    assert_within(got, *exact_probabilities(classifier, x))
+
+
+def test_what_is_not_fitted_has_no_model(tmp_path):
+    with pytest.raises(NotFittedError):
+        MLPClassifier().to_onnx(tmp_path / "model.onnx")
+    assert not any(tmp_path.iterdir())
+
+
+# ---- pipelines ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def convert():
+    """`skl2onnx.to_onnx`, which knows our estimators."""
+    skl2onnx = pytest.importorskip("skl2onnx")
+    register_onnx_converters()
+    return skl2onnx.to_onnx
+
+
+PLAIN = {"zipmap": False}
+
+
+def scaled(scaler, x):
+    """Return what a scaler makes of features, and its float32's error: four roundings."""
+    x = x.astype(np.float64)
+    error = 4 * U * (np.abs(x) + np.abs(scaler.mean_)) / scaler.scale_
+    return (x - scaler.mean_) / scaler.scale_, error
+
+
+@every_target
+def test_a_pipeline(target, iris, convert):
+    x, y = (3 * iris[0] + 5).astype(np.float32), iris[1]
+    classifier = MLPClassifier((8,), "gelu", max_iter=30, engine="numpy", random_state=0)
+    pipeline = make_pipeline(StandardScaler(), classifier).fit(x, TARGETS[target](y))
+    model = convert(pipeline, x[:1], options=PLAIN)
+    exact, bound = exact_probabilities(classifier, *scaled(pipeline[0], x))
+    for rows in (1, len(x)):
+        got = run(model, x[:rows])
+        assert list(got) == ["label", "probabilities"]
+        assert_within(got["probabilities"], exact[:rows], bound[:rows])
+    assert_same_labels(got["label"], pipeline.predict(x), exact, bound)
+    declared = [len(one.type.tensor_type.shape.dim) for one in model.graph.output]
+    assert declared == [got["label"].ndim, 2]
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_a_pipeline_that_predicts_numbers(outputs, diabetes, convert):
+    x, y = diabetes[0].astype(np.float32), diabetes[1]
+    y = y if outputs == 1 else np.stack([y, -y], axis=1)
+    regressor = MLPRegressor("huber", (8,), max_iter=3, engine="numpy", random_state=0)
+    pipeline = make_pipeline(StandardScaler(), regressor).fit(x, y)
+    model = convert(pipeline, x[:1])
+    exact, bound = exact_predictions(regressor._network, *scaled(pipeline[0], x))
+    assert_within(run(model, x)["variable"], exact, bound)
+    (shape,) = (one.type.tensor_type.shape.dim for one in model.graph.output)
+    assert shape[1].dim_value == outputs
+
+
+def test_the_options_of_a_classifier(iris, convert):
+    x, classifier = fitted_classifier(iris, "words")
+    plain = run(convert(classifier, x[:1], options=PLAIN), x)
+    mapped = run(convert(classifier, x[:1]), x)  # by default
+    assert list(mapped) == ["output_label", "output_probability"]
+    rows = np.array([[row[word] for word in WORDS] for row in mapped["output_probability"]])
+    np.testing.assert_array_equal(rows, plain["probabilities"])
+    columns = run(convert(classifier, x[:1], options={"zipmap": "columns"}), x)
+    for word, p in zip(WORDS, plain["probabilities"].T, strict=True):
+        np.testing.assert_array_equal(columns[f"s{word}"], p)
+    options = PLAIN | {"output_class_labels": True}
+    assert run(convert(classifier, x[:1], options=options), x)["class_labels"].tolist() == [*WORDS]
+    numbers = run(convert(classifier, x[:1], options=PLAIN | {"nocl": True}), x)
+    np.testing.assert_array_equal(WORDS[numbers["label"]], plain["label"])
+    with pytest.raises(NameError, match="raw_scores"):
+        convert(classifier, x[:1], options={"raw_scores": True})
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int64])
+def test_features_of_another_type(dtype, iris, convert):
+    x, classifier = fitted_classifier(iris, "two words")
+    x = (10 * x).astype(dtype)
+    got = run(convert(classifier, x[:1], options=PLAIN), x)
+    assert got["probabilities"].dtype == (np.float64 if dtype == np.float64 else np.float32)
+    exact, bound = exact_probabilities(classifier, x, U * np.abs(x))
+    assert_within(got["probabilities"], exact, bound)
+    assert_same_labels(got["label"], classifier.predict(x), exact, bound)
+
+
+def test_an_older_opset(iris, convert):
+    x, classifier = fitted_classifier(iris, "numbers", activation="gelu")
+    model = convert(classifier, x[:1], options=PLAIN, target_opset={"": OPSET, "ai.onnx.ml": 1})
+    assert all(one.version <= OPSET for one in model.opset_import)
+    assert_within(run(model, x)["probabilities"], *exact_probabilities(classifier, x))
+
+
+def test_after_a_column_transformer(iris, convert):
+    x, y = iris[0].astype(np.float32), iris[1]
+    columns = ColumnTransformer([("all", StandardScaler(), [2, 0]), ("one", "passthrough", [3])])
+    classifier = MLPClassifier((8,), max_iter=30, engine="numpy", random_state=0)
+    pipeline = make_pipeline(columns, classifier).fit(x, y)
+    ordered, error = scaled(columns.named_transformers_["all"], x[:, [2, 0]])
+    ordered = np.hstack([ordered, x[:, [3]]])
+    error = np.hstack([error, np.zeros((len(x), 1))])
+    got = run(convert(pipeline, x[:1], options=PLAIN), x)
+    exact, bound = exact_probabilities(classifier, ordered, error)
+    assert_within(got["probabilities"], exact, bound)
+    assert_same_labels(got["label"], pipeline.predict(x), exact, bound)
+
+
+def test_two_estimators_in_one_model(iris, convert):
+    x, y = iris[0].astype(np.float32), iris[1]
+    both = [
+        (name, MLPClassifier((6,), name, max_iter=30, engine="numpy", random_state=seed))
+        for seed, name in enumerate(["relu", "gelu"])
+    ]
+    voting = VotingClassifier(both, voting="soft", flatten_transform=False).fit(x, y)
+    got = run(convert(voting, x[:1], options={id(voting): PLAIN}), x)
+    answers = [exact_probabilities(one, x) for one in voting.estimators_]
+    exact, bound = (sum(pair) / 2 for pair in zip(*answers, strict=True))
+    assert_within(got["probabilities"], exact, bound + 3 * U)

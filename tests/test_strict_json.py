@@ -1,0 +1,86 @@
+"""`fastnn.strict_json`: what is taken, and how the errors read."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastnn import ModelFileError
+from fastnn.strict_json import check_names, counted, dump, listed, parse, typed, within
+
+VALUE: dict[str, Any] = {"a": [1, -0.0, 5e-324, True, None], "\ud800 \n": {"ä": "\U0001f600"}}
+
+
+def test_what_is_dumped_is_parsed() -> None:
+    text = dump(VALUE)
+    assert text.isascii() and "\n" not in text
+    assert repr(parse(text, "it")) == repr(parse(text.encode(), "it")) == repr(VALUE)
+    assert dump(parse(text, "it")) == text
+
+
+def test_what_is_not_finite_is_not_dumped() -> None:
+    with pytest.raises(ValueError):
+        dump({"a": float("nan")})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "[]", "1", "null", '{"a":1,"a":1}', '{"b":{"a":1,"a":2}}', '{"a":NaN}',
+        '{"a":-Infinity}', '{"a":1e400}', '{"a":[-1e400]}', '{"a":1}x', "{a:1}",
+        '{"a":"\n"}', b'{"a":"\xff"}', "\ufeff{}", '{"a":1}'.encode("utf-16"),
+        '{"a":' + "9" * 5000 + "}",
+    ],
+    ids=lambda text: repr(text)[:20],
+)  # fmt: skip
+def test_what_is_not_taken(text: bytes | str) -> None:
+    with pytest.raises(ModelFileError, match="^the file is not (the|a) JSON ") as raised:
+        parse(text, "the file")
+    assert "\n" not in str(raised.value)
+
+
+def test_errors_say_where() -> None:
+    with pytest.raises(ModelFileError, match="^folder/file: part: it is not a JSON object$"):
+        with within(Path("folder") / "file"), within("part"):
+            parse("[]", "it")
+    with pytest.raises(ModelFileError, match="^file: is nested too deeply$"), within("file"):
+        parse('{"a":' * 100_000, "it")
+    with pytest.raises(ZeroDivisionError), within("file"):
+        1 / 0  # noqa: B018
+
+
+@pytest.mark.parametrize("value", [True, 1, 1.0, "1", [], {}, None])
+def test_types_are_exact(value: Any) -> None:
+    for kind in (bool, int, float, str, list, dict):
+        if type(value) is kind:
+            assert typed({"a": value}, "a", kind) is value
+            assert listed({"a": [value, value]}, "a", kind) == [value, value]
+            continue
+        with pytest.raises(ModelFileError, match="^a is .*, where an? .* is needed$"):
+            typed({"a": value}, "a", kind)
+        with pytest.raises(ModelFileError, match="^a has .*, where an? .* is needed$"):
+            listed({"a": [value]}, "a", kind)
+    with pytest.raises(ModelFileError, match="^b is missing$"):
+        typed({"a": value}, "b", int)
+
+
+def test_counts_have_limits() -> None:
+    assert [counted({"a": value}, "a", 3) for value in (0, 2)] == [0, 2]
+    for value in (-1, 3, True, 1.0):
+        with pytest.raises(ModelFileError, match="^a is "):
+            counted({"a": value}, "a", 3)
+
+
+def test_names_are_exact() -> None:
+    check_names({"a": 1, "b": 2}, ("b", "a"), "it")
+    with pytest.raises(ModelFileError, match="^it has no b$"):
+        check_names({"a": 1}, ("a", "b"), "it")
+    with pytest.raises(ModelFileError, match="^it has 'c', which does not belong there$"):
+        check_names({"a": 1, "c": 2}, ("a",), "it")
+
+
+def test_what_a_stranger_wrote_is_cut_short() -> None:
+    for value in ("x" * 10_000, list(range(10_000)), {str(i): i for i in range(1000)}, 10**4000):
+        with pytest.raises(ModelFileError) as raised:
+            typed({"a": value}, "a", bool)
+        assert len(str(raised.value)) < 200

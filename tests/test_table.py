@@ -1,0 +1,185 @@
+"""The CSV reader: numbers with a header or without, and the line of everything that is wrong."""
+
+import io
+import math
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastnn.datasets import table
+from fastnn.datasets.table import read_table
+from fastnn.errors import DataError
+
+
+def read(content: bytes | str, inputs: int, names: list[str] | None = None) -> np.ndarray:
+    content = content.encode() if isinstance(content, str) else content
+    return np.concatenate(list(read_table(io.BytesIO(content), "a.csv", inputs, names)))
+
+
+def refusal(content: bytes | str, inputs: int, names: list[str] | None = None) -> str:
+    """Return the message with which a file is refused: one line that names it."""
+    with pytest.raises(DataError) as caught:
+        read(content, inputs, names)
+    message = str(caught.value)
+    assert message.startswith("a.csv: ") and "\n" not in message
+    return message.removeprefix("a.csv: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("1,2\n3,4\n", [[1, 2], [3, 4]]),
+        ("1,2\n3,4", [[1, 2], [3, 4]]),
+        ("1,2\r\n3,4\r\n", [[1, 2], [3, 4]]),
+        ("1,2\n3,4\n\n \r\n\n", [[1, 2], [3, 4]]),
+        ("\ufeff1,2\n", [[1, 2]]),
+        ("a,b\n1,2\n", [[1, 2]]),
+        ('"a","b, ""c"""\n1,2\n', [[1, 2]]),
+        ("größe,名\n1,2\n", [[1, 2]]),
+        (",\n1,2\n", [[1, 2]]),  # columns without names
+        (' 1 ,\t2\n"3","4"\n', [[1, 2], [3, 4]]),
+        ("-1.5e3,+.25\n", [[-1500, 0.25]]),
+        ("1e-60,0\n", [[0, 0]]),
+    ],
+)
+def test_what_is_read(content, expected):
+    x = read(content, 2)
+    assert x.dtype == np.float32 and x.flags.c_contiguous
+    np.testing.assert_array_equal(x, np.array(expected, np.float32))
+
+
+@pytest.mark.parametrize("content", ["1\n2\n3\n", "n\n1\n2\n3\n"])
+def test_one_column(content):
+    assert read(content, 1).tolist() == [[1], [2], [3]]
+
+
+def test_numbers_are_read_as_numpy_reads_them(rng):
+    x = rng.normal(size=(50, 7)) * 10.0 ** rng.integers(-30, 30, (50, 7))
+    text = "\n".join(",".join(map(repr, row)) for row in x.tolist())
+    np.testing.assert_array_equal(read(text, 7), x.astype(np.float32))
+
+
+def test_names_must_be_those_of_the_model():
+    names = ["sepal width", "petal, width"]
+    assert read('sepal width,"petal, width"\n1,2\n', 2, names).tolist() == [[1, 2]]
+    assert read("1,2\n", 2, names).tolist() == [[1, 2]]
+    assert refusal('"petal, width",sepal width\n1,2\n', 2, names) == (
+        "line 1, column 1: is named 'petal, width', where the model takes 'sepal width'"
+    )
+    assert read("7,8\n1,2\n", 2, ["7", "8"]).tolist() == [[1, 2]]  # names may look like numbers
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("", "is empty"),
+        ("\n\n", "is empty"),
+        ("a,b\n", "has a header and no rows"),
+        ("1,2,3\n", "line 1: has 3 fields, where the model takes 2"),
+        ("a\n1,2\n", "line 1: has 1 field, where the model takes 2"),
+        ("1;2\n", "line 1: has 1 field, where the model takes 2"),
+        ("a,b\n1,2\n3\n", "line 3: has 1 field, where the model takes 2"),
+        ("1,2\n3,4,\n", "line 2: has 3 fields, where the model takes 2"),
+        ("1,x\n3,4\n", "line 1, column 2: 'x' is not a number"),
+        ("1,2\n3,\n", "line 2, column 2: '' is not a number"),
+        ("1,2\nNone,4\n", "line 2, column 1: 'None' is not a number"),
+        ("1,2\n3,1_0\n", "line 2, column 2: '1_0' is not a number"),
+        ("1,2\n3,\u0664\n", "line 2, column 2: '\u0664' is not a number"),
+        ("1,2\n3," + "x" * 99 + "\n", "line 2, column 2: '" + "x" * 40 + "...' is not a number"),
+        ("\n1,2\n", "line 1: is empty"),
+        ("1,2\n\n\n3,4\n", "line 2: is empty"),
+        ("1,2\nnan,4\n", "line 2 holds NaN, infinity or a number beyond float32"),
+        ("a,b\n1,2\n3,inf\n", "line 3 holds NaN"),
+        ("1,2\n3,1e39\n", "line 2 holds NaN"),
+        ('"1,2\n', "line 1: is not CSV: "),
+        ('1,2\n"3,4\n', "line 2: is not CSV: "),
+        ("1,2\r3,4\r", "line 1: is not CSV: "),
+        ("1,2\n3\v4,5\n", "line 2, column 1: '3\\x0b4' is not a number"),
+        (b"1,2\n3\0,4\n", "line 2: is not text in UTF-8, and the file none of IDX, .npy, .npz"),
+        ("größe,b\n".encode("latin-1"), "line 1: is not text in UTF-8"),
+        ("1,2\n".encode("utf-16"), "line 1: is not text in UTF-8"),
+    ],
+)
+def test_what_is_wrong_is_said(content, expected):
+    assert refusal(content, 2).startswith(expected)
+
+
+@pytest.mark.parametrize("size", ["BLOCK_ROWS", "BLOCK_BYTES"])
+def test_blocks(size, monkeypatch):
+    monkeypatch.setattr(table, size, 4 if size == "BLOCK_ROWS" else 16)
+    lines = [f"{n},{-n}\n" for n in range(1, 10)]
+    blocks = list(read_table(io.BytesIO("".join(lines).encode()), "a.csv", 2))
+    assert [len(block) for block in blocks] == [4, 4, 1]
+    assert np.concatenate(blocks)[:, 0].tolist() == list(range(1, 10))
+    for bad in range(9):
+        changed = lines.copy()
+        changed[bad] = "x,1\n"
+        expected = f"line {bad + 1}, column 1: 'x' is not a number"
+        assert refusal("".join(changed), 2) == expected
+        changed[bad] = "nan,1\n"
+        assert refusal("a,b\n" + "".join(changed), 2).startswith(f"line {bad + 2} holds NaN")
+
+
+class Endless(io.RawIOBase):
+    """A file that never ends."""
+
+    def __init__(self, text: bytes) -> None:
+        self._text = text
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        buffer[:] = (self._text * math.ceil(len(buffer) / len(self._text)))[: len(buffer)]
+        return len(buffer)
+
+
+@pytest.mark.parametrize("text", [b"1,", b"x", b"\0", b"\xff", b'"'])
+def test_a_line_without_end_costs_little_memory(text):
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match="^a.csv: line 1: is longer than 1,048,640 bytes$"):
+            list(read_table(io.BufferedReader(Endless(text)), "a.csv", 2))
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_file_without_end_is_read_in_blocks():
+    blocks = read_table(io.BufferedReader(Endless(b"1,2\n")), "a.csv", 2)
+    tracemalloc.start()
+    try:
+        for _ in range(5):
+            assert next(blocks).shape == (4096, 2)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_million_columns():
+    assert (
+        refusal(b"1," * 500_000 + b"1", 2) == "line 1: has 500001 fields, where the model takes 2"
+    )
+    assert refusal(b"1," * 1_000_000 + b"1", 2) == "line 1: is longer than 1,048,640 bytes"
+    assert read(b"1," * 99_999 + b"1", 100_000).shape == (1, 100_000)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    start=st.sampled_from([b"a,b\n1,2\n3,4\n", b"1,2\r\n3,4\r\n", b'"1","2"\n', b""]),
+    at=st.integers(0, 12),
+    patch=st.one_of(
+        st.binary(max_size=8), st.text('0123456789.,-+einf"\r\n\v\x1c \u2028x', max_size=8)
+    ),
+)
+def test_any_bytes_are_read_or_refused(start, at, patch):
+    patch = patch if isinstance(patch, bytes) else patch.encode()
+    try:
+        x = read(start[:at] + patch + start[at + len(patch) :], 2)
+    except DataError as error:
+        assert "\n" not in str(error)
+    else:
+        assert x.shape[1] == 2 and len(x) > 0 and np.isfinite(x).all()
