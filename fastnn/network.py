@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fastnn import model_file
 from fastnn.batches import Data
 from fastnn.callbacks import Callback
 from fastnn.early_stopping import EarlyStopping
@@ -17,7 +16,8 @@ from fastnn.initializers import initial_parameters
 from fastnn.inputs import as_data, as_features, split, with_class_weights
 from fastnn.layers import Parameters, dense_layers
 from fastnn.losses import get_loss
-from fastnn.onnx_export import network_graph, write_model
+from fastnn.model_file import model_of, write_model
+from fastnn.onnx_export import network_graph, write_onnx
 from fastnn.optimizers import Optimizer
 from fastnn.plan import Plan, check_monitor, planned
 from fastnn.randomness import SEED_LIMIT
@@ -349,7 +349,7 @@ class Network:
         ModelFileError
             If a weight is not finite.
         """
-        model_file.write_model(path, model_file.model_of(self))
+        write_model(path, model_of(self))
 
     def to_onnx(self, path: FilePath) -> None:
         """Write an ONNX model that predicts the same; `fastnn.onnx_export` describes it.
@@ -359,7 +359,7 @@ class Network:
         ModuleNotFoundError
             If the package onnx is not installed.
         """
-        write_model(network_graph(self), path)
+        write_onnx(network_graph(self), path)
 
     def _outputs(self, x: Any) -> np.ndarray:
         return self._current_engine().predict(as_features(x, self.layers[0].inputs, finite=False))

@@ -200,7 +200,7 @@ def _add_activation(graph: _Graph, name: str, z: str) -> str:
     return graph.add(operator, z, **attributes)
 
 
-def write_model(graph: Any, path: FilePath) -> None:
+def write_onnx(graph: Any, path: FilePath) -> None:
     """Check a model of this graph, and write it whole or not at all.
 
     Raises

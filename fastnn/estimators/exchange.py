@@ -7,12 +7,12 @@ import numpy as np
 from sklearn.base import BaseEstimator, is_classifier
 from sklearn.utils.validation import check_is_fitted
 
-from fastnn import model_file
 from fastnn.estimators.sklearn_exchange import from_sklearn, to_sklearn
 from fastnn.estimators.stored import restored, stored_of
 from fastnn.files import FilePath
+from fastnn.model_file import model_of, write_model
 from fastnn.network import Network
-from fastnn.onnx_export import classifier_graph, regression_graph, write_model
+from fastnn.onnx_export import classifier_graph, regression_graph, write_onnx
 from fastnn.strict_json import within
 
 
@@ -52,7 +52,7 @@ class ExchangeMixin(BaseEstimator):
         with within(path):
             stored = stored_of(self)
             restored([type(self)], stored, self._network)  # what is written can be read
-        model_file.write_model(path, model_file.model_of(self._network, stored))
+        write_model(path, model_of(self._network, stored))
 
     def to_onnx(self, path: FilePath) -> None:
         """Write the fitted estimator as an ONNX model, as `fastnn.onnx_export` says.
@@ -75,7 +75,7 @@ class ExchangeMixin(BaseEstimator):
             If the file cannot be written.
         """
         check_is_fitted(self, "_network")
-        write_model(self._onnx_graph(), path)
+        write_onnx(self._onnx_graph(), path)
 
     def _onnx_graph(self, classes: np.ndarray | None = None) -> Any:
         """Return the graph; other labels may take the place of `classes_`."""
