@@ -8,25 +8,27 @@ alone, and nothing but time depends on it.
 import ctypes
 import mmap
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastnn.batches import Data
-from fastnn.features import Features, SelectedRows
+from fastnn.features import SelectedRows
 from fastnn.randomness import block_rows, window_rows
 
-# Linux reads no more than this of one request, unless it is set up to read ahead further.
-REQUEST_BYTES = 2**17
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+# Linux reads no more of a request than the disk takes at once, and leaves the rest.
+REQUEST_BYTES = 2**18
 
 
 class ReadAhead:
     """Asks for the rows of an epoch, window by window and each block of rows once.
 
-    It asks from a thread of its own, for the system takes 0.2 s a gigabyte to make room for what
-    it is going to read. It does nothing for rows in memory, and where no advice is taken.
+    It asks from a thread of its own, for the system takes 0.2 s to make room for a gigabyte. It
+    does nothing for rows in memory, and where the system takes no advice.
 
     Parameters
     ----------
@@ -36,26 +38,34 @@ class ReadAhead:
     """
 
     def __init__(self, data: Data, order: np.ndarray) -> None:
-        x, rows = data.x, len(data.x)
-        row_bytes = x.nbytes // rows
+        rows, row_bytes = len(data.x), data.x.nbytes // len(data.x)
         self._block, self._window = block_rows(row_bytes), window_rows(rows, row_bytes)
-        self._order, self._chosen = order, None
+        self._order = order
+        x: Any = data.x
+        self._chosen: np.ndarray | None = None
         if isinstance(x, SelectedRows):
             x, self._chosen = x.source, x.rows
-        self._arrays = [array for array in (x, data.targets) if is_mapped(array)]
+        self._maps = [array for array in (x, data.targets) if is_mapped(array)]
         self._asked = np.zeros(-(-len(x) // self._block), bool)
         self._end = 0  # of the windows that have been asked for
-        self._pool = ThreadPoolExecutor(1)  # starts its thread with the first thing to do
+        self._pool: Executor | None = None
+        if self._maps:
+            from concurrent.futures import ThreadPoolExecutor
+
+            self._pool = ThreadPoolExecutor(1)
 
     def __enter__(self) -> "ReadAhead":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
 
     def advance(self, position: int) -> None:
         """Ask for all up to a position of the order, and for the window that comes then."""
-        while self._arrays and self._end < min(position + self._window, len(self._order)):
+        if self._pool is None:
+            return
+        while self._end < min(position + self._window, len(self._order)):
             window = self._order[self._end : self._end + self._window]
             self._end += self._window
             self._pool.submit(self._ask, window)
@@ -71,35 +81,35 @@ class ReadAhead:
         new &= ~self._asked
         self._asked |= new
         for first, last in np.flatnonzero(np.diff(new, prepend=False, append=False)).reshape(-1, 2):
-            for array in self._arrays:
+            for array in self._maps:
                 _ask_for(array[first * self._block : last * self._block])
 
 
-def is_mapped(array: Features) -> bool:
-    """Return whether rows lie in a map of a file, and the system takes advice on it."""
-    owner: Any = array
+def is_mapped(owner: Any) -> bool:
+    """Return whether rows are an array that lies in a map."""
     while isinstance(owner, np.ndarray | memoryview):
         owner = owner.base if isinstance(owner, np.ndarray) else owner.obj
-    return isinstance(owner, mmap.mmap) and _madvise() is not None
+    return isinstance(owner, mmap.mmap)
 
 
 def _ask_for(rows: np.ndarray) -> None:
     """Ask for rows of a map."""
-    madvise = _madvise()
+    ask = _madvise()
     start = rows.__array_interface__["data"][0]
     stop = start + rows.nbytes
     for at in range(start - start % mmap.PAGESIZE, stop, REQUEST_BYTES):
-        madvise(at, min(REQUEST_BYTES, stop - at), mmap.MADV_WILLNEED)
+        ask(at, min(REQUEST_BYTES, stop - at))
 
 
 @cache
-def _madvise() -> Callable[[int, int, int], int] | None:
-    """Return the system's madvise, if it has one: while Python's waits, so do all other threads."""
-    if not hasattr(mmap, "MADV_WILLNEED"):
-        return None
+def _madvise() -> Callable[[int, int], object]:
+    """Return the system's function that asks for bytes at an address, or one that does nothing.
+
+    Not that of `mmap.mmap`, which keeps all other Python threads waiting.
+    """
     try:
-        madvise = ctypes.CDLL(None).madvise
-    except (OSError, AttributeError):  # of a Python that loads no libraries
-        return None
+        madvise, advice = ctypes.CDLL(None).madvise, mmap.MADV_WILLNEED
+    except (AttributeError, OSError, TypeError):  # Windows, or a Python that loads no libraries
+        return lambda start, length: None
     madvise.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
-    return madvise
+    return lambda start, length: madvise(start, length, advice)

@@ -1,33 +1,48 @@
 """Reading ahead: which pages are asked for and when, and that nothing else depends on it."""
 
 import mmap
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from fastnn import Network, randomness, readahead
 from fastnn.batches import Data
+from fastnn.features import SelectedRows
 from fastnn.randomness import permutation
-from fastnn.readahead import ReadAhead, mapped
+from fastnn.readahead import ReadAhead, is_mapped
+from fastnn.sparse import SparseRows
 
 ROWS, WIDTH = 3001, 64
 SIZES = [WIDTH, 8, 3]
 HEADER = 5000  # bytes in front of the rows: more than a page
 
-needs_advice = pytest.mark.skipif(
-    not hasattr(mmap, "MADV_WILLNEED"), reason="the system takes no advice on maps"
-)
+
+class AtOnce:
+    """Does what a pool of threads is given as soon as it is given."""
+
+    def __init__(self, threads):
+        assert threads == 1
+
+    def submit(self, function, *arguments):
+        function(*arguments)
+
+    def shutdown(self, *, wait, cancel_futures):
+        assert cancel_futures and not wait
 
 
-class Recorder(mmap.mmap):
-    """A map that writes down which of its bytes are asked for."""
+class Recorder:
+    """Writes down which bytes are asked for, as places in a file."""
 
-    asked: list[tuple[int, int]]
+    def __init__(self, file_bytes):
+        self.base, self.size = file_bytes.__array_interface__["data"][0], len(file_bytes)
+        self.asked = []
 
-    def madvise(self, option, start, length):
-        assert option == mmap.MADV_WILLNEED and start % mmap.PAGESIZE == 0
-        assert 0 < length <= readahead.REQUEST_BYTES and start + length <= len(self)
-        super().madvise(option, start, length)
+    def __call__(self, address, length):
+        start = address - self.base
+        assert start % mmap.PAGESIZE == 0 and 0 <= start < start + length <= self.size
+        assert length <= readahead.REQUEST_BYTES
         self.asked.append((start, start + length))
 
     def pages(self):
@@ -58,16 +73,15 @@ def file(arrays, tmp_path):
 
 
 @pytest.fixture
-def recorded(arrays, tmp_path):
-    """The rows behind a header, in a map that writes down what it is asked for."""
+def recorded(arrays, tmp_path, monkeypatch):
+    """The rows behind a header, in a map, and what writes down how they are asked for."""
     path = tmp_path / "rows"
     path.write_bytes(bytes(HEADER) + arrays[0].tobytes())
-    with path.open("rb") as opened:
-        recorder = Recorder(opened.fileno(), 0, access=mmap.ACCESS_READ)
-    recorder.asked = []
-    x = np.frombuffer(recorder, arrays[0].dtype, offset=HEADER).reshape(ROWS, WIDTH)
-    np.testing.assert_array_equal(x, arrays[0])
-    return x, recorder
+    file_bytes = np.memmap(path, np.uint8, "r")
+    recorder = Recorder(file_bytes)
+    monkeypatch.setattr(readahead, "_madvise", lambda: recorder)
+    monkeypatch.setattr("concurrent.futures.ThreadPoolExecutor", AtOnce)
+    return file_bytes[HEADER:].view(arrays[0].dtype).reshape(ROWS, WIDTH), recorder
 
 
 def pages_of(rows, x):
@@ -93,7 +107,6 @@ def trained(x, y, engine, *, epochs=(3,), **settings):
 # ---- the map behind an array ----------------------------------------------------------------
 
 
-@needs_advice
 @pytest.mark.parametrize(
     "view",
     [
@@ -102,34 +115,29 @@ def trained(x, y, engine, *, epochs=(3,), **settings):
         lambda x: x[17:],
         lambda x: np.asarray(x)[5:900][3:],
         lambda x: np.asarray(memoryview(np.asarray(x))),
+        lambda x: np.frombuffer(x.base, np.uint8),
     ],
-    ids=["map", "asarray", "slice", "slices", "memoryview"],
+    ids=["map", "asarray", "slice", "slices", "memoryview", "frombuffer"],
 )
-def test_the_map_is_found_behind_views(file, arrays, view):
-    array = view(np.load(file, mmap_mode="r"))
-    owner, start, row_bytes = mapped(array)
-    assert isinstance(owner, mmap.mmap) and row_bytes == arrays[0][0].nbytes
-    assert owner[start : start + array.nbytes] == array.tobytes()
+def test_a_map_is_found_behind_views(file, view):
+    assert is_mapped(view(np.load(file, mmap_mode="r")))
 
 
-@needs_advice
-def test_a_map_that_begins_in_the_middle_of_a_file(file):
-    offset = 1000 * WIDTH + 7  # NumPy maps from a page before it
-    array = np.memmap(file, np.uint8, "r", offset, (100, WIDTH))
-    owner, start, _ = mapped(array)
-    assert owner[start : start + array.nbytes] == file.read_bytes()[offset:][: array.nbytes]
-
-
-def test_arrays_in_memory_are_not_mapped(file):
+def test_rows_in_memory_are_not_mapped(file):
     x = np.load(file, mmap_mode="r")
-    for array in (np.array(x), x[[1, 2]], np.frombuffer(bytes(64), np.uint8).reshape(1, 64)):
-        assert mapped(array) is None
+    rows = SparseRows(np.arange(5), np.zeros(4, np.int32), np.ones(4, np.float32), 3)
+    for features in (np.array(x), x[[1, 2]], np.frombuffer(bytes(64), np.uint8), rows):
+        assert not is_mapped(features)
+    for features in (np.array(x), rows):
+        before = threading.active_count()
+        with ReadAhead(Data(features, np.zeros(4, np.int32)), np.arange(4)) as ahead:
+            ahead.advance(4)
+            assert threading.active_count() == before
 
 
 # ---- what is asked for ----------------------------------------------------------------------
 
 
-@needs_advice
 @pytest.mark.parametrize("request_bytes", [mmap.PAGESIZE, 2**17])
 def test_each_window_is_asked_for_while_the_one_before_is_trained(
     recorded, small_blocks, monkeypatch, request_bytes
@@ -156,7 +164,6 @@ def test_each_window_is_asked_for_while_the_one_before_is_trained(
     assert len(windows) > 5 and len(set(windows[0] // block)) < ROWS / block / 3
 
 
-@needs_advice
 def test_a_call_that_takes_several_windows_has_them_all(recorded, small_blocks):
     x, recorder = recorded
     order = permutation(0, 0, ROWS, x[0].nbytes)
@@ -165,7 +172,6 @@ def test_a_call_that_takes_several_windows_has_them_all(recorded, small_blocks):
     assert recorder.pages() == pages_of(order[: 3 * window], x)
 
 
-@needs_advice
 def test_rows_in_their_order_are_read_in_stretches(recorded, small_blocks):
     x, recorder = recorded
     ahead = ReadAhead(Data(x, np.zeros(ROWS, np.int32)), np.arange(ROWS))
@@ -178,7 +184,6 @@ def test_rows_in_their_order_are_read_in_stretches(recorded, small_blocks):
     assert first | second == pages_of(np.arange(2 * window), x)
 
 
-@needs_advice
 def test_rows_that_are_shuffled_as_one_are_all_asked_for_before_the_first(recorded):
     x, recorder = recorded
     ahead = ReadAhead(Data(x, np.zeros(ROWS, np.int32)), permutation(0, 0, ROWS, x[0].nbytes))
@@ -188,7 +193,6 @@ def test_rows_that_are_shuffled_as_one_are_all_asked_for_before_the_first(record
     assert not recorder.asked
 
 
-@needs_advice
 def test_targets_in_a_file_are_read_ahead_too(recorded, small_blocks, rng):
     y, recorder = recorded
     x = rng.random((ROWS, WIDTH // 2)).astype(np.float32)  # whose rows decide how it is cut
@@ -199,7 +203,16 @@ def test_targets_in_a_file_are_read_ahead_too(recorded, small_blocks, rng):
     assert set((at // mmap.PAGESIZE).tolist()) <= pages < pages_of(order, y)
 
 
-@needs_advice
+def test_chosen_rows_are_found_in_their_file(recorded, small_blocks):
+    x, recorder = recorded
+    rows = np.flatnonzero(np.arange(ROWS) % 5)  # as `split` takes them
+    data = Data(SelectedRows(x, rows), np.zeros(len(rows), np.int32))
+    order = permutation(0, 0, len(rows), x[0].nbytes)
+    ReadAhead(data, order).advance(0)
+    window = rows[order[: randomness.window_rows(len(rows), x[0].nbytes)]]
+    assert recorder.pages() == pages_of(window, x)
+
+
 def test_an_epoch_asks_for_all_and_the_first_window_comes_first(
     recorded, arrays, small_blocks, engine
 ):
@@ -242,33 +255,71 @@ def test_threads_change_no_bit_of_it(arrays, file, small_blocks, shuffle):
     assert all(other == one for other in others)
 
 
-@needs_advice
-@pytest.mark.parametrize("error", [OSError(22, "Invalid argument"), ValueError("closed")])
-def test_advice_that_is_refused_is_no_error(recorded, arrays, engine, monkeypatch, error):
-    x, recorder = recorded
+def test_validation_rows_are_left_in_their_file(arrays, file, small_blocks, engine):
+    settings = {"validation_fraction": 0.2}
+    expected = trained(np.array(arrays[0]), arrays[1], engine, **settings)
+    assert trained(np.load(file, mmap_mode="r"), arrays[1], engine, **settings) == expected
+
+
+# ---- advice ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answer", [0, -1])
+def test_the_system_is_asked_from_a_thread_and_may_say_no(
+    arrays, file, engine, monkeypatch, answer
+):
     calls = []
 
-    def refuse(self, *call):
-        calls.append(call)
-        raise error
+    def madvise(start, length, advice):
+        calls.append((threading.current_thread(), start, length, advice))
+        return answer
 
-    monkeypatch.setattr(Recorder, "madvise", refuse)
-    assert trained(x, arrays[1], engine) == trained(np.array(x), arrays[1], engine)
-    assert calls
+    class Patient(ThreadPoolExecutor):  # so that all calls are seen
+        def shutdown(self, **how):
+            super().shutdown(wait=True)
+
+    class Library:
+        def __init__(self, name):
+            assert name is None
+            self.madvise = madvise
+
+    x = np.load(file, mmap_mode="r")
+    expected = trained(np.array(x), arrays[1], engine)
+    monkeypatch.setattr("concurrent.futures.ThreadPoolExecutor", Patient)
+    monkeypatch.setattr(readahead.ctypes, "CDLL", Library)
+    monkeypatch.setattr(mmap, "MADV_WILLNEED", 33, raising=False)
+    readahead._madvise.cache_clear()
+    try:
+        assert trained(x, arrays[1], engine) == expected
+    finally:
+        readahead._madvise.cache_clear()
+    assert calls and {advice for *_, advice in calls} == {33}
+    assert threading.main_thread() not in {thread for thread, *_ in calls}
+    first = np.asarray(x).__array_interface__["data"][0]
+    assert min(start for _, start, *_ in calls) == first - first % mmap.PAGESIZE
+    assert max(start + length for _, start, length, _ in calls) == first + x.nbytes
 
 
-@needs_advice
-def test_where_the_system_takes_no_advice_it_gets_none(recorded, arrays, engine, monkeypatch):
-    monkeypatch.delattr(mmap, "MADV_WILLNEED")
-    x, recorder = recorded
-    assert mapped(x) is None
-    assert trained(x, arrays[1], engine) == trained(np.array(x), arrays[1], engine)
-    assert not recorder.asked
+@pytest.mark.parametrize("missing", [AttributeError, OSError, TypeError])
+def test_where_the_system_takes_no_advice_it_gets_none(arrays, file, engine, monkeypatch, missing):
+    def refuse(name):
+        raise missing
+
+    x = np.load(file, mmap_mode="r")
+    expected = trained(np.array(x), arrays[1], engine)
+    monkeypatch.setattr(readahead.ctypes, "CDLL", refuse)
+    readahead._madvise.cache_clear()
+    try:
+        assert trained(x, arrays[1], engine) == expected
+        assert readahead._madvise()(0, 1) is None
+    finally:
+        readahead._madvise.cache_clear()
 
 
-def test_features_that_are_no_array_are_left_alone(rng):
-    from fastnn.sparse import SparseRows
-
-    rows = SparseRows(np.arange(5), np.zeros(4, np.int32), np.ones(4, np.float32), 3)
-    ReadAhead(Data(rows, np.zeros(4, np.int32)), np.arange(4)).advance(4)
-    assert mapped(rows) is None
+@pytest.mark.skipif(not hasattr(mmap, "MADV_WILLNEED"), reason="the system takes no advice")
+def test_the_system_takes_the_advice(file):
+    x = np.asarray(np.load(file, mmap_mode="r"))
+    start = x.__array_interface__["data"][0]
+    ask = readahead._madvise()
+    assert ask(start - start % mmap.PAGESIZE, x.nbytes) == 0
+    assert ask(start - start % mmap.PAGESIZE + 1, x.nbytes) == -1, "not a page's beginning"
