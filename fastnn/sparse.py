@@ -71,4 +71,3 @@ class SparseRows:
     def _longest_rows(self) -> np.ndarray:
         """The entries of the longest row, of the two longest, and so on."""
         return np.sort(self.counts)[::-1].cumsum()
-
