@@ -7,9 +7,11 @@ if TYPE_CHECKING:
     from fastnn.callbacks import Callback as Callback
     from fastnn.callbacks import LogFile as LogFile
     from fastnn.callbacks import ProgressBar as ProgressBar
+    from fastnn.checkpoint import Checkpoint as Checkpoint
     from fastnn.datasets import Dataset as Dataset
     from fastnn.datasets import load_dataset as load_dataset
     from fastnn.early_stopping import EarlyStopping as EarlyStopping
+    from fastnn.errors import CheckpointError as CheckpointError
     from fastnn.errors import DataError as DataError
     from fastnn.errors import DivergenceError as DivergenceError
     from fastnn.errors import ModelFileError as ModelFileError
@@ -27,6 +29,8 @@ __version__ = "0.1.0"
 # Public name: the module that defines it, imported when the name is first used.
 _HOME = {
     "Callback": "fastnn.callbacks",
+    "Checkpoint": "fastnn.checkpoint",
+    "CheckpointError": "fastnn.errors",
     "DataError": "fastnn.errors",
     "Dataset": "fastnn.datasets",
     "DivergenceError": "fastnn.errors",

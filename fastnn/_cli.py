@@ -3,7 +3,8 @@
 A command parses with `Parser` and runs inside `run`. Nothing here imports NumPy, so that
 ``--help`` and a mistyped option answer at once.
 
-Exit codes: 0 done, 1 data or files, 2 usage, 3 divergence, 130 Ctrl-C, 141 closed pipe.
+Exit codes: 0 done, 1 data or files, 2 usage, 3 divergence, 130 Ctrl-C, 141 closed pipe, 143
+SIGTERM.
 """
 
 import argparse
@@ -15,14 +16,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import current_thread, main_thread
 from typing import Any, Literal, NoReturn
 
 from fastnn import __version__
 from fastnn.errors import DivergenceError, FastnnError
+from fastnn.interrupts import Terminated, exit_code, heed, heeded
 from fastnn.settings import BELOW_ONE, LARGEST_FLOAT, SMALLEST_NORMAL
 
-INTERRUPTED = 130
 ENGINES = ("numba", "numpy")  # as in fastnn.engine, which needs NumPy
 DATASETS = ("auto", "mnist", "fashion-mnist", "digits")
 WIDTH_LIMIT = 1_000_000  # of a hidden layer: a wider one is a slip of the hand
@@ -221,23 +221,25 @@ def run(program: str, command: Callable[[], None]) -> int:
 
     What is wrong with the usage, the data, the files or the training is printed on one line of
     standard error; every other exception is a bug of ours and keeps its traceback. A message
-    given to KeyboardInterrupt is printed in place of "interrupted".
+    given to KeyboardInterrupt is printed in place of "interrupted". SIGTERM does what Ctrl-C does,
+    and a second signal ends the process on the spot.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")  # a path may hold what it cannot encode
     try:
         try:
-            command()
+            with heeded():
+                command()
         except SystemExit:  # argparse, after --help and --version
             pass
         if sys.stdout is not None:
             sys.stdout.flush()
     except KeyboardInterrupt as error:
-        return _report_interrupt(program, str(error))
+        return _report_interrupt(program, _signal_of(error), str(error))
     except Exception as error:
-        if _has_interrupt(error):
-            return _report_interrupt(program)
+        if (interrupt := _interrupt_behind(error)) is not None:
+            return _report_interrupt(program, _signal_of(interrupt))
         if not isinstance(error, EXPECTED):
             raise
         return _report(program, error)
@@ -246,47 +248,31 @@ def run(program: str, command: Callable[[], None]) -> int:
 
 @contextmanager
 def exit_on_interrupt(program: str) -> Iterator[None]:
-    """Let Ctrl-C end the process on the spot, while there is nothing to tidy up.
+    """Let Ctrl-C and SIGTERM end the process on the spot, while there is nothing to tidy up.
 
     For the time when kernels are compiled or loaded: LLVM calls Python then, and Numba catches
     what comes, so that one KeyboardInterrupt in fifty was lost and the training went on.
     """
-    handler = signal.getsignal(signal.SIGINT)
-    ours = handler is signal.default_int_handler and current_thread() is main_thread()
-    if ours:
-        signal.signal(signal.SIGINT, lambda *_: os._exit(_report_interrupt(program)))
+    ours = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is heed:
+            ours.append(number)
+            signal.signal(number, lambda number, _: os._exit(_report_interrupt(program, number)))
     try:
         yield
     finally:
-        if ours:
-            signal.signal(signal.SIGINT, handler)
-
-
-@contextmanager
-def interrupt_afterwards() -> Iterator[None]:
-    """Let Ctrl-C wait for the end of what must be done whole, or not at all."""
-    handler = signal.getsignal(signal.SIGINT)
-    came: list[int] = []
-    ours = handler is signal.default_int_handler and current_thread() is main_thread()
-    if ours:
-        signal.signal(signal.SIGINT, lambda number, _: came.append(number))
-    try:
-        yield
-    finally:
-        if ours:
-            signal.signal(signal.SIGINT, handler)
-    if came:
-        raise KeyboardInterrupt
+        for number in ours:
+            signal.signal(number, heed)
 
 
 def leave(code: int) -> NoReturn:
-    """End the process with an exit code of `run`; after Ctrl-C at once, with no tidying up.
+    """End the process with an exit code of `run`; after a signal at once, with no tidying up.
 
     Tidying up takes 0.1 s where scikit-learn is loaded, and a second Ctrl-C would land in it. And
     an interpreter that was once interrupted inside ``exec``, as imports are, would end by the
     signal, whatever code it is given.
     """
-    if code == INTERRUPTED:
+    if code in (exit_code(signal.SIGINT), exit_code(signal.SIGTERM)):
         os._exit(code)  # standard output was sent line by line, and whatever else is closed
     sys.exit(code)
 
@@ -303,16 +289,35 @@ def _report(program: str, error: Exception) -> int:
     return 3 if isinstance(error, DivergenceError) else 1
 
 
-def _report_interrupt(program: str, reached: str = "") -> int:
-    _print_error(f"{program}: {reached or 'interrupted'}")
-    return INTERRUPTED
+def _report_interrupt(program: str, number: int, reached: str = "") -> int:
+    _print_error(f"{program}: {reached or _word(number)}")
+    return exit_code(number)
 
 
-def _has_interrupt(error: BaseException | None) -> bool:
-    """Tell whether Ctrl-C is behind an error: C++ modules turn it into an ImportError."""
+def _word(number: int) -> str:
+    return "terminated" if number == signal.SIGTERM else "interrupted"
+
+
+def reason(interrupt: KeyboardInterrupt) -> str:
+    """Return a word for what ended a command: "interrupted" or "terminated"."""
+    return _word(_signal_of(interrupt))
+
+
+def _signal_of(interrupt: BaseException) -> int:
+    """Return the signal, also where a command has put its own words in place of the first's."""
+    behind: BaseException | None = interrupt
+    while behind is not None:
+        if isinstance(behind, Terminated):
+            return signal.SIGTERM
+        behind = behind.__context__
+    return signal.SIGINT
+
+
+def _interrupt_behind(error: BaseException | None) -> BaseException | None:
+    """Return the signal that is behind an error: C++ modules turn it into an ImportError."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
-    return error is not None
+    return error
 
 
 def _message(error: Exception) -> str:

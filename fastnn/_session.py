@@ -3,7 +3,9 @@
 import argparse
 import math
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from fastnn import _cli
@@ -27,6 +29,11 @@ def load(program: str, options: argparse.Namespace, *, quiet: bool = False) -> "
     return data
 
 
+def warn(program: str, text: str) -> None:
+    """Say on one line of standard error what is not as it should be."""
+    print(f"{program}: warning: {text}", file=sys.stderr, flush=True)
+
+
 def say_note(program: str, data: "Dataset") -> None:
     """Say on standard error what there is to say about the data, if anything."""
     if data.note:
@@ -45,13 +52,23 @@ def use_engine(
     """
     from fastnn.engine import needs_compiling
 
-    with _cli.exit_on_interrupt(program):
+    with _cli.exit_on_interrupt(program), _warnings_as_lines(program):
         if needs_compiling(name):
             say("compiling the kernels: some seconds, this once")
         try:
             return network.use_engine(name, threads=threads)
         except ValueError as error:
             raise _cli.UsageError(f"argument --threads: {error}") from None
+
+
+@contextmanager
+def _warnings_as_lines(program: str) -> Iterator[None]:
+    """Show a warning as one line on standard error."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: print(
+            f"{program}: {message}", file=sys.stderr, flush=True
+        )
+        yield
 
 
 def widths_of(network: "Network") -> list[int]:

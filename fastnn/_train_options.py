@@ -67,6 +67,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     _check_layers(parser, options)
     _check_optimizer(parser, options)
     _check_stopping(parser, options)
+    _check_checkpoints(parser, options)
     _fill_in(options)
     return options
 
@@ -137,6 +138,12 @@ def _add_output(add: _Add) -> None:
     add("--plots", metavar="DIR", type=Path, help=plots)
     save = "the trained network, with the weights that are kept; fastnn.load reads it"
     add("--save", metavar="FILE", type=Path, help=save)
+    checkpoint = "the last two checkpoints; from them --resume goes on to the same bits"
+    add("--checkpoint", metavar="DIR", type=Path, help=checkpoint)
+    every = "epochs from one checkpoint to the next (1)"
+    add("--checkpoint-every", metavar="N", type=_cli.count, help=every)
+    resume = "go on from the last checkpoint there, and write the next there; all else is as it was"
+    add("--resume", metavar="DIR", type=Path, help=resume)
     add("--quiet", action="store_true", help="print the last line only")
 
 
@@ -230,6 +237,22 @@ def _check_stopping(parser: _cli.Parser, options: argparse.Namespace) -> None:
             parser.error(f"argument {_option(name)}: is for --early-stopping, which is not given")
 
 
+def _check_checkpoints(parser: _cli.Parser, options: argparse.Namespace) -> None:
+    """Raise a UsageError if there can be no checkpoints, or nobody wants those it adjusts."""
+    directories = [each for each in ("checkpoint", "resume") if getattr(options, each) is not None]
+    if len(directories) > 1:
+        parser.error("argument --resume: writes its checkpoints there; leave --checkpoint out")
+    if options.checkpoint_every is not None and not directories:
+        parser.error(
+            "argument --checkpoint-every: is for --checkpoint or --resume, which are not given"
+        )
+    if directories and OPTIMIZERS[options.optimizer].rule == "lbfgs":
+        parser.error(
+            f"argument {_option(directories[0])}: --optimizer {options.optimizer} has no "
+            "checkpoints; the others do"
+        )
+
+
 def _fill_in(options: argparse.Namespace) -> None:
     """Put defaults in place of what was not given."""
     chosen = OPTIMIZERS[options.optimizer]
@@ -244,6 +267,7 @@ def _fill_in(options: argparse.Namespace) -> None:
         "clip_norm": 0.0,
         "schedule": "constant",
         "warmup_epochs": 0.0,
+        "checkpoint_every": 1,
     }
     if options.early_stopping:
         defaults["validation_fraction"] = VALIDATION_FRACTION

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,13 @@ class Callback:
 
     def on_fit_begin(self, epochs: int, rows: int) -> None:
         """See how many epochs of how many rows there will be, at most."""
+
+    def on_resume(self, epoch: int, rows: int, history: dict[str, list[float]]) -> None:
+        """See that a fit goes on from a checkpoint, after `on_fit_begin`.
+
+        It goes on in an epoch, counted from 1, of which so many rows are done; the history is that
+        of the epochs before.
+        """
 
     def on_epoch_begin(self, epoch: int) -> None:
         """See that an epoch, counted from 1, begins."""
@@ -37,6 +45,28 @@ class Callback:
         """See that an exception breaks off a fit; it goes on its way after this."""
 
 
+class Bookkeeper(Callback):
+    """A callback whose `on_epoch_end` is part of the fit's own bookkeeping.
+
+    An interrupt waits for it, and so finds either all counts with an epoch or all without.
+
+    Attributes
+    ----------
+    kept : dict of str to list of float
+        What a checkpoint keeps for it, and it has again before `on_resume`.
+    """
+
+    kept: dict[str, list[float]] = {}
+
+
+def past_epochs(epoch: int, history: dict[str, list[float]]) -> Iterator[tuple[int, Any]]:
+    """Yield the numbers and figures of the epochs before the one in which a fit goes on."""
+    names = list(history)
+    figures = list(zip(*history.values(), strict=True))
+    for number, values in enumerate(figures, start=epoch - len(figures)):
+        yield number, dict(zip(names, values, strict=True))
+
+
 class LogFile(Callback):
     """Write the figures of every epoch to a file: CSV if its name ends so, else JSON lines.
 
@@ -55,6 +85,12 @@ class LogFile(Callback):
     def on_fit_begin(self, epochs: int, rows: int) -> None:
         """Begin anew or go on; a file that cannot be written is known before the training."""
         self.path.open("a" if self.append else "w", encoding="utf-8").close()
+
+    def on_resume(self, epoch: int, rows: int, history: dict[str, list[float]]) -> None:
+        """Write the lines of the epochs before, unless they are to be there."""
+        if not self.append:
+            for number, metrics in past_epochs(epoch, history):
+                self.on_epoch_end(number, metrics)
 
     def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
         """Write a line, and in CSV the names before the file's first."""
@@ -87,6 +123,12 @@ class ProgressBar(Callback):
         self._bar = Progress(*columns, console=Console(stderr=True))
         self._task = self._bar.add_task("", total=epochs * rows)
         self._bar.start()
+
+    def on_resume(self, epoch: int, rows: int, history: dict[str, list[float]]) -> None:
+        """Begin where the fit does."""
+        for number, metrics in past_epochs(epoch, history):
+            self.on_epoch_end(number, metrics)
+        self.on_chunk_end(epoch, rows)
 
     def on_chunk_end(self, epoch: int, rows: int) -> None:
         """Move on."""

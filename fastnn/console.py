@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from fastnn.callbacks import Callback
+from fastnn.callbacks import Callback, past_epochs
 
 
 def counted(number: int, noun: str) -> str:
@@ -69,6 +69,11 @@ class Display(Callback):
         self.say(f"epoch    loss  accuracy {loss:>10} {accuracy:>14}  seconds   samples/s", "bold")
         yield
         self.say()
+
+    def on_resume(self, epoch: int, rows: int, history: dict[str, list[float]]) -> None:
+        """Print the rows of the epochs before."""
+        for number, metrics in past_epochs(epoch, history):
+            self.on_epoch_end(number, metrics)
 
     def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
         """Print the row of an epoch."""

@@ -10,6 +10,7 @@ from fastnn.batches import Data, Epoch, Progress
 from fastnn.features import Features
 from fastnn.layers import Dense, Parameters
 from fastnn.losses import LOSSES, Loss
+from fastnn.memory import check_engine
 
 ENGINES = ("numba", "numpy")
 
@@ -111,7 +112,10 @@ def get_engine(
     ------
     ValueError
         If there is no such engine, or it cannot have that many threads.
+    MemoryError
+        If there is no room for it.
     """
+    check_engine(layers)
     if name == "numba":
         from fastnn.kernels.step import NumbaEngine
 

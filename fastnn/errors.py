@@ -20,6 +20,13 @@ class ModelFileError(FastnnError, ValueError):
     """
 
 
+class CheckpointError(FastnnError, ValueError):
+    """A fit cannot go on from a checkpoint: there is none, or it is not of this fit.
+
+    The message is one line: the directory, and what differs, as it was and as it is.
+    """
+
+
 class DivergenceError(FastnnError, ArithmeticError):
     """The training loss, or a weight, is no longer finite.
 

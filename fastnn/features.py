@@ -1,10 +1,11 @@
 """The forms in which engines take features: an array, sparse rows, or some rows of either."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from fastnn.sparse import SparseRows
+from fastnn.sparse import SparseRows, entries_of_longest
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +45,18 @@ class SelectedRows:
     def __getitem__(self, rows: np.ndarray | slice) -> np.ndarray | SparseRows:
         """Return a copy of some of the rows."""
         return self.source[self.rows[rows]]
+
+    def most_entries(self, rows: int) -> int:
+        """Return how many entries so many rows of a sparse source have at most.
+
+        The same row may be there several times, and so it may be more than of the source.
+        """
+        return int(self._longest_rows[min(rows, len(self)) - 1])
+
+    @cached_property
+    def _longest_rows(self) -> np.ndarray:
+        assert isinstance(self.source, SparseRows)
+        return entries_of_longest(self.source.counts[self.rows])
 
 
 Features = np.ndarray | SparseRows | SelectedRows

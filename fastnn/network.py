@@ -8,14 +8,17 @@ import numpy as np
 
 from fastnn.batches import Data
 from fastnn.callbacks import Callback
+from fastnn.checkpoint import checkpoint_in
 from fastnn.early_stopping import EarlyStopping
 from fastnn.engine import Engine, get_engine
-from fastnn.errors import DivergenceError
 from fastnn.files import FilePath
+from fastnn.forks import Training, making
 from fastnn.initializers import initial_parameters
 from fastnn.inputs import as_data, as_features, split, with_class_weights
+from fastnn.interrupts import Whole
 from fastnn.layers import Parameters, dense_layers
 from fastnn.losses import get_loss
+from fastnn.memory import check_fit
 from fastnn.model_file import model_of, write_model
 from fastnn.onnx_export import network_graph, write_onnx
 from fastnn.optimizers import Optimizer
@@ -24,7 +27,7 @@ from fastnn.randomness import SEED_LIMIT
 from fastnn.schedules import Schedule
 from fastnn.settings import check_setting, whole_number
 from fastnn.training import Outcome, fit
-from fastnn.watch import Counter, Counts, History, Score, r2
+from fastnn.watch import Counts, History, Score, r2
 
 
 class Network:
@@ -91,10 +94,11 @@ class Network:
             raise ValueError(f"seed must be below 2**64, got {seed!r}")
         self._parameters: Parameters | None = None  # drawn when they are first asked for
         self._counts = Counts()
-        self._rule = ""  # of the optimizer that trained last,
-        self._state: list[Parameters] = []  # and its state, slot by slot
+        self._rule, self._slots = "", 0  # of the optimizer that trained last
+        self._state: list[Parameters] = []  # its state, until there is an engine that has it
         self._engine: Engine | None = None
         self._engine_choice: tuple[str, int | None] = ("numba", None)
+        self._training = Training()
 
     @property
     def epochs_trained(self) -> int:
@@ -111,7 +115,9 @@ class Network:
         """Per layer ``(w, b)``: weights (I, O) and biases (O,), float32; copies."""
         if self._engine is not None:  # which may be training
             return self._engine.get_parameters()
-        return [(w.copy(), b.copy()) for w, b in self._own_parameters()]
+        if self._parameters is None:
+            self._parameters = initial_parameters(self.layers, self.seed)
+        return [(w.copy(), b.copy()) for w, b in self._parameters]
 
     @parameters.setter
     def parameters(self, parameters: Parameters) -> None:
@@ -218,6 +224,8 @@ class Network:
             If the data do not fit the network or are not finite.
         DivergenceError
             If the loss or a weight stops being finite; the last finite weights are kept.
+        RuntimeError
+            If the network is being trained already, by another thread or around a callback.
         """
         plan = planned(
             epochs=epochs,
@@ -268,31 +276,27 @@ class Network:
             drops = any(layer.dropout for layer in self.layers)
             if drops or plan.clip_norm or plan.schedule != Schedule():
                 raise ValueError("lbfgs goes without dropout, clip_norm and schedule")
-        running = self._current_engine()
-        rows = len(data.x)
-        counts = self._counts
-        if self._rule != plan.optimizer.rule:
-            self._rule, self._state, counts.updates = plan.optimizer.rule, [], 0
-        plan = replace(
-            plan,
-            batch_size=min(plan.batch_size or rows, rows),
-            first_epoch=counts.epochs,
-            updates_before=counts.updates,
-            samples_before=counts.samples,
-        )
-        running.set_state(self._state)
-        watching = (Counter(counts, rows, plan.batch_size), *callbacks)
-        try:
+        with self._training:
+            running, counts, rows = self._current_engine(), self._counts, len(data.x)
+            check_fit(self.layers, rows, plan.optimizer)
+            if self._rule != plan.optimizer.rule:
+                with Whole():
+                    self._rule, self._slots = plan.optimizer.rule, plan.optimizer.slots
+                    running.set_state([])
+                    counts.updates = 0
+            plan = replace(
+                plan,
+                batch_size=min(plan.batch_size or rows, rows),
+                first_epoch=counts.epochs,
+                updates_before=counts.updates,
+                samples_before=counts.samples,
+            )
+            if (keeper := checkpoint_in(callbacks)) is not None:
+                plan = keeper.prepare(self, running, data, plan, validation)
             return fit(
-                running, data, plan,
-                loss=self.loss, validation=validation, callbacks=watching, score=score,
+                running, data, plan, counts,
+                loss=self.loss, validation=validation, callbacks=callbacks, score=score,
             )  # fmt: skip
-        except DivergenceError:
-            counts.updates = 0  # the state is gone
-            raise
-        finally:  # an interrupted fit keeps what it has learned
-            self._parameters = running.get_parameters()
-            self._state = running.get_state(plan.optimizer.slots)
 
     def evaluate(self, x: Any, y: Any, sample_weight: Any = None) -> tuple[float, float]:
         """Return the mean loss on these data, and the accuracy or, of a regression, R².
@@ -365,21 +369,21 @@ class Network:
         return self._current_engine().predict(as_features(x, self.layers[0].inputs, finite=False))
 
     def use_engine(self, name: str, *, threads: int | None = None) -> Engine:
-        """Move the network to an engine, which is built on first use, and return it."""
+        """Move the network, unless it is in training, to an engine, and return that."""
         if threads is not None:
             threads = whole_number(threads, "threads", low=1)
-        if self._engine is None or self._engine_choice != (name, threads):
-            engine = get_engine(
-                name, self.layers, self.loss, input_scale=self.input_scale, threads=threads
-            )
-            engine.set_parameters(self._own_parameters())
-            self._engine, self._engine_choice = engine, (name, threads)
-        return self._engine
+        with making:
+            if self._engine is None or self._engine_choice != (name, threads):
+                self._training.check()
+                scale = {"input_scale": self.input_scale}
+                engine = get_engine(name, self.layers, self.loss, **scale, threads=threads)
+                engine.set_parameters(self.parameters)
+                engine.set_state(self._current_state())
+                self._engine, self._engine_choice = engine, (name, threads)
+            return self._engine
 
-    def _own_parameters(self) -> Parameters:
-        if self._parameters is None:
-            self._parameters = initial_parameters(self.layers, self.seed)
-        return self._parameters
+    def _current_state(self) -> list[Parameters]:
+        return self._engine.get_state(self._slots) if self._engine else self._state
 
     def _current_engine(self) -> Engine:
         name, threads = self._engine_choice
@@ -387,7 +391,8 @@ class Network:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the engine behind, its buffers and locks: a copy, or a pickle, builds another."""
-        return self.__dict__ | {"_engine": None, "_parameters": self.parameters}
+        state = self._current_state()
+        return self.__dict__ | {"_engine": None, "_parameters": self.parameters, "_state": state}
 
     def _checked(self, x: Any, y: Any, sample_weight: Any = None, name: str = "") -> Data:
         """Bring data into the form that engines take."""

@@ -5,6 +5,7 @@ the same again for those who print in grey.
 """
 
 import io
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import cycle
@@ -167,7 +168,9 @@ def new_figure(
     figure = Figure(figsize=(WIDTH_INCHES, height_inches), dpi=_DPI, layout=layout)
     FigureCanvasAgg(figure)
     if lines:
-        figure.suptitle("\n".join(lines), fontsize=12)
+        # The name of a file may hold what is no text in the encoding of the system.
+        text = "\n".join(lines).encode(errors="replace").decode()
+        figure.suptitle(text, fontsize=12)
     return figure
 
 
@@ -180,7 +183,9 @@ def save(figure: "Figure", path: FilePath) -> None:
         If the file cannot be written.
     """
     picture = io.BytesIO()
-    figure.savefig(picture, format="png")
+    with warnings.catch_warnings():  # a name in letters that the font has not is drawn as boxes
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
+        figure.savefig(picture, format="png")
     write_whole(path, [picture.getvalue()])
 
 

@@ -138,7 +138,8 @@ def write_report(
         loss_accuracy(run.history, out / picture_of(run.plan.method), title=title)
     histories = {run.name: run.history for run in contest.shown(runs)}
     comparison(histories, out / contest.comparison)
-    write_whole(out / contest.page, [text.encode()])  # last, so that its pictures are there
+    page = text.encode(errors="backslashreplace")  # a file's name may be no text to this system
+    write_whole(out / contest.page, [page])  # last, so that its pictures are there
 
 
 def _check_writable(out: Path, files: Sequence[str]) -> None:

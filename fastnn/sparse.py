@@ -70,4 +70,9 @@ class SparseRows:
     @cached_property
     def _longest_rows(self) -> np.ndarray:
         """The entries of the longest row, of the two longest, and so on."""
-        return np.sort(self.counts)[::-1].cumsum()
+        return entries_of_longest(self.counts)
+
+
+def entries_of_longest(counts: np.ndarray) -> np.ndarray:
+    """Return, of rows with so many entries each, those of the longest, of the two longest, ..."""
+    return np.sort(counts)[::-1].cumsum()

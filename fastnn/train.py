@@ -18,7 +18,7 @@ from fastnn._train_text import (
     result_text,
     start_fields,
 )
-from fastnn.callbacks import Callback
+from fastnn.callbacks import Bookkeeper, Callback, past_epochs
 from fastnn.console import Display, JsonLog, open_display
 from fastnn.errors import DivergenceError
 from fastnn.files import writable_target
@@ -26,6 +26,7 @@ from fastnn.schedules import Schedule
 
 if TYPE_CHECKING:
     from fastnn.batches import Data
+    from fastnn.checkpoint import Checkpoint
     from fastnn.datasets import Dataset
     from fastnn.network import Network
     from fastnn.watch import History
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _cli.run(PROGRAM, lambda: train(parse(argv)))
 
 
-class Reached(Callback):
+class Reached(Bookkeeper):
     """How far a run has come, in the log and for when it ends early.
 
     It ends a run whose test or validation loss is not finite.
@@ -49,6 +50,13 @@ class Reached(Callback):
         self._run, self._log = run, log
         self._epoch, self._rows, self._measured = 1, 0, ""
 
+    def on_resume(self, epoch: int, rows: int, history: dict[str, list[float]]) -> None:
+        """Write down the epochs before, and that the run goes on."""
+        for number, metrics in past_epochs(epoch, history):
+            self.on_epoch_end(number, metrics)
+        self._epoch, self._rows = epoch, rows
+        self._log.write("resumed", epoch=epoch, step=self._step)
+
     def on_chunk_end(self, epoch: int, rows: int) -> None:
         """See how far the epoch is."""
         self._epoch, self._rows = epoch, rows
@@ -57,10 +65,13 @@ class Reached(Callback):
         """See what was reached."""
         run = self._run
         check_loss(run, metrics["val_loss"], run.watched, epoch)
-        with _cli.interrupt_afterwards():  # the log and the word about an interrupt agree
-            self._log.on_epoch_end(epoch, metrics)
-            accuracy = f"{metrics['val_accuracy']:.2%}"
-            self._measured = f"; {run.watched} accuracy after {epoch}: {accuracy}"
+        self._log.on_epoch_end(epoch, metrics)
+        accuracy = f"{metrics['val_accuracy']:.2%}"
+        self._measured = f"; {run.watched} accuracy after {epoch}: {accuracy}"
+
+    @property
+    def _step(self) -> int:
+        return min(self._rows // self._run.batch_rows + 1, self._run.updates)
 
     @contextmanager
     def told(self) -> Iterator[None]:
@@ -70,11 +81,13 @@ class Reached(Callback):
         except DivergenceError as error:
             self._log.write("stopped", reason="diverged", epoch=error.epoch, step=error.step)
             raise
-        except KeyboardInterrupt:
-            step = min(self._rows // self._run.batch_rows + 1, self._run.updates)
-            self._log.write("stopped", reason="interrupted", epoch=self._epoch, step=step)
+        except KeyboardInterrupt as error:
+            why = _cli.reason(error)
+            self._log.write("stopped", reason=why, epoch=self._epoch, step=self._step)
             place = f"in epoch {self._epoch} of {self._run.options.epochs}"
-            raise KeyboardInterrupt(f"interrupted {place}{self._measured}") from None
+            directory = self._run.options.resume or self._run.options.checkpoint
+            further = f"; --resume {directory} goes on" if directory else ""
+            raise KeyboardInterrupt(f"{why} {place}{self._measured}{further}") from None
 
 
 def train(options: argparse.Namespace) -> None:
@@ -86,6 +99,7 @@ def train(options: argparse.Namespace) -> None:
         _cli.check_directory(Path(writable_target(options.save)[0]).parent)
     if options.plots is not None:
         _cli.check_new_directory(options.plots)
+    keeper = checkpoints(options)
     data = _session.load(PROGRAM, options, quiet=options.quiet)
     network = build(options, data)
     training, validation = part(options, data, network)
@@ -101,7 +115,9 @@ def train(options: argparse.Namespace) -> None:
         reached = Reached(run, log)
         with reached.told():
             with display.table(options.epochs):
-                history = fit(run, (reached, display))
+                history = fit(run, (reached, display, *([keeper] if keeper else [])))
+            if keeper and keeper.snapshot and keeper.snapshot.epochs == len(history["loss"]):
+                display.say(f"finished before: {options.resume} has nothing left to train")
             result = measure(run, history)
         result["total_seconds"] = time.perf_counter() - start
         log.write("result", **result)
@@ -110,6 +126,23 @@ def train(options: argparse.Namespace) -> None:
     finally:  # a file that cannot be written does not hide what was reached
         display.conclude(result_text(result))
         _session.say_note(PROGRAM, data)
+
+
+def checkpoints(options: argparse.Namespace) -> "Checkpoint | None":
+    """Return what keeps the checkpoints, if they are wanted; the directory is as it has to be."""
+    directory = options.resume or options.checkpoint
+    if directory is None:
+        return None
+    from fastnn.checkpoint import Checkpoint
+
+    class Keeper(Checkpoint):
+        def warn(self, text: str) -> None:
+            _session.warn(PROGRAM, text)
+
+    keeper = Keeper(directory, options.checkpoint_every, options.resume is not None)
+    keeper.check()
+    _cli.check_new_directory(directory)
+    return keeper
 
 
 def build(options: argparse.Namespace, data: "Dataset") -> "Network":

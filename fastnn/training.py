@@ -8,11 +8,13 @@ from typing import NamedTuple, NoReturn
 
 import numpy as np
 
-from fastnn.batches import Data, Epoch, Progress
+from fastnn.batches import Data, Epoch
 from fastnn.callbacks import Callback
+from fastnn.checkpoint import Checkpoint, checkpoint_in
 from fastnn.early_stopping import Standing
 from fastnn.engine import Engine
 from fastnn.errors import DivergenceError
+from fastnn.interrupts import Whole
 from fastnn.layers import Parameters
 from fastnn.lbfgs import Limits, minimize
 from fastnn.losses import Loss
@@ -20,12 +22,13 @@ from fastnn.optimizers import Optimizer
 from fastnn.plan import Plan
 from fastnn.randomness import permutation
 from fastnn.readahead import ReadAhead
-from fastnn.watch import History, Score, Watch
+from fastnn.watch import Counts, History, Score, Watch
 
 # A call of the engine is meant to take this long: short enough for a prompt answer to Ctrl-C,
 # long enough that its overhead (a few microseconds) vanishes.
 CALL_SECONDS = 0.02
 _FIRST_BUDGET_ROWS = 512
+_WEIGHTS = "the weights are"  # what is not finite
 
 
 class Outcome(NamedTuple):
@@ -51,6 +54,7 @@ def fit(
     engine: Engine,
     data: Data,
     plan: Plan,
+    counts: Counts,
     *,
     loss: Loss,
     validation: Data | None = None,
@@ -61,6 +65,8 @@ def fit(
 
     Parameters
     ----------
+    counts : Counts
+        The network's; right at every moment at which an interrupt may come.
     validation : Data, optional
         Evaluated after every epoch.
     score : callable, optional
@@ -71,50 +77,72 @@ def fit(
     DivergenceError
         If the loss or a weight stops being finite; the engine has the last finite weights then.
     """
-    watch = Watch(engine, plan, loss, validation, callbacks, score)
-    run = _search if plan.optimizer.rule == "lbfgs" else _descend
+    keeper = checkpoint_in(callbacks)
+    watch = Watch(
+        engine, plan, counts, len(data.x), loss=loss, validation=validation, callbacks=callbacks,
+        score=score, snapshot=None if keeper is None else keeper.snapshot,
+    )  # fmt: skip
     try:
         for callback in callbacks:
             callback.on_fit_begin(plan.epochs, len(data.x))
-        run(engine, data, plan, watch, callbacks)
-    except BaseException:
+        if keeper is not None:
+            _take_up(keeper, watch, callbacks)
+        if plan.optimizer.rule == "lbfgs":
+            _search(engine, data, plan, watch, callbacks)
+        else:
+            _descend(engine, data, plan, watch, callbacks)
+        if keeper is not None:
+            keeper.write(watch.snapshot())
+    except BaseException as error:
+        if keeper is not None and isinstance(error, KeyboardInterrupt):
+            keeper.write_last(watch.snapshot())
         for callback in callbacks:
             with suppress(Exception):  # the first error is the one to be told
                 callback.on_fit_break()
         raise
     finally:
-        watch.restore_best()
+        with Whole():
+            watch.restore_best()
     for callback in callbacks:
         callback.on_fit_end(watch.history)
     return Outcome(watch.history, watch.standing, watch.rate_divisor, watch.stopped)
+
+
+def _take_up(keeper: Checkpoint, watch: Watch, callbacks: Sequence[Callback]) -> None:
+    """Tell callbacks where a fit goes on; or write a checkpoint of its beginning."""
+    if keeper.snapshot is None:
+        keeper.write(watch.snapshot())
+        return
+    for callback in callbacks:
+        callback.on_resume(watch.epoch + 1, watch.progress.position, watch.history)
 
 
 def _descend(
     engine: Engine, data: Data, plan: Plan, watch: Watch, callbacks: Sequence[Callback]
 ) -> None:
     """Run the epochs of an optimizer that takes its steps batch by batch."""
-    finite = engine.get_parameters()
-    updates_before = plan.updates_before
-    for number in range(plan.first_epoch, plan.first_epoch + plan.epochs):
+    finite, keeper = engine.get_parameters(), checkpoint_in(callbacks)
+    while watch.epoch < plan.first_epoch + plan.epochs and not watch.stopped:
         for callback in callbacks:
-            callback.on_epoch_begin(number + 1)
+            callback.on_epoch_begin(watch.epoch + 1)
         start = time.perf_counter()
-        epoch = _plan_epoch(data, plan, number, updates_before, watch.rate_divisor)
-        updates_before += epoch.updates
+        epoch = _plan_epoch(data, plan, watch.epoch, watch.rate_divisor)
         planning = time.perf_counter() - start
         try:
-            metrics = _run_epoch(engine, epoch, number + 1, callbacks)
+            metrics = _run_epoch(engine, epoch, watch, callbacks)
             if not _all_finite(parameters := engine.get_parameters()):
-                _raise_divergence(number + 1, epoch.updates, plan.optimizer, "the weights are")
+                _raise_divergence(watch.epoch + 1, epoch.updates, plan.optimizer, _WEIGHTS)
             finite = parameters
         except DivergenceError:
-            if not _all_finite(engine.get_parameters()):
-                engine.set_parameters(finite)
-            engine.set_state([])  # which led there
+            with Whole():
+                if not _all_finite(engine.get_parameters()):
+                    engine.set_parameters(finite)
+                watch.forget_state()
             raise
         metrics["seconds"] += planning
-        if not watch.end_epoch(number + 1, metrics):
-            break
+        watch.end_epoch(metrics)
+        if keeper is not None and keeper.is_due(watch.epoch - plan.first_epoch):
+            keeper.write(watch.snapshot())
 
 
 def _search(
@@ -122,19 +150,16 @@ def _search(
 ) -> None:
     """Run L-BFGS, whose iterations are epochs here."""
     l2 = plan.l2 / data.total_weight if plan.l2_is_shared else plan.l2
-    number = plan.first_epoch
 
     def end_iteration(loss: float, seconds: float) -> bool:
-        nonlocal number
-        number += 1
         metrics = {"loss": loss}
         if watch.classifies:
             metrics["accuracy"] = engine.evaluate(data)[1]
         metrics["seconds"] = seconds
         for callback in callbacks:  # that there would be another was not known before
-            callback.on_epoch_begin(number)
-            callback.on_chunk_end(number, len(data.x))
-        return watch.end_epoch(number, metrics)
+            callback.on_epoch_begin(watch.epoch + 1)
+            callback.on_chunk_end(watch.epoch + 1, len(data.x))
+        return watch.end_epoch(metrics)
 
     limits = Limits(plan.epochs, plan.max_evaluations, plan.tolerance)
     found = minimize(engine, data, l2, limits, end_iteration, plan.first_epoch)
@@ -142,21 +167,20 @@ def _search(
         watch.stopped = "converged"
 
 
-def _plan_epoch(
-    data: Data, plan: Plan, number: int, updates_before: int, rate_divisor: float
-) -> Epoch:
-    """Decide the order and the learning rates of an epoch."""
-    rows = len(data.x)
+def _plan_epoch(data: Data, plan: Plan, number: int, rate_divisor: float) -> Epoch:
+    """Decide the order and the learning rates of an epoch, counted from 0."""
+    rows, done = len(data.x), number - plan.first_epoch
+    updates = -(-rows // plan.batch_size)
     if plan.shuffle:
         order = permutation(plan.seed, number, rows, data.x.nbytes // rows)
     else:
         order = np.arange(rows)
     rates = plan.schedule.rates(
         plan.optimizer.learning_rate / rate_divisor,
-        epoch=number - plan.first_epoch,
+        epoch=done,
         epochs=plan.epochs,
-        updates=-(-rows // plan.batch_size),
-        samples_seen=plan.samples_before + (number - plan.first_epoch) * rows,
+        updates=updates,
+        samples_seen=plan.samples_before + done * rows,
     )
     return Epoch(
         data,
@@ -167,33 +191,36 @@ def _plan_epoch(
         l2=plan.l2,
         l2_is_shared=plan.l2_is_shared,
         clip_norm=plan.clip_norm,
-        updates_before=updates_before,
+        updates_before=plan.updates_before + done * updates,
         seed=plan.seed,
         number=number,
     )
 
 
 def _run_epoch(
-    engine: Engine, epoch: Epoch, number: int, callbacks: Sequence[Callback]
+    engine: Engine, epoch: Epoch, watch: Watch, callbacks: Sequence[Callback]
 ) -> dict[str, float]:
-    """Run one epoch in calls of about CALL_SECONDS; return its figures.
+    """Run one epoch, or what is left of it, in calls of about CALL_SECONDS; return its figures.
 
     The seconds are those in the engine: callbacks do not count.
     """
-    rows = len(epoch.order)
-    progress, total = Progress(), 0.0
+    rows, number = len(epoch.order), watch.epoch + 1
+    progress, total = watch.progress, watch.seconds
     budget = _FIRST_BUDGET_ROWS
     with ReadAhead(epoch.data, epoch.order) as ahead:
         while progress.position < rows:
-            start = time.perf_counter()
             before = progress.position
-            ahead.advance(before + budget)
-            progress = engine.run_chunk(epoch, progress, budget)
-            seconds = time.perf_counter() - start
-            total += seconds
-            if not math.isfinite(progress.loss_sum):
-                step = progress.position // epoch.batch_size + 1
-                _raise_divergence(number, step, epoch.optimizer)
+            call_rows = _rows_of_call(before, budget, epoch.batch_size)
+            ahead.advance(before + call_rows)
+            with Whole():
+                start = time.perf_counter()
+                progress = engine.run_chunk(epoch, progress, call_rows)
+                seconds = time.perf_counter() - start
+                total += seconds
+                if not math.isfinite(progress.loss_sum):
+                    step = progress.position // epoch.batch_size + 1
+                    _raise_divergence(number, step, epoch.optimizer)
+                watch.advance(progress, total)
             rate = (progress.position - before) / max(seconds, 1e-9)
             budget = max(1, min(rows, int(rate * CALL_SECONDS), 4 * budget))
             for callback in callbacks:
@@ -204,6 +231,18 @@ def _run_epoch(
         "learning_rate": float(epoch.learning_rates[-1]),
         "seconds": total,
     }
+
+
+def _rows_of_call(position: int, budget: int, batch_size: int) -> int:
+    """Cut the rows of a call so that it ends with a batch, or in the batch in which it begins.
+
+    So the weights, the optimizer's state and the sums of losses are known together at the end of
+    every batch that ends a call: in the middle of a batch, weights are those of its beginning.
+    """
+    done = position % batch_size
+    if done == 0 and budget >= batch_size:
+        return budget - budget % batch_size
+    return min(budget, batch_size - done)
 
 
 def _all_finite(parameters: Parameters) -> bool:

@@ -1,14 +1,15 @@
-"""What watches a fit: validation, history, early stopping, counts. It changes no weight itself."""
+"""Where a fit stands, and what watches it: counts, validation, history, early stopping."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from fastnn.batches import Data
-from fastnn.callbacks import Callback
-from fastnn.early_stopping import EarlyStopping, is_over, judge
+from fastnn.batches import Data, Progress
+from fastnn.callbacks import Bookkeeper, Callback
+from fastnn.early_stopping import EarlyStopping, Standing, is_over, judge
 from fastnn.engine import Engine
+from fastnn.interrupts import Whole
 from fastnn.layers import Parameters
 from fastnn.losses import Loss
 from fastnn.plan import Plan
@@ -21,40 +22,168 @@ History = dict[str, list[float]]
 Score = Callable[[], float]
 
 
+@dataclass
+class Counts:
+    """What a network has been through: whole epochs, the rows that they took, and updates.
+
+    Updates are those that the optimizer's state has seen.
+    """
+
+    epochs: int = 0
+    samples: int = 0
+    updates: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """Where a fit stands at the end of a batch, or between two epochs: all that it goes on from.
+
+    Attributes
+    ----------
+    parameters : list of (w, b)
+    state : list of such lists
+        The optimizer's, slot by slot.
+    best : list of (w, b), optional
+        The weights of the best epoch, where they are kept.
+    history : dict of str to list of float
+        Of this fit's epochs that are over.
+    first_epoch, updates_before, samples_before : int
+        As in the fit's `Plan`.
+    epoch : int
+        The one that is running, or comes next, counted from 0.
+    progress : Progress
+        In this epoch.
+    seconds : float
+        That this epoch has taken.
+    standing, rate_divisor, stopped
+        As in `fastnn.training.Outcome`.
+    kept : dict of str to list of float
+        Of the callbacks that are `fastnn.callbacks.Bookkeeper`.
+    """
+
+    parameters: Parameters
+    state: list[Parameters]
+    best: Parameters | None
+    history: History
+    first_epoch: int
+    updates_before: int
+    samples_before: int
+    epoch: int
+    progress: Progress
+    seconds: float
+    standing: Standing
+    rate_divisor: float
+    stopped: str
+    kept: dict[str, list[float]]
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of this fit that are over."""
+        return self.epoch - self.first_epoch
+
+
 class Watch:
-    """What happens between epochs: validation, history, callbacks, and whether to go on."""
+    """Where a fit stands, and what happens between epochs: validation, history, callbacks.
+
+    What it knows is true at the end of every batch; an interrupt finds all of it or nothing.
+
+    Parameters
+    ----------
+    counts : Counts
+        The network's, which are kept up to date.
+    rows : int
+        That an epoch takes.
+    snapshot : Snapshot, optional
+        Where the fit goes on; the plan is its.
+    """
 
     def __init__(
         self,
         engine: Engine,
         plan: Plan,
+        counts: Counts,
+        rows: int,
+        *,
         loss: Loss,
-        validation: Data | None,
-        callbacks: Sequence[Callback],
-        score: Score | None,
+        validation: Data | None = None,
+        callbacks: Sequence[Callback] = (),
+        score: Score | None = None,
+        snapshot: Snapshot | None = None,
     ) -> None:
-        self._engine, self._plan, self._loss = engine, plan, loss
-        self._validation, self._callbacks, self._score = validation, callbacks, score
+        self._engine, self._plan, self._counts, self._rows = engine, plan, counts, rows
+        self._loss, self._validation, self._score = loss, validation, score
+        self._callbacks = [each for each in callbacks if not isinstance(each, Bookkeeper)]
+        self._bookkeepers = [each for each in callbacks if isinstance(each, Bookkeeper)]
         self._best: Parameters | None = None
         self.history: History = {}
         self.standing, self.rate_divisor, self.stopped = plan.standing, plan.rate_divisor, ""
+        self.epoch, self.progress, self.seconds = plan.first_epoch, Progress(), 0.0
         self._rule = plan.early_stopping
         self._adaptive = plan.schedule.name == "adaptive" and plan.optimizer.rule != "lbfgs"
         if self._rule is None and self._adaptive:
             self._rule = _ADAPTIVE
-        if self._rule is not None and self._rule.restore_best and self.standing.best_epoch:
+        if snapshot is not None:
+            self._go_on(snapshot)
+        elif self._rule is not None and self._rule.restore_best and self.standing.best_epoch:
             self._best = engine.get_parameters()  # of the fit that this one goes on from
 
-    def end_epoch(self, number: int, metrics: dict[str, float]) -> bool:
-        """Take the figures of an epoch, counted from 1; return whether to go on."""
+    def _go_on(self, snapshot: Snapshot) -> None:
+        """Take up a fit."""
+        with Whole():
+            self._engine.set_parameters(snapshot.parameters)
+            self._engine.set_state(snapshot.state)
+            self._best, self.history = snapshot.best, snapshot.history
+            self.standing, self.rate_divisor = snapshot.standing, snapshot.rate_divisor
+            self.stopped, self.epoch = snapshot.stopped, snapshot.epoch
+            self.progress, self.seconds = snapshot.progress, snapshot.seconds
+            self._count()
+            for each in self._bookkeepers:
+                each.kept = {name: snapshot.kept.get(name, []) for name in each.kept}
+
+    def snapshot(self) -> Snapshot:
+        """Return where the fit stands; of a batch that is not over, where it began."""
+        engine, plan = self._engine, self._plan
+        kept = {name: curve for each in self._bookkeepers for name, curve in each.kept.items()}
+        return Snapshot(
+            engine.get_parameters(), engine.get_state(plan.optimizer.slots), self._best,
+            self.history, plan.first_epoch, plan.updates_before, plan.samples_before, self.epoch,
+            self.progress, self.seconds, self.standing, self.rate_divisor, self.stopped, kept,
+        )  # fmt: skip
+
+    def advance(self, progress: Progress, seconds: float) -> None:
+        """Take how far the running epoch is, and the seconds it took, if a batch is over."""
+        if progress.position % self._plan.batch_size == 0 or progress.position == self._rows:
+            self.progress, self.seconds = progress, seconds
+            self._count()
+
+    def _count(self) -> None:
+        plan, counts, epochs = self._plan, self._counts, self.epoch - self._plan.first_epoch
+        updates = epochs * -(-self._rows // plan.batch_size)
+        updates += -(-self.progress.position // plan.batch_size)
+        counts.epochs = self.epoch
+        counts.samples = plan.samples_before + epochs * self._rows
+        counts.updates = plan.updates_before + updates
+
+    def forget_state(self) -> None:
+        """Clear the optimizer's state, which led to divergence."""
+        self._engine.set_state([])
+        self._counts.updates = 0
+
+    def end_epoch(self, metrics: dict[str, float]) -> bool:
+        """Take the figures of the running epoch, which is over; return whether to go on."""
         if not self.classifies:
             metrics.pop("accuracy", None)
         metrics |= self._validated()
-        for name, value in metrics.items():
-            self.history.setdefault(name, []).append(value)
-        if self._rule is not None:
-            self._judge(number, metrics)
-        wishes = [callback.on_epoch_end(number, metrics) for callback in self._callbacks]
+        number = self.epoch + 1
+        with Whole():
+            for name, value in metrics.items():
+                self.history.setdefault(name, []).append(value)
+            if self._rule is not None:
+                self._judge(number, metrics)
+            self.epoch, self.progress, self.seconds = number, Progress(), 0.0
+            self._count()
+            wishes = [each.on_epoch_end(number, metrics) for each in self._bookkeepers]
+        wishes += [each.on_epoch_end(number, metrics) for each in self._callbacks]
         if any(isinstance(wish, bool | np.bool_) and wish for wish in wishes) and not self.stopped:
             self.stopped = "callback"
         return not self.stopped
@@ -96,38 +225,6 @@ class Watch:
             self.standing = self.standing._replace(waited=0)
         else:
             self.stopped = "converged"
-
-
-@dataclass
-class Counts:
-    """What a network has been through: whole epochs, the rows that they took, and updates.
-
-    Updates are those that the optimizer's state has seen.
-    """
-
-    epochs: int = 0
-    samples: int = 0
-    updates: int = 0
-
-
-class Counter(Callback):
-    """Keeps counts up to date, so that they are right however a fit ends."""
-
-    def __init__(self, counts: Counts, rows: int, batch_size: int) -> None:
-        self._counts, self._rows, self._batch_size = counts, rows, batch_size
-        self._before = counts.updates
-
-    def on_chunk_end(self, epoch: int, rows: int) -> None:
-        """Count the updates of an epoch so far."""
-        whole = rows == self._rows  # the last batch may be short
-        in_epoch = -(-rows // self._batch_size) if whole else rows // self._batch_size
-        self._counts.updates = self._before + in_epoch
-
-    def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Count the epoch."""
-        self._counts.epochs += 1
-        self._counts.samples += self._rows
-        self._before = self._counts.updates
 
 
 def r2(predicted: np.ndarray, data: Data) -> float:

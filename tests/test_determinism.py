@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import numpy as np
@@ -22,7 +23,8 @@ from fastnn.randomness import permutation
 pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="about compiled code alone")
 
 # Trains networks of odd widths on batches of one chunk and of several, once for each number of
-# threads given, and prints a hash of all that came out.
+# threads given, and so many random ones, whose zeros are skipped and not; prints a hash of all
+# that came out.
 PROGRAM = """
 import hashlib, sys
 import numpy as np
@@ -33,6 +35,21 @@ x = rng.integers(0, 256, (1500, 75), dtype=np.uint8)
 y = rng.integers(0, 5, 1500)
 one_hot, weights = np.eye(5)[y], rng.uniform(0, 2, 1500)
 rows = csr_array(x * (rng.random(x.shape) < 0.1))
+
+def random_network(seed, threads, skip):
+    # Of any shape, on data of any density.
+    rng = np.random.default_rng(seed)
+    widths = rng.integers(1, 150, rng.integers(2, 5)).tolist()
+    activation = rng.choice(["relu", "tanh", "logistic", "gelu", "leaky_relu"], len(widths) - 1)
+    net = Network([*widths, 4], activation=activation.tolist(), dropout=0.3 * rng.integers(2))
+    x = rng.standard_normal((900, widths[0]), dtype=np.float32)
+    x[rng.random(x.shape) < rng.random()] = 0
+    net.use_engine("numba", threads=threads).skip_zeros = skip
+    how = {"optimizer": str(rng.choice(["sgd", "momentum", "adamw"])), "learning_rate": 0.01}
+    how |= {"batch_size": int(rng.integers(1, 900)), "l2": 0.1 * rng.integers(2)}
+    net.fit(x, rng.integers(0, 4, 900), epochs=1, threads=threads, **how)
+    return b"".join(w.tobytes() + b.tobytes() for w, b in net.parameters)
+
 for threads in map(int, sys.argv[1].split(",")):
     digest = hashlib.sha256()
     settings = {"dropout": [0.1, 0.4, 0.2], "input_scale": 1 / 255}
@@ -57,17 +74,22 @@ for threads in map(int, sys.argv[1].split(",")):
             digest.update(net.predict(features).tobytes())
             digest.update(repr(net.evaluate(features, targets)).encode())
             digest.update(repr(history["loss"]).encode())
+    for seed in range(int(sys.argv[2])):
+        bits = random_network(seed, threads, True)
+        assert bits == random_network(seed, threads, False), f"zeros of random network {seed}"
+        digest.update(bits)
     print(threads, digest.hexdigest())
 """
 
 
-def hashes(threads, **environment):
+def hashes(threads, networks=6, **environment):
     """Hash of the program's result for each number of threads, run as a process."""
     process = subprocess.run(
-        [sys.executable, "-c", PROGRAM, ",".join(map(str, threads))],
+        [sys.executable, "-c", PROGRAM, ",".join(map(str, threads)), str(networks)],
         env=os.environ | {"NUMBA_NUM_THREADS": str(max(threads))} | environment,
         capture_output=True,
         text=True,
+        timeout=1500,
         check=False,
     )
     assert process.returncode == 0, process.stderr
@@ -82,13 +104,23 @@ def native():
     return digest
 
 
-def test_one_two_and_three_threads_give_the_same_bits(native):
-    assert hashes([1, 2, 3]) == {native}
+def test_any_number_of_threads_gives_the_same_bits(native):
+    assert hashes([1, 2, 3, 4, 8]) == {native}
+
+
+@pytest.mark.long
+def test_any_number_of_threads_gives_many_networks_the_same_bits(tmp_path):
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    cold, cached = (hashes([1, 2, 3, 4, 8], 200, **cache) for _ in range(2))
+    assert cold == cached and len(cold) == 1
 
 
 def test_cold_and_cached_compilation_give_the_same_bits(native, tmp_path):
-    cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
-    assert hashes([2], **cache) == hashes([2], **cache) == {native}
+    """Two processes compile at once, as those of a parallel search would."""
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    with ThreadPoolExecutor(2) as threads:
+        cold = threads.map(lambda _: hashes([2], **cache), range(2))
+        assert [*cold, hashes([2], **cache)] == 3 * [{native}]
 
 
 # A smaller instruction set needs both variables: the name alone leaves the features as they are.

@@ -19,15 +19,18 @@ ROOMS = ("reference", "kernels", "datasets", "estimators")  # packages that coun
 
 # From the ground up: a module may import from the floors below its own and nothing else.
 FLOORS = (
-    ("settings", "files"),
+    ("settings", "files", "forks", "interrupts"),
     ("errors", "layers", "losses", "optimizers", "schedules", "early_stopping")
     + ("randomness", "callbacks", "sparse"),
     ("features",),
     ("batches", "initializers", "plan", "onnx_export", "strict_json"),
-    ("inputs", "model_file", "readahead"),
+    ("tensor_file",),
+    ("inputs", "memory", "model_file", "readahead"),
     ("reference", "kernels"),
     ("engine",),
     ("lbfgs", "watch"),
+    ("checkpoint_file",),
+    ("checkpoint",),
     ("training",),
     ("network",),
     ("estimators",),
@@ -157,7 +160,7 @@ def test_the_reference_needs_nothing_but_numpy():
         ("matplotlib", {"plots", "image_plots"}),
         ("PIL", {"datasets.picture"}),
         ("pooch", {"datasets.download"}),
-        ("safetensors", {"model_file"}),
+        ("safetensors", {"tensor_file"}),
         ("onnx", {"onnx_export", "estimators.onnx_converters"}),
         ("skl2onnx", {"estimators.onnx_converters"}),
         ("scipy", {"lbfgs", "estimators.base", "estimators.watching"}),

@@ -1,16 +1,16 @@
-"""The cache of compiled kernels: private, complete, and never in the way."""
+"""Kernels are compiled once, in whichever thread comes first, and Numba's settings stay."""
 
-import os
-import stat
+from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import pytest
+from numba import config
+from numba.core import caching
 
-from fastnn.kernels import _jit
+from fastnn.kernels._cache import cache_directory, is_cached
 from fastnn.kernels._jit import Region
 
 pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="about compiled code alone")
-posix = pytest.mark.skipif(os.name != "posix", reason="about POSIX permissions")
 
 
 def small_region(task, job):
@@ -23,65 +23,43 @@ def root(tmp_path, monkeypatch):
     return tmp_path
 
 
-def compiled():
-    region = Region(small_region)
-    region.compile()
-    assert region.address and region.ready
-    return region
+def settings():
+    classes = caching.CacheImpl._locator_classes
+    return config.CACHE_DIR, classes, caching.IndexDataCacheFile
 
 
 def test_what_is_compiled_once_is_read_from_the_cache(root):
-    assert not _jit.is_cached()
-    assert not compiled().from_cache
-    assert _jit.is_cached()
-    assert compiled().from_cache
-    assert numba.config.CACHE_DIR == str(root)  # Numba's own setting is as it was
-    _jit.discard_cache()
-    assert not _jit.is_cached()
-    assert not compiled().from_cache
+    before = settings()
+    assert not is_cached()
+    first, second = Region(small_region), Region(small_region)
+    first.compile()
+    assert is_cached()
+    second.compile()
+    assert (first.from_cache, second.from_cache) == (False, True)
+    assert first.ready and first.address and second.address
+    assert settings() == before
 
 
-def test_the_name_of_the_cache_follows_every_kernel_source(root, monkeypatch):
-    before = _jit.cache_directory()
-    for name in ("regions.py", "_simd.py", "batches.py"):
-        real = _jit.Path.read_bytes
+def test_numbas_settings_stay_when_compiling_fails(root):
+    before = settings()
 
-        def changed(path, real=real, name=name):
-            return real(path) + (b"#" if path.name == name else b"")
+    def no_region(task, job):
+        return "text"
 
-        monkeypatch.setattr(_jit.Path, "read_bytes", changed)
-        assert _jit.cache_directory() != before
-        monkeypatch.undo()
-
-
-@posix
-def test_the_cache_is_private(root):
-    compiled()
-    assert stat.S_IMODE(_jit.cache_directory().stat().st_mode) == 0o700
+    with (
+        pytest.warns(RuntimeWarning, match="compiled kernels cannot be kept"),
+        pytest.raises(numba.errors.NumbaError),
+    ):
+        Region(no_region).compile()
+    assert settings() == before
 
 
-@posix
-def test_a_directory_that_others_can_write_to_is_not_used(root):
-    _jit.cache_directory().mkdir(parents=True)
-    _jit.cache_directory().chmod(0o777)
-    assert not compiled().from_cache
-    assert not compiled().from_cache
-    assert not any(_jit.cache_directory().iterdir())
-
-
-def test_without_a_directory_it_compiles_all_the_same(root, monkeypatch):
-    (root / "file").write_text("in the way")
-    monkeypatch.setattr(numba.config, "CACHE_DIR", str(root / "file"))
-    assert not compiled().from_cache
-
-
-@pytest.mark.parametrize("ending", ["nbi", "nbc"])
-@pytest.mark.parametrize("damage", ["empty", "cut", "noise"])
-def test_a_damaged_cache_is_compiled_anew(root, ending, damage):
-    compiled()
-    for path in _jit.cache_directory().rglob(f"*.{ending}"):
-        content = path.read_bytes()
-        half = len(content) // 2
-        path.write_bytes({"empty": b"", "cut": content[:half], "noise": os.urandom(half)}[damage])
-    assert not compiled().from_cache
-    compiled()
+def test_several_threads_compile_a_function_once(root):
+    before, region = settings(), Region(small_region)
+    others = [Region(small_region) for _ in range(3)]
+    with ThreadPoolExecutor(4) as threads:
+        for done in [threads.submit(each.compile) for each in (region, *others, region)]:
+            done.result()
+    assert sum(not each.from_cache for each in (region, *others)) == 1
+    assert len(list(cache_directory().iterdir())) == 1
+    assert settings() == before

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import fastnn
-from fastnn import ModelFileError, Network, load, model_file
+from fastnn import ModelFileError, Network, load, tensor_file
 from fastnn.errors import FastnnError
 from fastnn.layers import ACTIVATIONS
 from fastnn.losses import LOSSES
@@ -156,8 +156,8 @@ def test_anybody_can_read_it(path: Path) -> None:
     rest = {name: value for name, value in description.items() if name != "sha256"}
     digest.update(json.dumps(rest, separators=(",", ":")).encode())
     for i, (w, b) in enumerate(network.parameters):
-        digest.update(f"\nlayers.{i}.weights F32 {w.shape}\n".encode() + w.tobytes())
         digest.update(f"\nlayers.{i}.biases F32 {b.shape}\n".encode() + b.tobytes())
+        digest.update(f"\nlayers.{i}.weights F32 {w.shape}\n".encode() + w.tobytes())
     assert description == {
         "format": 1,
         "fastnn": fastnn.__version__,
@@ -170,6 +170,7 @@ def test_anybody_can_read_it(path: Path) -> None:
         "epochs": 0,
         "samples": 0,
         "estimator": None,
+        "curves": {},
         "sha256": digest.hexdigest(),
     }
 
@@ -195,12 +196,12 @@ def test_a_header_is_never_longer_than_what_is_read(
 ) -> None:
     Network([4, 3]).save(path)
     length = int.from_bytes(path.read_bytes()[:8], "little")
-    monkeypatch.setattr(model_file, "HEADER_LIMIT", length)
+    monkeypatch.setattr(tensor_file, "HEADER_LIMIT", length)
     Network([4, 3], seed=1).save(path)
     assert load(path).seed == 1
     with pytest.raises(ModelFileError) as raised:
         Network([4, 3], seed=2**64 - 1).save(path)
-    assert str(raised.value).startswith(f"{path}: all but the weights would take ")
+    assert str(raised.value).startswith(f"{path}: all but the tensors would take ")
     assert f"where {length} are the limit" in str(raised.value)
     assert load(path).seed == 1
 

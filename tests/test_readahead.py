@@ -3,6 +3,7 @@
 import mmap
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 
 import numpy as np
 import pytest
@@ -79,7 +80,9 @@ def recorded(arrays, tmp_path, monkeypatch):
     path.write_bytes(bytes(HEADER) + arrays[0].tobytes())
     file_bytes = np.memmap(path, np.uint8, "r")
     recorder = Recorder(file_bytes)
+    monkeypatch.setattr(mmap, "MADV_WILLNEED", 3, raising=False)
     monkeypatch.setattr(readahead, "_madvise", lambda: recorder)
+    monkeypatch.setattr(readahead, "_reads", count().__next__)  # the disk is busy
     monkeypatch.setattr("concurrent.futures.ThreadPoolExecutor", AtOnce)
     return file_bytes[HEADER:].view(arrays[0].dtype).reshape(ROWS, WIDTH), recorder
 
@@ -193,6 +196,23 @@ def test_rows_that_are_shuffled_as_one_are_all_asked_for_before_the_first(record
     assert not recorder.asked
 
 
+def test_what_is_in_the_cache_is_asked_for_no_further(recorded, small_blocks, monkeypatch):
+    x, recorder = recorded
+    reads = 100
+    monkeypatch.setattr(readahead, "_reads", lambda: reads)
+    monkeypatch.setattr(readahead, "FIRST_BLOCKS", 3)
+    order = permutation(0, 0, ROWS, x[0].nbytes)
+    window, block = randomness.window_rows(ROWS, x[0].nbytes), 2**13 // x[0].nbytes
+    ahead = ReadAhead(Data(x, np.zeros(ROWS, np.int32)), order)
+    ahead.advance(window)
+    first = np.unique(order[:window] // block)[:3] * block
+    assert recorder.pages() == pages_of(first, x)
+    reads += 1  # of something that was not there
+    ahead.advance(2 * window)
+    new = order[2 * window : 3 * window]
+    assert recorder.pages() == pages_of(new[~np.isin(new // block, first // block)], x)
+
+
 def test_targets_in_a_file_are_read_ahead_too(recorded, small_blocks, rng):
     y, recorder = recorded
     x = rng.random((ROWS, WIDTH // 2)).astype(np.float32)  # whose rows decide how it is cut
@@ -300,7 +320,7 @@ def test_the_system_is_asked_from_a_thread_and_may_say_no(
     assert max(start + length for _, start, length, _ in calls) == first + x.nbytes
 
 
-@pytest.mark.parametrize("missing", [AttributeError, OSError, TypeError])
+@pytest.mark.parametrize("missing", [AttributeError, OSError])
 def test_where_the_system_takes_no_advice_it_gets_none(arrays, file, engine, monkeypatch, missing):
     def refuse(name):
         raise missing
@@ -308,12 +328,29 @@ def test_where_the_system_takes_no_advice_it_gets_none(arrays, file, engine, mon
     x = np.load(file, mmap_mode="r")
     expected = trained(np.array(x), arrays[1], engine)
     monkeypatch.setattr(readahead.ctypes, "CDLL", refuse)
+    monkeypatch.setattr(mmap, "MADV_WILLNEED", 3, raising=False)
     readahead._madvise.cache_clear()
     try:
         assert trained(x, arrays[1], engine) == expected
         assert readahead._madvise()(0, 1) is None
     finally:
         readahead._madvise.cache_clear()
+
+
+def test_reading_from_a_disk_shows_in_what_the_system_counts(monkeypatch):
+    resource = pytest.importorskip("resource")
+    before = readahead._reads()
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    assert 0 <= before <= usage.ru_inblock + usage.ru_majflt <= readahead._reads()
+
+
+def test_where_maps_know_no_advice_there_is_no_thread(file, monkeypatch):
+    monkeypatch.delattr(mmap, "MADV_WILLNEED", raising=False)
+    before = threading.active_count()
+    rows = np.load(file, mmap_mode="r")
+    with ReadAhead(Data(rows, np.zeros(ROWS, np.int32)), np.arange(ROWS)) as ahead:
+        ahead.advance(ROWS)
+        assert threading.active_count() == before
 
 
 @pytest.mark.skipif(not hasattr(mmap, "MADV_WILLNEED"), reason="the system takes no advice")

@@ -45,9 +45,9 @@ print(alone)
 """
 
 
-def run(layer):
+def run(layer, program=PROGRAM):
     return subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PROGRAM],  # fork with threads
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program],  # fork with threads
         env=os.environ | {"NUMBA_THREADING_LAYER": layer, "NUMBA_NUM_THREADS": "2"},
         capture_output=True,
         text=True,
@@ -73,6 +73,50 @@ def test_each_threading_layer(layer, expected):
     lines = process.stdout.splitlines()
     # Between them Numba may say that it could not stop its threads before the fork.
     assert (lines[0], lines[-1]) == (layer, expected)
+
+
+# Exit codes of forked children: 1 where they compute on one thread.
+FORKS = """
+import os, threading
+import numpy as np
+from fastnn import Network
+from fastnn.kernels import _threads
+
+def train():
+    Network([4, 3, 2]).fit(np.ones((8, 4)), np.arange(8) % 2, epochs=1, threads=2)
+
+def child():
+    pid = os.fork()
+    if pid == 0:
+        train()
+        os._exit(int(_threads._serial))
+    print("serial", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+def in_thread(work):
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+child()
+train()
+child()
+in_thread(child)
+in_thread(train)
+child()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize(
+    ("layer", "serial"), [("tbb", "0011"), ("omp", "0111"), ("workqueue", "0111")]
+)
+def test_a_forked_child_has_threads_where_that_is_safe(layer, serial):
+    process = run(layer, FORKS)
+    if "No threading layer could be loaded" in process.stderr:
+        pytest.skip(f"{layer} is not installed")
+    assert process.returncode == 0, process.stderr
+    lines = [line.split() for line in process.stdout.splitlines()]
+    assert "".join(words[1] for words in lines if words[:1] == ["serial"]) == serial
 
 
 def test_tbb_is_chosen_where_its_wheel_is():
@@ -152,6 +196,21 @@ def test_affinity_is_respected():
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "1"
+
+
+@pytest.mark.parametrize(
+    ("setting", "threads"),
+    [("1", 1), ("2,4", 2), ("9", 3), ("0", 3), ("-1", 3), ("many", 3), ("", 3)],
+)
+def test_openmps_number_of_threads_is_respected(monkeypatch, setting, threads):
+    monkeypatch.delenv("NUMBA_NUM_THREADS", raising=False)
+    monkeypatch.setattr(_threads, "_cgroup_cores", lambda: sys.maxsize)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+    monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 3)
+    monkeypatch.setenv("OMP_NUM_THREADS", setting)
+    assert _threads.usable() == threads
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "3")
+    assert _threads.usable() == 3
 
 
 def test_the_users_own_numba_threads_are_left_as_they_were():

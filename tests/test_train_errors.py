@@ -261,13 +261,15 @@ def test_interrupt_that_an_import_hides(capsys: pytest.CaptureFixture[str]) -> N
 @posix
 def test_interrupt_that_a_callback_loses(folder: Path) -> None:
     program = """
-import ctypes, signal
-from fastnn import _cli
-with _cli.exit_on_interrupt("fastnn.train"):
-    ctypes.CFUNCTYPE(None)(lambda: signal.raise_signal(signal.SIGINT))()
+import ctypes, signal, sys
+from fastnn import _cli, interrupts
+with interrupts.heeded(), _cli.exit_on_interrupt("fastnn.train"):
+    ctypes.CFUNCTYPE(None)(lambda: signal.raise_signal(int(sys.argv[1])))()
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (130, "fastnn.train: interrupted\n")
+    for number, code, word in ((signal.SIGINT, 130, "interrupted"), (15, 143, "terminated")):
+        argv = [sys.executable, "-c", program, str(int(number))]
+        done = subprocess.run(argv, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (code, f"fastnn.train: {word}\n")
 
 
 def test_a_bug_keeps_its_traceback() -> None:

@@ -134,6 +134,34 @@ def test_what_is_off_may_be_said(
     assert outputs[0] == outputs[1]
 
 
+def test_checkpoints() -> None:
+    assert parse(["--checkpoint", "a"]).checkpoint_every == 1
+    options = parse(["--resume", "a", "--checkpoint-every", "5"])
+    assert (options.resume, options.checkpoint, options.checkpoint_every) == (Path("a"), None, 5)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (
+            "--checkpoint a --resume b",
+            "argument --resume: writes its checkpoints there; leave --ch",
+        ),
+        (
+            "--checkpoint-every 2",
+            "argument --checkpoint-every: is for --checkpoint or --resume, wh",
+        ),
+        ("--checkpoint a --checkpoint-every 0", "argument --checkpoint-every: must be a whole num"),
+        ("--optimizer lbfgs --checkpoint a", "argument --checkpoint: --optimizer lbfgs has no che"),
+        ("--optimizer lbfgs --resume a", "argument --resume: --optimizer lbfgs has no checkpoints"),
+    ],
+)
+def test_checkpoints_that_cannot_be(argv: str, message: str) -> None:
+    with pytest.raises(_cli.UsageError) as raised:
+        parse(argv.split())
+    assert str(raised.value).startswith(message)
+
+
 def test_off_is_not_the_default() -> None:
     assert parse(["--optimizer", "adamw", "--weight-decay", "0"]).weight_decay == 0
     assert parse(["--optimizer", "nesterov", "--momentum", "0"]).momentum == 0

@@ -21,6 +21,7 @@ from fastnn.errors import DataError
 _PIECE = 1 << 20
 _DIRECTORY_BYTES = 1 << 20  # 10,000 names and more; zipfile keeps some 15 times as much of them
 _COLUMNS_BYTES = 1 << 25  # of an array that lies column by column and so is read whole
+_SHOWN = 120  # characters of a name that a file gives, or of a message with it
 _MANY = 64  # arrays: with more than this, none is looked at that has not the right name
 
 _Members = dict[str, zipfile.ZipInfo]
@@ -129,9 +130,13 @@ def _choice(archive: zipfile.ZipFile, members: _Members) -> str:
     if len(found) != 1:
         raise DataError(
             "must have an array x or x_test, or a single one of rank 2 or more; it has "
-            f"{list(members)[:8]}"
+            f"{_named_briefly(members)}"
         )
     return found[0]
+
+
+def _named_briefly(members: _Members) -> list[str]:
+    return [key[:_SHOWN] for key in list(members)[:8]]
 
 
 def _holds_samples(archive: zipfile.ZipFile, info: zipfile.ZipInfo, key: str) -> bool:
@@ -177,14 +182,15 @@ def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, _Members]]:
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror or error}") from error
     except Exception as error:  # zipfile lets zlib.error, struct.error, EOFError, ... through
-        raise DataError(f"is not an intact .npz archive: {error}") from error
+        # Its messages may repeat what the archive calls its members, which may be all of it.
+        raise DataError(f"is not an intact .npz archive: {str(error)[:_SHOWN]}") from error
 
 
 def _read_arrays(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Read the named arrays of an archive."""
     with _opened(path) as (archive, members):
         if missing := [key for key in keys if key not in members]:
-            raise DataError(f"lacks {', '.join(missing)}; it has {list(members)[:8]}")
+            raise DataError(f"lacks {', '.join(missing)}; it has {_named_briefly(members)}")
         return {key: _read_array(archive, members[key], key) for key in keys}
 
 

@@ -122,7 +122,8 @@ def stored_of(estimator: Any) -> dict[str, Any]:
         "classes": _stored_classes(estimator) if is_classifier(estimator) else None,
         **{name: encoded(fitted[name]) for name in _FIGURES},
     }
-    return {"kind": kind.__name__, "parameters": parameters, "attributes": attributes}
+    stored = {"kind": kind.__name__, "parameters": parameters, "attributes": attributes}
+    return stored | {"curves": _stored_curves(estimator)}
 
 
 def restored(kinds: Sequence[type], stored: dict[str, Any], network: Network) -> Any:
@@ -133,7 +134,7 @@ def restored(kinds: Sequence[type], stored: dict[str, Any], network: Network) ->
     ModelFileError
         If something stored is wrong, or does not go with the network.
     """
-    check_names(stored, ("kind", "parameters", "attributes"), "the estimator")
+    check_names(stored, ("kind", "parameters", "attributes", "curves"), "the estimator")
     table = {kind.__name__: kind for kind in kinds}
     name = typed(stored, "kind", str)
     if name not in table:
@@ -141,7 +142,8 @@ def restored(kinds: Sequence[type], stored: dict[str, Any], network: Network) ->
     estimator = _constructed(table[name], typed(stored, "parameters", dict))
     attributes = typed(stored, "attributes", dict)
     check_names(attributes, ("dtype", "feature_names", "classes", *_FIGURES), "the estimator")
-    state = _figures(attributes) | _features(attributes, network.layers[0].inputs)
+    state = _figures(attributes) | _curves(typed(stored, "curves", dict))
+    state |= _features(attributes, network.layers[0].inputs)
     if is_classifier(estimator):
         state |= _classes(typed(attributes, "classes", dict), network)
     elif attributes["classes"] is not None or network.loss.score != "r2":
@@ -201,18 +203,6 @@ def _is_number(value: Any) -> bool:
     return type(value) is float
 
 
-def _are_numbers(value: Any) -> bool:
-    return type(value) is list and all(map(_is_number, value))
-
-
-def _are_curves(value: Any) -> bool:
-    return (
-        type(value) is dict
-        and all(type(name) is str for name in value)
-        and all(map(_are_numbers, value.values()))
-    )
-
-
 def _or_none(is_right: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: value is None or is_right(value)
 
@@ -222,11 +212,9 @@ _FIGURES = {
     "t_": _is_count,
     "loss_": _is_number,
     "best_loss_": _or_none(_is_number),
-    "loss_curve_": _are_numbers,
-    "validation_scores_": _or_none(_are_numbers),
     "best_validation_score_": _or_none(_is_number),
-    "history_": _are_curves,
 }
+_OF_HISTORY = "history_."  # before the name of a figure
 
 
 def _figures(attributes: dict[str, Any]) -> dict[str, Any]:
@@ -238,6 +226,31 @@ def _figures(attributes: dict[str, Any]) -> dict[str, Any]:
         if not is_right(figures[name]):
             raise ModelFileError(f"{name} is {brief(figures[name])}, which no fit reports")
     return figures
+
+
+def _stored_curves(estimator: Any) -> dict[str, list[float]]:
+    """Return what fits reported epoch by epoch, by names: lists of floats."""
+    curves = {"loss_curve_": estimator.loss_curve_}
+    if estimator.validation_scores_ is not None:
+        curves["validation_scores_"] = estimator.validation_scores_
+    curves |= {f"{_OF_HISTORY}{name}": curve for name, curve in estimator.history_.items()}
+    return {name: [float(value) for value in curve] for name, curve in curves.items()}
+
+
+def _curves(stored: dict[str, Any]) -> dict[str, Any]:
+    """Return the attributes that hold what fits reported epoch by epoch."""
+    state: dict[str, Any] = {"validation_scores_": None, "history_": {}}
+    for name in stored:
+        curve = listed(stored, name, float)
+        if name.startswith(_OF_HISTORY):
+            state["history_"][name.removeprefix(_OF_HISTORY)] = curve
+        elif name in ("loss_curve_", "validation_scores_"):
+            state[name] = curve
+        else:
+            raise ModelFileError(f"curves has {brief(name)}, which does not belong there")
+    if "loss_curve_" not in state:
+        raise ModelFileError("curves has no loss_curve_")
+    return state
 
 
 # ---- classes --------------------------------------------------------------------------------

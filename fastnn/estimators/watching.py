@@ -13,8 +13,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import check_scoring
 
 from fastnn.batches import Data
-from fastnn.callbacks import Callback
+from fastnn.callbacks import Bookkeeper, Callback, past_epochs
 from fastnn.early_stopping import EarlyStopping
+from fastnn.errors import CheckpointError
 from fastnn.estimators.translation import batch_rows_of, reported_outputs, stopping_rule_of
 from fastnn.features import Features, SelectedRows
 from fastnn.network import Network
@@ -44,7 +45,7 @@ def exposed(network: Network, dtype: np.dtype) -> dict[str, Any]:
     return {"coefs_": coefs, "intercepts_": intercepts, "_exposed": (*coefs, *intercepts)}
 
 
-class Recorder(Callback):
+class Recorder(Bookkeeper):
     """Keeps an estimator's fitted attributes up to date, epoch by epoch.
 
     Parameters
@@ -59,19 +60,32 @@ class Recorder(Callback):
     def __init__(self, estimator: Any, data: Data, score: str) -> None:
         self._estimator, self._data, self._score = estimator, data, score
         self._outputs = reported_outputs(estimator)
-        self._squares = self._sum_of_squares() if self._outputs > 1 else 0.0
+        squares = self._sum_of_squares() if self._outputs > 1 else 0.0
+        self.kept = {"reported losses": [], "last squares": [squares]}
+
+    def on_resume(self, epoch: int, rows: int, history: dict[str, list[float]]) -> None:
+        """Take the figures of the epochs before."""
+        past, losses = list(past_epochs(epoch, history)), self.kept["reported losses"]
+        if len(past) != len(losses):
+            raise CheckpointError("the checkpoint is not of an estimator's fit")
+        for (_, metrics), loss in zip(past, losses, strict=True):
+            self._take(loss, metrics)
 
     def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
         """Take the figures of an epoch."""
         fitted = self._estimator
         loss = self._as_reported(metrics["loss"]) if self._outputs > 1 else metrics["loss"]
-        self._append(loss, metrics.get(self._score, math.nan))
-        for name, value in metrics.items():
-            fitted.history_.setdefault(name, []).append(value)
+        self.kept["reported losses"].append(loss)
+        self._take(loss, metrics)
         if fitted.verbose:
             print(f"Iteration {fitted.n_iter_}, loss = {loss:.8f}")
             if self._score:
                 print(f"Validation score: {fitted.validation_scores_[-1]:f}")
+
+    def _take(self, loss: float, metrics: dict[str, float]) -> None:
+        self._append(loss, metrics.get(self._score, math.nan))
+        for name, value in metrics.items():
+            self._estimator.history_.setdefault(name, []).append(value)
 
     def on_divergence(self) -> None:
         """Take an epoch that came to nothing."""
@@ -97,13 +111,12 @@ class Recorder(Callback):
         The penalty changes with every update: over an epoch it is taken to be the mean of what it
         is at both ends. An iteration of L-BFGS has that of its end.
         """
-        before, self._squares = self._squares, self._sum_of_squares()
+        (before,), squares = self.kept["last squares"], self._sum_of_squares()
+        self.kept["last squares"] = [squares]
         fitted, rows = self._estimator, len(self._data.x)
-        if fitted.solver == "lbfgs":
-            squares = self._squares
-        else:
+        if fitted.solver != "lbfgs":
             updates = -(-rows // batch_rows_of(fitted, rows))
-            squares = updates * (before + self._squares) / 2
+            squares = updates * (before + squares) / 2
         penalty = fitted.alpha / 2 * squares / self._data.total_weight
         return (loss - penalty) / self._outputs + penalty
 

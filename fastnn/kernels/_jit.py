@@ -1,4 +1,4 @@
-"""How kernels are compiled: every option of the JIT, and the cache, are here and nowhere else.
+"""How kernels are compiled: every option of the JIT is here and nowhere else.
 
 Four kinds of compiled function, from the inside out:
 
@@ -14,26 +14,18 @@ Four kinds of compiled function, from the inside out:
     The thin parallel loop that calls regions, and the only thing that Python calls.
 
 No fast-math flag is set: the kernels spell out the order of every sum and where a product is
-fused, and the compiler keeps to it. Numba's own cache follows one source file; ours lies in a
-directory named by the hash of all that the kernels are made of, so that a change anywhere
-compiles anew. It is private to the user, because what it holds is executed.
+fused, and the compiler keeps to it.
 """
 
-import hashlib
-import os
-import shutil
-import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numba
 from numba import config, types
 from numba.extending import models, register_model
-from platformdirs import user_cache_path
 
-from fastnn import batches, layers, losses, randomness
+from fastnn.forks import making
+from fastnn.kernels._cache import cache_directory, numba_cache, tell, usable
 from fastnn.kernels._simd import name_address
 
 _OPTIONS = {"error_model": "numpy", "nogil": True}  # no division checks; other threads may run
@@ -64,16 +56,20 @@ class _Compiled:
 
     def compile(self) -> None:
         """Read the function from the cache, or compile it and put it there."""
-        if not self.ready:
-            with _numba_cache() as cached:
-                try:
-                    self._compiled = self._compile(cached)
-                except Exception:
-                    if not cached:
-                        raise
-                    # A torn or foreign file can fail in any way: drop the cache and go without.
-                    discard_cache()
-                    self._compiled = self._compile(cached=False)
+        with making:  # from here to there Numba's settings are ours
+            if not self.ready:
+                self._compiled = self._compile_cached() or self._compile(cached=False)
+
+    def _compile_cached(self) -> Any:
+        """Return the function, or None where the cache cannot be used."""
+        if config.DISABLE_JIT or not usable():
+            return None
+        try:
+            with numba_cache():
+                return self._compile(cached=True)
+        except Exception as error:  # a full disk, a file that a newer Numba cannot read
+            tell(f"compiled kernels cannot be kept in {cache_directory()}: {error}")
+            return None
 
     def _compile(self, cached: bool) -> Any:
         raise NotImplementedError
@@ -143,55 +139,3 @@ class Driver(_Compiled):
     def __call__(self, rows_region: Any, weights_region: Any, job: int) -> None:
         """Run; the regions are addresses (0 for none) and so is the job."""
         self._compiled(rows_region, weights_region, job)
-
-
-def _source_hash() -> str:
-    """Hash every file that compiled code can depend on."""
-    digest = hashlib.sha256()
-    elsewhere = [Path(str(module.__file__)) for module in (batches, layers, losses, randomness)]
-    for path in [*sorted(Path(__file__).parent.glob("*.py")), *elsewhere]:
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def cache_directory() -> Path:
-    """Where these kernels' machine code is kept; NUMBA_CACHE_DIR moves it."""
-    root = Path(config.CACHE_DIR) if config.CACHE_DIR else user_cache_path("fastnn")
-    return root / f"kernels-{_source_hash()}"
-
-
-def is_cached() -> bool:
-    """Return whether an earlier process left compiled kernels of this version."""
-    return any(cache_directory().glob("*/*.nbi"))
-
-
-def discard_cache() -> None:
-    """Remove the compiled kernels of this version."""
-    shutil.rmtree(cache_directory(), ignore_errors=True)
-
-
-def _make_private(directory: Path) -> bool:
-    """Create a directory that only this user can write to; return whether it is so."""
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = directory.stat()
-    except OSError:
-        return False
-    if hasattr(os, "getuid"):
-        others = stat.S_IWGRP | stat.S_IWOTH
-        if status.st_uid != os.getuid() or status.st_mode & others:
-            return False
-    return os.access(directory, os.W_OK | os.X_OK)
-
-
-@contextmanager
-def _numba_cache() -> Iterator[bool]:
-    """Point Numba's cache at ours while something is compiled; yield whether it can be used."""
-    directory = cache_directory()
-    usable = _make_private(directory)
-    before = config.CACHE_DIR
-    config.CACHE_DIR = str(directory) if usable else before
-    try:
-        yield usable
-    finally:
-        config.CACHE_DIR = before

@@ -12,20 +12,41 @@ import os
 import sys
 import sysconfig
 import threading
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 
 import numba
 from numba import config
+from numba.np.ufunc import parallel as layers
+
+from fastnn.forks import making
 
 _TBB_NAMES = {"linux": "lib/libtbb.so.12", "win32": "Library/bin/tbb12.dll"}
 
 _one_at_a_time = threading.Lock()
-_serial = False  # in a forked child whose parent's threads did not come along
+_starter: int | None = None  # the Python thread that started the layer, where we know it
+_shared = False  # whether other Python threads have used it
+_can_fork = True  # whether the fork that is under way leaves the child its threads
+_serial = False  # in a forked child that cannot have threads
 
 
 @cache
-def preload_tbb() -> None:
+def prepare() -> None:
+    """Do what must be done before Numba starts its threads, which compiling does, too.
+
+    Numba has a lock that is shared with forked children, and takes it whenever it is asked for the
+    number of threads: a child that is killed meanwhile would stop all of them. To make the lock
+    it would also settle how `multiprocessing` starts processes. Here `making` does its work.
+    """
+    global _starter
+    layers._backend_init_process_lock = nullcontext()
+    _preload_tbb()
+    if not _started():
+        _starter = threading.get_ident()
+
+
+def _preload_tbb() -> None:
     """Load TBB from its wheel. Numba looks for it by name, which only a loaded one answers to."""
     name = _TBB_NAMES.get(sys.platform)
     if name is None or config.THREADING_LAYER not in ("default", "tbb", "safe", "threadsafe"):
@@ -44,15 +65,27 @@ def start() -> str:
     """Start Numba's threads, and return the name of their layer."""
     if config.DISABLE_JIT:
         return "none"
-    numba.get_num_threads()  # starts them
-    return numba.threading_layer()
+    with making:
+        if not _serial:
+            prepare()
+            numba.get_num_threads()  # starts them
+        return numba.threading_layer()
+
+
+def _started() -> bool:
+    try:
+        numba.threading_layer()
+    except ValueError:
+        return False
+    return True
 
 
 def usable() -> int:
     """How many threads this process may use.
 
-    The cores that it may run on, less where a control group grants less time than that. A user
-    who sets NUMBA_NUM_THREADS has decided.
+    The cores that it may run on, less where a control group grants less time than that, or
+    OMP_NUM_THREADS asks for less, as for every other library of numbers. A user who sets
+    NUMBA_NUM_THREADS has decided.
     """
     if "NUMBA_NUM_THREADS" in os.environ:
         return config.NUMBA_NUM_THREADS
@@ -60,7 +93,9 @@ def usable() -> int:
         cores = len(os.sched_getaffinity(0))
     else:
         cores = os.cpu_count() or 1
-    return max(1, min(cores, _cgroup_cores(), config.NUMBA_NUM_THREADS))
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    asked = int(first) if first.isdecimal() and int(first) > 0 else sys.maxsize
+    return max(1, min(cores, _cgroup_cores(), asked, config.NUMBA_NUM_THREADS))
 
 
 def _cgroup_cores(root: Path = Path("/sys/fs/cgroup")) -> int:
@@ -88,7 +123,10 @@ class parallel:  # noqa: N801  (used like a function)
         self._guard: threading.Lock | None = None
 
     def __enter__(self) -> int:
+        global _shared
         if self._threads > 1 and not config.DISABLE_JIT:
+            if threading.get_ident() != _starter:
+                _shared = True
             if numba.threading_layer() == "workqueue":
                 self._guard = _one_at_a_time
                 self._guard.acquire()
@@ -103,14 +141,24 @@ class parallel:  # noqa: N801  (used like a function)
                 self._guard.release()
 
 
+def _before_fork() -> None:
+    """Notice whether the child will have threads.
+
+    TBB starts them anew if the fork comes from the thread that started it, and no other has used
+    it, or else may not; OpenMP would end the child, and workqueue's are few and slow.
+    """
+    global _can_fork
+    with making:  # no other thread is starting them now
+        if _started():
+            alone = threading.get_ident() == _starter and not _shared
+            _can_fork = alone and numba.threading_layer() == "tbb"
+
+
 def _after_fork_in_child() -> None:
     global _one_at_a_time, _serial
     _one_at_a_time = threading.Lock()
-    try:
-        _serial = numba.threading_layer() != "tbb"
-    except ValueError:
-        pass  # no threads were running yet: the child starts its own
+    _serial = _serial or not _can_fork
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)

@@ -9,15 +9,15 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
-from threading import Lock
 from typing import Any
 
 import numpy as np
 
 from fastnn.batches import CHUNK_ROWS, Data, Epoch, Progress
 from fastnn.features import Features, SelectedRows
+from fastnn.forks import lock, making
 from fastnn.inputs import check_finite
-from fastnn.kernels import _gemm, _jit, _threads, activations, dropout, losses, sparse, updates
+from fastnn.kernels import _cache, _gemm, _threads, activations, dropout, losses, sparse, updates
 from fastnn.kernels._jit import Driver, Region
 from fastnn.kernels.layout import Layout, panels_for
 from fastnn.kernels.regions import rows_region, run
@@ -42,6 +42,7 @@ from fastnn.kernels.workspace import (
 from fastnn.kernels.zeros import balanced, work_of_groups
 from fastnn.layers import Dense, Parameters
 from fastnn.losses import LOSSES, Loss
+from fastnn.memory import empty_predictions
 from fastnn.sparse import SparseRows
 
 DECISIVE_ROWS = 64  # fewer say too little of how many zeros there are
@@ -59,17 +60,18 @@ _rows, _weights, _run = Region(rows_region), Region(weights_region), Driver(run)
 def compile_kernels() -> tuple[float, bool]:
     """Have all kernels ready; return the seconds it took, and whether any had to be compiled."""
     start = time.perf_counter()
-    _threads.preload_tbb()
     functions = (*UNITS, _rows, _weights, _run)
-    for function in functions:
-        function.compile()
+    with making:
+        _threads.prepare()
+        for function in functions:
+            function.compile()
     cached = all(function.from_cache for function in functions)
     return time.perf_counter() - start, not cached
 
 
 def kernels_are_cached() -> bool:
     """Return whether the kernels are ready, here or in the cache."""
-    return _run.ready or _jit.is_cached()
+    return _run.ready or _cache.is_cached()
 
 
 class NumbaEngine:
@@ -102,7 +104,7 @@ class NumbaEngine:
         # Its own job for what only goes forward: most of it stays as it is from call to call.
         self._forward_job = Job.from_buffer_copy(self._buffers.job)
         self._forward_job.batch_size = sys.maxsize
-        self._lock = Lock()  # there is one workspace
+        self._lock = lock()  # there is one workspace
         self.skip_zeros: bool | None = None  # None: where the data have enough of them
         self._work: dict[tuple[int, int], np.ndarray | None] = {}
         self._work_at_hand: np.ndarray | None = None
@@ -179,7 +181,7 @@ class NumbaEngine:
 
     def predict(self, x: Features) -> np.ndarray:
         """Return predictions (rows, O) float32."""
-        probs = np.empty((len(x), self._outputs), np.float32)
+        probs = empty_predictions(len(x), self._outputs)
         with self._lock:
             job = self._forward_job
             job.mode, job.out, job.finite = PREDICT, address(probs), True
@@ -208,7 +210,7 @@ class NumbaEngine:
 
     def _point_at(self, job: Job, x: Features) -> None:
         """Tell a job where the features are."""
-        job.data_rows, job.x_rows = len(x), 0
+        job.data_rows, job.x_rows, given = len(x), 0, x
         if isinstance(x, SelectedRows):
             job.x_rows, x = address(x.rows), x.source
         job.source_rows, job.x_is_sparse = len(x), isinstance(x, SparseRows)
@@ -217,7 +219,7 @@ class NumbaEngine:
             return
         job.x, job.x_is_bytes = address(x.values), False
         job.x_starts, job.x_columns = address(x.starts), address(x.columns)
-        size = x.most_entries(CHUNK_ROWS)
+        size = given.most_entries(CHUNK_ROWS)
         if self._entries is None or self._entries.size < size:
             self._entries = EntryBuffers(size, x.width, self.threads)
         self._entries.tell(job)

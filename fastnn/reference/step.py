@@ -13,6 +13,7 @@ from fastnn.features import Features, dense
 from fastnn.inputs import check_finite
 from fastnn.layers import Dense, Parameters
 from fastnn.losses import Loss
+from fastnn.memory import empty_predictions
 from fastnn.optimizers import Optimizer
 from fastnn.randomness import keep_mask
 from fastnn.reference import activations
@@ -138,7 +139,7 @@ class ReferenceEngine:
         """Return predictions (rows, O) float32."""
         check_finite(x, "x")
         self._draw_masks(None, np.arange(0))
-        p = np.empty((len(x), self.layers[-1].outputs), np.float32)
+        p = empty_predictions(len(x), self.layers[-1].outputs)
         for start in range(0, len(x), CHUNK_ROWS):
             part = slice(start, start + CHUNK_ROWS)
             predict(p[part], self._forward(x[part]), self.loss)

@@ -1,0 +1,145 @@
+"""Whether there is memory for what is about to be done, asked before anything is changed.
+
+Linux promises memory that it does not have and ends the process that comes to use it, without a
+word. So what will be used is counted beforehand: numbers of the network's own size, and of the
+rows'; what is as small as `_NEVER_MISSED` is not asked about.
+"""
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from fastnn.batches import CHUNK_ROWS
+from fastnn.layers import Dense
+from fastnn.optimizers import Optimizer
+
+_PROC, _GROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+_NEVER_MISSED = 1 << 24  # bytes
+_FLOAT, _INDEX = 4, 8
+# For each weight SciPy's L-BFGS has ten steps, ten changes of the gradient and about ten more
+# vectors, in float64: so many float32.
+_LBFGS = 60
+
+
+def check_engine(layers: Sequence[Dense]) -> None:
+    """Raise a MemoryError if there is no room for an engine of these layers.
+
+    The network has the weights and so has the engine, which needs them once more on their way in,
+    or transposed. Of every layer a chunk of rows has its input, its output and the gradient of
+    that.
+    """
+    rows = sum(layer.inputs + 2 * layer.outputs for layer in layers) * CHUNK_ROWS
+    needs = {"weights": 3 * _weights(layers), "rows at work": rows * _FLOAT}
+    _check("the network", needs, "narrower layers need less")
+
+
+def check_fit(layers: Sequence[Dense], rows: int, optimizer: Optimizer) -> None:
+    """Raise a MemoryError if there is no room for a fit, beside the engine.
+
+    Weights are copied after every epoch, for when the loss diverges, while the copy before is
+    there. So is the order of the rows. What is copied at the end takes the copies' place.
+    """
+    size = _weights(layers)
+    slots = _LBFGS if optimizer.rule == "lbfgs" else optimizer.slots
+    needs = {
+        "weights": 2 * size,
+        "gradients": size,
+        "the optimizer's state": slots * size,
+        "the order of the rows": 2 * rows * _INDEX,
+    }
+    advice = "narrower layers need less"
+    _check("training", needs, advice + (", and so does the optimizer 'sgd'" if slots else ""))
+
+
+def empty_predictions(rows: int, outputs: int) -> np.ndarray:
+    """Return room for predictions (rows, outputs) float32, or raise a MemoryError."""
+    needs = rows * outputs * _FLOAT
+    if needs > _NEVER_MISSED:
+        _check("prediction", {"predictions": needs}, "fewer rows at a time need less")
+    return np.empty((rows, outputs), np.float32)
+
+
+def available() -> float:
+    """Return the bytes that this process can still have; infinity where the system tells nothing.
+
+    That is the least of what the machine has left, swap included, what the control groups of the
+    process allow, and what its limit of address space does.
+    """
+    return max(0.0, min(_of_machine(), _of_groups(), _of_process()))
+
+
+def _weights(layers: Sequence[Dense]) -> int:
+    return _FLOAT * sum(layer.parameters for layer in layers)
+
+
+def _check(what: str, needs: Mapping[str, int], advice: str) -> None:
+    total = sum(needs.values())
+    if total <= _NEVER_MISSED or total <= (there := available()):
+        return
+    parts = ", ".join(f"{name} {_megabytes(size)}" for name, size in needs.items() if size)
+    raise MemoryError(
+        f"{what} needs {_megabytes(total)} MB ({parts}), and {_megabytes(there)} MB are "
+        f"available; {advice}"
+    )
+
+
+def _megabytes(size: float) -> str:
+    return f"{math.ceil(size / 1e6):,}"
+
+
+def _of_machine() -> float:
+    with suppress(OSError, ValueError, KeyError):
+        text = (_PROC / "meminfo").read_text()
+        sizes = dict(line.split(":") for line in text.splitlines())
+        kilobytes = (sizes[name].split()[0] for name in ("MemAvailable", "SwapFree"))
+        return 1024.0 * sum(map(int, kilobytes))
+    return math.inf
+
+
+def _of_groups() -> float:
+    """Return the least that a control group, or one around it, has left."""
+    return min(map(_left_in, _groups()), default=math.inf)
+
+
+def _groups() -> Iterator[tuple[Path, str, str, str]]:
+    """Yield folders, and in them the names of the limit, of what is used, of files kept in it."""
+    with suppress(OSError):
+        for line in (_PROC / "self" / "cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if not controllers:
+                root, names = _GROUPS, ("memory.max", "memory.current", "inactive_file")
+            elif "memory" in controllers.split(","):
+                root = _GROUPS / "memory"
+                names = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+            else:
+                continue
+            own = Path(path.lstrip("/"))
+            for folder in (own, *own.parents):
+                yield (root / folder, *names)
+
+
+def _left_in(group: tuple[Path, str, str, str]) -> float:
+    """Return what a group has left: pages of files count as free, for they can be had back."""
+    folder, limit, used, files = group
+    with suppress(OSError, ValueError, KeyError):  # the limit may be "max"
+        statistics = (folder / "memory.stat").read_text().splitlines()
+        kept = dict(line.split() for line in statistics)[files]
+        sizes = (int((folder / name).read_text()) for name in (limit, used))
+        most, taken = sizes
+        return float(most - taken + int(kept))
+    return math.inf
+
+
+def _of_process() -> float:
+    with suppress(ImportError, OSError, ValueError):
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit != resource.RLIM_INFINITY:
+            pages = int((_PROC / "self" / "statm").read_text().split()[0])
+            return float(limit - pages * os.sysconf("SC_PAGE_SIZE"))
+    return math.inf

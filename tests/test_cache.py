@@ -1,0 +1,321 @@
+"""The cache of compiled kernels: private, whole, and never in the way."""
+
+import os
+import pickle
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from warnings import catch_warnings, simplefilter
+
+import numba
+import numpy as np
+import pytest
+from commands import run as train
+from commands import small_arrays
+from test_jit import small_region
+
+from fastnn._session import use_engine
+from fastnn.kernels import _cache
+from fastnn.kernels._jit import Region
+
+pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="about compiled code alone")
+posix = pytest.mark.skipif(os.name != "posix", reason="about POSIX permissions")
+CUTS = 16
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(_cache, "_told", set())
+    tmp_path.chmod(0o700)
+    return tmp_path / "cache"
+
+
+def compiled():
+    region = Region(small_region)
+    region.compile()
+    assert region.address and region.ready
+    return region
+
+
+def kernel_file():
+    (path,) = _cache.cache_directory().glob("*.kernel")
+    return path
+
+
+# ---- its place ------------------------------------------------------------------------------
+
+
+def test_its_name_follows_every_kernel_source_and_the_processor(root, monkeypatch):
+    before = _cache.source_hash.__wrapped__()
+    for name in ("regions.py", "_simd.py", "batches.py"):
+        real = Path.read_bytes
+
+        def changed(path, real=real, name=name):
+            return real(path) + (b"#" if path.name == name else b"")
+
+        monkeypatch.setattr(Path, "read_bytes", changed)
+        assert _cache.source_hash.__wrapped__() != before
+        monkeypatch.undo()
+    for name, value in (("CPU", "another"), ("FEATURES", frozenset())):
+        monkeypatch.setattr(_cache, name, value)
+        assert _cache.source_hash.__wrapped__() != before
+        monkeypatch.undo()
+
+
+@posix
+@pytest.mark.parametrize("umask", [0, 0o077, 0o777])
+def test_it_is_private_whatever_the_umask(root, umask):
+    before = os.umask(umask)
+    try:
+        compiled()
+    finally:
+        os.umask(before)
+    directory = _cache.cache_directory()
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (root, directory, kernel_file())]
+    assert modes == [0o700, 0o700, 0o600]
+    assert compiled().from_cache
+
+
+def own_made(path, mode):
+    path.mkdir(parents=True)
+    path.chmod(mode)
+
+
+def file_in_the_way(root):
+    root.write_text("in the way")
+
+
+def open_to_others(root):
+    own_made(_cache.cache_directory(), 0o777)
+
+
+def readable_for_others(root):
+    own_made(_cache.cache_directory(), 0o755)
+
+
+def replaceable(root):
+    own_made(root, 0o777)
+
+
+def anothers(root):
+    own_made(_cache.cache_directory(), 0o700)
+    os.chown(_cache.cache_directory(), 12345, 12345)
+
+
+def below_anothers(root):
+    own_made(root, 0o700)
+    os.chown(root, 12345, 12345)
+
+
+def a_link(root):
+    own_made(root.parent / "elsewhere", 0o700)
+    own_made(root, 0o700)
+    _cache.cache_directory().symlink_to(root.parent / "elsewhere")
+
+
+FAULTS = {
+    file_in_the_way: "cannot be made",
+    open_to_others: "its mode is not 0700",
+    readable_for_others: "its mode is not 0700",
+    replaceable: "could put a directory in its place",
+    anothers: "belongs to another user",
+    below_anothers: "could put a directory in its place",
+    a_link: "not a directory",
+}
+
+
+@posix
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_a_directory_that_is_not_the_users_own_is_not_used_and_that_is_said_once(root, fault):
+    if "anothers" in fault.__name__ and os.getuid() != 0:
+        pytest.skip("only root can give a directory away")
+    fault(root)
+    with pytest.warns(RuntimeWarning, match=FAULTS[fault]) as caught:
+        first, second = compiled(), compiled()
+    assert len(caught) == 1 and "\n" not in str(caught[0].message)
+    assert not first.from_cache and not second.from_cache and not _cache.is_cached()
+    assert not list(root.parent.rglob("*.kernel"))
+
+
+class Bomb:
+    """What runs code when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@posix
+def test_what_others_could_have_put_there_is_not_read(root, tmp_path):
+    compiled()
+    path, trace = kernel_file(), tmp_path / "trace"
+    bomb = pickle.dumps(Bomb(trace))
+    path.write_bytes(_cache.hashlib.sha256(bomb).digest() + bomb)
+    _cache.cache_directory().chmod(0o770)
+    with pytest.warns(RuntimeWarning, match="its mode is not 0700"):
+        assert not compiled().from_cache
+    assert not trace.exists()
+
+
+def test_a_user_without_a_home_directory_is_told(root, monkeypatch, tmp_path):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    monkeypatch.setattr(_cache, "user_cache_path", lambda name: Path("~/.cache") / name)
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(RuntimeWarning, match="this user has no home directory"):
+        assert not compiled().from_cache
+    assert not any(tmp_path.iterdir())
+
+
+def test_old_versions_are_removed_when_a_new_one_comes(root):
+    old = time.time() - (_cache.KEPT_DAYS + 1) * 86_400
+    names = ["kernels-" + 16 * "a", "kernels-" + 16 * "b", "kernels-mine", "index"]
+    for name in names:
+        own_made(root / name, 0o700)
+        (root / name / "file").touch()
+    for name in (names[0], *names[2:]):
+        os.utime(root / name, (old, old))
+    compiled()
+    left = {path.name for path in root.iterdir()} - {_cache.cache_directory().name}
+    assert left == set(names[1:])
+
+
+def test_to_be_read_is_to_be_used(root):
+    compiled()
+    os.utime(_cache.cache_directory(), (0, 0))
+    compiled()
+    assert _cache.cache_directory().stat().st_mtime > time.time() - 3600
+
+
+# ---- its files ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cut", [*range(CUTS), "noise", "one bit", "zeros at the end"])
+def test_a_damaged_file_is_compiled_anew_and_replaced(root, cut):
+    compiled()
+    path = kernel_file()
+    content = whole = path.read_bytes()
+    size = len(content)
+    if cut == "noise":
+        content = np.random.default_rng(0).bytes(size)
+    elif cut == "one bit":
+        content = content[: size // 2] + bytes([content[size // 2] ^ 1]) + content[size // 2 + 1 :]
+    elif cut == "zeros at the end":
+        content = content[: size // 2] + bytes(size - size // 2)
+    else:
+        content = content[: size * cut // CUTS]
+    path.write_bytes(content)
+    with pytest.warns(RuntimeWarning, match="are damaged, and are compiled anew"):
+        assert not compiled().from_cache
+    assert len(path.read_bytes()) >= len(whole) // 2
+    assert compiled().from_cache
+
+
+def test_a_file_that_cannot_be_written_is_done_without(root, monkeypatch):
+    def full(path, pieces):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(_cache, "write_whole", full)
+    with pytest.warns(RuntimeWarning, match="cannot be kept .* No space left on device") as caught:
+        assert not compiled().from_cache
+        assert not compiled().from_cache
+    assert len(caught) == 1
+
+
+# ---- whole processes ------------------------------------------------------------------------
+
+PROGRAM = """
+import hashlib
+import numpy as np
+from fastnn import Network
+rng = np.random.default_rng(0)
+net = Network([20, 30, 3])
+net.fit(rng.standard_normal((600, 20)), rng.integers(0, 3, 600), epochs=2)
+bits = b"".join(w.tobytes() + b.tobytes() for w, b in net.parameters)
+print(net.use_engine("numba").compiled, hashlib.sha256(bits).hexdigest())
+"""
+
+
+def start(cache, **environment):
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(cache)} | environment
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def result(process, told=""):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert (told in err) if told else not err
+    return out.split()
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return result(start(numba.config.CACHE_DIR))[1]
+
+
+def check_cold_start(root, processes, expected):
+    started = [start(root) for _ in range(processes)]
+    assert {result(process)[1] for process in started} == {expected}
+    assert result(start(root)) == ["False", expected]
+    assert all(path.suffix == ".kernel" for path in root.glob("kernels-*/*"))
+
+
+@pytest.mark.long
+def test_another_processor_has_a_directory_of_its_own(tmp_path, expected):
+    cache = tmp_path / "cache"
+    old = {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": "+sse2"}
+    native, plain = ["True", "False"], []
+    for want in native:
+        assert result(start(cache)) == [want, expected]
+        plain.append(result(start(cache, **old)))
+    assert [compiled for compiled, _ in plain] == native and plain[0][1] == plain[1][1]
+    assert len(list(cache.iterdir())) == 2
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("round", range(20))
+def test_eight_cold_processes_at_once(tmp_path, expected, round):
+    check_cold_start(tmp_path / "cache", 8, expected)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("round", range(20))
+def test_processes_whose_files_are_cut(tmp_path, expected, round):
+    rng, cache = np.random.default_rng(round), tmp_path / "cache"
+    assert result(start(cache))[1] == expected
+    for path in cache.glob("kernels-*/*"):
+        content = path.read_bytes()
+        path.write_bytes(content[: rng.integers(len(content))])
+    assert result(start(cache), told="are damaged")[1] == expected
+    assert result(start(cache)) == ["False", expected]
+
+
+def test_the_command_line_says_it_in_a_line(monkeypatch, capsys):
+    def compile_for_nothing(name, threads):
+        monkeypatch.setattr(_cache, "_told", set())
+        _cache.tell("it will be slow")
+
+    network = SimpleNamespace(use_engine=compile_for_nothing)
+    with catch_warnings():
+        simplefilter("default")
+        use_engine("fastnn.train", network, "numpy", None, print)
+    assert capsys.readouterr().err == "fastnn.train: it will be slow\n"
+
+
+@pytest.mark.long
+@posix
+def test_a_command_without_a_cache_does_its_work(tmp_path, monkeypatch):
+    np.savez(tmp_path / "small.npz", **small_arrays())
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "/dev/null")
+    done = train("--dataset", str(tmp_path / "small.npz"), "--epochs", "1", "--batch-size", "20")
+    assert done.returncode == 0
+    (line,) = [line for line in done.stderr.splitlines() if "compiled kernels" in line]
+    assert line.startswith("fastnn.train: compiled kernels cannot be kept in /dev/null/kernels-")
