@@ -9,9 +9,11 @@ import gzip
 import io
 import json
 import os
+import shutil
 import struct
 import time
 import tracemalloc
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -24,6 +26,7 @@ from PIL import Image
 from test_model_file_hostile import forged, joined, parts
 
 import fastnn
+from fastnn.checkpoint_file import read_snapshot
 from fastnn.datasets.idx import read_idx, read_idx_rows
 from fastnn.datasets.npy import read_npy
 from fastnn.datasets.npz import load_npz, read_npz
@@ -155,7 +158,8 @@ def reforged(rng: np.random.Generator, data: bytes) -> bytes:
         whole.update(new if isinstance(new, dict) else {})
         return None
 
-    return forged(data, change)
+    (key,) = parts(data)[0]["__metadata__"]
+    return forged(data, change, key)
 
 
 # ---- intact files, and what reads them ----------------------------------------------------------
@@ -229,6 +233,22 @@ def models() -> list[bytes]:
     return files
 
 
+def fit_some(path: Path, **options: bool) -> None:
+    """Fit with checkpoints, which come to lie in the file's folder."""
+    x, y = np.eye(4, dtype=np.float32).repeat(3, axis=0), np.arange(12) % 3
+    network = fastnn.Network([4, 3, 3], dropout=0.5)
+    network.fit(
+        x, y, epochs=3, batch_size=5, optimizer="adam", engine="numpy", validation_data=(x, y),
+        early_stopping=fastnn.EarlyStopping(patience=2),
+        callbacks=[fastnn.Checkpoint(path.parent, **options)],
+    )  # fmt: skip
+
+
+def checkpoints() -> list[bytes]:
+    fit_some(Path("seeds/file"))
+    return [path.read_bytes() for path in sorted(Path("seeds").iterdir())]
+
+
 def used_up(path: Path) -> None:
     """Read a file through the one door to all of them."""
     for block in read_rows(str(path), INPUTS):
@@ -273,6 +293,24 @@ def load_model(path: Path) -> None:
         model.predict(np.zeros((2, network.layers[0].inputs), np.float32))
 
 
+def go_on(path: Path) -> None:
+    """Read a checkpoint, and go on from it."""
+    try:
+        read_snapshot(path)
+    except fastnn.ModelFileError as error:
+        assert_one_line(error)
+    place = path.parent / "fit"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    shutil.copy(path, place / sorted(path.parent.glob("seeds/*"))[0].name)
+    try:
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "a checkpoint is passed over", UserWarning)
+            fit_some(place / "file", resume=True)
+    except (fastnn.CheckpointError, fastnn.DivergenceError) as error:
+        assert_one_line(error)
+
+
 class Format(NamedTuple):
     """Intact files, what changes their insides, and what reads them."""
 
@@ -291,6 +329,7 @@ FORMATS = {
     "csv": Format(table, changed, use(read_csv, used_up)),
     "png": Format(png, repacked_png, use(lambda path: read_png(path, INPUTS), used_up)),
     "model": Format(models, reforged, load_model),
+    "checkpoint": Format(checkpoints, reforged, go_on),
 }
 
 every_format = pytest.mark.parametrize("name", FORMATS)
@@ -309,9 +348,8 @@ def example(form: Format, seeds: list[bytes], number: int) -> bytes:
 @every_format
 def test_intact_files_are_read(name, folder):
     """So the changes begin where there is something to be read."""
-    reader = {"npz": lambda path: list(read_npz(path, INPUTS)), "model": fastnn.load}.get(
-        name, used_up
-    )
+    reader = {"npz": lambda path: list(read_npz(path, INPUTS)), "model": fastnn.load}
+    reader = reader.get(name, read_snapshot if name == "checkpoint" else used_up)
     for data in FORMATS[name].seeds():
         Path("file").write_bytes(data)
         reader(Path("file"))

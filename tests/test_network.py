@@ -3,6 +3,7 @@
 import copy
 import math
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -299,3 +300,14 @@ def test_features_that_are_not_finite_are_not_predicted(network, engine, rng, va
     with pytest.raises(DataError, match=f"^x must be finite in float32, found .* in row {row},"):
         network.predict(x)
     network.predict(x[:row] if row else x[1:])  # the error is not remembered
+
+
+def test_threads_that_ask_at_once_take_turns(engine, rng):
+    x = rng.normal(size=(8, 700, 20)).astype(np.float32)
+    net = Network([20, 64, 5])
+    net.use_engine(engine)
+    expected = [net.predict_proba(part) for part in x]
+    with ThreadPoolExecutor(8) as threads:
+        for _ in range(10):
+            for part, alone in zip(threads.map(net.predict_proba, x), expected, strict=True):
+                np.testing.assert_array_equal(part, alone)

@@ -5,11 +5,14 @@ tested against this.
 """
 
 from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
 from fastnn.batches import CHUNK_ROWS, Data, Epoch, Progress, next_chunk
 from fastnn.features import Features, dense
+from fastnn.forks import lock
 from fastnn.inputs import check_finite
 from fastnn.layers import Dense, Parameters
 from fastnn.losses import Loss
@@ -29,8 +32,21 @@ from fastnn.reference.updates import (
     sgd_update,
 )
 
-# A loss that overflows is divergence, which the caller reports: no warning beside it.
-_quiet = np.errstate(all="ignore")
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _alone(method: Method) -> Method:
+    """Let one thread work at a time: there is one set of buffers.
+
+    And in silence: a loss that overflows is divergence, which the caller reports.
+    """
+
+    @wraps(method)
+    def alone(self: "ReferenceEngine", *args: Any, **kwargs: Any) -> Any:
+        with self._lock, np.errstate(all="ignore"):
+            return method(self, *args, **kwargs)
+
+    return cast(Method, alone)
 
 
 class ReferenceEngine:
@@ -51,6 +67,7 @@ class ReferenceEngine:
     def __init__(self, layers: Sequence[Dense], loss: Loss, *, input_scale: float) -> None:
         self.layers = tuple(layers)
         self.loss = loss
+        self._lock = lock()
         self.input_scale = np.float32(input_scale)
         self._x = [_rows(layer.inputs) for layer in self.layers]
         self._z, self._a, self._dz = (
@@ -69,24 +86,28 @@ class ReferenceEngine:
             for layer in self.layers
         ]
 
+    @_alone
     def get_parameters(self) -> Parameters:
         """Return a copy of the parameters."""
         return [(w.copy(), b.copy()) for w, b in self._parameters]
 
+    @_alone
     def set_parameters(self, parameters: Parameters) -> None:
         """Replace the parameters by a copy of these."""
         for (w, b), (new_w, new_b) in zip(self._parameters, parameters, strict=True):
             w[...], b[...] = new_w, new_b
 
+    @_alone
     def get_state(self, slots: int) -> list[Parameters]:
         """Return a copy of so many slots of the optimizer's state."""
         return [[(w.copy(), b.copy()) for w, b in slot] for slot in self._slots(slots)]
 
+    @_alone
     def set_state(self, state: list[Parameters]) -> None:
         """Replace the optimizer's state by a copy of this; slots that are not given are zero."""
         self._state = [[(w.copy(), b.copy()) for w, b in slot] for slot in state]
 
-    @_quiet
+    @_alone
     def run_chunk(self, epoch: Epoch, progress: Progress, budget_rows: int) -> Progress:
         """Train on at least `budget_rows` further rows, or to the end of the epoch."""
         position, loss_sum, correct = progress
@@ -110,7 +131,7 @@ class ReferenceEngine:
             position = chunk.stop
         return Progress(position, loss_sum, correct)
 
-    @_quiet
+    @_alone
     def loss_and_grad(self, data: Data, *, l2: float = 0.0) -> tuple[float, Parameters]:
         """Return the mean loss over these rows as one batch, and its gradient."""
         total, loss_sum = np.float32(data.total_weight), 0.0
@@ -122,7 +143,7 @@ class ReferenceEngine:
         mean = loss_sum / data.total_weight + self._add_penalty(l2)
         return mean, [(dw.copy(), db.copy()) for dw, db in self._gradients]
 
-    @_quiet
+    @_alone
     def evaluate(self, data: Data) -> tuple[float, float]:
         """Return the mean loss and the accuracy over these rows."""
         loss_sum, correct = 0.0, 0.0
@@ -134,7 +155,7 @@ class ReferenceEngine:
             correct += chunk_correct
         return loss_sum / data.total_weight, correct / data.total_weight
 
-    @_quiet
+    @_alone
     def predict(self, x: Features) -> np.ndarray:
         """Return predictions (rows, O) float32."""
         check_finite(x, "x")
