@@ -187,7 +187,7 @@ class Network:
         clip_norm : float, default 0
             A batch's gradient that is longer than this is shortened to it; 0 for never.
         shuffle : bool, default True
-            Take the rows in another order every epoch.
+            Take the rows in another order every epoch: `fastnn.randomness.permutation`.
         sample_weight : array (rows,), optional
             How much each row counts.
         class_weight : dict or "balanced", optional
