@@ -28,7 +28,7 @@ def lock() -> threading.Lock:
 
 
 class Training:
-    """A context that one fit of a network is in at a time. A copy, or a pickle, is a free one."""
+    """A context that one fit of a network is in at a time; a copy has one of its own."""
 
     def __init__(self) -> None:
         self._taken = False
@@ -53,9 +53,6 @@ class Training:
 
     def __exit__(self, *error: object) -> None:
         self._taken = False
-
-    def __reduce__(self) -> tuple[type, tuple[()]]:
-        return Training, ()
 
 
 def _hold() -> None:

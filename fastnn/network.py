@@ -391,8 +391,10 @@ class Network:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the engine behind, its buffers and locks: a copy, or a pickle, builds another."""
-        state = self._current_state()
-        return self.__dict__ | {"_engine": None, "_parameters": self.parameters, "_state": state}
+        own = {"_counts": replace(self._counts), "_training": Training(), "_engine": None}
+        return (
+            self.__dict__ | own | {"_parameters": self.parameters, "_state": self._current_state()}
+        )
 
     def _checked(self, x: Any, y: Any, sample_weight: Any = None, name: str = "") -> Data:
         """Bring data into the form that engines take."""

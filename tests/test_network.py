@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from fastnn import DataError, Network
+from fastnn import Callback, DataError, Network
 
 EPS32 = 2.0**-23
 
@@ -311,3 +311,16 @@ def test_threads_that_ask_at_once_take_turns(engine, rng):
         for _ in range(10):
             for part, alone in zip(threads.map(net.predict_proba, x), expected, strict=True):
                 np.testing.assert_array_equal(part, alone)
+
+
+def test_a_copy_made_during_a_fit_can_be_trained(engine, rng):
+    x, y, copies = rng.normal(size=(50, 4)), rng.integers(0, 2, 50), []
+
+    class Copy(Callback):
+        def on_epoch_end(self, epoch, metrics):
+            copies.append(copy.copy(net))
+            copies[-1].fit(x, y, epochs=1, engine=engine)
+
+    net = Network([4, 3, 2])
+    net.fit(x, y, epochs=2, engine=engine, callbacks=[Copy()])
+    assert [one.epochs_trained for one in (*copies, net)] == [2, 3, 2]
