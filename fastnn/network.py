@@ -356,13 +356,7 @@ class Network:
         write_model(path, model_of(self))
 
     def to_onnx(self, path: FilePath) -> None:
-        """Write an ONNX model that predicts the same; `fastnn.onnx_export` describes it.
-
-        Raises
-        ------
-        ModuleNotFoundError
-            If the package onnx is not installed.
-        """
+        """Write an ONNX model that predicts the same; `fastnn.onnx_export` tells of it."""
         write_onnx(network_graph(self), path)
 
     def _outputs(self, x: Any) -> np.ndarray:
@@ -375,8 +369,8 @@ class Network:
         with making:
             if self._engine is None or self._engine_choice != (name, threads):
                 self._training.check()
-                scale = {"input_scale": self.input_scale}
-                engine = get_engine(name, self.layers, self.loss, **scale, threads=threads)
+                how: Any = {"input_scale": self.input_scale, "threads": threads}
+                engine = get_engine(name, self.layers, self.loss, **how)
                 engine.set_parameters(self.parameters)
                 engine.set_state(self._current_state())
                 self._engine, self._engine_choice = engine, (name, threads)
@@ -392,11 +386,10 @@ class Network:
     def __getstate__(self) -> dict[str, Any]:
         """Leave the engine behind, its buffers and locks: a copy, or a pickle, builds another."""
         own = {"_counts": replace(self._counts), "_training": Training(), "_engine": None}
-        return (
-            self.__dict__ | own | {"_parameters": self.parameters, "_state": self._current_state()}
-        )
+        own |= {"_parameters": self.parameters, "_state": self._current_state()}
+        return self.__dict__ | own
 
     def _checked(self, x: Any, y: Any, sample_weight: Any = None, name: str = "") -> Data:
         """Bring data into the form that engines take."""
-        sizes = self.layers[0].inputs, self.layers[-1].outputs
-        return as_data(x, y, *sizes, self.loss, sample_weight, name)
+        inputs, outputs = self.layers[0].inputs, self.layers[-1].outputs
+        return as_data(x, y, inputs, outputs, self.loss, sample_weight, name)
