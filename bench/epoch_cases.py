@@ -15,6 +15,7 @@ from fastnn.losses import LOSSES
 from fastnn.optimizers import get_optimizer
 from fastnn.plan import Plan
 from fastnn.randomness import permutation
+from fastnn.watch import Counts
 
 SIZES = [784, 128, 64, 10]
 LAYERS = dense_layers(SIZES)
@@ -95,7 +96,8 @@ class Trainer:
     def epoch(self) -> float:
         """Train for one epoch as `Network.fit` does; return its mean loss. This is timed."""
         plan = Plan(1, self.batch_rows, self.optimizer, seed=SEED)
-        outcome = training.fit(self.engine, self.data, plan, loss=LOSSES["cross_entropy"])
+        loss = LOSSES["cross_entropy"]
+        outcome = training.fit(self.engine, self.data, plan, Counts(), loss=loss)
         return outcome.history["loss"][0]
 
     def losses(self, updates: int) -> list[float]:
