@@ -4,6 +4,7 @@ Nothing here imports NumPy, so that ``--help`` and a mistyped option answer at o
 """
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     _check_optimizer(parser, options)
     _check_stopping(parser, options)
     _check_checkpoints(parser, options)
+    _check_files(parser, options)
     _fill_in(options)
     return options
 
@@ -251,6 +253,13 @@ def _check_checkpoints(parser: _cli.Parser, options: argparse.Namespace) -> None
             f"argument {_option(directories[0])}: --optimizer {options.optimizer} has no "
             "checkpoints; the others do"
         )
+
+
+def _check_files(parser: _cli.Parser, options: argparse.Namespace) -> None:
+    """Raise a UsageError if one file would be written over another."""
+    given = [each for each in (options.save, options.log_json) if each is not None]
+    if len({os.path.realpath(each) for each in given}) < len(given):
+        parser.error("argument --save: is the file of --log-json; name another")
 
 
 def _fill_in(options: argparse.Namespace) -> None:

@@ -11,8 +11,8 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from fastnn.checkpoint_file import Items, read_snapshot, write_snapshot
 from fastnn.engine import Engine
 from fastnn.errors import CheckpointError, ModelFileError
 from fastnn.features import Features
-from fastnn.files import FilePath
+from fastnn.files import FilePath, alone_in
 from fastnn.plan import Plan
 from fastnn.settings import whole_number
 from fastnn.sparse import SparseRows
@@ -42,8 +42,9 @@ class Checkpoint(Callback):
     """Keep a fit's checkpoints in a directory, from which it can go on.
 
     One is written before the first epoch, after every so many, when the fit ends, and when it is
-    interrupted. The last two are kept. One directory is for one fit. Callbacks and scorers are
-    not compared: see that they are the same.
+    interrupted. The last two are kept. One directory is for one fit at a time, and one that is
+    running keeps others out (not on Windows). Callbacks and scorers are not compared: see that
+    they are the same.
 
     Parameters
     ----------
@@ -108,10 +109,11 @@ class Checkpoint(Callback):
                 "directory"
             )
 
-    def prepare(
+    @contextmanager
+    def in_use(
         self, network: Any, engine: Engine, data: Data, plan: Plan, validation: Data | None
-    ) -> Plan:
-        """Read the checkpoint from which the fit goes on, if it does; return the fit's plan.
+    ) -> Iterator[Plan]:
+        """Have the directory for one fit, and give its plan: from where it begins, or goes on.
 
         Raises
         ------
@@ -128,16 +130,27 @@ class Checkpoint(Callback):
                 "other optimizers have them"
             )
         self.snapshot = self._written = None
-        self.check()
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self._remove_leftovers()
-        self._items = items_of(network, engine, data, plan, validation)
         if not self.resume:
-            return plan
+            self.directory.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(alone_in(self.directory))
+            except BlockingIOError:
+                raise CheckpointError(
+                    f"{self.directory}: a fit that is running has its checkpoints there; wait for "
+                    "its end, or name another directory"
+                ) from None
+            self.check()
+            self._remove_leftovers()
+            self._items = items_of(network, engine, data, plan, validation)
+            yield self._taken_up(network, len(data.x), plan) if self.resume else plan
+
+    def _taken_up(self, network: Any, rows: int, plan: Plan) -> Plan:
+        """Read the checkpoint from which the fit goes on; return the plan from there."""
         path, snapshot, items = self._latest()
         if different := _differences(items, self._items):
             raise CheckpointError(f"{path}: is of another fit: {'; '.join(different)}")
-        _check_place(path, snapshot, network, len(data.x), plan)
+        _check_place(path, snapshot, network, rows, plan)
         self.snapshot, self._written = snapshot, _place(snapshot)
         return replace(
             plan,

@@ -203,6 +203,10 @@ class JsonLog(Callback):
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self._path)) from None
 
+    def check(self) -> None:
+        """Raise an OSError if the file is where nobody finds it: it has been removed."""
+        self._path.stat()
+
     def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
         """Append what an epoch measured."""
         fields: dict[str, float | None] = {name: metrics[name] for name in ("loss", "accuracy")}

@@ -4,8 +4,8 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 
 FilePath = str | os.PathLike[str]
 
@@ -105,3 +105,35 @@ def _sync_folder(folder: str) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+@contextmanager
+def alone_in(folder: FilePath) -> Iterator[None]:
+    """Keep others that ask for it out of a folder; whoever dies in it has left it.
+
+    Windows, and some network drives, know no such lock: there nobody is kept out.
+
+    Raises
+    ------
+    BlockingIOError
+        If another one, of this process or not, is in it.
+    """
+    try:
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        yield
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:
+            pass
+        yield
+    finally:
+        with suppress(OSError):  # a forked child may have the descriptor, too
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)

@@ -16,6 +16,7 @@ from fastnn.batches import Data
 from fastnn.errors import DataError
 from fastnn.features import Features, SelectedRows, selected
 from fastnn.losses import Loss
+from fastnn.memory import check_copy
 from fastnn.randomness import WHOLE_BYTES
 from fastnn.settings import SMALLEST_NORMAL
 from fastnn.sparse import SparseRows
@@ -169,6 +170,7 @@ def as_dense(x: Any, n_features: int, name: str = "x", *, finite: bool = True) -
     features = array
     flags = array.flags
     if array.dtype != np.float32 or not (flags.c_contiguous and flags.aligned):
+        check_copy(name, array.size)
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is reported below
             features = np.require(array, np.float32, ["C_CONTIGUOUS", "ALIGNED"])
     if finite:

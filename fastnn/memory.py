@@ -7,17 +7,18 @@ rows'; what is as small as `_NEVER_MISSED` is not asked about.
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import starmap
 from pathlib import Path
 
 import numpy as np
 
 from fastnn.batches import CHUNK_ROWS
+from fastnn.control_groups import PROC, control_groups
 from fastnn.layers import Dense
-from fastnn.optimizers import Optimizer
+from fastnn.plan import Plan
 
-_PROC, _GROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 _NEVER_MISSED = 1 << 24  # bytes
 _FLOAT, _INDEX = 4, 8
 # For each weight SciPy's L-BFGS has ten steps, ten changes of the gradient and about ten more
@@ -37,22 +38,32 @@ def check_engine(layers: Sequence[Dense]) -> None:
     _check("the network", needs, "narrower layers need less")
 
 
-def check_fit(layers: Sequence[Dense], rows: int, optimizer: Optimizer) -> None:
+def check_fit(layers: Sequence[Dense], rows: int, plan: Plan, *, checkpoints: bool) -> None:
     """Raise a MemoryError if there is no room for a fit, beside the engine.
 
     Weights are copied after every epoch, for when the loss diverges, while the copy before is
-    there. So is the order of the rows. What is copied at the end takes the copies' place.
+    there; the best are kept. So is the order of the rows. What is copied at the end takes the
+    copies' place. A checkpoint is copied from the engine, as bytes, and into the file's.
     """
     size = _weights(layers)
-    slots = _LBFGS if optimizer.rule == "lbfgs" else optimizer.slots
+    slots = _LBFGS if plan.optimizer.rule == "lbfgs" else plan.optimizer.slots
+    kept = size if plan.early_stopping is not None and plan.early_stopping.restore_best else 0
     needs = {
-        "weights": 2 * size,
+        "weights": 2 * size + kept,
         "gradients": size,
         "the optimizer's state": slots * size,
+        "a checkpoint": 3 * (1 + slots) * size + 2 * kept if checkpoints else 0,
         "the order of the rows": 2 * rows * _INDEX,
     }
     advice = "narrower layers need less"
     _check("training", needs, advice + (", and so does the optimizer 'sgd'" if slots else ""))
+
+
+def check_copy(name: str, numbers: int) -> None:
+    """Raise a MemoryError if there is no room for a copy of features of so many numbers."""
+    needs = numbers * _FLOAT
+    if needs > _NEVER_MISSED:
+        _check(name, {"a float32 copy": needs}, "float32 rows in C order are not copied")
 
 
 def empty_predictions(rows: int, outputs: int) -> np.ndarray:
@@ -93,7 +104,7 @@ def _megabytes(size: float) -> str:
 
 def _of_machine() -> float:
     with suppress(OSError, ValueError, KeyError):
-        text = (_PROC / "meminfo").read_text()
+        text = (PROC / "meminfo").read_text()
         sizes = dict(line.split(":") for line in text.splitlines())
         kilobytes = (sizes[name].split()[0] for name in ("MemAvailable", "SwapFree"))
         return 1024.0 * sum(map(int, kilobytes))
@@ -102,34 +113,18 @@ def _of_machine() -> float:
 
 def _of_groups() -> float:
     """Return the least that a control group, or one around it, has left."""
-    return min(map(_left_in, _groups()), default=math.inf)
+    return min(starmap(_left_in, control_groups("memory")), default=math.inf)
 
 
-def _groups() -> Iterator[tuple[Path, str, str, str]]:
-    """Yield folders, and in them the names of the limit, of what is used, of files kept in it."""
-    with suppress(OSError):
-        for line in (_PROC / "self" / "cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if not controllers:
-                root, names = _GROUPS, ("memory.max", "memory.current", "inactive_file")
-            elif "memory" in controllers.split(","):
-                root = _GROUPS / "memory"
-                names = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
-            else:
-                continue
-            own = Path(path.lstrip("/"))
-            for folder in (own, *own.parents):
-                yield (root / folder, *names)
-
-
-def _left_in(group: tuple[Path, str, str, str]) -> float:
+def _left_in(folder: Path, version: int) -> float:
     """Return what a group has left: pages of files count as free, for they can be had back."""
-    folder, limit, used, files = group
+    limit, used, files = "memory.max", "memory.current", "inactive_file"
+    if version == 1:
+        limit, used, files = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_" + files
     with suppress(OSError, ValueError, KeyError):  # the limit may be "max"
         statistics = (folder / "memory.stat").read_text().splitlines()
         kept = dict(line.split() for line in statistics)[files]
-        sizes = (int((folder / name).read_text()) for name in (limit, used))
-        most, taken = sizes
+        most, taken = (int((folder / name).read_text()) for name in (limit, used))
         return float(most - taken + int(kept))
     return math.inf
 
@@ -140,6 +135,6 @@ def _of_process() -> float:
 
         limit = resource.getrlimit(resource.RLIMIT_AS)[0]
         if limit != resource.RLIM_INFINITY:
-            pages = int((_PROC / "self" / "statm").read_text().split()[0])
+            pages = int((PROC / "self" / "statm").read_text().split()[0])
             return float(limit - pages * os.sysconf("SC_PAGE_SIZE"))
     return math.inf

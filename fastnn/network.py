@@ -1,6 +1,7 @@
 """The front door: a network that is fitted, asked and evaluated."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -130,9 +131,9 @@ class Network:
                     f"layer {i} takes weights {(layer.inputs, layer.outputs)} and biases "
                     f"{(layer.outputs,)}, got {w.shape} and {b.shape}"
                 )
-        self._parameters = fresh
         if self._engine is not None:
             self._engine.set_parameters(fresh)
+        self._parameters = fresh
 
     def fit(
         self,
@@ -278,7 +279,8 @@ class Network:
                 raise ValueError("lbfgs goes without dropout, clip_norm and schedule")
         with self._training:
             running, counts, rows = self._current_engine(), self._counts, len(data.x)
-            check_fit(self.layers, rows, plan.optimizer)
+            keeper = checkpoint_in(callbacks)
+            check_fit(self.layers, rows, plan, checkpoints=keeper is not None)
             if self._rule != plan.optimizer.rule:
                 with Whole():
                     self._rule, self._slots = plan.optimizer.rule, plan.optimizer.slots
@@ -291,12 +293,12 @@ class Network:
                 updates_before=counts.updates,
                 samples_before=counts.samples,
             )
-            if (keeper := checkpoint_in(callbacks)) is not None:
-                plan = keeper.prepare(self, running, data, plan, validation)
-            return fit(
-                running, data, plan, counts,
-                loss=self.loss, validation=validation, callbacks=callbacks, score=score,
-            )  # fmt: skip
+            asked = (self, running, data, plan, validation)
+            with keeper.in_use(*asked) if keeper else nullcontext(plan) as plan:
+                return fit(
+                    running, data, plan, counts,
+                    loss=self.loss, validation=validation, callbacks=callbacks, score=score,
+                )  # fmt: skip
 
     def evaluate(self, x: Any, y: Any, sample_weight: Any = None) -> tuple[float, float]:
         """Return the mean loss on these data, and the accuracy or, of a regression, R².

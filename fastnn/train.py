@@ -123,6 +123,7 @@ def train(options: argparse.Namespace) -> None:
         log.write("result", **result)
     try:
         finish(run, history, display, result)
+        log.check()
     finally:  # a file that cannot be written does not hide what was reached
         display.conclude(result_text(result))
         _session.say_note(PROGRAM, data)

@@ -1,5 +1,6 @@
 """The cache of compiled kernels: private, whole, and never in the way."""
 
+import errno
 import os
 import pickle
 import stat
@@ -39,6 +40,18 @@ def compiled():
     region.compile()
     assert region.address and region.ready
     return region
+
+
+def once(compile):
+    """Fail where a region is compiled for the second time."""
+    seen = []
+
+    def compile_once(region, cached):
+        assert region not in seen
+        seen.append(region)
+        return compile(region, cached)
+
+    return compile_once
 
 
 def kernel_file():
@@ -216,11 +229,24 @@ def test_a_damaged_file_is_compiled_anew_and_replaced(root, cut):
     assert compiled().from_cache
 
 
+def test_what_is_filled_and_cannot_be_written_is_read(root, monkeypatch, recwarn):
+    compiled()
+
+    def read_only(path, *_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    for owner, name in ((_cache, "write_whole"), (os, "utime"), (Path, "mkdir"), (Path, "chmod")):
+        monkeypatch.setattr(owner, name, read_only)
+    assert _cache.is_cached() and compiled().from_cache
+    assert not recwarn
+
+
 def test_a_file_that_cannot_be_written_is_done_without(root, monkeypatch):
     def full(path, pieces):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(_cache, "write_whole", full)
+    monkeypatch.setattr(Region, "_compile", once(Region._compile))
     with pytest.warns(RuntimeWarning, match="cannot be kept .* No space left on device") as caught:
         assert not compiled().from_cache
         assert not compiled().from_cache

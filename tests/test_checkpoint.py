@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from commands import posix
 from fits import FITS, digest, fitted
 from scipy.sparse import csr_array
 from test_files import failing
@@ -264,6 +265,30 @@ def test_another_fit_does_not_begin_there(tmp_path: Path) -> None:
     small_fit(tmp_path)
     with pytest.raises(CheckpointError, match=f"^{tmp_path}: holds the checkpoints of a fit; "):
         small_fit(tmp_path)
+    assert numbers(tmp_path) == [8, 12]
+
+
+@posix
+def test_a_fit_that_runs_keeps_others_out(tmp_path: Path) -> None:
+    """Of this process and of others, until it ends, however that is."""
+
+    class Intruder(callbacks.Callback):
+        def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
+            for resume in (False, True):
+                with pytest.raises(CheckpointError, match=f"^{tmp_path}: a fit that is running "):
+                    small_fit(tmp_path, resume=resume)
+            if (process := os.fork()) == 0:
+                try:
+                    small_fit(tmp_path, resume=True)
+                except CheckpointError:
+                    os._exit(3)
+                os._exit(1)
+            assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 3
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        small_fit(tmp_path, callbacks=[Intruder()])
+    small_fit(tmp_path, resume=True)
     assert numbers(tmp_path) == [8, 12]
 
 

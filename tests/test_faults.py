@@ -90,7 +90,7 @@ def test_standard_output_on_a_full_disk(argv: list[str], place: Path) -> None:
     assert_refused(done, argv[0], "No space left on device")
 
 
-@pytest.mark.parametrize("option", ["--save", "--plots"])
+@pytest.mark.parametrize("option", ["--save", "--plots", "--log-json"])
 def test_a_folder_that_goes_while_it_trains(
     option: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -105,7 +105,7 @@ def test_a_folder_that_goes_while_it_trains(
         return fit(*arguments)
 
     monkeypatch.setattr(train, "fit", fit_and_lose)
-    assert train.main([*TRAIN[1:], option, "there/new", "--log-json", "there/log"]) == 1
+    assert train.main([*TRAIN[1:], "--log-json", "there/log", option, "there/new"]) == 1
     captured = capsys.readouterr()
     assert captured.err.startswith("fastnn.train: error: there/new: ")
     assert captured.err.count("\n") == 1

@@ -19,13 +19,13 @@ ROOMS = ("reference", "kernels", "datasets", "estimators")  # packages that coun
 
 # From the ground up: a module may import from the floors below its own and nothing else.
 FLOORS = (
-    ("settings", "files", "forks", "interrupts"),
+    ("settings", "files", "forks", "interrupts", "control_groups"),
     ("errors", "layers", "losses", "optimizers", "schedules", "early_stopping")
     + ("randomness", "callbacks", "sparse"),
     ("features",),
     ("batches", "initializers", "plan", "onnx_export", "strict_json"),
-    ("tensor_file",),
-    ("inputs", "memory", "model_file", "readahead"),
+    ("tensor_file", "memory"),
+    ("inputs", "model_file", "readahead"),
     ("reference", "kernels"),
     ("engine",),
     ("lbfgs", "watch"),

@@ -3,26 +3,31 @@
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from commands import assert_one_line, posix, run
 
-from fastnn import MLPClassifier, Network, memory
+from fastnn import EarlyStopping, MLPClassifier, Network, control_groups, memory
+from fastnn.inputs import as_features
 from fastnn.layers import dense_layers
-from fastnn.memory import available, check_engine, check_fit, empty_predictions
+from fastnn.memory import available, check_copy, check_engine, check_fit, empty_predictions
 from fastnn.optimizers import OPTIMIZERS
+from fastnn.plan import Plan
 
 ROOM = 64 << 20
+ADAM = Plan(epochs=1, batch_size=128, optimizer=OPTIMIZERS["adam"])
 
 
 @pytest.fixture
 def system(tmp_path, monkeypatch):
     """A system of files of one's own, which tells nothing, and no limit of the process."""
     (tmp_path / "self").mkdir()
-    monkeypatch.setattr(memory, "_PROC", tmp_path)
-    monkeypatch.setattr(memory, "_GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(memory, "PROC", tmp_path)
+    monkeypatch.setattr(control_groups, "PROC", tmp_path)
+    monkeypatch.setattr(control_groups, "_ROOT", tmp_path / "groups")
     monkeypatch.setattr(memory, "_of_process", lambda: float("inf"))
     return tmp_path
 
@@ -80,7 +85,8 @@ def test_a_limit_of_address_space_counts(monkeypatch):
 def test_what_is_small_is_not_asked_about(monkeypatch):
     monkeypatch.setattr(memory, "available", lambda: 0)
     check_engine(dense_layers([784, 128, 64, 10]))
-    check_fit(dense_layers([784, 128, 64, 10]), 60_000, OPTIMIZERS["adam"])
+    check_fit(dense_layers([784, 128, 64, 10]), 60_000, ADAM, checkpoints=True)
+    check_copy("x", 1_000_000)
     assert empty_predictions(60_000, 10).shape == (60_000, 10)
 
 
@@ -88,12 +94,17 @@ def test_the_message_has_the_sizes_and_a_way_out(monkeypatch):
     monkeypatch.setattr(memory, "available", lambda: 5e6)
     layers = dense_layers([999, 5_000, 10])  # 5,050,010 numbers
     with pytest.raises(MemoryError) as caught:
-        check_fit(layers, 1_000_000, OPTIMIZERS["adam"])
+        check_fit(layers, 1_000_000, ADAM, checkpoints=False)
     assert str(caught.value) == (
         "training needs 118 MB (weights 41, gradients 21, the optimizer's state 41, the order of "
         "the rows 16), and 5 MB are available; narrower layers need less, and so does the "
         "optimizer 'sgd'"
     )
+    careful = replace(ADAM, early_stopping=EarlyStopping())
+    with pytest.raises(MemoryError, match=r"\(weights 61, .*, a checkpoint 223, the order"):
+        check_fit(layers, 1_000_000, careful, checkpoints=True)
+    with pytest.raises(MemoryError, match="^x needs 40 MB .*; float32 rows in C order are not"):
+        as_features(np.broadcast_to(1.0, (1_000_000, 10)), 10)
     with pytest.raises(MemoryError, match="^the network needs 94 MB .* layers need less$"):
         check_engine(layers)
     with pytest.raises(MemoryError, match="^prediction needs 40 MB .*; fewer rows at a time"):
@@ -101,13 +112,14 @@ def test_the_message_has_the_sizes_and_a_way_out(monkeypatch):
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="no high-water mark")
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "lbfgs"])
-def test_what_a_fit_takes_was_foreseen(engine, optimizer):
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "lbfgs", "adam, checkpoints"])
+def test_what_a_fit_takes_was_foreseen(engine, optimizer, tmp_path):
     """In a process of its own. A batch is one chunk: Numba's plain SGD keeps no gradient."""
+    optimizer, *checkpoints = optimizer.split(", ")
     width = 600 if optimizer == "lbfgs" else 2000  # 14 MB of weights, or fewer, many times over
     program = f"""
 import numpy as np
-from fastnn import Network, memory
+from fastnn import Checkpoint, Network, memory
 def resident(mark):
     lines = open("/proc/self/status").read().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(mark))
@@ -115,6 +127,9 @@ rng = np.random.default_rng(0)
 x, y = rng.random((512, 1800), np.float32), np.arange(512) % 2
 options = dict(epochs=14, optimizer={optimizer!r}, engine={engine!r}, threads=1)
 Network([1800, 8, 2]).fit(x, y, **options)  # which imports what it needs
+if {bool(checkpoints)}:
+    Network([1800, 8, 2]).fit(x, y, **options, callbacks=[Checkpoint({str(tmp_path / "small")!r})])
+    options |= dict(callbacks=[Checkpoint({str(tmp_path / "large")!r}, every=5)])
 net = Network([1800, {width}, 2], activation="tanh")
 net.use_engine({engine!r}, threads=1)
 asked = []

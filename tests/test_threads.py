@@ -11,7 +11,7 @@ import numba
 import numpy as np
 import pytest
 
-from fastnn import Network
+from fastnn import Network, control_groups
 from fastnn.kernels import _threads
 
 pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="about compiled code alone")
@@ -168,22 +168,31 @@ def test_more_threads_than_the_process_may_use_are_refused(rng):
 
 
 @pytest.mark.parametrize(
-    ("files", "cores"),
+    ("groups", "files", "cores"),
     [
-        ({"cpu.max": "max 100000\n"}, sys.maxsize),
-        ({"cpu.max": "150000 100000\n"}, 2),
-        ({"cpu.max": "50000 100000\n"}, 1),
-        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, sys.maxsize),
-        ({"cpu.max": "nonsense\n"}, sys.maxsize),
-        ({}, sys.maxsize),
+        ("0::/", {"cpu.max": "max 100000\n"}, sys.maxsize),
+        ("0::/", {"cpu.max": "150000 100000\n"}, 2),
+        ("0::/", {"cpu.max": "50000 100000\n"}, 1),
+        ("0::/", {"cpu.max": "nonsense\n"}, sys.maxsize),
+        ("0::/", {}, sys.maxsize),
+        ("", {"cpu.max": "50000 100000\n"}, sys.maxsize),
+        ("0::/not/seen/here", {"cpu.max": "150000 100000\n"}, 2),
+        ("0::/a/b", {"cpu.max": "800000 100000", "a/cpu.max": "300000 100000"}, 3),
+        ("0::/a/b", {"a/cpu.max": "800000 100000", "a/b/cpu.max": "300000 100000"}, 3),
+        ("2:cpu,cpuacct:/a\n0::/", {"cpu/a/cpu.cfs_quota_us": "300000\n",
+                                    "cpu/a/cpu.cfs_period_us": "100000\n"}, 3),
+        ("2:cpu:/\n0::/", {"cpu/cpu.cfs_quota_us": "-1\n",
+                           "cpu/cpu.cfs_period_us": "100000\n"}, sys.maxsize),
     ],
-)
-def test_control_group_quota(tmp_path, files, cores):
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+)  # fmt: skip
+def test_control_group_quota(tmp_path, monkeypatch, groups, files, cores):
+    """Groups nest: the tightest quota of those around the process counts."""
+    for name, text in {"self/cgroup": groups, **files}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert _threads._cgroup_cores(tmp_path) == cores
+    monkeypatch.setattr(control_groups, "PROC", tmp_path)
+    monkeypatch.setattr(control_groups, "_ROOT", tmp_path)
+    assert _threads._granted_cores() == cores
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs CPU affinity")
@@ -204,7 +213,7 @@ def test_affinity_is_respected():
 )
 def test_openmps_number_of_threads_is_respected(monkeypatch, setting, threads):
     monkeypatch.delenv("NUMBA_NUM_THREADS", raising=False)
-    monkeypatch.setattr(_threads, "_cgroup_cores", lambda: sys.maxsize)
+    monkeypatch.setattr(_threads, "_granted_cores", lambda: sys.maxsize)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
     monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 3)
     monkeypatch.setenv("OMP_NUM_THREADS", setting)

@@ -184,6 +184,7 @@ def test_off_is_not_the_default() -> None:
         (["--learning-rate", "inf"], "argument --learning-rate: must be a positive number"),
         (["--optimizer", "sgdm"], "argument --optimizer: invalid choice: 'sgdm'"),
         (["--momentum", "1"], "argument --momentum: must be below 1, got '1'"),
+        (["--save", "a/../b", "--log-json", "b"], "argument --save: is the file of --log-json;"),
         (["--momentum", "0.5"], "argument --momentum: --optimizer sgd has none; momentum and"),
         (["--weight-decay", "-1"], "argument --weight-decay: must be a number of at least 0"),
         (["--l2", "nan"], "argument --l2: must be a number of at least 0"),

@@ -58,18 +58,22 @@ def is_cached() -> bool:
 
 
 def usable() -> bool:
-    """Make the directory, and return whether kernels can be kept there; if not, say so once."""
+    """Make the directory, and return whether it is fit for kernels; if not, say so once."""
     directory = cache_directory()
     with suppress(OSError):  # which shows in what is there
         if directory.is_absolute() and not directory.exists():
             _make(directory)
             _remove_old(directory)
     if fault := _fault(directory):
-        tell(
-            f"compiled kernels cannot be kept in {directory}: {fault}; every process will take "
-            "some seconds to start, unless NUMBA_CACHE_DIR names a folder of your own"
-        )
+        _tell_unkept(directory, fault)
     return not fault
+
+
+def _tell_unkept(directory: Path, why: str) -> None:
+    tell(
+        f"compiled kernels cannot be kept in {directory}: {why}; every process will take some "
+        "seconds to start, unless NUMBA_CACHE_DIR names a folder of your own"
+    )
 
 
 def tell(message: str) -> None:
@@ -106,7 +110,7 @@ def _fault(directory: Path) -> str:
         replaceable = above.st_mode & stat.S_IWOTH and not above.st_mode & stat.S_ISVTX
         if replaceable or above.st_uid not in (os.getuid(), 0):
             return "another user could put a directory in its place"
-    return "" if os.access(directory, os.W_OK | os.X_OK) else "it cannot be written to"
+    return "" if os.access(directory, os.R_OK | os.X_OK) else "it cannot be read"
 
 
 def _remove_old(directory: Path) -> None:
@@ -166,10 +170,13 @@ class _KernelFile:
         return pickle.loads(saved)
 
     def save(self, key: Any, data: Any) -> None:
-        """Write a file, or put it in a damaged one's place."""
+        """Write a file, or put it in a damaged one's place; say so once if that cannot be."""
         content, path = dumps(data), self._path(key)
-        write_whole(path, [hashlib.sha256(content).digest(), content])
-        path.chmod(0o600)
+        try:
+            write_whole(path, [hashlib.sha256(content).digest(), content])
+            path.chmod(0o600)
+        except OSError as error:  # what an image of a system brings can be read all the same
+            _tell_unkept(path.parent, str(error.strerror))
 
 
 _OURS: tuple[tuple[Any, str, Any], ...] = (

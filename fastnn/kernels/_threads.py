@@ -14,12 +14,14 @@ import sysconfig
 import threading
 from contextlib import nullcontext
 from functools import cache
+from itertools import starmap
 from pathlib import Path
 
 import numba
 from numba import config
 from numba.np.ufunc import parallel as layers
 
+from fastnn.control_groups import control_groups
 from fastnn.forks import making
 
 _TBB_NAMES = {"linux": "lib/libtbb.so.12", "win32": "Library/bin/tbb12.dll"}
@@ -95,19 +97,23 @@ def usable() -> int:
         cores = os.cpu_count() or 1
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     asked = int(first) if first.isdecimal() and int(first) > 0 else sys.maxsize
-    return max(1, min(cores, _cgroup_cores(), asked, config.NUMBA_NUM_THREADS))
+    return max(1, min(cores, _granted_cores(), asked, config.NUMBA_NUM_THREADS))
 
 
-def _cgroup_cores(root: Path = Path("/sys/fs/cgroup")) -> int:
-    """Whole cores of the control group's quota, rounded up; very many where there is none."""
+def _granted_cores() -> int:
+    """Whole cores of the tightest control group's quota, rounded up; very many without one."""
+    return min(starmap(_cores_in, control_groups("cpu")), default=sys.maxsize)
+
+
+def _cores_in(folder: Path, version: int) -> int:
     try:
-        if (root / "cpu.max").exists():
-            quota, period = (root / "cpu.max").read_text().split()
+        if version == 2:
+            quota, period = (folder / "cpu.max").read_text().split()
         else:
-            quota = (root / "cpu/cpu.cfs_quota_us").read_text()
-            period = (root / "cpu/cpu.cfs_period_us").read_text()
+            quota = (folder / "cpu.cfs_quota_us").read_text()
+            period = (folder / "cpu.cfs_period_us").read_text()
         return max(1, math.ceil(int(quota) / int(period))) if int(quota) > 0 else sys.maxsize
-    except (OSError, ValueError, ZeroDivisionError):  # no Linux, no quota ("max")
+    except (OSError, ValueError, ZeroDivisionError):  # no quota ("max")
         return sys.maxsize
 
 

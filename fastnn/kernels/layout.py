@@ -17,7 +17,7 @@ first also keep their weights transposed, in panels of NR inputs, for the gradie
 input, with rows of zeros up to a multiple of NR; the first layer's input needs none.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -119,12 +119,14 @@ class Layout:
         return flat[start : start + count].reshape(row["panels"], -1, NR)
 
     def write(self, flat: np.ndarray, parameters: Parameters) -> None:
-        """Write plain (I, O) weights and (O,) biases into the panels of a flat vector."""
-        for i, (layer, (w, b)) in enumerate(zip(self.layers, parameters, strict=True)):
-            panels = self.panels(flat, i)
-            rows = np.zeros((layer.inputs + 1, len(panels) * NR), np.float32)
-            rows[:-1, : layer.outputs], rows[-1, : layer.outputs] = w, b
-            panels[...] = rows.reshape(-1, len(panels), NR).swapaxes(0, 1)
+        """Write plain (I, O) weights and (O,) biases into the panels of a flat vector.
+
+        Nothing is allocated, so that this cannot fail halfway.
+        """
+        for i, (w, b) in enumerate(parameters):
+            for panel, columns, lanes in _parts(self.panels(flat, i), len(b)):
+                panel[:-1, :lanes], panel[-1, :lanes] = w[:, columns], b[columns]
+                panel[:, lanes:] = 0
 
     def read(self, flat: np.ndarray) -> Parameters:
         """Return a copy of a flat vector's panels as plain (I, O) weights and (O,) biases."""
@@ -132,18 +134,23 @@ class Layout:
         for i, layer in enumerate(self.layers):
             w = np.empty((layer.inputs, layer.outputs), np.float32)
             b = np.empty(layer.outputs, np.float32)
-            for p, panel in enumerate(self.panels(flat, i)):  # each number is copied once
-                columns = slice(p * NR, min((p + 1) * NR, layer.outputs))
-                lanes = columns.stop - columns.start
+            for panel, columns, lanes in _parts(self.panels(flat, i), layer.outputs):
                 w[:, columns], b[columns] = panel[:-1, :lanes], panel[-1, :lanes]
             parameters.append((w, b))
         return parameters
 
     def write_transposed(self, transposed: np.ndarray, parameters: Parameters) -> None:
-        """Write the weights, transposed, into panels of NR inputs."""
+        """Write the weights, transposed, into panels of NR inputs; allocate nothing."""
         for row, (w, _) in zip(self.table[1:], parameters[1:], strict=True):
-            outputs = row["panels"] * NR
-            columns = np.zeros((outputs, row["transposed_panels"] * NR), np.float32)
-            columns[: row["outputs"], : row["inputs"]] = w.T
-            panels = columns.reshape(outputs, -1, NR).swapaxes(0, 1)
-            transposed[row["transposed"] :][: panels.size] = panels.ravel()
+            start, count = row["transposed"], row["transposed_panels"]
+            flat = transposed[start : start + count * row["transposed_panel_size"]]
+            for panel, columns, lanes in _parts(flat.reshape(count, -1, NR), row["inputs"]):
+                panel[: row["outputs"], :lanes] = w[columns].T
+                panel[row["outputs"] :], panel[:, lanes:] = 0, 0
+
+
+def _parts(panels: np.ndarray, width: int) -> Iterator[tuple[np.ndarray, slice, int]]:
+    """Yield each panel with the columns of a matrix of a width that it has, and their number."""
+    for start, panel in zip(range(0, width, NR), panels, strict=True):
+        columns = slice(start, min(start + NR, width))
+        yield panel, columns, columns.stop - start

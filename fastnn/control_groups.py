@@ -1,0 +1,25 @@
+"""The control groups of this process: what Linux, or a container, grants it of the machine.
+
+Groups nest: the tightest limit of a group and of those around it counts.
+"""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+PROC, _ROOT = Path("/proc"), Path("/sys/fs/cgroup")
+
+
+def control_groups(controller: str) -> Iterator[tuple[Path, int]]:
+    """Yield the folders of the groups that may limit something, each with its version, 1 or 2.
+
+    A folder may be missing: a container sees its own group at the root, whatever its path is.
+    """
+    with suppress(OSError):
+        for line in (PROC / "self" / "cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            own = Path(path.lstrip("/"))
+            if not controllers:
+                yield from ((_ROOT / folder, 2) for folder in (own, *own.parents))
+            elif controller in controllers.split(","):
+                yield from ((_ROOT / controller / folder, 1) for folder in (own, *own.parents))
