@@ -14,6 +14,7 @@ Parameters = list[tuple["np.ndarray", "np.ndarray"]]
 
 # What a hidden layer may do to each z = x w + b. Both engines' `activations` have the formulas.
 ACTIVATIONS = ("identity", "logistic", "tanh", "relu", "leaky_relu", "gelu")
+LEAK = 0.01  # the slope of leaky_relu below 0
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from fastnn import __version__
 from fastnn.files import FilePath, write_whole
-from fastnn.layers import Dense, Parameters
+from fastnn.layers import LEAK, Dense, Parameters
 from fastnn.losses import Loss
 
 OPSET, IR_VERSION = 13, 7
@@ -29,7 +29,7 @@ _OPERATORS: dict[str, tuple[str, dict[str, Any]]] = {
     "logistic": ("Sigmoid", {}),
     "tanh": ("Tanh", {}),
     "relu": ("Relu", {}),
-    "leaky_relu": ("LeakyRelu", {"alpha": 0.01}),
+    "leaky_relu": ("LeakyRelu", {"alpha": LEAK}),
     "softmax": ("Softmax", {"axis": 1}),
     "exp": ("Exp", {}),
 }

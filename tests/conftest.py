@@ -38,6 +38,12 @@ def images() -> Dataset:
     return load_dataset("mnist", directory) if directory else load_dataset("digits")
 
 
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make one folder for all the examples of a property."""
+    return tmp_path_factory.mktemp("scratch")
+
+
 @pytest.fixture
 def figures(monkeypatch: pytest.MonkeyPatch) -> "list[Figure]":
     """Collect the figures that are saved."""

@@ -1,5 +1,6 @@
 """What does not fit into memory is refused before anything is changed; failures leave no trace."""
 
+import itertools
 import resource
 import subprocess
 import sys
@@ -192,38 +193,52 @@ def failing_at(call, monkeypatch):
         monkeypatch.setattr(np, name, wrapped(getattr(np, name)))
 
 
+def refusals(monkeypatch, action):
+    """Yield, each time an action has failed for one of its allocations, their number so far."""
+    for call in itertools.count(1):
+        with monkeypatch.context() as patch:
+            failing_at(call, patch)
+            try:
+                action()
+                return
+            except MemoryError:
+                pass
+        yield call
+
+
 def test_any_allocation_of_a_new_engine_may_fail(engine, trained, monkeypatch):
     network, x, _ = trained
     before, predicted = state_of(network), network.predict_proba(x)
     here = network._engine
     other = "numpy" if engine == "numba" else "numba"
-    for call in range(1, 1000):
-        with monkeypatch.context() as patch:
-            failing_at(call, patch)
-            try:
-                network.use_engine(other)
-                break
-            except MemoryError:
-                assert network._engine is here
-        assert state_of(network) == before
+    for failed in refusals(monkeypatch, lambda: network.use_engine(other)):  # noqa: B007
+        assert network._engine is here and state_of(network) == before
         np.testing.assert_array_equal(network.predict_proba(x), predicted)
-    assert 5 < call < 999  # as many failed, and the next one did not
+    assert failed > 4
     assert network._engine is not here and state_of(network)[0] == before[0]
 
 
 def test_a_new_network_may_try_again(engine, monkeypatch):
     network, x = Network([5, 7, 3], seed=1), np.eye(5, dtype=np.float32)
-    for call in range(1, 1000):
-        with monkeypatch.context() as patch:
-            failing_at(call, patch)
-            try:
-                network.use_engine(engine)
-                break
-            except MemoryError:
-                assert network._engine is None
+    for _ in refusals(monkeypatch, lambda: network.use_engine(engine)):
+        assert network._engine is None
     fresh = Network([5, 7, 3], seed=1)
     fresh.use_engine(engine)
     np.testing.assert_array_equal(network.predict_proba(x), fresh.predict_proba(x))
+
+
+def test_parameters_are_set_whole_or_not_at_all(engine, trained, monkeypatch):
+    """No room is needed once the first has changed."""
+    network, *_ = trained
+    new = [(w + 1, b - 1) for w, b in network.parameters]
+    running = network.use_engine(engine)
+    with monkeypatch.context() as patch:
+        for name in ("zeros", "empty", "array"):
+            patch.setattr(np, name, None)
+        running.set_parameters(new)
+    for pair, expected in zip(network.parameters, new, strict=True):
+        for array, value in zip(pair, expected, strict=True):
+            np.testing.assert_array_equal(array, value)
 
 
 # ---- as users meet it -------------------------------------------------------------------------

@@ -126,12 +126,6 @@ def test_a_large_file_costs_little_memory(path, dtype, order):
         tracemalloc.stop()
 
 
-@pytest.fixture(scope="module")
-def scratch(tmp_path_factory) -> Path:
-    """Make one path for all the examples of a property."""
-    return tmp_path_factory.mktemp("fuzz") / "a.npy"
-
-
 @settings(max_examples=200, deadline=None)
 @given(
     at=st.integers(0, 160),
@@ -139,11 +133,12 @@ def scratch(tmp_path_factory) -> Path:
     order=st.sampled_from("CF"),
 )
 def test_any_bytes_are_read_or_refused(scratch, at, patch, order):
-    np.save(scratch, np.array(X, np.float32, order=order))
-    whole = scratch.read_bytes()
-    scratch.write_bytes(whole[:at] + patch + whole[at + len(patch) :])
+    path = scratch / "a.npy"
+    np.save(path, np.array(X, np.float32, order=order))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:at] + patch + whole[at + len(patch) :])
     try:
-        x = np.concatenate(list(read_npy(scratch, 4)))
+        x = np.concatenate(list(read_npy(path, 4)))
     except DataError as error:
         assert "\n" not in str(error)
     else:

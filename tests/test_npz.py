@@ -243,12 +243,6 @@ def test_archives_that_are_refused(tmp_path):
     assert refused_samples(path) == "its directory has more than 1,048,576 bytes"
 
 
-@pytest.fixture(scope="module")
-def scratch(tmp_path_factory) -> Path:
-    """Make one path for all the examples of a property."""
-    return tmp_path_factory.mktemp("fuzz") / "a.npz"
-
-
 @settings(max_examples=200, deadline=None)
 @given(
     at=st.integers(0, 1700),
@@ -256,16 +250,17 @@ def scratch(tmp_path_factory) -> Path:
     compressed=st.booleans(),
 )
 def test_any_bytes_are_loaded_or_refused(scratch, at, patch, compressed):
-    (np.savez_compressed if compressed else np.savez)(scratch, **good_arrays())
-    whole = scratch.read_bytes()
-    scratch.write_bytes(whole[:at] + patch + whole[at + len(patch) :])
+    path = scratch / "a.npz"
+    (np.savez_compressed if compressed else np.savez)(path, **good_arrays())
+    whole = path.read_bytes()
+    path.write_bytes(whole[:at] + patch + whole[at + len(patch) :])
     try:
-        data = load_npz(scratch)
+        data = load_npz(path)
     except DataError as error:
         assert "\n" not in str(error)
     else:
         assert len(data.x_train) == len(data.y_train)
     try:
-        assert np.concatenate(list(read_npz(scratch, 6))).shape[1] == 6
+        assert np.concatenate(list(read_npz(path, 6))).shape[1] == 6
     except DataError as error:
         assert "\n" not in str(error)

@@ -12,13 +12,13 @@ from numba import types
 from fastnn.kernels._jit import Unit, jit
 from fastnn.kernels._simd import NR, ONE, ZERO, address_in, array_at
 from fastnn.kernels.elementary import HALF, logistic, tanh
-from fastnn.layers import ACTIVATIONS
+from fastnn.layers import ACTIVATIONS, LEAK
 
 RELU, LEAKY_RELU, LOGISTIC, TANH, GELU = map(
     ACTIVATIONS.index, ("relu", "leaky_relu", "logistic", "tanh", "gelu")
 )
 
-LEAK = np.float32(0.01)
+SLOPE = np.float32(LEAK)
 GELU_SCALE, GELU_CUBIC = np.float32(np.sqrt(2 / np.pi)), np.float32(0.044715)
 GELU_CUBIC_3 = np.float32(3 * np.float32(0.044715))
 NO_SLOPES = -1
@@ -57,7 +57,7 @@ def leaky_relu_forward(a, stride, rows, width):
     for i in range(rows):
         for j in range(i * stride, i * stride + width):
             z = a[j]
-            low = LEAK * z
+            low = SLOPE * z
             a[j] = z if z > ZERO else low
 
 
@@ -67,7 +67,7 @@ def leaky_relu_backward(dz, dz_stride, a, a_stride, rows, width):
     for i in range(rows):
         for j in range(width):
             da = dz[i * dz_stride + j]
-            low = LEAK * da
+            low = SLOPE * da
             dz[i * dz_stride + j] = da if a[i * a_stride + j] > ZERO else low
 
 

@@ -7,7 +7,8 @@ differentiated at a kink has the derivative from its left.
 
 import numpy as np
 
-LEAK = np.float32(0.01)  # slope of the leaky ReLU below 0
+from fastnn.layers import LEAK
+
 # GELU as its authors approximate it: z / 2 · (1 + tanh(GELU_SCALE · (z + GELU_CUBIC · z³)))
 GELU_SCALE, GELU_CUBIC = np.float32(np.sqrt(2 / np.pi)), np.float32(0.044715)
 
