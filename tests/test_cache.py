@@ -306,8 +306,9 @@ def test_another_processor_has_a_directory_of_its_own(tmp_path, expected):
     assert len(list(cache.iterdir())) == 2
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("round", range(20))
+@pytest.mark.parametrize(
+    "round", [0, *(pytest.param(number, marks=pytest.mark.long) for number in range(1, 20))]
+)
 def test_eight_cold_processes_at_once(tmp_path, expected, round):
     check_cold_start(tmp_path / "cache", 8, expected)
 
@@ -322,6 +323,32 @@ def test_processes_whose_files_are_cut(tmp_path, expected, round):
         path.write_bytes(content[: rng.integers(len(content))])
     assert result(start(cache), told="are damaged")[1] == expected
     assert result(start(cache)) == ["False", expected]
+
+
+WATCHED = f"""
+import os, sys
+touched = set()
+def watch(event, arguments):
+    opens = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    if opens or event in ("os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.chmod", "os.utime"):
+        touched.add(os.path.realpath(arguments[0]))
+sys.addaudithook(watch)
+{PROGRAM}
+import fastnn
+root = os.path.dirname(os.path.dirname(os.path.realpath(fastnn.__file__)))
+print(len(touched), *(path for path in touched if path.startswith(root)))
+"""
+
+
+def test_an_installation_may_be_read_only(tmp_path):
+    """Nothing is written beside the code, though kernels are compiled."""
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    count, *beside = done.stdout.splitlines()[-1].split()
+    assert int(count) > 0 and not beside
 
 
 def test_the_command_line_says_it_in_a_line(monkeypatch, capsys):

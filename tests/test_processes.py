@@ -158,7 +158,7 @@ def test_processes_that_start_anew(tmp_path, layer):
 @compiled
 @forks
 @layers
-@pytest.mark.parametrize(("cells", "rounds"), [("forks", 50), ("starts", 10)])
+@pytest.mark.parametrize(("cells", "rounds"), [("forks", 50), ("starts", 50)])
 def test_the_matrix_again_and_again(tmp_path, layer, cells, rounds):
     layer = {"NUMBA_THREADING_LAYER": layer}
     assert run(tmp_path, MATRIX, cells, "-", rounds, patience=3000, **layer)[-1] == "done"

@@ -75,7 +75,7 @@ def killed_rounds(server: Server, place: Path, rounds: int) -> None:
 
 
 def test_killed_fits_come_to_the_same_bits(server: Server, place: Path) -> None:
-    killed_rounds(server, place, 8)
+    killed_rounds(server, place, 10)
 
 
 @pytest.mark.long
@@ -114,7 +114,7 @@ def signalled_rounds(server: Server, place: Path, rounds: int, dataset: str) -> 
 
 
 def test_signals_end_a_run_in_order(server: Server, place: Path) -> None:
-    signalled_rounds(server, place, 8, "digits")
+    signalled_rounds(server, place, 10, "digits")
 
 
 @pytest.mark.long
