@@ -121,7 +121,7 @@ def alone_in(folder: FilePath) -> Iterator[None]:
     try:
         import fcntl
 
-        descriptor = os.open(folder, os.O_RDONLY)
+        owner, descriptor = os.getpid(), os.open(folder, os.O_RDONLY)
     except (ImportError, OSError):
         yield
         return
@@ -134,6 +134,7 @@ def alone_in(folder: FilePath) -> Iterator[None]:
             pass
         yield
     finally:
-        with suppress(OSError):  # a forked child may have the descriptor, too
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        if os.getpid() == owner:  # a forked child shares the lock, and neither keeps nor ends it
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)

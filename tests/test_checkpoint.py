@@ -9,6 +9,7 @@ import json
 import os
 import random
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -284,6 +285,9 @@ def test_a_fit_that_runs_keeps_others_out(tmp_path: Path) -> None:
                     os._exit(3)
                 os._exit(1)
             assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 3
+            if os.fork() == 0:
+                time.sleep(0.5)
+                os._exit(0)  # which has the lock's descriptor for longer than the fit lasts
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
