@@ -257,9 +257,13 @@ def _check_checkpoints(parser: _cli.Parser, options: argparse.Namespace) -> None
 
 def _check_files(parser: _cli.Parser, options: argparse.Namespace) -> None:
     """Raise a UsageError if one file would be written over another."""
-    given = [each for each in (options.save, options.log_json) if each is not None]
-    if len({os.path.realpath(each) for each in given}) < len(given):
-        parser.error("argument --save: is the file of --log-json; name another")
+    given: dict[str, str] = {}
+    for name in ("checkpoint", "resume", "plots", "log_json", "save"):
+        if (path := getattr(options, name)) is None:
+            continue
+        other = given.setdefault(os.path.realpath(path), name)
+        if name in ("log_json", "save") and other != name:
+            parser.error(f"argument {_option(name)}: is the same as {_option(other)}")
 
 
 def _fill_in(options: argparse.Namespace) -> None:

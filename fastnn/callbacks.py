@@ -67,7 +67,7 @@ def past_epochs(epoch: int, history: dict[str, list[float]]) -> Iterator[tuple[i
         yield number, dict(zip(names, values, strict=True))
 
 
-class LogFile(Callback):
+class LogFile(Bookkeeper):
     """Write the figures of every epoch to a file: CSV if its name ends so, else JSON lines.
 
     Parameters
@@ -85,12 +85,18 @@ class LogFile(Callback):
     def on_fit_begin(self, epochs: int, rows: int) -> None:
         """Begin anew or go on; a file that cannot be written is known before the training."""
         self.path.open("a" if self.append else "w", encoding="utf-8").close()
+        self.kept = {f"bytes in {self.path} before": [self.path.stat().st_size]}
 
     def on_resume(self, epoch: int, rows: int, history: dict[str, list[float]]) -> None:
-        """Write the lines of the epochs before, unless they are to be there."""
-        if not self.append:
-            for number, metrics in past_epochs(epoch, history):
-                self.on_epoch_end(number, metrics)
+        """Write the lines of the epochs before, in the place of those that are there."""
+        ((name, before),) = self.kept.items()
+        size = self.path.stat().st_size
+        if before and before[0] < size:
+            size = int(before[0])
+            os.truncate(self.path, size)
+        self.kept = {name: [size]}
+        for number, metrics in past_epochs(epoch, history):
+            self.on_epoch_end(number, metrics)
 
     def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
         """Write a line, and in CSV the names before the file's first."""

@@ -7,9 +7,7 @@ them.
 """
 
 import hashlib
-import os
 import re
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -33,7 +31,7 @@ from fastnn.sparse import SparseRows
 from fastnn.watch import Snapshot
 
 _NAME = re.compile(r"checkpoint-(\d{12,})\.safetensors")
-_LEFTOVER = re.compile(r"\.checkpoint-\d{12,}\.safetensors\.(\d+)\.[0-9a-f]+\.tmp")
+_LEFTOVER = re.compile(r"\.checkpoint-\d{12,}\.safetensors\.\d+\.[0-9a-f]+\.tmp")
 _HASHED_ROWS = 8192  # at a time: rows that are selected are copied for it
 _OF_ALL_EPOCHS = ("cosine", "one_cycle")  # schedules that span as many epochs as there will be
 
@@ -49,7 +47,7 @@ class Checkpoint(Callback):
     Parameters
     ----------
     directory : str or Path
-        It is made if it is missing.
+        It is made if it is missing. A relative one is that of the moment at which a fit begins.
     every : int, default 1
         Epochs from one checkpoint to the next.
     resume : bool, default False
@@ -89,7 +87,9 @@ class Checkpoint(Callback):
         self.resume = bool(resume)
         self.snapshot: Snapshot | None = None
         self._items: Items = {}
-        self._written: tuple[Any, ...] | None = None  # where the fit stood in the last file
+        self._home = self.directory  # the same, wherever the process goes meanwhile
+        self._last = ""  # the name of the last file that is whole
+        self._written: tuple[Any, ...] | None = None  # where the fit stood in that
 
     def warn(self, text: str) -> None:
         """Say what is not as it should be, and does not end the fit."""
@@ -129,21 +129,25 @@ class Checkpoint(Callback):
                 "lbfgs has no checkpoints: what it knows of the curvature cannot be kept; the "
                 "other optimizers have them"
             )
-        self.snapshot = self._written = None
+        home = self.directory.resolve()
         if not self.resume:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            home.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             try:
-                stack.enter_context(alone_in(self.directory))
+                stack.enter_context(alone_in(home))
             except BlockingIOError:
                 raise CheckpointError(
                     f"{self.directory}: a fit that is running has its checkpoints there; wait for "
                     "its end, or name another directory"
                 ) from None
+            self._home, self._last, self.snapshot, self._written = self.directory, "", None, None
             self.check()
             self._remove_leftovers()
             self._items = items_of(network, engine, data, plan, validation)
-            yield self._taken_up(network, len(data.x), plan) if self.resume else plan
+            if self.resume:
+                plan = self._taken_up(network, len(data.x), plan)
+            self._home = home
+            yield plan
 
     def _taken_up(self, network: Any, rows: int, plan: Plan) -> Plan:
         """Read the checkpoint from which the fit goes on; return the plan from there."""
@@ -151,7 +155,7 @@ class Checkpoint(Callback):
         if different := _differences(items, self._items):
             raise CheckpointError(f"{path}: is of another fit: {'; '.join(different)}")
         _check_place(path, snapshot, network, rows, plan)
-        self.snapshot, self._written = snapshot, _place(snapshot)
+        self.snapshot, self._last, self._written = snapshot, path.name, _place(snapshot)
         return replace(
             plan,
             first_epoch=snapshot.first_epoch,
@@ -164,7 +168,7 @@ class Checkpoint(Callback):
         return epochs % self.every == 0
 
     def write(self, snapshot: Snapshot) -> None:
-        """Write a checkpoint, if there is not that one, and remove those before the one before it.
+        """Write a checkpoint, if there is not that one; leave none but it and the one before it.
 
         Raises
         ------
@@ -172,30 +176,33 @@ class Checkpoint(Callback):
             If it cannot be written.
         """
         name = f"checkpoint-{_updates(snapshot, self._items):012d}.safetensors"
-        if _place(snapshot) != self._written:
-            write_snapshot(self.directory / name, snapshot, self._items)
-            self._written = _place(snapshot)
-        names = [path.name for path in self._paths()]
-        before = [each for each in names if _number(each) < _number(name)]
-        # What is later than the last was damaged, and has been passed over.
-        for each in set(names) - {name, *before[-1:]}:
-            with suppress(OSError):
-                (self.directory / each).unlink()
+        if _place(snapshot) == self._written:
+            return
+        write_snapshot(self._home / name, snapshot, self._items)
+        others = [path for path in self._paths() if path.name != name]
+        before = [path.name for path in others if _number(path.name) < _number(name)]
+        kept = self._last if self._last != name else max(before, default="")
+        self._written, self._last = _place(snapshot), name
+        for path in others:  # some may be damaged, and have been passed over
+            if path.name != kept:
+                with suppress(OSError):
+                    path.unlink()
 
     def write_last(self, snapshot: Snapshot) -> None:
         """Write a checkpoint of a fit that is interrupted: if that fails, it says so alone."""
         try:
             self.write(snapshot)
-        except (OSError, ModelFileError) as error:
-            self.warn(f"no checkpoint was written at the interrupt: {error}")
+        except Exception as error:
+            with suppress(Exception):  # a warning that counts as an error
+                self.warn(f"no checkpoint was written at the interrupt: {error}")
 
     # ---- the directory ----------------------------------------------------------------------
 
     def _paths(self) -> list[Path]:
         """Return the checkpoints, the last one last."""
-        if not self.directory.is_dir():
+        if not self._home.is_dir():
             return []
-        found = [path for path in self.directory.iterdir() if _NAME.fullmatch(path.name)]
+        found = [path for path in self._home.iterdir() if _NAME.fullmatch(path.name)]
         return sorted(found, key=lambda path: _number(path.name))
 
     def _latest(self) -> tuple[Path, Snapshot, Items]:
@@ -203,15 +210,14 @@ class Checkpoint(Callback):
         for path in reversed(self._paths()):
             try:
                 return path, *read_snapshot(path)
-            except (ModelFileError, OSError) as error:
+            except ModelFileError as error:
                 self.warn(f"a checkpoint is passed over: {error}")
         raise CheckpointError(f"{self.directory}: has no checkpoint that can be read")
 
     def _remove_leftovers(self) -> None:
-        """Remove what processes that are no more have left half-written."""
-        for path in self.directory.iterdir():
-            match = _LEFTOVER.fullmatch(path.name)
-            if match and not _is_alive(int(match[1])):
+        """Remove what processes that are no more have left half-written: nobody else writes."""
+        for path in self._home.iterdir():
+            if _LEFTOVER.fullmatch(path.name):
                 with suppress(OSError):
                     path.unlink()
 
@@ -234,19 +240,6 @@ def _number(name: str) -> int:
     match = _NAME.fullmatch(name)
     assert match is not None
     return int(match[1])
-
-
-def _is_alive(process: int) -> bool:
-    """Return whether a process may still write."""
-    if sys.platform == "win32":  # where its open file cannot be removed, and a signal would end it
-        return False
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:  # another user's
-        pass
-    return True
 
 
 def _place(snapshot: Snapshot) -> tuple[Any, ...]:
@@ -272,6 +265,7 @@ def items_of(
         "fastnn": __version__,
         "numpy": np.__version__,
         "engine": engine.name,
+        **engine.arithmetic,
         "layers": "-".join(str(size) for size in _sizes(network)),
         "activation": ", ".join(layer.activation for layer in layers[:-1]),
         "dropout": ", ".join(str(layer.dropout) for layer in layers),
@@ -279,8 +273,8 @@ def items_of(
         "input_scale": network.input_scale,
         "seed": plan.seed,
         "batch_size": plan.batch_size,
-        **{"optimizer" if k == "rule" else k: v for k, v in asdict(plan.optimizer).items()},
-        **{"schedule" if k == "name" else k: v for k, v in asdict(plan.schedule).items()},
+        **_settings(plan.optimizer, rule="optimizer"),
+        **_settings(plan.schedule, name="schedule"),
     }
     items |= {each: getattr(plan, each) for each in ("l2", "l2_is_shared", "clip_norm", "shuffle")}
     items["early_stopping"] = plan.early_stopping
@@ -293,6 +287,14 @@ def items_of(
         ):
             items[f"{which} {name}"] = "none" if array is None else f"SHA-256 {_digest(array)}"
     return {name: str(value) for name, value in items.items()}
+
+
+def _settings(record: Any, **names: str) -> Items:
+    """Return a record's fields by their names, or those given here; 1 is the same as 1.0."""
+    return {
+        names.get(name, name): str(value if isinstance(value, (str, bool)) else float(value))
+        for name, value in asdict(record).items()
+    }
 
 
 def _sizes(network: Any) -> list[int]:

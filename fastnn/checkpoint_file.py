@@ -38,6 +38,7 @@ KIND = Kind(
     "fastnn_checkpoint",
     1,
     ("items", "sizes", "slots", "keeps_best", "history", "kept", "stopped", *_COUNTS),
+    unbounded="state.",  # mean squares may overflow: their weights stand still
 )
 _CURVES = ("history", "kept")
 _MOST_SLOTS = 2

@@ -63,12 +63,15 @@ class Display(Callback):
 
     @contextmanager
     def table(self, epochs: int) -> Iterator[None]:
-        """Print the table's header, and while the context lasts, its rows."""
+        """Print a fit's table while the context lasts."""
+        yield
+        self.say()
+
+    def on_fit_begin(self, epochs: int, rows: int) -> None:
+        """Print the table's header."""
         loss, accuracy = f"{self._watched} loss", f"{self._watched} accuracy"
         self.say()
         self.say(f"epoch    loss  accuracy {loss:>10} {accuracy:>14}  seconds   samples/s", "bold")
-        yield
-        self.say()
 
     def on_resume(self, epoch: int, rows: int, history: dict[str, list[float]]) -> None:
         """Print the rows of the epochs before."""
@@ -118,7 +121,7 @@ class TerminalDisplay(Display):
 
     @contextmanager
     def table(self, epochs: int) -> Iterator[None]:
-        """Print the table's header; while the context lasts, its rows and the bar below them."""
+        """Print a fit's table while the context lasts, and the bar below it."""
         from rich.progress import (
             BarColumn,
             Progress,
@@ -164,7 +167,7 @@ class JsonLog(Callback):
     Parameters
     ----------
     path : Path
-        The file; what it held is lost.
+        The file; what it held is lost with the first event.
     rows : int
         Training rows, for the samples per second.
     watched : {"test", "val"}
@@ -178,7 +181,7 @@ class JsonLog(Callback):
 
     def __init__(self, path: Path, rows: int, watched: str = "test") -> None:
         self._path, self._rows, self._watched = path, rows, watched
-        self._file = path.open("wb", buffering=0)
+        self._file: Any = None
 
     def __enter__(self) -> Self:
         return self
@@ -189,7 +192,13 @@ class JsonLog(Callback):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
+
+    @property
+    def begun(self) -> bool:
+        """Whether there are events."""
+        return self._file is not None
 
     def write(self, event: str, **fields: Any) -> None:
         """Append an event. JSON knows no NaN and no infinity: they become null."""
@@ -197,6 +206,8 @@ class JsonLog(Callback):
             if isinstance(value, float) and not math.isfinite(value):
                 fields[name] = None
         line = json.dumps({"event": event, **fields}, allow_nan=False).encode() + b"\n"
+        if self._file is None:
+            self._file = self._path.open("wb", buffering=0)
         try:
             while line:
                 line = line[self._file.write(line) :]

@@ -1,6 +1,6 @@
 """What an engine is, and where the two are found. The only file that knows both rooms."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Protocol
 
@@ -27,6 +27,8 @@ class Engine(Protocol):
         "numba" or "numpy".
     threads : int or None
         Threads that the engine computes with; None where a BLAS library decides.
+    arithmetic : dict of str to str
+        What its bits depend on, besides fastnn and NumPy, by names.
     threading_layer : str or None
         What runs those threads: "tbb", "omp" or "workqueue"; None where nothing of ours does.
     compile_seconds : float
@@ -37,6 +39,7 @@ class Engine(Protocol):
 
     name: str
     threads: int | None
+    arithmetic: Mapping[str, str]
     threading_layer: str | None
     compile_seconds: float
     compiled: bool

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 FilePath = str | os.PathLike[str]
 
 _BINARY = getattr(os, "O_BINARY", 0)  # of Windows alone
+_locks: set[int] = set()  # descriptors of the folders that this process is alone in
 
 
 def regular_mode(path: FilePath) -> int:
@@ -121,10 +122,11 @@ def alone_in(folder: FilePath) -> Iterator[None]:
     try:
         import fcntl
 
-        owner, descriptor = os.getpid(), os.open(folder, os.O_RDONLY)
+        descriptor = os.open(folder, os.O_RDONLY)
     except (ImportError, OSError):
         yield
         return
+    _locks.add(descriptor)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -134,7 +136,16 @@ def alone_in(folder: FilePath) -> Iterator[None]:
             pass
         yield
     finally:
-        if os.getpid() == owner:  # a forked child shares the lock, and neither keeps nor ends it
-            with suppress(OSError):
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
-        os.close(descriptor)
+        if descriptor in _locks:
+            _locks.remove(descriptor)
+            os.close(descriptor)
+
+
+def _leave() -> None:
+    """Have a forked child leave its parent's locks to the parent, even when that dies first."""
+    while _locks:
+        os.close(_locks.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave)

@@ -281,20 +281,21 @@ class Network:
             running, counts, rows = self._current_engine(), self._counts, len(data.x)
             keeper = checkpoint_in(callbacks)
             check_fit(self.layers, rows, plan, checkpoints=keeper is not None)
-            if self._rule != plan.optimizer.rule:
-                with Whole():
-                    self._rule, self._slots = plan.optimizer.rule, plan.optimizer.slots
-                    running.set_state([])
-                    counts.updates = 0
+            has_state = self._rule == plan.optimizer.rule
             plan = replace(
                 plan,
                 batch_size=min(plan.batch_size or rows, rows),
                 first_epoch=counts.epochs,
-                updates_before=counts.updates,
+                updates_before=counts.updates if has_state else 0,
                 samples_before=counts.samples,
             )
             asked = (self, running, data, plan, validation)
             with keeper.in_use(*asked) if keeper else nullcontext(plan) as plan:
+                if not has_state:
+                    with Whole():
+                        self._rule, self._slots = plan.optimizer.rule, plan.optimizer.slots
+                        running.set_state([])
+                        counts.updates = 0
                 return fit(
                     running, data, plan, counts,
                     loss=self.loss, validation=validation, callbacks=callbacks, score=score,

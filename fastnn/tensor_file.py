@@ -41,12 +41,15 @@ class Kind(NamedTuple):
     format : int
     names : tuple of str
         What the description has besides the format, fastnn's version and the SHA-256.
+    unbounded : str
+        How the names of float32 tensors begin that need not be finite; float64 need never be.
     """
 
     noun: str
     key: str
     format: int
     names: tuple[str, ...]
+    unbounded: str | None = None
 
 
 class Leaf(NamedTuple):
@@ -81,7 +84,7 @@ def write(path: FilePath, kind: Kind, description: dict[str, Any], leaves: Leave
 def _contents(kind: Kind, description: dict[str, Any], leaves: Leaves) -> bytes:
     from safetensors.numpy import save
 
-    _check_finite(leaves)
+    _check_finite(leaves, kind)
     leaves = {name: np.require(leaf, _dtype_of(leaf), "C") for name, leaf in leaves.items()}
     description = {"format": kind.format, "fastnn": __version__, **description}
     description["sha256"] = _digest(description, leaves)
@@ -145,7 +148,7 @@ def unpacked(
     except SafetensorError as error:
         raise ModelFileError(f"is not as safetensors has it: {error}") from error
     leaves = {name: arrays[name] for name in names}
-    _check_finite(leaves)
+    _check_finite(leaves, kind)
     if _digest(description, leaves) != description["sha256"]:
         raise ModelFileError("is damaged: its SHA-256 is not the one that it names")
     return description, leaves
@@ -155,9 +158,11 @@ def _dtype_of(leaf: np.ndarray) -> np.dtype:
     return _DTYPES["F64" if leaf.dtype == np.float64 else "F32"]
 
 
-def _check_finite(leaves: Leaves) -> None:
+def _check_finite(leaves: Leaves, kind: Kind) -> None:
     """Refuse weights that are not finite; figures, in float64, may be anything."""
     for name, leaf in leaves.items():
+        if kind.unbounded is not None and name.startswith(kind.unbounded):
+            continue
         if leaf.dtype != np.float64 and not np.isfinite(leaf).all():
             raise ModelFileError(f"{name} holds NaN or infinity")
 

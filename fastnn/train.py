@@ -50,6 +50,10 @@ class Reached(Bookkeeper):
         self._run, self._log = run, log
         self._epoch, self._rows, self._measured = 1, 0, ""
 
+    def on_fit_begin(self, epochs: int, rows: int) -> None:
+        """Begin the log: what refuses to train leaves the one that is there alone."""
+        self._log.write("start", **start_fields(self._run))
+
     def on_resume(self, epoch: int, rows: int, history: dict[str, list[float]]) -> None:
         """Write down the epochs before, and that the run goes on."""
         for number, metrics in past_epochs(epoch, history):
@@ -83,10 +87,12 @@ class Reached(Bookkeeper):
             raise
         except KeyboardInterrupt as error:
             why = _cli.reason(error)
-            self._log.write("stopped", reason=why, epoch=self._epoch, step=self._step)
+            if self._log.begun:
+                self._log.write("stopped", reason=why, epoch=self._epoch, step=self._step)
             place = f"in epoch {self._epoch} of {self._run.options.epochs}"
             directory = self._run.options.resume or self._run.options.checkpoint
-            further = f"; --resume {directory} goes on" if directory else ""
+            saved = directory is not None and any(directory.glob("checkpoint-*.safetensors"))
+            further = f"; --resume {directory} goes on" if saved else ""
             raise KeyboardInterrupt(f"{why} {place}{self._measured}{further}") from None
 
 
@@ -111,7 +117,6 @@ def train(options: argparse.Namespace) -> None:
         display.say(line)
     # Without --log-json the events go where nobody reads them, and nothing else has to know.
     with JsonLog(options.log_json or Path(os.devnull), run.rows, watched) as log:
-        log.write("start", **start_fields(run))
         reached = Reached(run, log)
         with reached.told():
             with display.table(options.epochs):

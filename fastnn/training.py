@@ -80,13 +80,15 @@ def fit(
     keeper = checkpoint_in(callbacks)
     watch = Watch(
         engine, plan, counts, len(data.x), loss=loss, validation=validation, callbacks=callbacks,
-        score=score, snapshot=None if keeper is None else keeper.snapshot,
+        score=score,
     )  # fmt: skip
+    begun = False
     try:
         for callback in callbacks:
             callback.on_fit_begin(plan.epochs, len(data.x))
         if keeper is not None:
             _take_up(keeper, watch, callbacks)
+        begun = True
         if plan.optimizer.rule == "lbfgs":
             _search(engine, data, plan, watch, callbacks)
         else:
@@ -94,7 +96,7 @@ def fit(
         if keeper is not None:
             keeper.write(watch.snapshot())
     except BaseException as error:
-        if keeper is not None and isinstance(error, KeyboardInterrupt):
+        if keeper is not None and begun and _is_interrupt(error):
             keeper.write_last(watch.snapshot())
         for callback in callbacks:
             with suppress(Exception):  # the first error is the one to be told
@@ -109,10 +111,11 @@ def fit(
 
 
 def _take_up(keeper: Checkpoint, watch: Watch, callbacks: Sequence[Callback]) -> None:
-    """Tell callbacks where a fit goes on; or write a checkpoint of its beginning."""
+    """Have a fit go on where it was, and tell callbacks; or write a checkpoint of its beginning."""
     if keeper.snapshot is None:
         keeper.write(watch.snapshot())
         return
+    watch.go_on(keeper.snapshot)
     for callback in callbacks:
         callback.on_resume(watch.epoch + 1, watch.progress.position, watch.history)
 
@@ -133,7 +136,9 @@ def _descend(
             if not _all_finite(parameters := engine.get_parameters()):
                 _raise_divergence(watch.epoch + 1, epoch.updates, plan.optimizer, _WEIGHTS)
             finite = parameters
-        except DivergenceError:
+        except (DivergenceError, KeyboardInterrupt) as error:
+            if _is_interrupt(error):
+                raise
             with Whole():
                 if not _all_finite(engine.get_parameters()):
                     engine.set_parameters(finite)
@@ -243,6 +248,12 @@ def _rows_of_call(position: int, budget: int, batch_size: int) -> int:
     if done == 0 and budget >= batch_size:
         return budget - budget % batch_size
     return min(budget, batch_size - done)
+
+
+def _is_interrupt(error: BaseException) -> bool:
+    """Return whether an error is an interrupt, and not one at the moment of a divergence."""
+    diverged = isinstance(error.__context__, DivergenceError)
+    return isinstance(error, KeyboardInterrupt) and not diverged
 
 
 def _all_finite(parameters: Parameters) -> bool:

@@ -93,8 +93,6 @@ class Watch:
         The network's, which are kept up to date.
     rows : int
         That an epoch takes.
-    snapshot : Snapshot, optional
-        Where the fit goes on; the plan is its.
     """
 
     def __init__(
@@ -108,7 +106,6 @@ class Watch:
         validation: Data | None = None,
         callbacks: Sequence[Callback] = (),
         score: Score | None = None,
-        snapshot: Snapshot | None = None,
     ) -> None:
         self._engine, self._plan, self._counts, self._rows = engine, plan, counts, rows
         self._loss, self._validation, self._score = loss, validation, score
@@ -122,17 +119,16 @@ class Watch:
         self._adaptive = plan.schedule.name == "adaptive" and plan.optimizer.rule != "lbfgs"
         if self._rule is None and self._adaptive:
             self._rule = _ADAPTIVE
-        if snapshot is not None:
-            self._go_on(snapshot)
-        elif self._rule is not None and self._rule.restore_best and self.standing.best_epoch:
+        if self._rule is not None and self._rule.restore_best and self.standing.best_epoch:
             self._best = engine.get_parameters()  # of the fit that this one goes on from
 
-    def _go_on(self, snapshot: Snapshot) -> None:
-        """Take up a fit."""
+    def go_on(self, snapshot: Snapshot) -> None:
+        """Take up a fit, whose plan this one's is."""
         with Whole():
             self._engine.set_parameters(snapshot.parameters)
             self._engine.set_state(snapshot.state)
-            self._best, self.history = snapshot.best, snapshot.history
+            self._best = snapshot.best
+            self.history = {name: list(curve) for name, curve in snapshot.history.items()}
             self.standing, self.rate_divisor = snapshot.standing, snapshot.rate_divisor
             self.stopped, self.epoch = snapshot.stopped, snapshot.epoch
             self.progress, self.seconds = snapshot.progress, snapshot.seconds

@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import fastnn
 from fastnn import Checkpoint, EarlyStopping, Network, _cli, train
 from fastnn.layers import Parameters
@@ -71,6 +73,32 @@ def digest(parameters: Parameters, history: dict[str, list[float]]) -> str:
         for array in pair:
             found.update(array.tobytes())
     return found.hexdigest()
+
+
+def small_fit(folder: Path, *, resume: bool = False, every: int = 1, **settings: Any) -> str:
+    """Fit 40 rows in batches of 10, by default for three epochs; return a hash of what came of it.
+
+    With checkpoints in a folder, unless its name is empty.
+    """
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(40, 3)).astype(np.float32), rng.integers(0, 2, 40)
+    network = Network([3, 4, 2], seed=settings.pop("seed", 0))
+    more = settings.pop("callbacks", [])
+    keeper = [Checkpoint(folder, every, resume)] if folder.name else []
+    data = settings.pop("data", lambda x, y: (x, y))(x, y)
+    settings = {"epochs": 3, "batch_size": 10, "engine": "numpy", "optimizer": "adam"} | settings
+    history = network.fit(*data, callbacks=[*more, *keeper], **settings)
+    return digest(network.parameters, {"loss": history["loss"]})
+
+
+def names(folder: Path) -> list[str]:
+    """Return what is in a folder, in order."""
+    return sorted(os.listdir(folder))
+
+
+def numbers(folder: Path) -> list[int]:
+    """Return the updates of the checkpoints in a folder."""
+    return [int(name[len("checkpoint-") :].split(".")[0]) for name in names(folder)]
 
 
 class Server:

@@ -9,15 +9,14 @@ import json
 import os
 import random
 import shutil
-import time
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from commands import posix
-from fits import FITS, digest, fitted
+from fits import FITS, digest, fitted, names, numbers, small_fit
 from scipy.sparse import csr_array
 from test_files import failing
 
@@ -25,6 +24,7 @@ import fastnn
 from fastnn import Checkpoint, CheckpointError, MLPClassifier, MLPRegressor, Network, callbacks
 from fastnn import checkpoint as checkpoints
 from fastnn.datasets import Dataset, load_dataset
+from fastnn.kernels.step import NumbaEngine
 from fastnn.plan import Plan
 
 pytestmark = pytest.mark.filterwarnings("ignore:Training interrupted by user")
@@ -61,10 +61,6 @@ def broken_off(run: Callable[..., Any], folder: Path, at: int) -> bool:
     except KeyboardInterrupt:
         return True
     return False
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(os.listdir(folder))
 
 
 # ---- the same bits --------------------------------------------------------------------------
@@ -147,6 +143,32 @@ def test_estimators(kind: Any, engine: str, tmp_path: Path, rng: Any) -> None:
     assert digest(again._network.parameters, {}) == digest(whole._network.parameters, {})
 
 
+def test_an_estimator_that_goes_on_after_an_interrupt(tmp_path: Path, rng: Any) -> None:
+    """It has the figures of the epochs before already, and of another fit."""
+    x = rng.normal(size=(200, 4))
+    y = (x[:, 0] > 0).astype(int)
+
+    def fits(model: Any, callbacks: list[Any]) -> None:
+        with pytest.warns(Warning):  # interrupted, or not converged
+            model.set_params(callbacks=callbacks).fit(x, y)
+
+    models = [
+        MLPClassifier((5,), max_iter=5, random_state=0, engine="numpy", warm_start=True)
+        for _ in range(2)
+    ]
+    for model in models:
+        fits(model, [])
+    fits(models[0], [])
+    fits(models[1], [Break(7), Checkpoint(tmp_path)])
+    assert 5 < len(models[1].loss_curve_) < 10
+    fits(models[1], [Checkpoint(tmp_path, resume=True)])
+    for model in models:
+        del model.history_["seconds"]
+    for name in ("loss_curve_", "history_", "n_iter_", "t_", "best_loss_"):
+        assert getattr(models[1], name) == getattr(models[0], name), name
+    assert len(models[0].loss_curve_) == 10 and models[0].t_ == 2000
+
+
 def test_more_epochs(engine: str, digits: Dataset, tmp_path: Path) -> None:
     name, settings = "several chunks a batch", {"engine": engine, "threads": None}
     fitted(name, digits, epochs=3, **settings, callbacks=[Checkpoint(tmp_path)])
@@ -182,118 +204,58 @@ def test_a_log_file_is_whole_again(name: str, digits: Dataset, tmp_path: Path) -
     assert lines(tmp_path / name) == lines(tmp_path / f"whole.{name}")
 
 
-# ---- the directory --------------------------------------------------------------------------
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("at", [0, 1, 4, 5, 7])
+def test_a_log_file_that_is_added_to(at: int, error: type[BaseException], tmp_path: Path) -> None:
+    """Checkpoint and log are written at different moments: the log is brought to the other's."""
+
+    class Fail(Break):
+        def _count(self) -> None:
+            try:
+                super()._count()
+            except KeyboardInterrupt:
+                raise error from None
+
+    log, folder = fastnn.LogFile(tmp_path / "log.jsonl", append=True), tmp_path / "fit"
+    small_fit(Path(), epochs=2, callbacks=[log])
+    with pytest.raises(error):
+        small_fit(folder, epochs=4, every=3, callbacks=[Fail(at), log])
+    small_fit(folder, epochs=4, every=3, resume=True, callbacks=[log])
+    epochs = [json.loads(line)["epoch"] for line in log.path.read_text().splitlines()]
+    assert epochs == [1, 2, 1, 2, 3, 4]
 
 
-def small_fit(folder: Path, *, resume: bool = False, every: int = 1, **settings: Any) -> Any:
-    """Fit 40 rows in batches of 10, by default for three epochs."""
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(40, 3)).astype(np.float32), rng.integers(0, 2, 40)
-    network = Network([3, 4, 2], seed=settings.pop("seed", 0))
-    more = settings.pop("callbacks", [])
-    keeper = [Checkpoint(folder, every, resume)] if folder.name else []
-    data = settings.pop("data", lambda x, y: (x, y))(x, y)
-    settings = {"epochs": 3, "batch_size": 10, "engine": "numpy", "optimizer": "adam"} | settings
-    history = network.fit(*data, callbacks=[*more, *keeper], **settings)
-    return digest(network.parameters, {"loss": history["loss"]})
+# ---- what is refused ---------------------------------------------------------------------------
 
 
-def numbers(folder: Path) -> list[int]:
-    return [int(name[len("checkpoint-") :].split(".")[0]) for name in names(folder)]
-
-
-def test_the_last_two_are_kept(tmp_path: Path) -> None:
-    seen = []
-
-    class Look(callbacks.Callback):
-        def on_epoch_begin(self, epoch: int) -> None:
-            seen.append(numbers(tmp_path / "new" / "fit"))
-
-    small_fit(tmp_path / "new" / "fit", epochs=7, every=2, callbacks=[Look()])
-    assert seen == [[0], [0], [0, 8], [0, 8], [8, 16], [8, 16], [16, 24]]
-    assert numbers(tmp_path / "new" / "fit") == [24, 28]
-
-
-def damaged(path: Path) -> None:
-    contents = bytearray(path.read_bytes())
-    contents[-1] ^= 1
-    path.write_bytes(contents)
-
-
-@pytest.mark.parametrize("harm", [damaged, lambda path: path.write_bytes(b""), os.truncate])
-def test_a_damaged_one_is_passed_over(harm: Any, tmp_path: Path) -> None:
-    whole = small_fit(tmp_path)
-    last = tmp_path / names(tmp_path)[-1]
-    harm(*[last, 100][: 2 if harm is os.truncate else 1])
-    with pytest.warns(UserWarning, match=f"^a checkpoint is passed over: {last}: is ") as warned:
-        assert small_fit(tmp_path, resume=True) == whole
-    assert len(warned) == 1 and numbers(tmp_path) == [8, 12]
-    assert small_fit(tmp_path, resume=True) == whole  # without a warning
-
-
-def test_all_are_damaged(tmp_path: Path) -> None:
+def test_a_fit_that_is_refused_leaves_the_optimizer_its_state(engine: str, tmp_path: Path) -> None:
     small_fit(tmp_path)
-    for name in names(tmp_path):
-        damaged(tmp_path / name)
-    before = names(tmp_path)
-    with pytest.warns(UserWarning), pytest.raises(CheckpointError, match="that can be read$"):
-        small_fit(tmp_path, resume=True)
-    assert names(tmp_path) == before
+    x, y = np.eye(4, dtype=np.float32), [0, 1, 0, 1]
+    networks = [Network([4, 3, 2]), Network([4, 3, 2])]
+    for network in networks:
+        network.fit(x, y, epochs=3, optimizer="adam", engine=engine)
+    with pytest.raises(CheckpointError):
+        networks[0].fit(x, y, optimizer="sgd", engine=engine, callbacks=[Checkpoint(tmp_path)])
+    for network in networks:
+        network.fit(x, y, epochs=3, optimizer="adam", engine=engine)
+    assert len({digest(network.parameters, {}) for network in networks}) == 1
 
 
-def test_leftovers_of_the_dead_are_removed(tmp_path: Path) -> None:
-    process = os.fork()
-    if process == 0:
-        os._exit(0)
-    os.waitpid(process, 0)
-    name = ".checkpoint-000000000004.safetensors.{}.0123456789abcdef.tmp"
-    alive = [name.format(os.getpid()), name.format(os.getppid()), "other.tmp", f".x.{process}.tmp"]
-    for each in [name.format(process), name.format(10**30), *alive]:
-        (tmp_path / each).write_bytes(b"half")
+@pytest.mark.parametrize("resume", [False, True])
+def test_an_estimator_that_is_refused_is_what_it_was(resume: bool, tmp_path: Path) -> None:
     small_fit(tmp_path)
-    assert {each for each in names(tmp_path) if "tmp" in each} == set(alive)
-
-
-def test_nothing_to_go_on_from(tmp_path: Path) -> None:
-    for folder, why in ((tmp_path, "has no checkpoint"), (tmp_path / "none", "is no directory")):
-        with pytest.raises(CheckpointError) as raised:
-            small_fit(folder, resume=True)
-        assert str(raised.value) == f"{folder}: {why} to go on from"
-    assert names(tmp_path) == []
-
-
-def test_another_fit_does_not_begin_there(tmp_path: Path) -> None:
-    small_fit(tmp_path)
-    with pytest.raises(CheckpointError, match=f"^{tmp_path}: holds the checkpoints of a fit; "):
-        small_fit(tmp_path)
-    assert numbers(tmp_path) == [8, 12]
-
-
-@posix
-def test_a_fit_that_runs_keeps_others_out(tmp_path: Path) -> None:
-    """Of this process and of others, until it ends, however that is."""
-
-    class Intruder(callbacks.Callback):
-        def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
-            for resume in (False, True):
-                with pytest.raises(CheckpointError, match=f"^{tmp_path}: a fit that is running "):
-                    small_fit(tmp_path, resume=resume)
-            if (process := os.fork()) == 0:
-                try:
-                    small_fit(tmp_path, resume=True)
-                except CheckpointError:
-                    os._exit(3)
-                os._exit(1)
-            assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 3
-            if os.fork() == 0:
-                time.sleep(0.5)
-                os._exit(0)  # which has the lock's descriptor for longer than the fit lasts
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        small_fit(tmp_path, callbacks=[Intruder()])
-    small_fit(tmp_path, resume=True)
-    assert numbers(tmp_path) == [8, 12]
+    x, y = np.eye(9), np.arange(9) % 3
+    model = MLPClassifier((4,), max_iter=30, n_iter_no_change=99, engine="numpy")
+    with pytest.warns(Warning, match="Maximum iterations"):
+        model.fit(x, y)
+    before, shown = model.predict_proba(x), dict(vars(model))
+    model.set_params(callbacks=[Checkpoint(tmp_path, resume=resume)])
+    with pytest.raises(CheckpointError):
+        model.fit(x, y)
+    np.testing.assert_array_equal(model.predict_proba(x), before)
+    assert {**vars(model), "callbacks": None} == {**shown, "callbacks": None}
+    with pytest.raises(ValueError, match="^partial_fit has no checkpoints: save the model"):
+        model.partial_fit(x, y)
 
 
 # ---- what a fit is --------------------------------------------------------------------------
@@ -329,6 +291,20 @@ def test_another_fit_is_refused(change: dict[str, Any], item: str, tmp_path: Pat
         small_fit(tmp_path, resume=True, **change)
     assert "\n" not in str(raised.value)
     assert {name: (tmp_path / name).read_bytes() for name in names(tmp_path)} == before
+
+
+def test_one_and_1_0_are_the_same(tmp_path: Path) -> None:
+    whole = small_fit(tmp_path, learning_rate=1)
+    assert small_fit(tmp_path, learning_rate=1.0, resume=True) == whole
+
+
+def test_what_computes_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_fit(tmp_path, engine="numba")
+    for name, value in (("numba", "0.1"), ("fused multiply-add", "perhaps")):
+        with monkeypatch.context() as patch:
+            patch.setitem(NumbaEngine.arithmetic, name, value)
+            with pytest.raises(CheckpointError, match=f"{name} was .*, and is {value}$"):
+                small_fit(tmp_path, engine="numba", resume=True)
 
 
 @pytest.mark.parametrize("library", ["fastnn", "numpy"])
@@ -373,6 +349,76 @@ def test_lbfgs_and_two_at_once_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="^every must be a whole number of at least 1, got 0$"):
         Checkpoint(tmp_path, every=0)
     assert names(tmp_path) == []
+
+
+# ---- two things at once -------------------------------------------------------------------------
+
+
+def test_a_mean_square_may_overflow(engine: str, tmp_path: Path) -> None:
+    """Such weights stand still; with checkpoints as without."""
+    x = np.full((20, 2), 1e20, np.float32)
+    x[:, 1] = np.arange(20)
+
+    def run(*keeper: Checkpoint) -> str:
+        network = Network([2, 1], loss="squared_error")
+        network.parameters = [(np.float32([[1e-20], [0]]), np.float32([0]))]
+        settings = {"epochs": 3, "optimizer": "adam", "engine": engine}
+        history = network.fit(x, np.arange(20.0), **settings, callbacks=keeper)
+        return digest(network.parameters, {"loss": history["loss"]})
+
+    whole = run()
+    assert run(Checkpoint(tmp_path)) == whole
+    snapshot, _ = checkpoints.read_snapshot(tmp_path / names(tmp_path)[-1])
+    assert not np.isfinite(snapshot.state[1][0][0]).all()
+    assert run(Checkpoint(tmp_path, resume=True)) == whole
+
+
+def test_an_interrupt_at_the_moment_of_a_divergence(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights are the last finite ones, and no checkpoint is written of others."""
+    x = np.ones((400, 2), np.float32)
+    y = np.ones(400)
+    y[-1] = np.finfo(np.float32).max
+    network = Network([2, 1], loss="squared_error")
+    running = network.use_engine(engine)
+    run_chunk = type(running).run_chunk
+
+    def signalled(*arguments: Any) -> Any:
+        progress = run_chunk(*arguments)
+        if not np.isfinite(progress.loss_sum):
+            signal.raise_signal(signal.SIGINT)
+        return progress
+
+    monkeypatch.setattr(type(running), "run_chunk", signalled)
+    with pytest.raises(KeyboardInterrupt):
+        network.fit(x, y, shuffle=False, engine=engine, batch_size=10,
+                    callbacks=[Checkpoint(tmp_path)])  # fmt: skip
+    assert numbers(tmp_path) == [0]
+    assert all(np.isfinite(array).all() for pair in network.parameters for array in pair)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_checkpoint_that_fails_at_an_interrupt_hides_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+
+    class Look(Break):
+        def on_fit_break(self) -> None:
+            told.append(True)
+
+    def fail(*_: Any) -> None:
+        if told == []:
+            raise MemoryError
+
+    write = checkpoints.write_snapshot
+    monkeypatch.setattr(
+        checkpoints, "write_snapshot", lambda *a: write(*a) if not names(tmp_path) else fail(*a)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        small_fit(tmp_path, callbacks=[Look(0)])
+    assert told == [True]
 
 
 # ---- a system that fails --------------------------------------------------------------------

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from commands import PATIENCE, posix
 from test_console import read_all, terminal  # noqa: F401
 
 import fastnn
-from fastnn import train
+from fastnn import Callback, train
 
 pytestmark = posix
 
@@ -98,11 +99,15 @@ def test_a_folder_that_goes_while_it_trains(
     (place / "there").mkdir()
     fit = train.fit
 
-    def fit_and_lose(*arguments: object) -> object:
-        shutil.rmtree(place / "there")
-        if option == "--plots":  # it would be made again
-            (place / "there").write_text("")
-        return fit(*arguments)
+    class Lose(Callback):
+        def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
+            if epoch == 1:
+                shutil.rmtree(place / "there")
+                if option == "--plots":  # it would be made again
+                    (place / "there").write_text("")
+
+    def fit_and_lose(run: Any, callbacks: Any) -> Any:
+        return fit(run, (*callbacks, Lose()))
 
     monkeypatch.setattr(train, "fit", fit_and_lose)
     assert train.main([*TRAIN[1:], "--log-json", "there/log", option, "there/new"]) == 1

@@ -18,6 +18,7 @@ import pytest
 from commands import events, posix
 from fits import FITS, Server
 
+from fastnn import checkpoint, train
 from fastnn.checkpoint_file import read_snapshot
 
 pytestmark = posix
@@ -165,8 +166,24 @@ def test_a_run_that_is_resumed_has_the_whole_log(server: Server, place: Path) ->
 
 def test_another_run_is_not_resumed(server: Server, place: Path) -> None:
     argv = ["--dataset", "digits", "--engine", "numpy", "--epochs", "2", "--quiet"]
+    argv += ["--log-json", "other log"]
     assert server.run(argv=[*argv, "--checkpoint", "other"]) == 0
+    log = (place / "other log").read_bytes()
     assert server.run(argv=[*argv, "--seed", "1", "--resume", "other"]) == 1
+    assert (place / "other log").read_bytes() == log
     error = (place / "err").read_text()
     assert error.startswith("fastnn.train: error: other") and error.count("\n") == 1
     assert error.endswith(": is of another fit: seed was 0, and is 1\n")
+
+
+def test_an_interrupt_before_the_first_checkpoint_promises_none(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "items_of", interrupted)
+    argv = ["--dataset", "digits", "--engine", "numpy", "--checkpoint", str(place / "none")]
+    assert train.main([*argv, "--log-json", str(place / "no log")]) == 130
+    assert capsys.readouterr().err == "fastnn.train: interrupted in epoch 1 of 20\n"
+    assert not (place / "no log").exists()

@@ -16,6 +16,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from fastnn.batches import Data
 from fastnn.callbacks import Callback
+from fastnn.checkpoint import checkpoint_in
 from fastnn.early_stopping import Standing
 from fastnn.engine import Engine, usable_threads
 from fastnn.errors import DataError, DivergenceError
@@ -156,17 +157,17 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         incremental: bool = False,
         classes: Any = None,
     ) -> Self:
-        before = dict(vars(self))
+        before, run, tasks = dict(vars(self)), None, None
         try:
             run = self._prepared(X, y, sample_weight, own_validation, incremental, classes)
-        except BaseException:  # a fit that is refused has never been asked for
-            self.__dict__.clear()
-            self.__dict__.update(before)
+            if not incremental and getattr(self, "_skl_callbacks", None):
+                tasks = Tasks(self, X, y, sample_weight)
+            self._train(run, tasks, incremental)
+        except BaseException:
+            if run is None or not run.recorder.begun:  # what is refused has never been asked for
+                self.__dict__.clear()
+                self.__dict__.update(before)
             raise
-        tasks = None
-        if not incremental and getattr(self, "_skl_callbacks", None):
-            tasks = Tasks(self, X, y, sample_weight)
-        self._train(run, tasks, incremental)
         if tasks is not None:
             tasks.end()
         return self
@@ -185,6 +186,9 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
             raise ValueError(f"partial_fit does not support early_stopping={self.early_stopping!r}")
         if incremental and is_classifier(self):
             _check_partial_fit_first_call(self, classes)
+        callbacks = callbacks_of(self)
+        if incremental and checkpoint_in(callbacks):
+            raise ValueError("partial_fit has no checkpoints: save the model between its calls")
         goes_on = incremental or self.warm_start
         new = not (goes_on and "_network" in vars(self))
         checked, y_checked = self._checked(X, y, new)
@@ -205,7 +209,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         plan = plan_of(self, rows, rule, before[1:], incremental)
         self._engine()
         recorder = Recorder(self, training, score_name)
-        return Run(training, validation, plan, score, recorder, callbacks_of(self))
+        return Run(training, validation, plan, score, recorder, callbacks)
 
     def _checked(self, X: Any, y: Any, reset: bool) -> tuple[np.ndarray, np.ndarray]:
         """Return arrays as scikit-learn checks them, save that features may not be finite."""

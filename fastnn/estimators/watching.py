@@ -3,7 +3,7 @@
 import copy
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -62,14 +62,42 @@ class Recorder(Bookkeeper):
         self._outputs = reported_outputs(estimator)
         squares = self._sum_of_squares() if self._outputs > 1 else 0.0
         self.kept = {"reported losses": [], "last squares": [squares]}
+        self.kept |= {"samples before": [estimator.t_]}  # this fit
+        self.kept |= {f"{name} before": [len(curve)] for name, curve in self._curves()}
+        self.begun = False
 
     def on_resume(self, epoch: int, rows: int, history: dict[str, list[float]]) -> None:
-        """Take the figures of the epochs before."""
+        """Take the figures of the epochs before, in the place of those that are there."""
         past, losses = list(past_epochs(epoch, history)), self.kept["reported losses"]
-        if len(past) != len(losses):
+        if len(past) != len(losses) or not self.kept["samples before"]:
             raise CheckpointError("the checkpoint is not of an estimator's fit")
+        self._forget()
         for (_, metrics), loss in zip(past, losses, strict=True):
             self._take(loss, metrics)
+
+    def _curves(self) -> Iterator[tuple[str, list[float]]]:
+        """Yield all figures of the fits so far, an item an epoch, with their names."""
+        fitted = self._estimator
+        yield "loss_curve_", fitted.loss_curve_
+        yield "validation_scores_", fitted.validation_scores_ or []
+        yield from fitted.history_.items()
+
+    def _forget(self) -> None:
+        """Leave no figures but those of the fits before."""
+        fitted = self._estimator
+        for name, curve in self._curves():
+            (length,) = self.kept[f"{name} before"] or [0]
+            del curve[int(length) :]
+        fitted.t_ = int(self.kept["samples before"][0])
+        losses, scores = ([v for v in curve if v == v] for _, curve in [*self._curves()][:2])
+        if fitted.best_loss_ is not None:
+            fitted.best_loss_ = min(losses, default=math.inf)
+        if fitted.validation_scores_ is not None:
+            fitted.best_validation_score_ = max(scores, default=-math.inf)
+
+    def on_epoch_begin(self, epoch: int) -> None:
+        """See that the fit is not refused any more."""
+        self.begun = True
 
     def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
         """Take the figures of an epoch."""

@@ -7,10 +7,11 @@ import ctypes
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
+import numba
 import numpy as np
 
 from fastnn.batches import CHUNK_ROWS, Data, Epoch, Progress
@@ -19,6 +20,7 @@ from fastnn.forks import lock, making
 from fastnn.inputs import check_finite
 from fastnn.kernels import _cache, _gemm, _threads, activations, dropout, losses, sparse, updates
 from fastnn.kernels._jit import Driver, Region
+from fastnn.kernels._simd import HAS_FMA
 from fastnn.kernels.layout import Layout, panels_for
 from fastnn.kernels.regions import rows_region, run
 from fastnn.kernels.sparse import EntryBuffers, work_of_columns
@@ -81,6 +83,10 @@ class NumbaEngine:
     """
 
     name = "numba"
+    arithmetic: Mapping[str, str] = {
+        "numba": numba.__version__,
+        "fused multiply-add": str(HAS_FMA),
+    }
 
     def __init__(
         self,

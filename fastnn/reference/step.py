@@ -4,7 +4,7 @@ Made to be read and trusted, not to be fast: `fastnn.kernels.step` does the same
 tested against this.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, TypeVar, cast
 
@@ -49,6 +49,13 @@ def _alone(method: Method) -> Method:
     return cast(Method, alone)
 
 
+def _blas() -> str:
+    """Return the name and the version of the library of NumPy's matrix products."""
+    config: Any = np.show_config(mode="dicts")
+    blas = config.get("Build Dependencies", {}).get("blas", {})
+    return f"{blas.get('name')} {blas.get('version')}"
+
+
 class ReferenceEngine:
     """The engine in plain NumPy. `fastnn.engine.Engine` says what each method does.
 
@@ -63,6 +70,7 @@ class ReferenceEngine:
     threading_layer: str | None = None
     compile_seconds = 0.0
     compiled = False
+    arithmetic: Mapping[str, str] = {"BLAS": _blas()}
 
     def __init__(self, layers: Sequence[Dense], loss: Loss, *, input_scale: float) -> None:
         self.layers = tuple(layers)
