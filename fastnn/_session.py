@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from fastnn import _cli
@@ -16,6 +17,16 @@ if TYPE_CHECKING:
     from fastnn.datasets import Dataset
     from fastnn.engine import Engine
     from fastnn.network import Network
+
+
+def import_ahead(program: str, *modules: str) -> None:
+    """Import what a command needs while a signal ends it on the spot.
+
+    C code and the locks of imports swallow an interrupt now and then, or make another error of it.
+    """
+    with _cli.exit_on_interrupt(program):
+        for module in modules:
+            import_module(module)
 
 
 def load(program: str, options: argparse.Namespace, *, quiet: bool = False) -> "Dataset":
@@ -34,10 +45,11 @@ def warn(program: str, text: str) -> None:
     print(f"{program}: warning: {text}", file=sys.stderr, flush=True)
 
 
-def say_note(program: str, data: "Dataset") -> None:
-    """Say on standard error what there is to say about the data, if anything."""
+def say_note(program: str, data: "Dataset", *, again: bool = False) -> None:
+    """Say on standard error what there is to say about the data, if anything; shorter again."""
     if data.note:
-        print(f"{program}: {data.note}", file=sys.stderr, flush=True)
+        note = data.note.partition(":")[0] if again else data.note
+        print(f"{program}: {note}", file=sys.stderr, flush=True)
 
 
 def use_engine(
@@ -58,7 +70,8 @@ def use_engine(
         try:
             return network.use_engine(name, threads=threads)
         except ValueError as error:
-            raise _cli.UsageError(f"argument --threads: {error}") from None
+            option = "argument --threads: " if str(error).startswith("threads ") else ""
+            raise _cli.UsageError(f"{option}{error}") from None  # NUMBA_THREADING_LAYER, else
 
 
 @contextmanager

@@ -144,7 +144,7 @@ def _add_output(add: _Add) -> None:
     add("--checkpoint", metavar="DIR", type=Path, help=checkpoint)
     every = "epochs from one checkpoint to the next (1)"
     add("--checkpoint-every", metavar="N", type=_cli.count, help=every)
-    resume = "go on from the last checkpoint there, and write the next there; all else is as it was"
+    resume = "go on from the last checkpoint there; the other options are those of the run before"
     add("--resume", metavar="DIR", type=Path, help=resume)
     add("--quiet", action="store_true", help="print the last line only")
 

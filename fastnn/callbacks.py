@@ -4,7 +4,7 @@ import csv
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,16 @@ class Bookkeeper(Callback):
     """
 
     kept: dict[str, list[float]] = {}
+
+
+def checked(callbacks: Sequence[Callback]) -> Sequence[Callback]:
+    """Return callbacks, or raise a TypeError if they are none."""
+    if isinstance(callbacks, Callback):
+        raise TypeError("callbacks must be a list of instances of fastnn.Callback, got one alone")
+    for each in callbacks:
+        if not isinstance(each, Callback):
+            raise TypeError(f"callbacks must be instances of fastnn.Callback, got {each!r}")
+    return callbacks
 
 
 def past_epochs(epoch: int, history: dict[str, list[float]]) -> Iterator[tuple[int, Any]]:

@@ -32,6 +32,7 @@ from fastnn.watch import Snapshot
 
 _NAME = re.compile(r"checkpoint-(\d{12,})\.safetensors")
 _LEFTOVER = re.compile(r"\.checkpoint-\d{12,}\.safetensors\.\d+\.[0-9a-f]+\.tmp")
+_HASH = "SHA-256 "
 _HASHED_ROWS = 8192  # at a time: rows that are selected are copied for it
 _OF_ALL_EPOCHS = ("cosine", "one_cycle")  # schedules that span as many epochs as there will be
 
@@ -53,7 +54,7 @@ class Checkpoint(Callback):
     resume : bool, default False
         Go on from the last checkpoint in the directory that is not damaged, with the same data
         and settings, to the same bits as a fit that was never stopped. More epochs are possible
-        where the schedule does not depend on their number.
+        where the schedule does not depend on their number. An estimator needs a `random_state`.
 
     Attributes
     ----------
@@ -155,6 +156,10 @@ class Checkpoint(Callback):
         if different := _differences(items, self._items):
             raise CheckpointError(f"{path}: is of another fit: {'; '.join(different)}")
         _check_place(path, snapshot, network, rows, plan)
+        older = [each for each in self._paths() if _number(each.name) < _number(path.name)]
+        for each in older[:-1]:  # which a kill has spared
+            with suppress(OSError):
+                each.unlink()
         self.snapshot, self._last, self._written = snapshot, path.name, _place(snapshot)
         return replace(
             plan,
@@ -285,7 +290,7 @@ def items_of(
         for name, array in zip(
             ("features", "targets", "weights"), rows or (None,) * 3, strict=True
         ):
-            items[f"{which} {name}"] = "none" if array is None else f"SHA-256 {_digest(array)}"
+            items[f"{which} {name}"] = "none" if array is None else _HASH + _digest(array)
     return {name: str(value) for name, value in items.items()}
 
 
@@ -322,15 +327,16 @@ def _differences(before: Items, now: Items) -> list[str]:
     """Say which items differ, with both values; a file may hold any texts for them."""
 
     def shown(text: str) -> str:
-        return " ".join(text.split())[:200]
+        return "given" if text.startswith(_HASH) else " ".join(text.split())[:200]
+
+    def told(name: str) -> str:
+        values = shown(before.get(name, "not there")), shown(now.get(name, "not there"))
+        if values == ("given", "given"):
+            return f"{shown(name)} were others"
+        return f"{shown(name)} was {values[0]}, and is {values[1]}"
 
     names = [*now, *(name for name in before if name not in now)]
-    different = [name for name in names if before.get(name) != now.get(name)]
-    return [
-        f"{shown(name)} was {shown(before.get(name, 'not there'))}, "
-        f"and is {now.get(name, 'not there')}"
-        for name in different
-    ]
+    return [told(name) for name in names if before.get(name) != now.get(name)]
 
 
 def _check_place(path: Path, snapshot: Snapshot, network: Any, rows: int, plan: Plan) -> None:
@@ -343,6 +349,6 @@ def _check_place(path: Path, snapshot: Snapshot, network: Any, rows: int, plan: 
         raise CheckpointError(f"{path}: is not what a checkpoint of this fit can be")
     if snapshot.epochs + (position > 0) > plan.epochs:
         raise CheckpointError(
-            f"{path}: has {snapshot.epochs} epochs behind it, and is not to go on to no more than "
-            f"{plan.epochs}"
+            f"{path}: {snapshot.epochs} epochs are done, and the fit is to have {plan.epochs}: ask "
+            "for as many or more"
         )

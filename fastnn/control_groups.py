@@ -3,6 +3,7 @@
 Groups nest: the tightest limit of a group and of those around it counts.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +17,9 @@ def control_groups(controller: str) -> Iterator[tuple[Path, int]]:
     A folder may be missing: a container sees its own group at the root, whatever its path is.
     """
     with suppress(OSError):
-        for line in (PROC / "self" / "cgroup").read_text().splitlines():
+        for line in os.fsdecode((PROC / "self" / "cgroup").read_bytes()).splitlines():
+            if line.count(":") < 2:
+                continue
             _, controllers, path = line.split(":", 2)
             own = Path(path.lstrip("/"))
             if not controllers:

@@ -2,29 +2,54 @@
 
 A forked child has its parent's memory, but only the thread that forked: what another thread was
 changing would stay half changed, and the lock it held locked for ever. So a fork first takes
-these locks. It waits for the calls of engines that are running, some 50 ms, and for kernels that
-are being compiled.
+these locks. It waits for the calls of engines that are running, some 50 ms in training, and for
+kernels that are being compiled.
 """
 
 import os
+import sys
 import threading
+from contextlib import suppress
+from typing import Any
 from weakref import WeakSet
 
-# Held while an engine is made: its kernels compiled, its threads started. Taken before the others.
+# Held while an engine is made: its kernels compiled, its threads started, what it needs imported.
+# Taken before the others.
 making = threading.RLock()
 
-# A signal handler may fork while its own thread is inside a call, and would wait for ever.
+# A prediction of very many rows, which changes nothing that a child needs.
 _PATIENCE = 10.0  # seconds
-_locks: WeakSet[threading.Lock] = WeakSet()
-_held: list[threading.Lock] = []
+_held: list[Any] = []
 
 
-def lock() -> threading.Lock:
-    """Return a new lock that forks wait for. No thread may hold two of them."""
+_locks: WeakSet[Any] = WeakSet()
+
+
+def lock() -> Any:
+    """Return a new lock that forks wait for. No thread may hold two of them.
+
+    It is one of C's, which an interrupt cannot leave locked, to be entered by `alone`.
+    """
+    new = threading.RLock()
     with making:
-        new = threading.Lock()
         _locks.add(new)
     return new
+
+
+def alone(lock: Any) -> Any:
+    """Return a lock that is to be entered.
+
+    Raises
+    ------
+    RuntimeError
+        If this thread is in it: a signal handler asks for what the thread is in the midst of.
+    """
+    if lock._is_owned():
+        raise RuntimeError(
+            "the network is at work in this very thread: a signal handler can have it done later, "
+            "by a flag or a callback"
+        )
+    return lock
 
 
 class Training:
@@ -56,15 +81,32 @@ class Training:
 
 
 def _hold() -> None:
-    making.acquire()
-    _held[:] = [lock for lock in list(_locks) if lock.acquire(timeout=_PATIENCE)]
+    for each in (making, *_lock_of_numba()):
+        each.acquire()
+        _held.append(each)
+    for each in list(_locks):  # one of this thread's own is a signal handler's, and stays so
+        if not each._is_owned() and each.acquire(timeout=_PATIENCE):
+            _held.append(each)
+
+
+def _lock_of_numba() -> list[Any]:
+    """Return the lock that Numba compiles with, which others may do, too."""
+    with suppress(KeyError, AttributeError):
+        return [sys.modules["numba.core.compiler_lock"].global_compiler_lock]
+    return []
 
 
 def _release() -> None:
     while _held:
         _held.pop().release()
-    making.release()
+
+
+def _release_in_child() -> None:
+    _release()
+    for each in list(_locks):
+        if not each._is_owned():  # by a thread that is not there, for longer than was waited
+            each._at_fork_reinit()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_release)
+    os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_release_in_child)

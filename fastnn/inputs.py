@@ -15,6 +15,7 @@ import numpy as np
 from fastnn.batches import Data
 from fastnn.errors import DataError
 from fastnn.features import Features, SelectedRows, selected
+from fastnn.forks import making
 from fastnn.losses import Loss
 from fastnn.memory import check_copy
 from fastnn.randomness import WHOLE_BYTES
@@ -106,7 +107,8 @@ def split(data: Data, fraction: float, loss: Loss, seed: int) -> tuple[Data, Dat
     DataError
         If there is nothing left to train on, or a part weighs nothing.
     """
-    from sklearn.model_selection import train_test_split
+    with making:  # a fork waits for it: a child would wait for what is half imported
+        from sklearn.model_selection import train_test_split
 
     if not isinstance(fraction, Real) or not 0 < fraction < 1:
         raise ValueError(f"validation_fraction must be between 0 and 1, got {fraction!r}")
@@ -196,6 +198,7 @@ def _is_sparse(x: Any) -> bool:
 
 def _as_sparse_rows(matrix: Any, name: str, finite: bool) -> SparseRows:
     """Return SciPy's sparse matrix or array as kernels, which believe it all, can walk it."""
+    check_copy(name, matrix.nnz, 3 * matrix.dtype.itemsize)
     csr = matrix.tocsr()
     if not _is_in_order(csr, name):
         csr = csr.copy()

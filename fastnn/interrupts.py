@@ -33,6 +33,9 @@ class Whole:
         At the end, where a signal came.
     """
 
+    _entered: "Whole | None" = None  # by the main thread
+    _left: "Whole | None" = None
+
     def __enter__(self) -> None:
         self._came: list[int] = []
         self._handlers: dict[int, Any] = {}
@@ -42,16 +45,34 @@ class Whole:
             handler = _signal.getsignal(number)
             if handler is signal.default_int_handler or handler is heed:
                 self._handlers[number] = handler
+                Whole._entered = self
                 _signal.signal(number, self._note)
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._handlers.items():
             _signal.signal(number, handler)
+            Whole._entered = None
         if self._came:
             self._handlers[self._came[0]](self._came[0], None)
 
     def _note(self, number: int, frame: object) -> None:
         self._came.append(number)
+
+
+def _before_fork() -> None:
+    """Notice whether the child will be without the thread that is to leave a `Whole`."""
+    Whole._left = None if current_thread() is main_thread() else Whole._entered
+
+
+def _after_fork_in_child() -> None:
+    if Whole._left is not None:
+        for number, handler in Whole._left._handlers.items():
+            _signal.signal(number, handler)
+        Whole._entered = Whole._left = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
 
 
 def heed(number: int, frame: object) -> NoReturn:

@@ -12,7 +12,7 @@ import numpy as np
 from fastnn.batches import Data
 from fastnn.engine import Engine
 from fastnn.errors import DivergenceError
-from fastnn.forks import lock
+from fastnn.forks import lock, making
 from fastnn.layers import Parameters
 
 # SciPy's words for a search that was cut short, and for one that found no further descent: that is
@@ -60,7 +60,8 @@ def minimize(
     DivergenceError
         If the loss, or its gradient, is not finite to begin with.
     """
-    from scipy.optimize import minimize as scipy_minimize
+    with making:  # a fork waits for it: a child would wait for what is half imported
+        from scipy.optimize import minimize as scipy_minimize
 
     start = engine.get_parameters()
     best, count, since = _flat(start), first_epoch, time.perf_counter()

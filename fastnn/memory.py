@@ -24,6 +24,8 @@ _FLOAT, _INDEX = 4, 8
 # For each weight SciPy's L-BFGS has ten steps, ten changes of the gradient and about ten more
 # vectors, in float64: so many float32.
 _LBFGS = 60
+_COMPILER = 280 << 20  # bytes of address space, from 337 MB to where all was fine
+_UPDATE = 60  # bytes: an update's learning rate on its way
 
 
 def check_engine(layers: Sequence[Dense]) -> None:
@@ -48,22 +50,28 @@ def check_fit(layers: Sequence[Dense], rows: int, plan: Plan, *, checkpoints: bo
     size = _weights(layers)
     slots = _LBFGS if plan.optimizer.rule == "lbfgs" else plan.optimizer.slots
     kept = size if plan.early_stopping is not None and plan.early_stopping.restore_best else 0
+    updates = -(-rows // (plan.batch_size or rows))
     needs = {
         "weights": 2 * size + kept,
         "gradients": size,
         "the optimizer's state": slots * size,
         "a checkpoint": 3 * (1 + slots) * size + 2 * kept if checkpoints else 0,
-        "the order of the rows": 2 * rows * _INDEX,
+        "the order of the rows": 2 * rows * _INDEX + updates * _UPDATE,
     }
     advice = "narrower layers need less"
     _check("training", needs, advice + (", and so does the optimizer 'sgd'" if slots else ""))
 
 
-def check_copy(name: str, numbers: int) -> None:
-    """Raise a MemoryError if there is no room for a copy of features of so many numbers."""
-    needs = numbers * _FLOAT
+def check_copy(name: str, numbers: int, each: int = _FLOAT) -> None:
+    """Raise a MemoryError if there is no room for a copy of so many numbers of so many bytes."""
+    needs = numbers * each
     if needs > _NEVER_MISSED:
-        _check(name, {"a float32 copy": needs}, "float32 rows in C order are not copied")
+        _check(name, {"a copy": needs}, "float32 rows in C order are not copied")
+
+
+def check_compiler() -> None:
+    """Raise a MemoryError if there is no room to compile: LLVM would end the process."""
+    _check("compiling", {"the compiler": _COMPILER}, "the engine 'numpy' compiles nothing")
 
 
 def empty_predictions(rows: int, outputs: int) -> np.ndarray:
@@ -103,7 +111,7 @@ def _megabytes(size: float) -> str:
 
 
 def _of_machine() -> float:
-    with suppress(OSError, ValueError, KeyError):
+    with suppress(OSError, ValueError, KeyError, IndexError):
         text = (PROC / "meminfo").read_text()
         sizes = dict(line.split(":") for line in text.splitlines())
         kilobytes = (sizes[name].split()[0] for name in ("MemAvailable", "SwapFree"))
@@ -121,7 +129,7 @@ def _left_in(folder: Path, version: int) -> float:
     limit, used, files = "memory.max", "memory.current", "inactive_file"
     if version == 1:
         limit, used, files = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_" + files
-    with suppress(OSError, ValueError, KeyError):  # the limit may be "max"
+    with suppress(OSError, ValueError, KeyError, OverflowError):  # the limit may be "max"
         statistics = (folder / "memory.stat").read_text().splitlines()
         kept = dict(line.split() for line in statistics)[files]
         most, taken = (int((folder / name).read_text()) for name in (limit, used))

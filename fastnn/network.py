@@ -8,10 +8,10 @@ from typing import Any, Literal
 import numpy as np
 
 from fastnn.batches import Data
-from fastnn.callbacks import Callback
+from fastnn.callbacks import Callback, checked
 from fastnn.checkpoint import checkpoint_in
 from fastnn.early_stopping import EarlyStopping
-from fastnn.engine import Engine, get_engine
+from fastnn.engine import Engine, get_engine, usable_threads
 from fastnn.files import FilePath
 from fastnn.forks import Training, making
 from fastnn.initializers import initial_parameters
@@ -279,7 +279,7 @@ class Network:
                 raise ValueError("lbfgs goes without dropout, clip_norm and schedule")
         with self._training:
             running, counts, rows = self._current_engine(), self._counts, len(data.x)
-            keeper = checkpoint_in(callbacks)
+            keeper = checkpoint_in(checked(callbacks))
             check_fit(self.layers, rows, plan, checkpoints=keeper is not None)
             has_state = self._rule == plan.optimizer.rule
             plan = replace(
@@ -384,6 +384,8 @@ class Network:
 
     def _current_engine(self) -> Engine:
         name, threads = self._engine_choice
+        if self._engine is None and threads is not None:  # another process may have had more
+            threads = min(threads, usable_threads())
         return self._engine or self.use_engine(name, threads=threads)
 
     def __getstate__(self) -> dict[str, Any]:

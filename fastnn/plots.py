@@ -5,9 +5,11 @@ the same again for those who print in grey.
 """
 
 import io
+import os
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import cycle
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
@@ -137,9 +139,22 @@ def comparison(histories: Mapping[str, History], path: FilePath) -> None:
         save(figure, path)
 
 
+def import_matplotlib() -> None:
+    """Import it even where MPLBACKEND names a backend that is not there; no window is opened."""
+    if "matplotlib" not in sys.modules and (named := os.environ.pop("MPLBACKEND", None)):
+        try:
+            import matplotlib
+
+            with suppress(ValueError):
+                matplotlib.rcParams["backend"] = named
+        finally:
+            os.environ["MPLBACKEND"] = named
+
+
 @contextmanager
 def styled() -> Iterator[None]:
     """Draw in the style of this file, whatever a user's matplotlibrc says."""
+    import_matplotlib()
     import matplotlib
 
     style: Any = _STYLE

@@ -32,7 +32,7 @@ INPUT is a file of numbers, a row a sample, as the model was trained on:
   IDX              the format of MNIST, raw or in gzip
 or one picture, for models of digits:
   PNG              dark on bright or bright on dark; cut out, scaled and centred
-                   as MNIST's digits are, 0 for black and 1 for white"""
+                   as MNIST's digits are, or in 8x8 pixels as scikit-learn's"""
 
 Rows = list[tuple[int, Any, list[float]]]  # number, what the model says, the probabilities
 
@@ -69,6 +69,7 @@ def predict(options: argparse.Namespace) -> None:
         _cli.check_directory(Path(writable_target(options.output)[0]).parent)
     elif sys.stdout is None:
         raise _cli.UsageError("standard output is closed: name a file with --output")
+    _session.import_ahead(PROGRAM, "fastnn.loading", "fastnn.datasets.rows")
     from fastnn.datasets.rows import read_rows
     from fastnn.loading import load
 
@@ -86,6 +87,8 @@ def predict(options: argparse.Namespace) -> None:
         say=say,
     )
     classes = classes_of(model, network)
+    if not options.input.lower().endswith(".png"):
+        blocks = watched(blocks, network.input_scale)
     pieces = FORMATS[options.format](answered(model, classes, blocks), classes)
     if options.output is not None:
         write_whole(options.output, pieces)
@@ -98,6 +101,18 @@ def predict(options: argparse.Namespace) -> None:
 def say(line: str) -> None:
     """Print a line that is no prediction."""
     print(f"{PROGRAM}: {line}", file=sys.stderr, flush=True)
+
+
+def watched(blocks: "Iterator[np.ndarray]", input_scale: float) -> "Iterator[np.ndarray]":
+    """Say so where features look as if they had been scaled, and the model scales them again."""
+    for number, block in enumerate(blocks):
+        if number == 0 and input_scale < 1 and block.dtype.kind == "f":
+            if 0 <= block.min() and block.max() <= 1:
+                say(
+                    f"warning: these features are from 0 to 1, and the model takes ones up to "
+                    f"{1 / input_scale:g}, which it scales itself"
+                )
+        yield block
 
 
 def classes_of(model: Any, network: "Network") -> list[str]:

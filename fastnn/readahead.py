@@ -15,6 +15,7 @@ import numpy as np
 
 from fastnn.batches import Data
 from fastnn.features import SelectedRows
+from fastnn.forks import making
 from fastnn.randomness import block_rows, window_rows
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ class ReadAhead:
         self._end = 0  # of the windows that have been looked at
         self._pool: Executor | None = None
         if self._maps and hasattr(mmap, "MADV_WILLNEED"):
-            from concurrent.futures import ThreadPoolExecutor
+            with making:
+                from concurrent.futures import ThreadPoolExecutor
 
             self._pool, self._reads = ThreadPoolExecutor(1), _reads()
 
@@ -72,7 +74,11 @@ class ReadAhead:
         while self._end < min(position + self._window, len(self._order)):
             window = self._order[self._end : self._end + self._window]
             self._end += self._window
-            self._pool.submit(self._ask, window)
+            try:
+                self._pool.submit(self._ask, window)
+            except RuntimeError:  # no thread can be started, or not any more: it is but advice
+                self._pool = None
+                return
 
     def _ask(self, window: np.ndarray) -> None:
         """Ask for the blocks of these rows that have not been asked for."""

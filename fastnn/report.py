@@ -99,6 +99,7 @@ def report(options: argparse.Namespace) -> None:
     if options.quick:
         contest = contest.quick()
     _check_writable(options.out, contest.files)
+    _session.import_ahead(PROGRAM, "fastnn.network", "fastnn.datasets", "fastnn.machine")
     data = _session.load(PROGRAM, options)
     setup = Setup(data, options.engine, options.threads, options.seed)
     network, engine = prepare(setup)
@@ -108,12 +109,15 @@ def report(options: argparse.Namespace) -> None:
     seconds = 0.1 if options.quick else 1.0
     peak = sgemm_peak(engine.threads, seconds=seconds)
     runs = train_runs(contest.plans, setup)
+    if not any(run.epochs for run in runs):
+        text = "every run diverged in its first epoch: check the scale of the features"
+        raise DivergenceError(text, epoch=1, step=1)
     # Twice, because a neighbour on the machine can only lower it.
     peak = max(peak, sgemm_peak(engine.threads, seconds=seconds))
     work = Work(flops_per_sample(network.layers), peak)
     write_report(options.out, contest, runs, facts, work, quick=options.quick)
     print(f"wrote {', '.join(contest.files)} in {options.out}", flush=True)
-    _session.say_note(PROGRAM, data)
+    _session.say_note(PROGRAM, data, again=True)
 
 
 def write_report(

@@ -42,7 +42,7 @@ class Kind(NamedTuple):
     names : tuple of str
         What the description has besides the format, fastnn's version and the SHA-256.
     unbounded : str
-        How the names of float32 tensors begin that need not be finite; float64 need never be.
+        How the names of float32 tensors begin that may hold infinity; float64 may hold anything.
     """
 
     noun: str
@@ -161,9 +161,9 @@ def _dtype_of(leaf: np.ndarray) -> np.dtype:
 def _check_finite(leaves: Leaves, kind: Kind) -> None:
     """Refuse weights that are not finite; figures, in float64, may be anything."""
     for name, leaf in leaves.items():
-        if kind.unbounded is not None and name.startswith(kind.unbounded):
-            continue
-        if leaf.dtype != np.float64 and not np.isfinite(leaf).all():
+        may_be_infinite = kind.unbounded is not None and name.startswith(kind.unbounded)
+        bad = np.isnan(leaf) if may_be_infinite else ~np.isfinite(leaf)
+        if leaf.dtype != np.float64 and bad.any():
             raise ModelFileError(f"{name} holds NaN or infinity")
 
 
@@ -182,6 +182,9 @@ def _description(header: dict[str, Any], kind: Kind) -> dict[str, Any]:
     """Take the metadata out of a header; return the description, which has the right names."""
     metadata = typed(header, "__metadata__", dict)
     del header["__metadata__"]
+    if kind.key not in metadata:
+        other = " but a checkpoint" if "fastnn_checkpoint" in metadata else ""
+        raise ModelFileError(f"is not a {kind.noun}{other}")
     description = parse(typed(metadata, kind.key, str), "the description")
     number = typed(description, "format", int)
     if number != kind.format:

@@ -92,13 +92,14 @@ class Reached(Bookkeeper):
             place = f"in epoch {self._epoch} of {self._run.options.epochs}"
             directory = self._run.options.resume or self._run.options.checkpoint
             saved = directory is not None and any(directory.glob("checkpoint-*.safetensors"))
-            further = f"; --resume {directory} goes on" if saved else ""
+            further = f"; the same command with --resume {directory} goes on" if saved else ""
             raise KeyboardInterrupt(f"{why} {place}{self._measured}{further}") from None
 
 
 def train(options: argparse.Namespace) -> None:
     """Do what a command line asks for; `fastnn._cli.run` turns what it raises into exit codes."""
     start = time.perf_counter()
+    _session.import_ahead(PROGRAM, *modules_of(options))
     if options.log_json is not None:
         _cli.check_file(options.log_json)
     if options.save is not None:
@@ -131,7 +132,16 @@ def train(options: argparse.Namespace) -> None:
         log.check()
     finally:  # a file that cannot be written does not hide what was reached
         display.conclude(result_text(result))
-        _session.say_note(PROGRAM, data)
+        _session.say_note(PROGRAM, data, again=not options.quiet)
+
+
+def modules_of(options: argparse.Namespace) -> Iterator[str]:
+    """Yield the modules that a run needs and that take their time."""
+    yield from ("fastnn.network", "fastnn.datasets")
+    if options.dataset == "digits":
+        yield "sklearn.datasets"
+    if options.dataset == "digits" or options.validation_fraction is not None:
+        yield "sklearn.model_selection"
 
 
 def checkpoints(options: argparse.Namespace) -> "Checkpoint | None":
@@ -231,9 +241,11 @@ def finish(run: Run, history: "History", display: Display, result: dict[str, Any
     """Say why it ended and what took how long; save the network and draw it, if that is wanted."""
     if why := ending_text(run, history):
         display.say(why)
-    display.say(
-        f"trained in {result['train_seconds']:.2f} s, {result['total_seconds']:.2f} s in all"
-    )
+    trained, total = (f"{result[f'{name}_seconds']:.2f} s" for name in ("train", "total"))
+    if run.options.resume is None:
+        display.say(f"trained in {trained}, {total} in all")
+    else:
+        display.say(f"trained in {trained} from its beginning; this run took {total}")
     if run.options.save is not None:  # before the pictures, of which one may fail
         run.network.save(run.options.save)
         display.say(f"wrote {run.options.save}")

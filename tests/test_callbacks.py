@@ -279,3 +279,11 @@ def test_without_a_terminal_the_bar_is_one_line_at_the_end(engine, data, capsys,
     out, err = capsys.readouterr()
     assert out == "" and "\x1b" not in err
     assert "epoch 2 loss" in err and "epoch 1" not in err
+
+
+@pytest.mark.parametrize("wrong", [ProgressBar(), [print], "x"])
+def test_callbacks_are_callbacks(wrong, data):
+    network = Network([data[0].shape[1], 4])
+    with pytest.raises(TypeError, match="^callbacks must be "):
+        network.fit(*data, callbacks=wrong)
+    assert network.epochs_trained == 0

@@ -176,7 +176,7 @@ def test_more_epochs(engine: str, digits: Dataset, tmp_path: Path) -> None:
     again = fitted(name, digits, epochs=5, **settings, callbacks=resumed)
     assert resumed[0].snapshot is not None and resumed[0].snapshot.epochs == 3
     assert again[1] == fitted(name, digits, epochs=5, **settings)[1]
-    with pytest.raises(CheckpointError, match="has 5 epochs behind it, and is not to go on to no"):
+    with pytest.raises(CheckpointError, match="5 epochs are done, and the fit is to have 4: ask"):
         fitted(name, digits, epochs=4, **settings, callbacks=resumed)
 
 
@@ -277,10 +277,10 @@ def with_cell(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         ({"schedule": "cosine"}, "schedule was constant, and is cosine; epochs was not there, and"),
         ({"l2": 0.5}, "l2 was 0.0, and is 0.5"),
         ({"shuffle": False}, "shuffle was True, and is False"),
-        ({"sample_weight": np.ones(40)}, "training weights was none, and is SHA-256 [0-9a-f]{64}$"),
+        ({"sample_weight": np.ones(40)}, "training weights was none, and is given$"),
         ({"validation_fraction": 0.5}, "batch_size|training rows was 40, and is 20; "),
-        ({"data": with_cell}, "training features was SHA-256 [0-9a-f]{64}, and is "),
-        ({"data": lambda x, y: (x, 1 - y)}, "training targets was SHA-256 [0-9a-f]{64}, and is "),
+        ({"data": with_cell}, "training features were others$"),
+        ({"data": lambda x, y: (x, 1 - y)}, "training targets were others$"),
         ({"early_stopping": fastnn.EarlyStopping("loss")}, "early_stopping was None, and is Early"),
     ],
 )  # fmt: skip

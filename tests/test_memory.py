@@ -7,12 +7,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 from commands import assert_one_line, posix, run
 
 from fastnn import EarlyStopping, MLPClassifier, Network, control_groups, memory
 from fastnn.inputs import as_features
+from fastnn.kernels import step
 from fastnn.layers import dense_layers
 from fastnn.memory import available, check_copy, check_engine, check_fit, empty_predictions
 from fastnn.optimizers import OPTIMIZERS
@@ -98,7 +100,7 @@ def test_the_message_has_the_sizes_and_a_way_out(monkeypatch):
         check_fit(layers, 1_000_000, ADAM, checkpoints=False)
     assert str(caught.value) == (
         "training needs 118 MB (weights 41, gradients 21, the optimizer's state 41, the order of "
-        "the rows 16), and 5 MB are available; narrower layers need less, and so does the "
+        "the rows 17), and 5 MB are available; narrower layers need less, and so does the "
         "optimizer 'sgd'"
     )
     careful = replace(ADAM, early_stopping=EarlyStopping())
@@ -144,6 +146,16 @@ print(resident("VmHWM") - before, sum(asked))
     assert done.returncode == 0, done.stderr
     took, asked = map(int, done.stdout.split())
     assert 0.4 * asked < took < 1.6 * asked, (took / 1e6, asked / 1e6)
+
+
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="compiles nothing")
+def test_what_cannot_be_compiled_is_not_begun(monkeypatch):
+    monkeypatch.setattr(step, "kernels_are_cached", lambda: False)
+    monkeypatch.setattr(memory, "available", lambda: 1e8)
+    network = Network([4, 3])
+    with pytest.raises(MemoryError, match=r"^compiling needs 294 MB .*; the engine 'numpy' comp"):
+        network.use_engine("numba")
+    network.use_engine("numpy")
 
 
 # ---- nothing is changed ------------------------------------------------------------------------

@@ -354,7 +354,7 @@ def test_text_that_is_not_the_json_it_should_be(
 def test_other_metadata(metadata: Any, small: bytes, path: Path) -> None:
     header, data = parts(small)
     path.write_bytes(joined(header | {"__metadata__": metadata}, data))
-    assert_refused_in_little_memory(path, "(fastnn|__metadata__) is ")
+    assert_refused_in_little_memory(path, "((fastnn|__metadata__) is |is not a model file$)")
     header["__metadata__"]["format"] = "pt"
     path.write_bytes(joined(header, data))
     assert_refused_in_little_memory(path, "the metadata has 'format'")

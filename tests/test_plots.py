@@ -1,6 +1,7 @@
 """`fastnn.plots`: the pictures exist, are whole, and show what they should."""
 
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -192,3 +193,22 @@ assert "matplotlib.pyplot" not in sys.modules
 """
     program = program.replace("np.float64", "float")
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, timeout=60)
+
+
+def test_a_backend_that_is_not_there_does_not_matter(tmp_path: Path) -> None:
+    """As a notebook names one to the commands that are run from it."""
+    for named, shown in (("not_there", "not_there False"), ("svg", "svg True")):
+        program = """
+import os
+from fastnn import plots
+plots.loss_accuracy({"loss": [1], "accuracy": [0], "seconds": [1]}, "a.png", title="a")
+import matplotlib
+named = os.environ["MPLBACKEND"]
+print(named, named == matplotlib.get_backend().lower())
+"""
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True,
+            env=os.environ | {"MPLBACKEND": named, "DISPLAY": ""},
+        )  # fmt: skip
+        assert done.stdout == f"{shown}\n", done.stderr
+        assert (tmp_path / "a.png").stat().st_size

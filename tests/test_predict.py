@@ -16,7 +16,7 @@ import pytest
 from commands import PATIENCE, posix, small_arrays
 from PIL import Image
 
-from fastnn import MLPClassifier, MLPRegressor, Network, load, predict
+from fastnn import Checkpoint, MLPClassifier, MLPRegressor, Network, load, predict
 from fastnn.datasets import samples
 from fastnn.engine import ENGINES
 
@@ -76,6 +76,27 @@ def columns(rows: list[dict[str, str]], start: str) -> np.ndarray:
 
 
 # What is written
+
+
+def test_features_that_look_scaled_are_told_of(folder, capsysbinary):
+    Network([4, 3], input_scale=1 / 255).save("scaled")
+    np.save("x.npy", np.eye(4))
+    assert predict.main(["scaled", "x.npy"]) == 0
+    said = capsysbinary.readouterr().err
+    assert said.count(b"\n") == 1 and b"from 0 to 1, and the model takes ones up to 255" in said
+    for x in (255 * np.eye(4), np.eye(4, dtype=np.uint8)):
+        np.save("x.npy", x)
+        assert predict.main(["scaled", "x.npy"]) == 0
+        assert not capsysbinary.readouterr().err
+
+
+def test_a_checkpoint_is_no_model(folder, capsysbinary):
+    settings = {"epochs": 1, "engine": "numpy", "callbacks": [Checkpoint("fit")]}
+    Network([4, 3]).fit(np.eye(4), [0, 1, 2, 0], **settings)
+    (_, path) = sorted(Path("fit").iterdir())
+    np.save("x.npy", np.eye(4))
+    said = refusal(capsysbinary, str(path), "x.npy")
+    assert said == f"{path}: is not a model file but a checkpoint"
 
 
 @pytest.mark.parametrize("name", ENGINES)

@@ -360,3 +360,20 @@ def test_the_system_takes_the_advice(file):
     ask = readahead._madvise()
     assert ask(start - start % mmap.PAGESIZE, x.nbytes) == 0
     assert ask(start - start % mmap.PAGESIZE + 1, x.nbytes) == -1, "not a page's beginning"
+
+
+@pytest.mark.parametrize("words", ["can't start new thread", "cannot schedule new futures after"])
+def test_it_is_but_advice(words, tmp_path, monkeypatch):
+    """A fit goes on where no thread can be started, and where the interpreter is at its end."""
+    np.save(tmp_path / "x.npy", np.eye(40, dtype=np.float32))
+    x, y = np.load(tmp_path / "x.npy", mmap_mode="r"), np.arange(40) % 2
+
+    def fail(*_):
+        raise RuntimeError(words)
+
+    expected = Network([40, 2])
+    expected.fit(np.array(x), y, epochs=2, engine="numpy")
+    network = Network([40, 2])
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", fail)
+    network.fit(x, y, epochs=2, engine="numpy")
+    np.testing.assert_array_equal(network.predict_proba(x), expected.predict_proba(x))

@@ -64,6 +64,18 @@ def test_runs_start_from_the_same_weights(small: Path, capsys: pytest.CaptureFix
     assert len(capsys.readouterr().out.splitlines()) == 4
 
 
+def test_where_every_run_diverges_there_is_no_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    x, y = np.float32(1e30) * rng.normal(size=(300, 4)).astype(np.float32), rng.integers(0, 3, 300)
+    np.savez(tmp_path / "large.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    argv = ["--quick", "--engine", "numpy", "--dataset", str(tmp_path / "large.npz")]
+    assert report.main([*argv, "--out", str(tmp_path / "out")]) == 3
+    assert capsys.readouterr().err.startswith("fastnn.report: error: every run diverged in its")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_run_that_diverges_keeps_its_epochs_and_the_next_one_starts(
     small: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -176,6 +176,8 @@ def test_more_threads_than_the_process_may_use_are_refused(rng):
         ("0::/", {"cpu.max": "nonsense\n"}, sys.maxsize),
         ("0::/", {}, sys.maxsize),
         ("", {"cpu.max": "50000 100000\n"}, sys.maxsize),
+        ("\n::\nx\n0::/\udcff\n", {"cpu.max": "50000 100000\n"}, 1),
+        ("0::/", {"cpu.max": "9" * 400 + " 1\n"}, sys.maxsize),
         ("0::/not/seen/here", {"cpu.max": "150000 100000\n"}, 2),
         ("0::/a/b", {"cpu.max": "800000 100000", "a/cpu.max": "300000 100000"}, 3),
         ("0::/a/b", {"a/cpu.max": "800000 100000", "a/b/cpu.max": "300000 100000"}, 3),
@@ -189,7 +191,7 @@ def test_control_group_quota(tmp_path, monkeypatch, groups, files, cores):
     """Groups nest: the tightest quota of those around the process counts."""
     for name, text in {"self/cgroup": groups, **files}.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_bytes(os.fsencode(text))
     monkeypatch.setattr(control_groups, "PROC", tmp_path)
     monkeypatch.setattr(control_groups, "_ROOT", tmp_path)
     assert _threads._granted_cores() == cores
@@ -218,6 +220,9 @@ def test_openmps_number_of_threads_is_respected(monkeypatch, setting, threads):
     monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 3)
     monkeypatch.setenv("OMP_NUM_THREADS", setting)
     assert _threads.usable() == threads
+    for unreadable in ("", "many"):  # Numba passes it over
+        monkeypatch.setenv("NUMBA_NUM_THREADS", unreadable)
+        assert _threads.usable() == threads
     monkeypatch.setenv("NUMBA_NUM_THREADS", "3")
     assert _threads.usable() == 3
 

@@ -20,6 +20,7 @@ _CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # others can hold anyth
 # MNIST digits are recognised with noise of up to a tenth; at 0.2 strong noise hides them.
 _INK = 0.4
 _FILLED = 20 / 28  # of the side: MNIST's digits fill 20 of 28 pixels
+_WHOLE_SIDE = 8  # scikit-learn's digits fill their pixels, and are not moved
 
 
 def read_png(path: str | os.PathLike[str], inputs: int, input_scale: float = 1.0) -> np.ndarray:
@@ -27,8 +28,8 @@ def read_png(path: str | os.PathLike[str], inputs: int, input_scale: float = 1.0
 
     What differs from the paper, whose shade is that of the border, is ink. It is cut out, scaled
     to fill 20 of 28 parts of the side, and put where its centre of mass is in the middle: so MNIST
-    was made. A picture that has the size already is inverted where it is dark on bright, and is
-    otherwise left as it is.
+    was made. In 8 x 8 pixels it fills them all, as scikit-learn's digits do. A picture that has
+    the size already is inverted where it is dark on bright, and is otherwise left as it is.
 
     Parameters
     ----------
@@ -157,14 +158,17 @@ def _centred(ink: np.ndarray, side: int) -> np.ndarray:
     """Scale a picture to fill its share of a square, and put its centre of mass in the middle."""
     from PIL import Image
 
-    scale = max(1, round(side * _FILLED)) / max(ink.shape)
+    is_whole = side == _WHOLE_SIDE
+    scale = max(1, round(side * (1 if is_whole else _FILLED))) / max(ink.shape)
     height, width = (max(1, round(length * scale)) for length in ink.shape)
     smooth = Image.Resampling.BILINEAR  # over as many pixels as become one
     small = np.asarray(Image.fromarray(ink).resize((width, height), smooth))
     small = small / small.max()  # thin strokes come out grey, and MNIST's are white
     square = np.zeros((side, side), np.float32)
     top, left = (
-        int(np.clip(round(side / 2 - weight @ np.arange(len(weight)) / weight.sum()), 0, room))
+        (room + 1) // 2
+        if is_whole
+        else int(np.clip(round(side / 2 - weight @ np.arange(len(weight)) / weight.sum()), 0, room))
         for weight, room in ((small.sum(1), side - height), (small.sum(0), side - width))
     )
     square[top : top + height, left : left + width] = small

@@ -78,9 +78,10 @@ def _lines(file: IO[bytes], name: str, limit: int) -> Iterator[str]:
         except UnicodeDecodeError:
             text = "\0"
         if "\0" in text:
-            raise DataError(
-                f"{where}: is not text in UTF-8, and the file none of IDX, .npy, .npz and PNG"
-            )
+            other = "the file none of IDX, .npy, .npz and PNG"
+            if name == "standard input":
+                other = "standard input is taken as CSV"
+            raise DataError(f"{where}: is not text in UTF-8, and {other}")
         if number == 1:
             text = text.removeprefix(_BOM)
         if not text.strip():

@@ -36,6 +36,7 @@ from fastnn.estimators.watching import (
     Tasks,
     exposed,
     judged,
+    one_at_a_time,
     say_how_it_ended,
     with_callbacks,
 )
@@ -148,6 +149,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         """
         return self._fit(X, y, sample_weight, (X_val, y_val, sample_weight_val))
 
+    @one_at_a_time
     def _fit(
         self,
         X: Any,

@@ -5,7 +5,9 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import wraps
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -18,6 +20,7 @@ from fastnn.early_stopping import EarlyStopping
 from fastnn.errors import CheckpointError
 from fastnn.estimators.translation import batch_rows_of, reported_outputs, stopping_rule_of
 from fastnn.features import Features, SelectedRows
+from fastnn.forks import making
 from fastnn.network import Network
 from fastnn.sparse import SparseRows
 
@@ -43,6 +46,32 @@ def exposed(network: Network, dtype: np.dtype) -> dict[str, Any]:
         array.flags.writeable = False
     coefs, intercepts = arrays[::2], arrays[1::2]
     return {"coefs_": coefs, "intercepts_": intercepts, "_exposed": (*coefs, *intercepts)}
+
+
+_in_fits: WeakSet[Any] = WeakSet()
+
+
+def one_at_a_time(fit: Callable[..., Any]) -> Callable[..., Any]:
+    """Have a method raise a RuntimeError while it runs already: in another thread, or around it."""
+
+    @wraps(fit)
+    def guarded(self: Any, *arguments: Any, **options: Any) -> Any:
+        ours = False
+        try:
+            with making:
+                if self in _in_fits:
+                    raise RuntimeError(
+                        "the estimator is being fitted: wait for the end of that, or use a clone "
+                        "of it"
+                    )
+                ours = True
+                _in_fits.add(self)
+            return fit(self, *arguments, **options)
+        finally:
+            if ours:
+                _in_fits.discard(self)
+
+    return guarded
 
 
 class Recorder(Bookkeeper):

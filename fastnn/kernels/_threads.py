@@ -7,6 +7,7 @@ region. So: TBB where it is installed, else what Numba finds, made safe.
 """
 
 import ctypes
+import errno
 import math
 import os
 import sys
@@ -45,7 +46,28 @@ def prepare() -> None:
     layers._backend_init_process_lock = nullcontext()
     _preload_tbb()
     if not _started():
+        _check_room_for(config.NUMBA_NUM_THREADS)
         _starter = threading.get_ident()
+
+
+def _check_room_for(threads: int) -> None:
+    """Raise an OSError if so many threads cannot be had: TBB and OpenMP would end the process."""
+    done, started = threading.Event(), []
+    try:
+        for _ in range(threads):
+            thread = threading.Thread(target=done.wait, daemon=True)
+            thread.start()
+            started.append(thread)
+    except RuntimeError:
+        text = (
+            f"{threads} threads cannot be started: allow more processes or memory, set "
+            "NUMBA_NUM_THREADS to fewer, or take the engine 'numpy'"
+        )
+        raise OSError(errno.EAGAIN, text) from None
+    finally:
+        done.set()
+        for thread in started:
+            thread.join()
 
 
 def _preload_tbb() -> None:
@@ -89,7 +111,7 @@ def usable() -> int:
     OMP_NUM_THREADS asks for less, as for every other library of numbers. A user who sets
     NUMBA_NUM_THREADS has decided.
     """
-    if "NUMBA_NUM_THREADS" in os.environ:
+    if os.environ.get("NUMBA_NUM_THREADS", "").strip().isdecimal():
         return config.NUMBA_NUM_THREADS
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
@@ -113,7 +135,7 @@ def _cores_in(folder: Path, version: int) -> int:
             quota = (folder / "cpu.cfs_quota_us").read_text()
             period = (folder / "cpu.cfs_period_us").read_text()
         return max(1, math.ceil(int(quota) / int(period))) if int(quota) > 0 else sys.maxsize
-    except (OSError, ValueError, ZeroDivisionError):  # no quota ("max")
+    except (OSError, ValueError, ArithmeticError):  # no quota ("max"), or none of this world
         return sys.maxsize
 
 

@@ -13,10 +13,11 @@ from typing import Any
 
 import numba
 import numpy as np
+from numba import config
 
 from fastnn.batches import CHUNK_ROWS, Data, Epoch, Progress
 from fastnn.features import Features, SelectedRows
-from fastnn.forks import lock, making
+from fastnn.forks import alone, lock, making
 from fastnn.inputs import check_finite
 from fastnn.kernels import _cache, _gemm, _threads, activations, dropout, losses, sparse, updates
 from fastnn.kernels._jit import Driver, Region
@@ -44,7 +45,7 @@ from fastnn.kernels.workspace import (
 from fastnn.kernels.zeros import balanced, work_of_groups
 from fastnn.layers import Dense, Parameters
 from fastnn.losses import LOSSES, Loss
-from fastnn.memory import empty_predictions
+from fastnn.memory import check_compiler, empty_predictions
 from fastnn.sparse import SparseRows
 
 DECISIVE_ROWS = 64  # fewer say too little of how many zeros there are
@@ -63,6 +64,8 @@ def compile_kernels() -> tuple[float, bool]:
     """Have all kernels ready; return the seconds it took, and whether any had to be compiled."""
     start = time.perf_counter()
     functions = (*UNITS, _rows, _weights, _run)
+    if not (kernels_are_cached() or config.DISABLE_JIT):
+        check_compiler()
     with making:
         _threads.prepare()
         for function in functions:
@@ -122,23 +125,23 @@ class NumbaEngine:
 
     def get_parameters(self) -> Parameters:
         """Return a copy of the parameters."""
-        with self._lock:
+        with alone(self._lock):
             return self._layout.read(self._buffers.parameters)
 
     def set_parameters(self, parameters: Parameters) -> None:
         """Replace the parameters by a copy of these."""
-        with self._lock:
+        with alone(self._lock):
             self._layout.write(self._buffers.parameters, parameters)
             self._layout.write_transposed(self._buffers.transposed, parameters)
 
     def get_state(self, slots: int) -> list[Parameters]:
         """Return a copy of so many slots of the optimizer's state."""
-        with self._lock:
+        with alone(self._lock):
             return [self._layout.read(slot) for slot in self._slots()[:slots]]
 
     def set_state(self, state: list[Parameters]) -> None:
         """Replace the optimizer's state by a copy of this; slots that are not given are zero."""
-        with self._lock:
+        with alone(self._lock):
             for slot, values in zip_longest(self._slots(), state):
                 if values is not None:
                     self._layout.write(slot, values)
@@ -151,7 +154,7 @@ class NumbaEngine:
     def run_chunk(self, epoch: Epoch, progress: Progress, budget_rows: int) -> Progress:
         """Train on at least `budget_rows` further rows, or to the end of the epoch."""
         stop = min(len(epoch.order), progress.position + budget_rows)
-        with self._lock:
+        with alone(self._lock):
             job, optimizer = self._training_job(epoch), epoch.optimizer
             job.rule = RULES[optimizer.rule]
             job.momentum, job.nesterov = optimizer.momentum, optimizer.nesterov
@@ -165,7 +168,7 @@ class NumbaEngine:
         """Return the mean loss over these rows as one batch, and its gradient."""
         rows = len(data.x)
         epoch = Epoch(data, np.arange(rows), rows, 0.0, l2=l2)
-        with self._lock:
+        with alone(self._lock):
             job = self._training_job(epoch)
             job.rule, job.clip_norm, job.drops = KEEP_GRADIENT, 0.0, False
             progress = Progress()
@@ -177,7 +180,7 @@ class NumbaEngine:
 
     def evaluate(self, data: Data) -> tuple[float, float]:
         """Return the mean loss and the accuracy over these rows."""
-        with self._lock:
+        with alone(self._lock):
             job = self._forward_job
             job.mode, job.targets = EVALUATE, address(data.targets)
             job.weights = 0 if data.weights is None else address(data.weights)
@@ -188,7 +191,7 @@ class NumbaEngine:
     def predict(self, x: Features) -> np.ndarray:
         """Return predictions (rows, O) float32."""
         probs = empty_predictions(len(x), self._outputs)
-        with self._lock:
+        with alone(self._lock):
             job = self._forward_job
             job.mode, job.out, job.finite = PREDICT, address(probs), True
             self._pass_over(x)

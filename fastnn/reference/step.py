@@ -12,7 +12,7 @@ import numpy as np
 
 from fastnn.batches import CHUNK_ROWS, Data, Epoch, Progress, next_chunk
 from fastnn.features import Features, dense
-from fastnn.forks import lock
+from fastnn.forks import alone, lock
 from fastnn.inputs import check_finite
 from fastnn.layers import Dense, Parameters
 from fastnn.losses import Loss
@@ -42,11 +42,11 @@ def _alone(method: Method) -> Method:
     """
 
     @wraps(method)
-    def alone(self: "ReferenceEngine", *args: Any, **kwargs: Any) -> Any:
-        with self._lock, np.errstate(all="ignore"):
+    def locked(self: "ReferenceEngine", *args: Any, **kwargs: Any) -> Any:
+        with alone(self._lock), np.errstate(all="ignore"):
             return method(self, *args, **kwargs)
 
-    return cast(Method, alone)
+    return cast(Method, locked)
 
 
 def _blas() -> str:
