@@ -20,8 +20,6 @@ making = threading.RLock()
 # A prediction of very many rows, which changes nothing that a child needs.
 _PATIENCE = 10.0  # seconds
 _held: list[Any] = []
-
-
 _locks: WeakSet[Any] = WeakSet()
 
 
