@@ -383,10 +383,10 @@ class Network:
         return self._engine.get_state(self._slots) if self._engine else self._state
 
     def _current_engine(self) -> Engine:
-        name, threads = self._engine_choice
-        if self._engine is None and threads is not None:  # another process may have had more
-            threads = min(threads, usable_threads())
-        return self._engine or self.use_engine(name, threads=threads)
+        if self._engine is not None:
+            return self._engine
+        name, threads = self._engine_choice  # of another process, it may be, which had more
+        return self.use_engine(name, threads=threads and min(threads, usable_threads()))
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the engine behind, its buffers and locks: a copy, or a pickle, builds another."""
