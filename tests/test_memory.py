@@ -13,6 +13,8 @@ import pytest
 from commands import assert_one_line, posix, run
 
 from fastnn import EarlyStopping, MLPClassifier, Network, control_groups, memory
+from fastnn.estimators.watching import plain
+from fastnn.features import SelectedRows
 from fastnn.inputs import as_features
 from fastnn.kernels import step
 from fastnn.layers import dense_layers
@@ -262,6 +264,15 @@ def test_a_network_that_no_machine_can_hold(engine, sizes):
     with pytest.raises(MemoryError, match=r"^the network needs [\d,]+ MB .* MB are available"):
         network.use_engine(engine)
     assert network._engine is None and network._parameters is None
+
+
+def test_copies_that_an_estimator_needs_are_asked_for(monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda: 1e6)
+    x = np.broadcast_to(np.int64(1), (3_000_000, 2))
+    with pytest.raises(MemoryError, match=r"^X needs 48 MB \(a copy 48\)"):
+        MLPClassifier(engine="numpy").fit(x, np.zeros(3_000_000, np.int64))
+    with pytest.raises(MemoryError, match=r"^scoring needs 64 MB"):
+        plain(SelectedRows(np.broadcast_to(np.float32(1), (16, 10**6)), np.arange(16)))
 
 
 def test_an_estimator_that_no_machine_can_hold(engine):

@@ -43,6 +43,7 @@ from fastnn.estimators.watching import (
 from fastnn.inputs import as_data, as_features, split
 from fastnn.layers import dense_layers
 from fastnn.losses import Loss
+from fastnn.memory import check_copy
 from fastnn.plan import Plan
 
 _DTYPES = [np.float64, np.float32, np.uint8]  # stay as they are; all else becomes the first
@@ -215,6 +216,8 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
 
     def _checked(self, X: Any, y: Any, reset: bool) -> tuple[np.ndarray, np.ndarray]:
         """Return arrays as scikit-learn checks them, save that features may not be finite."""
+        if isinstance(X, np.ndarray) and X.dtype not in _DTYPES:
+            check_copy("X", X.size, 8)
         return validate_data(
             self, X, y, reset=reset, accept_sparse="csr", dtype=_DTYPES, ensure_all_finite=False,
             multi_output=True, y_numeric=not is_classifier(self),

@@ -21,6 +21,7 @@ from fastnn.errors import CheckpointError
 from fastnn.estimators.translation import batch_rows_of, reported_outputs, stopping_rule_of
 from fastnn.features import Features, SelectedRows
 from fastnn.forks import making
+from fastnn.memory import check_copy
 from fastnn.network import Network
 from fastnn.sparse import SparseRows
 
@@ -225,6 +226,7 @@ def score_of(estimator: Any, data: Data) -> Callable[[], float]:
 def plain(x: Features) -> Any:
     """Return features as scikit-learn knows them, an array or a sparse one."""
     if isinstance(x, SelectedRows):
+        check_copy("scoring", math.prod(x.shape), x.dtype.itemsize)
         x = x[:]
     if isinstance(x, SparseRows):
         return csr_array((x.values, x.columns, x.starts), shape=x.shape)
