@@ -408,14 +408,14 @@ def test_a_checkpoint_that_fails_at_an_interrupt_hides_nothing(
         def on_fit_break(self) -> None:
             told.append(True)
 
-    def fail(*_: Any) -> None:
-        if told == []:
-            raise MemoryError
-
     write = checkpoints.write_snapshot
-    monkeypatch.setattr(
-        checkpoints, "write_snapshot", lambda *a: write(*a) if not names(tmp_path) else fail(*a)
-    )
+
+    def fail(*arguments: Any) -> None:
+        if names(tmp_path):
+            raise MemoryError
+        write(*arguments)
+
+    monkeypatch.setattr(checkpoints, "write_snapshot", fail)
     with pytest.raises(KeyboardInterrupt):
         small_fit(tmp_path, callbacks=[Look(0)])
     assert told == [True]
