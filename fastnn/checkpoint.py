@@ -141,6 +141,7 @@ class Checkpoint(Callback):
                     f"{self.directory}: a fit that is running has its checkpoints there; wait for "
                     "its end, or name another directory"
                 ) from None
+            # Until the fit begins nobody goes elsewhere, and errors name it as it was given.
             self._home, self._last, self.snapshot, self._written = self.directory, "", None, None
             self.check()
             self._remove_leftovers()

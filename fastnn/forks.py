@@ -50,18 +50,25 @@ def alone(lock: Any) -> Any:
     return lock
 
 
-class Training:
-    """A context that one fit of a network is in at a time; a copy has one of its own."""
+_IN_TRAINING = "the network is being trained: wait for the end of that, or use a copy of it"
 
-    def __init__(self) -> None:
-        self._taken = False
+
+class Training:
+    """A context that one fit is in at a time: of a network, a copy of which has one of its own.
+
+    Parameters
+    ----------
+    refusal : str
+        What another one is told.
+    """
+
+    def __init__(self, refusal: str = _IN_TRAINING) -> None:
+        self._refusal, self._taken = refusal, False
 
     def check(self) -> None:
         """Raise a RuntimeError if a fit is in it."""
         if self._taken:
-            raise RuntimeError(
-                "the network is being trained: wait for the end of that, or use a copy of it"
-            )
+            raise RuntimeError(self._refusal)
 
     def __enter__(self) -> None:
         ours = False

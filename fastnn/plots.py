@@ -139,7 +139,7 @@ def comparison(histories: Mapping[str, History], path: FilePath) -> None:
         save(figure, path)
 
 
-def import_matplotlib() -> None:
+def _import_matplotlib() -> None:
     """Import it even where MPLBACKEND names a backend that is not there; no window is opened."""
     if "matplotlib" not in sys.modules and (named := os.environ.pop("MPLBACKEND", None)):
         try:
@@ -154,7 +154,7 @@ def import_matplotlib() -> None:
 @contextmanager
 def styled() -> Iterator[None]:
     """Draw in the style of this file, whatever a user's matplotlibrc says."""
-    import_matplotlib()
+    _import_matplotlib()
     import matplotlib
 
     style: Any = _STYLE

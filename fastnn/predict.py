@@ -108,9 +108,10 @@ def watched(blocks: "Iterator[np.ndarray]", input_scale: float) -> "Iterator[np.
     for number, block in enumerate(blocks):
         if number == 0 and input_scale < 1 and block.dtype.kind == "f":
             if 0 <= block.min() and block.max() <= 1:
-                say(
-                    f"warning: these features are from 0 to 1, and the model takes ones up to "
-                    f"{1 / input_scale:g}, which it scales itself"
+                _session.warn(
+                    PROGRAM,
+                    "these features are from 0 to 1, and the model takes ones up to "
+                    f"{1 / input_scale:g}, which it scales itself",
                 )
         yield block
 

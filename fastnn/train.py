@@ -99,13 +99,13 @@ class Reached(Bookkeeper):
 def train(options: argparse.Namespace) -> None:
     """Do what a command line asks for; `fastnn._cli.run` turns what it raises into exit codes."""
     start = time.perf_counter()
-    _session.import_ahead(PROGRAM, *modules_of(options))
     if options.log_json is not None:
         _cli.check_file(options.log_json)
     if options.save is not None:
         _cli.check_directory(Path(writable_target(options.save)[0]).parent)
     if options.plots is not None:
         _cli.check_new_directory(options.plots)
+    _session.import_ahead(PROGRAM, *modules_of(options))
     keeper = checkpoints(options)
     data = _session.load(PROGRAM, options, quiet=options.quiet)
     network = build(options, data)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import wraps
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -20,7 +20,7 @@ from fastnn.early_stopping import EarlyStopping
 from fastnn.errors import CheckpointError
 from fastnn.estimators.translation import batch_rows_of, reported_outputs, stopping_rule_of
 from fastnn.features import Features, SelectedRows
-from fastnn.forks import making
+from fastnn.forks import Training, making
 from fastnn.memory import check_copy
 from fastnn.network import Network
 from fastnn.sparse import SparseRows
@@ -49,7 +49,8 @@ def exposed(network: Network, dtype: np.dtype) -> dict[str, Any]:
     return {"coefs_": coefs, "intercepts_": intercepts, "_exposed": (*coefs, *intercepts)}
 
 
-_in_fits: WeakSet[Any] = WeakSet()
+_fits: WeakKeyDictionary[Any, Training] = WeakKeyDictionary()  # by their estimators
+_REFUSAL = "the estimator is being fitted: wait for the end of that, or use a clone of it"
 
 
 def one_at_a_time(fit: Callable[..., Any]) -> Callable[..., Any]:
@@ -57,20 +58,10 @@ def one_at_a_time(fit: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(fit)
     def guarded(self: Any, *arguments: Any, **options: Any) -> Any:
-        ours = False
-        try:
-            with making:
-                if self in _in_fits:
-                    raise RuntimeError(
-                        "the estimator is being fitted: wait for the end of that, or use a clone "
-                        "of it"
-                    )
-                ours = True
-                _in_fits.add(self)
+        with making:
+            training = _fits.setdefault(self, Training(_REFUSAL))
+        with training:
             return fit(self, *arguments, **options)
-        finally:
-            if ours:
-                _in_fits.discard(self)
 
     return guarded
 
