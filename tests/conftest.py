@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from commands import small_arrays
+from commands import MNIST, small_arrays
 
 import fastnn
 from fastnn.datasets import Dataset, load_dataset
@@ -19,6 +19,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # So a shell starts what runs in the background, and every process that the tests interrupt
     # would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+os.environ.pop("FASTNN_DATA", None)  # tests are the same on every machine
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("mnist") and not MNIST:
+        pytest.skip("needs the real MNIST, in the directory that FASTNN_DATA names")
 
 
 @pytest.fixture
@@ -33,9 +40,19 @@ def engine(request) -> str:
 
 @pytest.fixture(scope="session")
 def images() -> Dataset:
-    """MNIST where `FASTNN_DATA` has it, else the digits that scikit-learn brings."""
-    directory = os.environ.get("FASTNN_DATA")
-    return load_dataset("mnist", directory) if directory else load_dataset("digits")
+    """Load the digits that come with scikit-learn, on every machine."""
+    return load_dataset("digits")
+
+
+@pytest.fixture(scope="session")
+def mnist() -> Dataset:
+    """Load the real MNIST; for tests with the marker of the same name."""
+    return load_dataset("mnist", MNIST)
+
+
+@pytest.fixture(params=["images", pytest.param("mnist", marks=pytest.mark.mnist)])
+def digits_or_mnist(request: pytest.FixtureRequest) -> Dataset:
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,6 @@ def test_there_are_snippets_and_commands():
 
 @pytest.mark.parametrize("snippet", SNIPPETS)
 def test_snippet(snippet, images, monkeypatch, capsys):
-    """On MNIST where it is found, else on the digits."""
     monkeypatch.setattr("fastnn.datasets.load_dataset", lambda name="auto": images)
     exec(compile(snippet, "README.md", "exec"), {})
     assert capsys.readouterr().out

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from commands import events, posix
+from commands import MNIST, events, posix
 from fits import FITS, Server
 
 from fastnn import checkpoint, train
@@ -89,6 +89,7 @@ def signalled_rounds(server: Server, place: Path, rounds: int, dataset: str) -> 
     chance, seconds = random.Random(rounds), []
     argv = ["--dataset", dataset, "--threads", "1", "--epochs", "1000000", "--optimizer", "adam"]
     argv += ["--checkpoint", "signalled", "--log-json", "log"]
+    argv += ["--data-dir", str(MNIST)] if dataset == "mnist" else []
     for number in range(rounds):
         shutil.rmtree(place / "signalled", ignore_errors=True)
         sent, code, word = [
@@ -119,10 +120,10 @@ def test_signals_end_a_run_in_order(server: Server, place: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("name", ["digits", pytest.param("mnist", marks=pytest.mark.mnist)])
 def test_many_signals_end_a_run_in_order(
-    server: Server, place: Path, capsys: pytest.CaptureFixture[str]
+    name: str, server: Server, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    name = "mnist" if os.environ.get("FASTNN_DATA") else "digits"
     seconds = signalled_rounds(server, place, long_rounds(300), name)
     with capsys.disabled():
         middle, last = seconds[len(seconds) // 2], seconds[int(0.99 * len(seconds))]
