@@ -173,6 +173,7 @@ def test_the_real_mnist(mnist):
     assert data.x_train.flags.c_contiguous and data.n_classes == 10
 
 
+@pytest.mark.process
 def test_the_import_is_cheap():
     heavy = "pooch requests rich sklearn platformdirs pandas"
     code = f"import sys, fastnn.datasets; print(sys.modules.keys() & set({heavy.split()}))"

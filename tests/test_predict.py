@@ -327,6 +327,7 @@ def test_a_device_is_not_replaced(saved, capsysbinary):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.process
 def test_full_disk(saved):
     with open("/dev/full", "wb") as output:
         argv = command(MODEL, "../x.npy", "--engine", "numpy")
@@ -364,6 +365,7 @@ def test_no_standard_output(saved, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["--version"], [], ["model", "x", "--threads", "x"]])
+@pytest.mark.process
 def test_help_and_usage_errors_answer_at_once(argv, folder):
     program = f"""
 import sys
@@ -380,6 +382,7 @@ print(code, heavy, file=sys.stderr)
 # What ends it early, and processes
 
 
+@pytest.mark.process
 def test_standard_input(saved, capsysbinary):
     text = "\n".join(",".join(map(repr, row)) for row in X.tolist()).encode()
     argv = command(MODEL, "-", "--engine", "numpy")
@@ -389,6 +392,7 @@ def test_standard_input(saved, capsysbinary):
 
 
 @posix
+@pytest.mark.process
 def test_pipe_that_closes(saved):
     np.save("x.npy", np.tile(X, (5000, 1)))
     argv = command(MODEL, "x.npy", "--engine", "numpy")
@@ -402,6 +406,7 @@ def test_pipe_that_closes(saved):
 
 @posix
 @pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.process
 def test_interrupt_leaves_no_half_file(name, saved):
     Path("out.csv").write_text("before")
     argv = command(MODEL, "-", "--engine", name, "--output", "out.csv")

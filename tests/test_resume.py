@@ -75,6 +75,7 @@ def killed_rounds(server: Server, place: Path, rounds: int) -> None:
     assert killed > rounds / 2
 
 
+@pytest.mark.process
 def test_killed_fits_come_to_the_same_bits(server: Server, place: Path) -> None:
     killed_rounds(server, place, 10)
 
@@ -115,6 +116,7 @@ def signalled_rounds(server: Server, place: Path, rounds: int, dataset: str) -> 
     return sorted(seconds)
 
 
+@pytest.mark.process
 def test_signals_end_a_run_in_order(server: Server, place: Path) -> None:
     signalled_rounds(server, place, 10, "digits")
 
@@ -130,6 +132,7 @@ def test_many_signals_end_a_run_in_order(
         print(f"\n{name}: {len(seconds)} signals, p50 {middle:.3f} s, p99 {last:.3f} s to exit")
 
 
+@pytest.mark.process
 def test_a_second_signal_ends_it_on_the_spot(server: Server, place: Path) -> None:
     fifo = place / "fifo"
     os.mkfifo(fifo)
@@ -141,6 +144,7 @@ def test_a_second_signal_ends_it_on_the_spot(server: Server, place: Path) -> Non
     assert server.wait() in (130, 143)
 
 
+@pytest.mark.process
 def test_a_run_that_is_resumed_has_the_whole_log(server: Server, place: Path) -> None:
     def figures(name: str) -> list[dict[str, object]]:
         found = [event for event in events(place / name) if event["event"] == "epoch"]
@@ -165,6 +169,7 @@ def test_a_run_that_is_resumed_has_the_whole_log(server: Server, place: Path) ->
     assert json.loads((place / "cut log").read_text().splitlines()[-2])["event"] == "resumed"
 
 
+@pytest.mark.process
 def test_another_run_is_not_resumed(server: Server, place: Path) -> None:
     argv = ["--dataset", "digits", "--engine", "numpy", "--epochs", "2", "--quiet"]
     argv += ["--log-json", "other log"]
