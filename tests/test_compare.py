@@ -155,6 +155,7 @@ def test_the_processes_share_threads_and_nothing_holds_one_back(compare):
     assert {env[name] for name in names} == {"3"}
 
 
+@pytest.mark.process
 def test_a_failed_process_gives_its_last_words(compare):
     with pytest.raises(RuntimeError, match="^ValueError: no$"):
         compare.run_python(["-c", "raise ValueError('no')"], 1)

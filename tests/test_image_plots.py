@@ -61,7 +61,7 @@ def test_confusion_matrix_counts_and_colours_by_shares(
     assert figures[0].get_suptitle() == "A run"
 
 
-@pytest.mark.parametrize("classes", [1, 2, 3, 10, 20, 21, 40, 1000])
+@pytest.mark.parametrize("classes", [1, 2, 10, 20, 21, 1000])
 def test_confusion_matrix_is_readable_for_few_classes_and_many(
     tmp_path: Path, figures: list[Figure], rng: np.random.Generator, classes: int
 ) -> None:
@@ -135,16 +135,17 @@ def test_first_layer_weights_draws_the_largest_on_one_scale(
     assert is_inside(figures[0])
 
 
-@pytest.mark.parametrize("shape", [(1, 60), (60, 1), (20, 3)])
+@pytest.mark.parametrize(("shape", "units"), [((1, 60), 64), ((60, 1), 64), ((20, 3), 1)])
 def test_images_of_any_shape_can_be_drawn(
-    tmp_path: Path, figures: list[Figure], rng: np.random.Generator, shape: tuple[int, int]
+    tmp_path: Path,
+    figures: list[Figure],
+    rng: np.random.Generator,
+    shape: tuple[int, int],
+    units: int,
 ) -> None:
-    for units in (1, 64):
-        w = rng.normal(size=(60, units))
-        first_layer_weights(w, tmp_path / "a.png", shape=shape, title="long " * 60)
-        most_wrong(
-            w.T, [1] * units, np.eye(2)[[0] * units], tmp_path / "b.png", shape=shape, title="A"
-        )
+    w = rng.normal(size=(60, units))
+    first_layer_weights(w, tmp_path / "a.png", shape=shape, title="long " * 60)
+    most_wrong(w.T, [1] * units, np.eye(2)[[0] * units], tmp_path / "b.png", shape=shape, title="A")
     for figure in figures:
         assert is_inside(figure)
         assert stand_apart([axes.xaxis.label for axes in figure.axes])

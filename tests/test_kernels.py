@@ -377,6 +377,7 @@ def test_predictions_are_the_link_of_z(rng, loss):
 
 
 @jitted
+@pytest.mark.process
 def test_kernels_hold_no_double():
     """A literal like 0.5 is a float64 and would drag a whole loop to half its width."""
     from fastnn.kernels.regions import rows_region

@@ -29,6 +29,7 @@ def test_flops_take_any_iterable() -> None:
     assert machine.flops_per_sample(iter(dense_layers([3, 2]))) == 24
 
 
+@pytest.mark.process
 def test_the_peak_is_a_positive_rate() -> None:
     assert 0 < machine.sgemm_peak(1, size=64, seconds=0.0) < 1e6
 
@@ -69,6 +70,7 @@ def test_by_default_the_environment_decides_the_threads(
     assert "MKL_NUM_THREADS" not in started[0]
 
 
+@pytest.mark.process
 def test_a_numpy_py_in_the_current_folder_does_not_stand_in_for_numpy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

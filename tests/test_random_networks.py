@@ -29,6 +29,7 @@ from fastnn.randomness import keep_factor, keep_mask, permutation
 from fastnn.schedules import SCHEDULES, Schedule
 
 LONG = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="takes too long uncompiled")
+REST = pytest.mark.process  # they take seconds
 SOME, STEPS = 200, 2
 LARGE = 1e30  # a loss that may have been stopped for
 FIRST, MANY = (int(n) for n in os.environ.get("FASTNN_NETWORKS", "200:20200").split(":"))
@@ -245,7 +246,7 @@ def check(numbers):
 
 
 @LONG
-@pytest.mark.parametrize("quarter", range(4))
+@pytest.mark.parametrize("quarter", [0, *(pytest.param(q, marks=REST) for q in (1, 2, 3))])
 def test_some_networks(quarter):
     check(range(quarter * SOME // 4, (quarter + 1) * SOME // 4))
 
