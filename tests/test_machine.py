@@ -79,6 +79,7 @@ def test_a_numpy_py_in_the_current_folder_does_not_stand_in_for_numpy(
     assert machine.sgemm_peak(1, size=8, seconds=0.0) > 0
 
 
+@pytest.mark.process
 def test_a_failed_measurement_says_why() -> None:
     with pytest.raises(RuntimeError, match="negative dimensions"):
         machine.sgemm_peak(1, size=-1)

@@ -64,6 +64,7 @@ def test_runs_start_from_the_same_weights(small: Path, capsys: pytest.CaptureFix
     assert len(capsys.readouterr().out.splitlines()) == 4
 
 
+@pytest.mark.process
 def test_where_every_run_diverges_there_is_no_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
