@@ -15,6 +15,8 @@ from matplotlib.text import Text
 from fastnn.errors import DataError
 from fastnn.image_plots import confusion_matrix, first_layer_weights, most_wrong
 
+SECONDS = pytest.mark.process  # which many tiles take
+
 
 def is_inside(figure: Figure) -> bool:
     """Return whether nothing drawn is cut off at the edges of a figure."""
@@ -114,7 +116,7 @@ def test_confusion_matrix_refuses_what_is_no_class(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("units", [1, 5, 64, 300])
+@pytest.mark.parametrize("units", [1, 5, pytest.param(64, marks=SECONDS), 300])
 def test_first_layer_weights_draws_the_largest_on_one_scale(
     tmp_path: Path, figures: list[Figure], rng: np.random.Generator, units: int
 ) -> None:
@@ -135,7 +137,17 @@ def test_first_layer_weights_draws_the_largest_on_one_scale(
     assert is_inside(figures[0])
 
 
-@pytest.mark.parametrize(("shape", "units"), [((1, 60), 64), ((60, 1), 64), ((20, 3), 1)])
+@pytest.mark.parametrize(
+    ("shape", "units"),
+    [
+        ((1, 60), 1),
+        ((60, 1), 1),
+        ((20, 3), 1),
+        ((1, 60), 64),
+        pytest.param((60, 1), 64, marks=SECONDS),
+        pytest.param((20, 3), 64, marks=SECONDS),
+    ],
+)
 def test_images_of_any_shape_can_be_drawn(
     tmp_path: Path,
     figures: list[Figure],

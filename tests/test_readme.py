@@ -49,7 +49,10 @@ def give_files():
     [pytest.param(each, marks=pytest.mark.process if STARTS in each else ()) for each in COMMANDS],
 )
 def test_command(command, capsysbinary):
-    """Those that train are shortened to one epoch of the digits, by options put behind."""
+    """Those that train are shortened to one epoch of the digits, by options put behind.
+
+    In front, for those that do not say it, is a network whose weights are few pictures.
+    """
     _, _, module, *options = shlex.split(command, comments=True)
     short = {
         "fastnn.train": ["--dataset", "digits", "--epochs", "1"],
@@ -57,5 +60,6 @@ def test_command(command, capsysbinary):
         "fastnn.predict": [],
     }
     give_files()
-    code = import_module(module).main([*options, *short[module]])
+    small = ["--hidden", "8"] if module == "fastnn.train" else []
+    code = import_module(module).main([*small, *options, *short[module]])
     assert code == 0, capsysbinary.readouterr().err
