@@ -20,9 +20,10 @@ ROOMS = ("reference", "kernels", "datasets", "estimators")  # packages that coun
 
 # From the ground up: a module may import from the floors below its own and nothing else.
 FLOORS = (
-    ("settings", "files", "forks", "interrupts", "control_groups"),
+    ("settings", "files", "forks", "interrupts", "control_groups", "maps"),
     ("errors", "layers", "losses", "optimizers", "schedules", "early_stopping")
-    + ("randomness", "callbacks", "sparse"),
+    + ("randomness", "callbacks"),
+    ("sparse",),
     ("features",),
     ("batches", "initializers", "plan", "onnx_export", "strict_json"),
     ("tensor_file", "memory"),
