@@ -2,10 +2,8 @@
 
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from commands import MNIST, small_arrays
+from started import unmarked, watch_compilations, watch_processes
 
 import fastnn
 from fastnn.datasets import Dataset, load_dataset
@@ -36,6 +35,15 @@ def pytest_configure(config: pytest.Config) -> None:
     for variable, name in (("NUMBA_CACHE_DIR", "kernels"), ("MPLCONFIGDIR", "matplotlib")):
         if variable not in os.environ:
             os.environ[variable] = str(private_directory(config, name))
+    watch_processes()
+    watch_compilations()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    marked = item.get_closest_marker("process") or item.get_closest_marker("long")
+    with unmarked("" if marked else item.nodeid):
+        return (yield)
 
 
 def private_directory(config: pytest.Config, name: str) -> Path:
@@ -53,40 +61,6 @@ def private_directory(config: pytest.Config, name: str) -> Path:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("mnist") and not MNIST:
         pytest.skip("needs the real MNIST, in the directory that FASTNN_DATA names")
-
-
-# ---- processes need a marker ------------------------------------------------------------------
-
-STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.system"}
-STARTS |= {"fastnn.start"}
-FONTS = {"fc-list", "system_profiler"}  # Matplotlib asks them where its own cache is empty
-refused_in: str | None = None  # the test that runs, if it must not start a process
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    global refused_in
-    marked = item.get_closest_marker("process") or item.get_closest_marker("long")
-    refused_in = None if marked else item.nodeid
-    try:
-        return (yield)
-    finally:
-        refused_in = None
-
-
-def watch_starts(event: str, arguments: tuple[Any, ...]) -> None:
-    if refused_in and event in STARTS and (not arguments or arguments[0] not in FONTS):
-        pytest.fail(f"starts a process ({event}) and lacks the marker `process`: {refused_in}")
-
-
-def start_process(process: BaseProcess, start: Any = BaseProcess.start) -> None:
-    """Start a process of multiprocessing or joblib, which makes no audit event of its own."""
-    sys.audit("fastnn.start", type(process).__name__)
-    start(process)
-
-
-sys.addaudithook(watch_starts)
-BaseProcess.start = start_process  # type: ignore[method-assign]
 
 
 # ---- fixtures ---------------------------------------------------------------------------------

@@ -313,8 +313,8 @@ def test_another_processor_has_a_directory_of_its_own(tmp_path, expected):
         for number in range(20)
     ],
 )
-def test_eight_cold_processes_at_once(tmp_path, expected, round):
-    check_cold_start(tmp_path / "cache", 8, expected)
+def test_several_cold_processes_at_once(tmp_path, expected, round):
+    check_cold_start(tmp_path / "cache", 8 if round else 3, expected)
 
 
 @pytest.mark.long
