@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from formulas import ACTIVATIONS, losses_of
-from predictions import FUNCTION_ERROR, SLOPES
-from tolerances import PRODUCT_BOUND, U
+from tolerances import FUNCTION_ERROR, PRODUCT_BOUND, SLOPES, U
 
 # Errors of many terms mostly cancel: their sum is like that of a random walk, and taken for at most
 # so many times as long. The worst there could be would be hundreds of times that: too far for a
@@ -161,10 +160,10 @@ def rights(loss: Any, z: Bounded, targets: np.ndarray) -> tuple[np.ndarray, np.n
     return (right & sure).all(axis=1), (right | ~sure).all(axis=1)
 
 
-def forward(layers, scale, parameters, x, masks=None) -> tuple[list[Bounded], ...]:
-    """Return of every layer the input, z and the output."""
+def forward(layers, scale, parameters, x, masks=None, error=0.0) -> tuple[list[Bounded], ...]:
+    """Return of every layer the input, z and the output; `error` is that of the features."""
     x = np.asarray(x, np.float64) * np.float64(np.float32(scale))
-    a: Bounded = x, U * np.abs(x)
+    a: Bounded = x, U * np.abs(x) + error * scale
     inputs, zs, outputs = [], [], []
     for i, (layer, (w, b)) in enumerate(zip(layers, parameters, strict=True)):
         if masks is not None and masks[i] is not None:
@@ -178,9 +177,9 @@ def forward(layers, scale, parameters, x, masks=None) -> tuple[list[Bounded], ..
     return inputs, zs, outputs
 
 
-def predicted(layers, loss, scale, parameters, x) -> Bounded:
-    """Return predictions (rows, O)."""
-    return linked(loss.link, forward(layers, scale, parameters, x)[1][-1])
+def predicted(layers, loss, scale, parameters, x, error=0.0) -> Bounded:
+    """Return predictions (rows, O); `error` is that of the features."""
+    return linked(loss.link, forward(layers, scale, parameters, x, error=error)[1][-1])
 
 
 def step(layers, loss, scale, parameters, data, *, norm, l2=0.0, masks=None) -> Step:

@@ -3,6 +3,7 @@
 import numba
 import numpy as np
 import pytest
+from formulas import ACTIVATIONS as FORMULAS
 
 from fastnn.kernels import activations as kernels
 from fastnn.kernels._simd import NR
@@ -24,21 +25,6 @@ def call_activate(at, stride, rows, width, code):
 @numba.njit
 def call_follow_slope(dz, dz_stride, a, a_stride, rows, width, code):
     _follow_slope(dz, dz_stride, a, a_stride, rows, width, code)
-
-
-def normal_cdf_like(z):
-    u = np.sqrt(2 / np.pi) * (z + 0.044715 * z**3)
-    return (1 + np.tanh(u)) / 2
-
-
-FORMULAS = {  # in float64
-    "identity": lambda z: z,
-    "logistic": lambda z: 1 / (1 + np.exp(-z)),
-    "tanh": np.tanh,
-    "relu": lambda z: np.maximum(z, 0),
-    "leaky_relu": lambda z: np.where(z > 0, z, 0.01 * z),
-    "gelu": lambda z: z * normal_cdf_like(z),
-}
 
 
 def forward(room, name, z):
