@@ -12,7 +12,6 @@ import pytest
 from fastnn.kernels._jit import Region
 from fastnn.kernels.regions import rows_region
 
-
 STARTS = [
     lambda: subprocess.run([sys.executable, "-c", "0"], check=True),
     lambda: os.system("exit 0"),
