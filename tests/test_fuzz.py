@@ -35,7 +35,7 @@ from fastnn.datasets.rows import read_rows
 from fastnn.datasets.table import read_table
 
 SECONDS, MEMORY = 1.0, 64 << 20
-EXAMPLES = 500
+EXAMPLES = 250
 MANY = int(os.environ.get("FASTNN_FUZZ", "100_000"))  # of each format, in the long form
 MEASURED = 25  # every so manieth example, in the short form: tracing takes its time
 INPUTS = 16

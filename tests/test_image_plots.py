@@ -143,7 +143,7 @@ def test_first_layer_weights_draws_the_largest_on_one_scale(
         ((1, 60), 1),
         ((60, 1), 1),
         ((20, 3), 1),
-        ((1, 60), 64),
+        pytest.param((1, 60), 64, marks=SECONDS),
         pytest.param((60, 1), 64, marks=SECONDS),
         pytest.param((20, 3), 64, marks=SECONDS),
     ],
