@@ -22,6 +22,7 @@ from fastnn import __version__
 from fastnn.errors import DivergenceError, FastnnError
 from fastnn.interrupts import Terminated, exit_code, heed, heeded
 from fastnn.settings import BELOW_ONE, LARGEST_FLOAT, SMALLEST_NORMAL
+from fastnn.terminal import print_line
 
 ENGINES = ("numba", "numpy")  # as in fastnn.engine, which needs NumPy
 DATASETS = ("auto", "mnist", "fashion-mnist", "digits")
@@ -329,9 +330,8 @@ def _message(error: Exception) -> str:
 
 
 def _print_error(line: str) -> None:
-    if sys.stderr is not None:
-        with suppress(OSError):  # it may be closed like the rest
-            print(" ".join(line.splitlines()), file=sys.stderr, flush=True)
+    with suppress(OSError):  # standard error may be closed like the rest
+        print_line(line, error=True)
 
 
 def _abandon_stdout() -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fastnn import _cli, _session
 from fastnn.errors import DataError
 from fastnn.files import writable_target, write_whole
+from fastnn.terminal import print_line, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,7 +101,7 @@ def predict(options: argparse.Namespace) -> None:
 
 def say(line: str) -> None:
     """Print a line that is no prediction."""
-    print(f"{PROGRAM}: {line}", file=sys.stderr, flush=True)
+    print_line(f"{PROGRAM}: {line}", error=True)
 
 
 def watched(blocks: "Iterator[np.ndarray]", input_scale: float) -> "Iterator[np.ndarray]":

@@ -228,7 +228,7 @@ def test_full_disk(full: str, folder: Path) -> None:
             1,
             "fastnn.train: error: No module named 'x'\n",
         ),
-        (fastnn.DataError("two\nlines"), 1, "fastnn.train: error: two lines\n"),
+        (fastnn.DataError("a\nb: \x1b[2J"), 1, "fastnn.train: error: a\\nb: \\x1b[2J\n"),
         (KeyboardInterrupt(), 130, "fastnn.train: interrupted\n"),
     ],
 )
