@@ -1,9 +1,8 @@
 """The command line ``python -m fastnn.predict``: what a saved model says of the rows of a file."""
 
 import argparse
-import csv
-import io
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -170,17 +169,40 @@ def as_csv(answers: Iterator[Rows], classes: list[str]) -> Iterator[bytes]:
     word = "label" if classes else "value"
     has_header = False
     for rows in answers:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
+        lines = []
         if not has_header:
             said = rows[0][1]
             words = [f"{word}_{i}" for i in range(len(said))] if isinstance(said, list) else [word]
-            writer.writerow(["row", *words, *(f"p_{name}" for name in classes)])
+            lines.append(["row", *words, *(f"p_{name}" for name in classes)])
             has_header = True
         for number, said, probabilities in rows:
             several = said if isinstance(said, list) else [said]
-            writer.writerow([number, *several, *probabilities])
-        yield text.getvalue().encode(errors="backslashreplace")
+            lines.append([number, *several, *probabilities])
+        yield "".join(",".join(map(csv_field, line)) + "\n" for line in lines).encode()
+
+
+def csv_field(value: Any) -> str:
+    """Return a value as a field of a table that a terminal shows or a spreadsheet opens.
+
+    Control characters are escaped. A text that a spreadsheet would take for a formula gets a
+    single quote in front, as OWASP's page *CSV Injection* recommends; numbers stay as they are.
+    """
+    if not isinstance(value, str):
+        return str(value)
+    text = printable(value)
+    if value.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) and not is_number(value):
+        text = f"'{text}"
+    elif not any(character in text for character in ',"'):
+        return text
+    return '"' + text.replace('"', '""') + '"'
+
+
+def is_number(text: str) -> bool:
+    """Return whether a text is a number for a spreadsheet, too."""
+    try:
+        return math.isfinite(float(text)) and text.isascii() and "_" not in text
+    except ValueError:
+        return False
 
 
 def as_json_lines(answers: Iterator[Rows], classes: list[str]) -> Iterator[bytes]:

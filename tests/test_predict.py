@@ -177,6 +177,35 @@ def test_classifiers_have_their_own_names_for_classes(names, kind, folder, capsy
     assert list(line["probabilities"]) == [str(name) for name in model.classes_]
 
 
+HOSTILE = {  # labels, and the fields that a table has of them
+    "=1+1": '"\'=1+1"',
+    '@SUM(A1,"x")': '"\'@SUM(A1,""x"")"',
+    "+x": '"\'+x"',
+    "-inf": '"\'-inf"',
+    "\t=1": '"\'\\t=1"',
+    "\x1b[2J": r"\x1b[2J",
+    "a\nb": r"a\nb",
+    "\u202eabc": r"\u202eabc",
+    "-1": "-1",
+    "+3.5e2": "+3.5e2",
+    "x=1": "x=1",
+}
+
+
+def test_labels_that_a_terminal_or_a_spreadsheet_would_run(folder, capsysbinary):
+    x, labels = np.eye(len(HOSTILE)), np.array(list(HOSTILE))
+    model = MLPClassifier((), solver="lbfgs", engine="numpy", random_state=0)
+    model.fit(x, labels).save(MODEL)
+    assert model.predict(x).tolist() == labels.tolist()
+    np.save("x.npy", x)
+    header, *lines = written(capsysbinary, MODEL, "x.npy").decode().split("\n")
+    for label, line in zip(HOSTILE, lines, strict=False):
+        assert line.partition(",")[2].startswith(HOSTILE[label] + ","), label
+    assert "p_=1+1" in header and r"p_\x1b[2J" in header and len(lines) == len(HOSTILE) + 1
+    lines = written(capsysbinary, MODEL, "x.npy", "--format", "jsonl").splitlines()
+    assert [json.loads(line)["label"] for line in lines] == labels.tolist()
+
+
 def test_classifiers_of_several_labels(folder, capsysbinary):
     model = MLPClassifier(8, max_iter=100, engine="numpy", random_state=0)
     model.fit(X, np.eye(3, dtype=int)[Y])
