@@ -262,6 +262,21 @@ def test_images_as_bytes_and_a_picture(folder, images, capsysbinary):
     np.testing.assert_allclose(columns([row], "p_"), columns(rows[:1], "p_"), rtol=0.1, atol=0.01)
 
 
+def test_bytes_are_the_same_in_any_type(folder, capsysbinary):
+    net = Network([6, 5, 3], input_scale=1 / 255)
+    net.use_engine("numpy")
+    net.save(MODEL)
+    x = np.random.default_rng(0).integers(0, 256, (9, 6))
+    x[0, 1] = 255
+    Path("x.idx").write_bytes(struct_of(x) + x.astype(np.uint8).tobytes())
+    Path("x.csv").write_text("\n".join(",".join(map(str, row)) for row in x.tolist()))
+    expected = written(capsysbinary, MODEL, "x.idx")
+    assert written(capsysbinary, MODEL, "x.csv") == expected
+    for dtype in ("u1", "f4", "f8", "i8"):
+        np.save("x.npy", x.astype(dtype))
+        assert written(capsysbinary, MODEL, "x.npy") == expected
+
+
 def struct_of(x: np.ndarray) -> bytes:
     """Return the IDX header of an array of bytes."""
     return bytes([0, 0, 8, x.ndim]) + np.array(x.shape, ">u4").tobytes()
