@@ -76,6 +76,19 @@ def test_a_picture(tmp_path):
     np.testing.assert_allclose(seen, [[0, 5, 1, 0]], rtol=1e-6)
 
 
+def test_pictures_are_for_models_of_images(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(np.arange(81, dtype=np.uint8).reshape(9, 9)).save(path)
+    table = "is a picture, where the model takes 49 numbers: pictures are scaled to 8 x 8 pixels or"
+    assert refusal(path, 49).startswith(table)
+    for start in ("pixel", "pixel_", "Pixel0_", "px", "", "28x"):
+        names = [f"{start}{number}" for number in range(64)]
+        assert len(list(read_rows(str(path), 64, names=names))) == 1
+    expected = "is a picture, where the model takes the feature 'sepal width', no pixel$"
+    with pytest.raises(DataError, match=expected):
+        list(read_rows(str(path), 64, names=[*names[1:], "sepal width"]))
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import re
 import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from fastnn.datasets.table import read_table
 from fastnn.errors import DataError
 
 STANDARD_INPUT = "-"
+_PIXEL = re.compile(r"(pixel|px)?[ _]?\d+([x_]\d+)?", re.IGNORECASE)  # a feature's name
 _KINDS = (  # how the content starts, and the ending of names where it does not tell; .gz never
     (SIGNATURE, ".png"),
     (b"\x93NUMPY", ".npy"),
@@ -49,7 +51,8 @@ def read_rows(
     input_scale : float, default 1.0
         What the network multiplies its inputs by, for the shades of a PNG.
     names : sequence of str, optional
-        Of the features, for the header of CSV.
+        Of the features, for the header of CSV. Without them, or where they are those of pixels
+        (``pixel7``, ``1x28``), pictures are taken.
     say : callable
         Told what a user should know.
 
@@ -83,6 +86,10 @@ def read_rows(
     except OSError as error:
         raise DataError(f"{name}: cannot be read: {error.strerror or error}") from error
     if kind == ".png":
+        if other := [each for each in names or () if not _PIXEL.fullmatch(each)]:
+            raise DataError(
+                f"{name}: is a picture, where the model takes the feature {other[0]!r}, no pixel"
+            )
         yield read_png(path, inputs, input_scale)
     elif kind == ".npy":
         yield from read_npy(path, inputs)
