@@ -169,7 +169,7 @@ def as_csv(answers: Iterator[Rows], classes: list[str]) -> Iterator[bytes]:
     word = "label" if classes else "value"
     has_header = False
     for rows in answers:
-        lines = []
+        lines: list[list[Any]] = []
         if not has_header:
             said = rows[0][1]
             words = [f"{word}_{i}" for i in range(len(said))] if isinstance(said, list) else [word]

@@ -40,7 +40,7 @@ FLOORS = (
     ("_report_text", "_train_text"),
     ("train", "report", "predict"),
 )
-HEAVY = {"numba", "llvmlite", "scipy", "sklearn", "matplotlib", "rich", "pooch", "joblib"}
+HEAVY = {"numba", "llvmlite", "scipy", "sklearn", "matplotlib", "rich", "requests", "joblib"}
 HEAVY |= {"onnx", "skl2onnx", "PIL"}
 COMMAND_LINES = {"terminal"}
 ESTIMATORS = {
@@ -163,7 +163,7 @@ def test_the_reference_needs_nothing_but_numpy():
         ("numba", {name for name in SOURCES if top(name) == "kernels"}),
         ("matplotlib", {"plots", "image_plots"}),
         ("PIL", {"datasets.picture"}),
-        ("pooch", {"datasets.download"}),
+        ("requests", {"datasets.download"}),
         ("safetensors", {"tensor_file"}),
         ("onnx", {"onnx_export", "estimators.onnx_converters"}),
         ("skl2onnx", {"estimators.onnx_converters"}),

@@ -88,7 +88,8 @@ def read_rows(
     if kind == ".png":
         if other := [each for each in names or () if not _PIXEL.fullmatch(each)]:
             raise DataError(
-                f"{name}: is a picture, where the model takes the feature {other[0][:40]!r}, no pixel"
+                f"{name}: is a picture, where the model takes the feature {other[0][:40]!r}, no "
+                "pixel"
             )
         yield read_png(path, inputs, input_scale)
     elif kind == ".npy":
