@@ -142,10 +142,10 @@ def _fetch(url: str, pieces: _Pieces) -> None:
     """Put what is at a URL piece by piece, or what went wrong; end where nobody takes it."""
     import requests
 
-    as_it_is = {"Accept-Encoding": "identity"}
+    as_it_is, timeout = {"Accept-Encoding": "identity"}, 2 * STALL_LIMIT  # nobody waits as long
     try:
         try:
-            with requests.get(url, headers=as_it_is, stream=True, timeout=STALL_LIMIT) as response:
+            with requests.get(url, headers=as_it_is, stream=True, timeout=timeout) as response:
                 response.raise_for_status()
                 for piece in response.raw.stream(PIECE, decode_content=False):
                     pieces.put(piece, timeout=STALL_LIMIT)
