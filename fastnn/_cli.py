@@ -206,6 +206,8 @@ def check_directory(path: Path) -> None:
     except OSError as error:
         why = error.strerror
         if isinstance(error, FileNotFoundError) and path.is_dir():  # as /proc says it
+            if not path.is_absolute():
+                os.getcwd()  # raises where it is gone
             why = "Not a directory that one can write in"
         raise OSError(error.errno, why, str(path)) from None
 
@@ -322,6 +324,8 @@ def _interrupt_behind(error: BaseException | None) -> BaseException | None:
 
 
 def _message(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError) and error.filename is None:  # as os.getcwd raises it
+        return "the working directory is gone; start in another one, or give absolute paths"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     if isinstance(error, MemoryError):

@@ -73,9 +73,7 @@ def test_counts_at_their_limit(name: str, rng: np.random.Generator, path: Path) 
     loaded = saved(network, path)
     assert_same(loaded, network)
     x, y = data(rng, "cross_entropy")
-    with pytest.raises(
-        ValueError, match=r"^1 epochs of \d+ rows are too many"
-    ):
+    with pytest.raises(ValueError, match=r"^1 epochs of \d+ rows are too many"):
         loaded.fit(x, y, epochs=1, engine="numpy")
     assert_same(loaded, network)
     setattr(network._counts, name, 2**53)

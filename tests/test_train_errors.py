@@ -1,5 +1,6 @@
 """`fastnn.train` where something is wrong: usage, data, files, divergence, signals, pipes."""
 
+import errno
 import os
 import re
 import signal
@@ -222,6 +223,12 @@ def test_full_disk(full: str, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
+        (
+            FileNotFoundError(errno.ENOENT, "No such file or directory"),
+            1,
+            "fastnn.train: error: the working directory is gone; start in another one, or give "
+            "absolute paths\n",
+        ),
         (MemoryError("7 TiB"), 1, "fastnn.train: error: not enough memory: 7 TiB\n"),
         (
             ModuleNotFoundError("No module named 'x'"),
