@@ -1,9 +1,13 @@
 """How the tests of the command line start it, and read what it writes."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +16,34 @@ import pytest
 
 ROWS, TEST_ROWS = 60, 20
 PATIENCE = 60  # seconds until a test gives up; compiling the kernels may lie in them
+MNIST = os.environ.get("FASTNN_DATA")  # the directory with the real one
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX pipes, signals or terminals")
 
 Arrays = dict[str, Any]
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Fail a test that takes longer: one that waits on a pipe is interrupted in its wait.
+
+    Windows has no such alarm.
+    """
+    if not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def fail(*_: Any) -> None:
+        pytest.fail(f"takes more than {seconds:g} s")
+
+    handler = signal.signal(signal.SIGALRM, fail)
+    timer = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, *timer)
 
 
 def small_arrays() -> Arrays:
