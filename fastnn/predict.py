@@ -23,10 +23,10 @@ EXAMPLES = """\
   python -m fastnn.predict digits.safetensors digit.png
   python -m fastnn.predict digits.safetensors t10k-images-idx3-ubyte.gz --output t10k.csv
   python -m fastnn.predict iris.safetensors flowers.csv --format jsonl
-  zcat flowers.csv.gz | python -m fastnn.predict iris.safetensors -
+  grep -v '^#' flowers.csv | python -m fastnn.predict iris.safetensors -
 
 INPUT is a file of numbers, a row a sample, as the model was trained on:
-  CSV              with a header or without; - for standard input
+  CSV              with a header or without, raw or in gzip; - for standard input
   .npy             (rows, columns) or images; may be larger than the memory
   .npz             the array x or x_test in it, or the only one of rank 2 or more
   IDX              the format of MNIST, raw or in gzip

@@ -252,7 +252,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if manner in ("drip", "steady") and body:
-            while not self.server.release.wait(0.05):
+            while not self.server.release.wait(0.02):
                 self.wfile.write(content[:1])
         elif body:
             spoilt = {
@@ -339,18 +339,18 @@ def test_the_second_mirror_helps_out(mirrors, cache, manner, name):
         ("more", "sends more than the "),
         ("bomb", "sends more than the "),  # of what its Content-Encoding would unpack to
         ("squeezed", "sends "),
-        ("stall", "sends less than 8,192 bytes within 0.2 s"),
-        ("drip", "sends less than 8,192 bytes within 0.2 s"),
-        ("steady", "takes more than 0.3 s"),
+        ("stall", "sends less than 8,192 bytes within 0.05 s"),
+        ("drip", "sends less than 8,192 bytes within 0.05 s"),
+        ("steady", "takes more than 0.1 s"),
         ("circle", "Exceeded 30 redirects"),
     ],
 )
 def test_a_failed_download_leaves_nothing_and_says_why(mirrors, cache, monkeypatch, manner, reason):
-    if manner in ("stall", "drip", "steady"):
-        monkeypatch.setattr("fastnn.datasets.download.STALL_LIMIT", 0.2)
+    if manner in ("stall", "drip"):
+        monkeypatch.setattr("fastnn.datasets.download.STALL_LIMIT", 0.05)
     if manner == "steady":
         monkeypatch.setattr("fastnn.datasets.download.PIECE", 1)
-        monkeypatch.setattr("fastnn.datasets.download.TOTAL_LIMIT", 0.3)
+        monkeypatch.setattr("fastnn.datasets.download.TOTAL_LIMIT", 0.1)
     mirrors(manner)
     start = time.monotonic()
     message = refusal("mnist")

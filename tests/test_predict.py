@@ -355,6 +355,7 @@ def test_models_that_are_none(content, folder, capsysbinary):
         (["missing", "../x.npy"], "missing: No such file or directory"),
         ([MODEL, "missing"], "missing: cannot be read: No such file or directory"),
         ([MODEL, ".."], "..: cannot be read: "),
+        ([MODEL, "a\nb\x1b[2J"], r"a\nb\x1b[2J: cannot be read: No such file or directory"),
         ([MODEL, "../x.npy", "--output", "missing/out"], "missing: No such file or directory"),
         ([MODEL, "../x.npy", "--output", ".."], "..: "),
     ],
