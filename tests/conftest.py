@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from commands import MNIST, small_arrays
+from commands import MNIST, small_arrays, time_limit
 from started import unmarked, watch_compilations, watch_processes
 
 import fastnn
@@ -39,13 +39,6 @@ def pytest_configure(config: pytest.Config) -> None:
     watch_compilations()
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    marked = item.get_closest_marker("process") or item.get_closest_marker("long")
-    with unmarked("" if marked else item.nodeid):
-        return (yield)
-
-
 def private_directory(config: pytest.Config, name: str) -> Path:
     """Make a directory in pytest's cache, or a temporary one where that cannot be."""
     cache = getattr(config, "cache", None)  # missing with `-p no:cacheprovider`
@@ -61,6 +54,20 @@ def private_directory(config: pytest.Config, name: str) -> Path:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("mnist") and not MNIST:
         pytest.skip("needs the real MNIST, in the directory that FASTNN_DATA names")
+
+
+# ---- limits of a test -------------------------------------------------------------------------
+
+TIME_LIMITS = {"long": 3600, "process": 900, "mnist": 900}  # seconds, by a test's marker
+TIME_LIMIT = 120
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    marker = next((name for name in TIME_LIMITS if item.get_closest_marker(name)), "")
+    test = "" if marker in ("long", "process") else item.nodeid
+    with unmarked(test), time_limit(TIME_LIMITS.get(marker, TIME_LIMIT)):
+        return (yield)
 
 
 # ---- fixtures ---------------------------------------------------------------------------------
