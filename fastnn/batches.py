@@ -13,7 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastnn.features import Features
+from fastnn.errors import DataError
+from fastnn.features import Features, check_in_place
+from fastnn.maps import is_cut_short
 from fastnn.optimizers import OPTIMIZERS, Optimizer
 from fastnn.settings import SMALLEST_NORMAL
 
@@ -41,6 +43,18 @@ class Data(NamedTuple):
         """Return some rows."""
         weights = None if self.weights is None else self.weights[rows]
         return Data(self.x[rows], self.targets[rows], weights)
+
+    def check_in_place(self, width: int, rows: int | None = None) -> None:
+        """Raise a DataError if an array was resized, or its file cut short, since it was checked.
+
+        `width` is the number of features, `rows` that of an epoch's order.
+        """
+        x, targets = self.x, self.targets
+        check_in_place(x, width)
+        if len(targets) != len(x) or (rows is not None and rows != len(x)):
+            raise DataError("x or y was resized while it was in use")
+        if targets.base is not None and is_cut_short(targets):
+            raise DataError("y lies in a file that was cut short")
 
     @property
     def total_weight(self) -> float:

@@ -5,6 +5,8 @@ from functools import cached_property
 
 import numpy as np
 
+from fastnn.errors import DataError
+from fastnn.maps import is_cut_short
 from fastnn.sparse import SparseRows, entries_of_longest
 
 
@@ -54,6 +56,11 @@ class SelectedRows:
         return int(self._longest_rows[min(rows, len(self)) - 1])
 
     @cached_property
+    def last_row(self) -> int:
+        """The last row of the source that is one of these."""
+        return int(self.rows.max(initial=-1))
+
+    @cached_property
     def _longest_rows(self) -> np.ndarray:
         assert isinstance(self.source, SparseRows)
         return entries_of_longest(self.source.counts[self.rows])
@@ -66,6 +73,31 @@ def selected(x: Features, rows: np.ndarray) -> SelectedRows:
     """Return some rows of features, uncopied."""
     source, rows = (x.source, x.rows[rows]) if isinstance(x, SelectedRows) else (x, rows)
     return SelectedRows(source, np.ascontiguousarray(rows, np.int64))
+
+
+def check_in_place(x: Features, width: int, name: str = "x") -> None:
+    """Raise a DataError if features that were checked before are not where they were.
+
+    An array may have been resized in place since, or its file cut short. Kernels read by address,
+    and would read what is not there.
+
+    Parameters
+    ----------
+    x : ndarray, SparseRows or SelectedRows
+    width : int
+        The number of features.
+    """
+    source = x.source if isinstance(x, SelectedRows) else x
+    if isinstance(source, SparseRows):
+        parts = [source.columns, source.values]
+        whole = len(source.columns) == len(source.values) == source.starts[-1]
+    else:
+        parts, whole = [source], source.shape[1:] == (width,)
+    if not whole or (isinstance(x, SelectedRows) and x.last_row >= len(source)):
+        raise DataError(f"{name} was resized while it was in use")
+    for part in parts:
+        if part.base is not None and is_cut_short(part):
+            raise DataError(f"{name} lies in a file that was cut short")
 
 
 def dense(x: Features) -> np.ndarray:

@@ -6,7 +6,7 @@ range, so that the kernels compile once and need no checks.
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -16,7 +16,9 @@ from fastnn.batches import Data
 from fastnn.errors import DataError
 from fastnn.features import Features, SelectedRows, selected
 from fastnn.forks import making
+from fastnn.layers import Dense, Parameters
 from fastnn.losses import Loss
+from fastnn.maps import is_cut_short
 from fastnn.memory import check_copy
 from fastnn.randomness import WHOLE_BYTES
 from fastnn.settings import SMALLEST_NORMAL
@@ -204,10 +206,13 @@ def _as_sparse_rows(matrix: Any, name: str, finite: bool) -> SparseRows:
         csr = csr.copy()
         csr.has_canonical_format = False  # whatever it says: it would be believed
         csr.sum_duplicates()
-    starts = np.require(csr.indptr, np.int64, ["C_CONTIGUOUS", "ALIGNED"])
-    columns = np.require(csr.indices[: starts[-1]], np.int32, ["C_CONTIGUOUS", "ALIGNED"])
+    starts = np.array(csr.indptr, np.int64)  # a copy: kernels use it as an index
+    columns, values = (
+        part if len(part) == starts[-1] else part[: starts[-1]] for part in (csr.indices, csr.data)
+    )
+    columns = np.require(columns, np.int32, ["C_CONTIGUOUS", "ALIGNED"])
     with np.errstate(over="ignore", invalid="ignore"):
-        values = np.require(csr.data[: starts[-1]], np.float32, ["C_CONTIGUOUS", "ALIGNED"])
+        values = np.require(values, np.float32, ["C_CONTIGUOUS", "ALIGNED"])
     features = SparseRows(starts, columns, values, csr.shape[1])
     if finite:
         check_finite(features, name)
@@ -253,7 +258,9 @@ def _not_finite(name: str, value: float, row: int, column: int) -> str:
 
 
 def as_labels(y: Any, rows: int, n_classes: int, name: str = "y") -> np.ndarray:
-    """Return class labels as a contiguous (rows,) int32 array.
+    """Return a copy of class labels as a contiguous (rows,) int32 array.
+
+    Kernels use labels as an index: what is checked here must not change later.
 
     Raises
     ------
@@ -261,7 +268,7 @@ def as_labels(y: Any, rows: int, n_classes: int, name: str = "y") -> np.ndarray:
         If there is not one label for each row, or a label is not a whole number from 0 to
         ``n_classes - 1``.
     """
-    array = _as_array(y, name)
+    array = np.array(_as_array(y, name))
     if array.ndim != 1:
         raise DataError(f"{name} must be one-dimensional, got shape {array.shape}")
     if len(array) != rows:
@@ -277,7 +284,7 @@ def as_labels(y: Any, rows: int, n_classes: int, name: str = "y") -> np.ndarray:
             f"{name} must hold whole numbers from 0 to {n_classes - 1}, "
             f"found {array[row]} in row {row}"
         )
-    return np.require(array, np.int32, ["C_CONTIGUOUS", "ALIGNED"])
+    return array.astype(np.int32, copy=False)
 
 
 def as_values(y: Any, rows: int, outputs: int, loss: Loss, name: str = "y") -> np.ndarray:
@@ -293,7 +300,7 @@ def as_values(y: Any, rows: int, outputs: int, loss: Loss, name: str = "y") -> n
     """
     array = _as_array(y, name)
     if array.ndim == 1 and outputs == 1:
-        array = array[:, None]
+        array = np.array(array)[:, None]  # a view could lose its memory to a resize
     if array.ndim != 2 or array.shape[1] != outputs:
         raise DataError(f"{name} must have shape (rows, {outputs}), got {array.shape}")
     if len(array) != rows:
@@ -337,6 +344,30 @@ def as_weights(weights: Any, rows: int, name: str = "sample_weight") -> np.ndarr
     return counted
 
 
+def as_parameters(given: Any, layers: Sequence[Dense]) -> Parameters:
+    """Return a copy of a network's parameters in float32.
+
+    Raises
+    ------
+    ValueError
+        If a shape is not the layer's, or a number is not finite in float32.
+    """
+    if len(given) != len(layers):
+        raise ValueError(f"expected {len(layers)} layers, got {len(given)}")
+    with np.errstate(over="ignore"):  # what is too large is refused below
+        parameters = [(np.array(w, np.float32), np.array(b, np.float32)) for w, b in given]
+    for i, (layer, (w, b)) in enumerate(zip(layers, parameters, strict=True)):
+        if w.shape != (layer.inputs, layer.outputs) or b.shape != (layer.outputs,):
+            raise ValueError(
+                f"layer {i} takes weights {(layer.inputs, layer.outputs)} and biases "
+                f"{(layer.outputs,)}, got {w.shape} and {b.shape}"
+            )
+        for name, array in (("weights", w), ("biases", b)):
+            if not np.isfinite(array).all():
+                raise ValueError(f"layer {i} has {name} that are not finite in float32")
+    return parameters
+
+
 def _weights_of_classes(class_weight: Any, labels: np.ndarray, n_classes: int) -> np.ndarray:
     counts = np.bincount(labels, minlength=n_classes)
     if isinstance(class_weight, str) and class_weight == "balanced":
@@ -355,6 +386,9 @@ def _weights_of_classes(class_weight: Any, labels: np.ndarray, n_classes: int) -
 
 def _as_array(values: Any, name: str) -> np.ndarray:
     try:
-        return np.asarray(values)
+        array = np.asarray(values)
     except ValueError as error:  # rows of different lengths
         raise DataError(f"{name} is not an array: {error}") from None
+    if array.base is not None and is_cut_short(array):
+        raise DataError(f"{name} lies in a file that was cut short")
+    return array

@@ -15,7 +15,7 @@ from fastnn.engine import Engine, get_engine, usable_threads
 from fastnn.files import FilePath
 from fastnn.forks import Training, making
 from fastnn.initializers import initial_parameters
-from fastnn.inputs import as_data, as_features, split, with_class_weights
+from fastnn.inputs import as_data, as_features, as_parameters, split, with_class_weights
 from fastnn.interrupts import Whole
 from fastnn.layers import Parameters, dense_layers
 from fastnn.losses import get_loss
@@ -122,15 +122,7 @@ class Network:
 
     @parameters.setter
     def parameters(self, parameters: Parameters) -> None:
-        if len(parameters) != len(self.layers):
-            raise ValueError(f"expected {len(self.layers)} layers, got {len(parameters)}")
-        fresh = [(np.array(w, np.float32), np.array(b, np.float32)) for w, b in parameters]
-        for i, (layer, (w, b)) in enumerate(zip(self.layers, fresh, strict=True)):
-            if w.shape != (layer.inputs, layer.outputs) or b.shape != (layer.outputs,):
-                raise ValueError(
-                    f"layer {i} takes weights {(layer.inputs, layer.outputs)} and biases "
-                    f"{(layer.outputs,)}, got {w.shape} and {b.shape}"
-                )
+        fresh = as_parameters(parameters, self.layers)
         if self._engine is not None:
             self._engine.set_parameters(fresh)
         self._parameters = fresh

@@ -16,6 +16,7 @@ import numpy as np
 from fastnn.batches import Data
 from fastnn.features import SelectedRows
 from fastnn.forks import making
+from fastnn.maps import is_mapped
 from fastnn.randomness import block_rows, window_rows
 
 if TYPE_CHECKING:
@@ -92,13 +93,6 @@ class ReadAhead:
             self._asked[number] = True
             for array in self._maps:
                 _ask_for(array[number * self._block : (number + 1) * self._block])
-
-
-def is_mapped(owner: Any) -> bool:
-    """Return whether rows are an array that lies in a map."""
-    while isinstance(owner, np.ndarray | memoryview):
-        owner = owner.base if isinstance(owner, np.ndarray) else owner.obj
-    return isinstance(owner, mmap.mmap)
 
 
 def _ask_for(rows: np.ndarray) -> None:

@@ -5,6 +5,10 @@ from functools import cached_property
 
 import numpy as np
 
+from fastnn.errors import DataError
+
+COLUMNS_CHANGED = "x was changed while it was in use: its columns no longer rise in each row"
+
 
 @dataclass(frozen=True, eq=False)
 class SparseRows:
@@ -58,9 +62,19 @@ class SparseRows:
         return SparseRows(starts, self.columns[places], self.values[places], self.width)
 
     def toarray(self) -> np.ndarray:
-        """Return all as an array (n, I) float32: for a chunk of rows, not for all of them."""
+        """Return all as an array (n, I) float32: for a chunk of rows, not for all of them.
+
+        Raises
+        ------
+        DataError
+            If the columns no longer rise in each row, from 0 to below I.
+        """
+        places = np.repeat(np.arange(len(self)) * self.width, self.counts) + self.columns
         array = np.zeros(self.shape, np.float32)
-        array[np.repeat(np.arange(len(self)), self.counts), self.columns] = self.values
+        in_range = self.columns.min(initial=0) >= 0 and self.columns.max(initial=0) < self.width
+        if not in_range or not (np.diff(places) > 0).all():
+            raise DataError(COLUMNS_CHANGED)
+        array.ravel()[places] = self.values
         return array
 
     def most_entries(self, rows: int) -> int:

@@ -1,6 +1,7 @@
 """How the tests of the command line start it, and read what it writes."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ import pytest
 
 ROWS, TEST_ROWS = 60, 20
 PATIENCE = 60  # seconds until a test gives up; compiling the kernels may lie in them
+MNIST = os.environ.get("FASTNN_DATA")  # the directory with the real one
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX pipes, signals or terminals")
 

@@ -2,12 +2,17 @@
 
 import os
 import signal
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from commands import small_arrays
+from commands import MNIST, small_arrays
 
 import fastnn
 from fastnn.datasets import Dataset, load_dataset
@@ -19,6 +24,72 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # So a shell starts what runs in the background, and every process that the tests interrupt
     # would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# ---- the same on every machine ----------------------------------------------------------------
+
+os.environ.pop("FASTNN_DATA", None)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep compiled kernels and Matplotlib's fonts in pytest's cache, not in the user's home."""
+    for variable, name in (("NUMBA_CACHE_DIR", "kernels"), ("MPLCONFIGDIR", "matplotlib")):
+        if variable not in os.environ:
+            os.environ[variable] = str(private_directory(config, name))
+
+
+def private_directory(config: pytest.Config, name: str) -> Path:
+    """Make a directory in pytest's cache, or a temporary one where that cannot be."""
+    cache = getattr(config, "cache", None)  # missing with `-p no:cacheprovider`
+    with suppress(OSError, AttributeError):
+        directory = cache.mkdir(name)
+        directory.chmod(0o700)
+        return directory
+    temporary = TemporaryDirectory(prefix=f"fastnn-{name}-")
+    config.add_cleanup(temporary.cleanup)
+    return Path(temporary.name)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("mnist") and not MNIST:
+        pytest.skip("needs the real MNIST, in the directory that FASTNN_DATA names")
+
+
+# ---- processes need a marker ------------------------------------------------------------------
+
+STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.system"}
+STARTS |= {"fastnn.start"}
+FONTS = {"fc-list", "system_profiler"}  # Matplotlib asks them where its own cache is empty
+refused_in: str | None = None  # the test that runs, if it must not start a process
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    global refused_in
+    marked = item.get_closest_marker("process") or item.get_closest_marker("long")
+    refused_in = None if marked else item.nodeid
+    try:
+        return (yield)
+    finally:
+        refused_in = None
+
+
+def watch_starts(event: str, arguments: tuple[Any, ...]) -> None:
+    if refused_in and event in STARTS and (not arguments or arguments[0] not in FONTS):
+        pytest.fail(f"starts a process ({event}) and lacks the marker `process`: {refused_in}")
+
+
+def start_process(process: BaseProcess, start: Any = BaseProcess.start) -> None:
+    """Start a process of multiprocessing or joblib, which makes no audit event of its own."""
+    sys.audit("fastnn.start", type(process).__name__)
+    start(process)
+
+
+sys.addaudithook(watch_starts)
+BaseProcess.start = start_process  # type: ignore[method-assign]
+
+
+# ---- fixtures ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -33,9 +104,19 @@ def engine(request) -> str:
 
 @pytest.fixture(scope="session")
 def images() -> Dataset:
-    """MNIST where `FASTNN_DATA` has it, else the digits that scikit-learn brings."""
-    directory = os.environ.get("FASTNN_DATA")
-    return load_dataset("mnist", directory) if directory else load_dataset("digits")
+    """Load the digits that come with scikit-learn, on every machine."""
+    return load_dataset("digits")
+
+
+@pytest.fixture(scope="session")
+def mnist() -> Dataset:
+    """Load the real MNIST; for tests with the marker of the same name."""
+    return load_dataset("mnist", MNIST)
+
+
+@pytest.fixture(params=["images", pytest.param("mnist", marks=pytest.mark.mnist)])
+def digits_or_mnist(request: pytest.FixtureRequest) -> Dataset:
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture(scope="module")

@@ -307,7 +307,11 @@ def test_another_processor_has_a_directory_of_its_own(tmp_path, expected):
 
 
 @pytest.mark.parametrize(
-    "round", [0, *(pytest.param(number, marks=pytest.mark.long) for number in range(1, 20))]
+    "round",
+    [
+        pytest.param(number, marks=pytest.mark.long if number else pytest.mark.process)
+        for number in range(20)
+    ],
 )
 def test_eight_cold_processes_at_once(tmp_path, expected, round):
     check_cold_start(tmp_path / "cache", 8, expected)
@@ -340,6 +344,7 @@ print(len(touched), *(path for path in touched if path.startswith(root)))
 """
 
 
+@pytest.mark.process
 def test_an_installation_may_be_read_only(tmp_path):
     """Nothing is written beside the code, though kernels are compiled."""
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}

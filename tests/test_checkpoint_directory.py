@@ -79,6 +79,7 @@ def test_another_fit_does_not_begin_there(tmp_path: Path) -> None:
 
 
 @posix
+@pytest.mark.process
 def test_a_fit_that_runs_keeps_others_out(tmp_path: Path) -> None:
     """Of this process and of others, until it ends, however that is."""
 
@@ -106,6 +107,7 @@ def test_a_fit_that_runs_keeps_others_out(tmp_path: Path) -> None:
 
 
 @posix
+@pytest.mark.process
 def test_a_child_does_not_keep_others_out_when_the_fit_is_killed(tmp_path: Path) -> None:
     class Fork(callbacks.Callback):
         def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:

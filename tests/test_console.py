@@ -46,6 +46,7 @@ def read_all(terminal: int) -> str:
 
 @posix
 @pytest.mark.parametrize("colour", [True, False], ids=["colour", "NO_COLOR"])
+@pytest.mark.process
 def test_terminal(colour: bool, terminal: tuple[int, int], folder: Path) -> None:
     ours, theirs = terminal
     names = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "TTY_COMPATIBLE")

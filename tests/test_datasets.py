@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import io
-import os
 import struct
 import subprocess
 import sys
@@ -19,7 +18,6 @@ from fastnn.datasets import load_dataset
 from fastnn.datasets.sources import SETS, IdxFile, IdxSet
 from fastnn.errors import DataError
 
-REAL_MNIST = os.environ.get("FASTNN_DATA")
 CLOSED_PORT = "http://127.0.0.1:9/"
 NAMES = [file.name for file in SETS["mnist"].files]
 
@@ -164,10 +162,9 @@ def test_unknown_names():
     assert refusal("cifar").endswith(expected)
 
 
-@pytest.mark.skipif(not REAL_MNIST, reason="FASTNN_DATA does not name a directory with MNIST")
-def test_the_real_mnist(monkeypatch):
-    monkeypatch.undo()
-    data = load_dataset("mnist")
+@pytest.mark.mnist
+def test_the_real_mnist(mnist):
+    data = mnist
     assert data.x_train.shape == (60_000, 784) and data.x_test.shape == (10_000, 784)
     train_counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     test_counts = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
@@ -176,6 +173,7 @@ def test_the_real_mnist(monkeypatch):
     assert data.x_train.flags.c_contiguous and data.n_classes == 10
 
 
+@pytest.mark.process
 def test_the_import_is_cheap():
     heavy = "pooch requests rich sklearn platformdirs pandas"
     code = f"import sys, fastnn.datasets; print(sys.modules.keys() & set({heavy.split()}))"

@@ -104,6 +104,7 @@ def native():
     return digest
 
 
+@pytest.mark.process
 def test_any_number_of_threads_gives_the_same_bits(native):
     assert hashes([1, 2, 3, 4, 8]) == {native}
 
@@ -115,6 +116,7 @@ def test_any_number_of_threads_gives_many_networks_the_same_bits(tmp_path):
     assert cold == cached and len(cold) == 1
 
 
+@pytest.mark.process
 def test_cold_and_cached_compilation_give_the_same_bits(native, tmp_path):
     """Two processes compile at once, as those of a parallel search would."""
     cache = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
@@ -131,11 +133,13 @@ HASWELL = {
 
 
 @pytest.mark.skipif("+avx2" not in FEATURES or "+fma" not in FEATURES, reason="needs AVX2 and FMA")
+@pytest.mark.process
 def test_avx2_gives_the_bits_of_wider_registers(native):
     assert hashes([2], **HASWELL) == {native}
 
 
 @pytest.mark.skipif(not X86, reason="needs x86")
+@pytest.mark.process
 def test_a_machine_without_fused_multiply_add_gives_the_same_bits_on_any_threads():
     baseline = {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": "+sse2"}
     assert len(hashes([1, 3], **baseline)) == 1

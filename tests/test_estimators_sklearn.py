@@ -151,6 +151,7 @@ def test_clones_and_representations(iris):
 # ---- pipelines and searches -----------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_a_search_in_two_processes(engine):
     x, y = load_iris(return_X_y=True)
     pipeline = make_pipeline(

@@ -15,7 +15,7 @@ from test_console import read_all, terminal  # noqa: F401
 import fastnn
 from fastnn import Callback, train
 
-pytestmark = posix
+pytestmark = [posix, pytest.mark.process]
 
 PLAIN = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR")}
 LIMITED = """

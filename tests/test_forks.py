@@ -50,6 +50,7 @@ def test_a_signal_handler_does_not_wait_for_its_own_thread(trained, engine):
 
 
 @posix
+@pytest.mark.process
 def test_a_child_does_not_wait_for_a_thread_that_is_not_there(trained, engine, monkeypatch):
     monkeypatch.setattr(forks, "_PATIENCE", 0.05)
     expected, held, done = trained.predict_proba(X), threading.Event(), threading.Event()
@@ -71,6 +72,7 @@ def test_a_child_does_not_wait_for_a_thread_that_is_not_there(trained, engine, m
 
 
 @posix
+@pytest.mark.process
 def test_a_fork_from_within_a_call_leaves_both_their_lock(trained, engine):
     """As a signal handler may do it."""
     running = trained.use_engine(engine)
@@ -82,6 +84,7 @@ def test_a_fork_from_within_a_call_leaves_both_their_lock(trained, engine):
 
 @posix
 @pytest.mark.skipif(numba.config.DISABLE_JIT, reason="about compiled code alone")
+@pytest.mark.process
 def test_a_fork_waits_for_what_others_compile():
     lock = forks._lock_of_numba()[0]
     lock.acquire()
@@ -94,6 +97,7 @@ def test_a_fork_waits_for_what_others_compile():
 
 
 @posix
+@pytest.mark.process
 def test_a_child_of_another_thread_heeds_interrupts(monkeypatch):
     """The main thread was in the midst of something, which the child will never leave."""
 

@@ -1,6 +1,7 @@
 """Gradients of every activation with every loss: against the formulas, and the two engines."""
 
 from functools import partial
+from itertools import combinations, product
 
 import numba
 import numpy as np
@@ -9,16 +10,12 @@ from formulas import flat_arrays, gradient, mean_loss, slope
 from tolerances import U
 
 from fastnn.batches import Data, Epoch, Progress
-from fastnn.engine import get_engine
+from fastnn.engine import ENGINES, get_engine
 from fastnn.initializers import initial_parameters
 from fastnn.layers import ACTIVATIONS, dense_layers
 from fastnn.losses import LOSSES
 
 LONG = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="takes too long uncompiled")
-
-every_activation = pytest.mark.parametrize("activation", ACTIVATIONS)
-every_loss = pytest.mark.parametrize("loss", LOSSES)
-with_and_without_weights = pytest.mark.parametrize("weighted", [False, True])
 
 SCALE = 0.5  # of the input
 # An element of a gradient is a sum of products whose factors are some √K roundings off. The terms
@@ -27,6 +24,35 @@ SCALE = 0.5  # of the input
 GRADIENT_BOUND = 64 * U
 SMALL = 0.1  # of one weight: its terms may cancel altogether, and are of this size then
 LOSS_BOUND = 16 * U  # a mean of losses, each some roundings off; recorded: 1 U
+
+
+def pairs_of(row):
+    return set(combinations(enumerate(row), 2))
+
+
+def pairwise(**factors):
+    """Parametrize by few rows in which any two levels of two factors meet: the best row first."""
+    candidates = {row: pairs_of(row) for row in product(*factors.values())}
+    missing, rows = set().union(*candidates.values()), []
+    while missing:
+        rows.append(max(candidates, key=lambda row: len(candidates[row] & missing)))
+        missing -= candidates[rows[-1]]
+    return pytest.mark.parametrize(tuple(factors), rows)
+
+
+NETWORKS = {"activation": list(ACTIVATIONS), "loss": list(LOSSES), "weighted": [False, True]}
+every_pair = pairwise(**NETWORKS)
+every_pair_and_engine = pairwise(**NETWORKS, l2=[0.0, 0.03], engine=ENGINES)
+
+
+@pytest.mark.parametrize("table", [every_pair, every_pair_and_engine])
+def test_any_two_levels_meet_in_a_table(table):
+    names, rows = table.args
+    assert len(rows) <= 40
+    levels = [set(column) for column in zip(*rows, strict=True)]
+    assert levels[:3] == [set(each) for each in NETWORKS.values()]
+    expected = set().union(*(pairs_of(row) for row in product(*levels)))
+    assert set().union(*map(pairs_of, rows)) == expected
 
 
 def problem(rng, sizes, loss, rows, weighted):
@@ -58,10 +84,7 @@ def engine_for(name, sizes, activation, loss):
 # ---- against the formulas --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("l2", [0.0, 0.03])
-@with_and_without_weights
-@every_loss
-@every_activation
+@every_pair_and_engine
 def test_every_element_is_the_formulas_derivative(engine, rng, activation, loss, weighted, l2):
     sizes = [4, 6, 5, 3]
     data = problem(rng, sizes, loss, 40, weighted)
@@ -76,36 +99,27 @@ def test_every_element_is_the_formulas_derivative(engine, rng, activation, loss,
         assert np.abs(got - exact).max() <= GRADIENT_BOUND * np.abs(exact).max()
 
 
-def assert_slopes(rng, running, activations, loss, data, l2):
-    """Compare an engine's gradient with slopes along three random directions of every array."""
-    arrays = flat_arrays(running.get_parameters())
+def assert_slopes(rng, engines, activations, loss, data, l2):
+    """Compare gradients with slopes along a random direction of every array."""
+    arrays = flat_arrays(engines[0].get_parameters())
     loss_now = partial(mean_loss, arrays, activations, loss, data, input_scale=SCALE, l2=l2)
-    _, gradients = running.loss_and_grad(data, l2=l2)
-    for array, got in zip(arrays, flat_arrays(gradients), strict=True):
-        for _ in range(3):
-            direction = rng.choice([-1.0, 1.0], array.shape)
-            off = abs((got * direction).sum() - slope(array, ..., direction, loss_now))
+    gradients = [flat_arrays(each.loss_and_grad(data, l2=l2)[1]) for each in engines]
+    for array, *found in zip(arrays, *gradients, strict=True):
+        direction = rng.choice([-1.0, 1.0], array.shape)
+        expected = slope(array, ..., direction, loss_now)
+        for got in found:
             # Errors of the elements add up as random signs do: with the root of their number.
-            assert off <= GRADIENT_BOUND * max(SMALL, np.abs(got).max()) * np.sqrt(got.size)
+            bound = GRADIENT_BOUND * max(SMALL, np.abs(got).max()) * np.sqrt(got.size)
+            assert abs((got * direction).sum() - expected) <= bound
 
 
-@with_and_without_weights
-@every_loss
-@every_activation
-def test_slopes_over_two_chunks_agree(engine, rng, activation, loss, weighted):
-    sizes = [7, 19, 33, 5]
-    data = problem(rng, sizes, loss, 700, weighted)
-    running = engine_for(engine, sizes, activation, loss)
-    assert_slopes(rng, running, 2 * [activation], loss, data, 0.01)
-
-
-def test_layers_may_each_have_another_activation(engine, rng):
+def test_layers_may_each_have_another_activation(rng):
     sizes = [5, 9, 17, 8, 7, 16, 6, 4]
     assert len(sizes) == len(ACTIVATIONS) + 2
     for activations in (ACTIVATIONS, ACTIVATIONS[::-1]):
         data = problem(rng, sizes, "squared_error", 600, weighted=True)
-        running = engine_for(engine, sizes, activations, "squared_error")
-        assert_slopes(rng, running, activations, "squared_error", data, 0.01)
+        engines = [engine_for(name, sizes, activations, "squared_error") for name in ENGINES]
+        assert_slopes(rng, engines, activations, "squared_error", data, 0.01)
 
 
 # ---- two engines ----------------------------------------------------------------------------
@@ -118,18 +132,30 @@ def assert_close(got, expected, bound):
 
 
 @LONG
-@with_and_without_weights
-@every_loss
-@every_activation
-def test_engines_agree(rng, activation, loss, weighted):
+@every_pair
+def test_engines_agree_with_the_formulas_and_each_other(rng, activation, loss, weighted):
+    """Over two chunks of rows: the gradient, predictions, and two epochs.
+
+    The first epoch has batches of one chunk, the second one of two and a short one.
+    """
     sizes = [7, 19, 33, 5]
     data = problem(rng, sizes, loss, 700, weighted)
-    fast, plain = (engine_for(name, sizes, activation, loss) for name in ("numba", "numpy"))
+    engines = [engine_for(name, sizes, activation, loss) for name in ENGINES]
+    assert_slopes(rng, engines, 2 * [activation], loss, data, 0.01)
+    assert_same_gradients(*engines, data)
+    assert_same_predictions(*engines, data)
+    assert_same_steps(*engines, data, rng)
+
+
+def assert_same_gradients(fast, plain, data):
     for l2 in (0.0, 0.02):
         got, gradients = fast.loss_and_grad(data, l2=l2)
         expected, expected_gradients = plain.loss_and_grad(data, l2=l2)
         assert got == pytest.approx(expected, rel=2 * LOSS_BOUND)
         assert_close(gradients, expected_gradients, 2 * GRADIENT_BOUND)
+
+
+def assert_same_predictions(fast, plain, data):
     got, expected = fast.evaluate(data), plain.evaluate(data)
     assert got[0] == pytest.approx(expected[0], rel=2 * LOSS_BOUND)
     assert got[1] == expected[1]
@@ -137,15 +163,7 @@ def test_engines_agree(rng, activation, loss, weighted):
     assert np.abs(fast.predict(data.x) - predicted).max() <= 64 * U * np.abs(predicted).max()
 
 
-@LONG
-@with_and_without_weights
-@every_loss
-@every_activation
-def test_engines_take_the_same_steps(rng, activation, loss, weighted):
-    """One epoch of batches of one chunk, and one of a batch of two with a short one behind."""
-    sizes = [7, 19, 33, 5]
-    data = problem(rng, sizes, loss, 700, weighted)
-    fast, plain = (engine_for(name, sizes, activation, loss) for name in ("numba", "numpy"))
+def assert_same_steps(fast, plain, data, rng):
     for number, batch_size in enumerate((64, 600)):
         epoch = Epoch(data, rng.permutation(700), batch_size, 0.01, l2=0.01, number=number)
         got, expected = (each.run_chunk(epoch, Progress(), 700) for each in (fast, plain))
@@ -156,9 +174,13 @@ def test_engines_take_the_same_steps(rng, activation, loss, weighted):
 
 
 @pytest.mark.parametrize("sizes", [[3, 1], [2, 16, 16], [1, 1, 1]], ids=str)
-@every_loss
-def test_shapes_at_the_edge(engine, rng, loss, sizes):
+def test_shapes_at_the_edge(engine, rng, sizes):
     """No hidden layer, whole panels, one of everything."""
+    for loss in LOSSES:
+        assert_edge(rng, engine, sizes, loss)
+
+
+def assert_edge(rng, engine, sizes, loss):
     data = problem(rng, sizes, loss, 30, weighted=True)
     running = engine_for(engine, sizes, "tanh", loss)
     arrays = flat_arrays(running.get_parameters())
@@ -167,4 +189,4 @@ def test_shapes_at_the_edge(engine, rng, loss, sizes):
     got, _ = running.loss_and_grad(data)
     assert abs(got - exact) <= LOSS_BOUND * max(1, exact)
     if not (loss == "cross_entropy" and sizes[-1] == 1):  # one class: a gradient of zeros
-        assert_slopes(rng, running, activations, loss, data, 0.0)
+        assert_slopes(rng, [running], activations, loss, data, 0.0)

@@ -190,9 +190,11 @@ def test_labels_may_be_lists_and_truths():
     assert_ready(as_labels([True, False], 2, 2), [1, 0], np.int32)
 
 
-def test_labels_that_are_right_are_not_copied():
-    labels = read_only(np.array([0, 1, 2], np.int32))
-    assert as_labels(labels, 3, 3) is labels
+def test_labels_are_copied_even_where_they_are_right():
+    labels = np.array([0, 1, 2], np.int32)
+    checked = as_labels(labels, 3, 3)
+    labels[:] = 7
+    assert_ready(checked, np.array([0, 1, 2]), np.int32)
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])

@@ -72,6 +72,7 @@ def test_other_threads_have_no_handlers() -> None:
     assert not errors
 
 
+@pytest.mark.process
 def test_the_second_signal_ends_the_process() -> None:
     program = """
 import signal

@@ -118,6 +118,7 @@ def test_the_message_has_the_sizes_and_a_way_out(monkeypatch):
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="no high-water mark")
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "lbfgs", "adam, checkpoints"])
+@pytest.mark.process
 def test_what_a_fit_takes_was_foreseen(engine, optimizer, tmp_path):
     """In a process of its own. A batch is one chunk: Numba's plain SGD keeps no gradient."""
     optimizer, *checkpoints = optimizer.split(", ")
@@ -282,6 +283,7 @@ def test_an_estimator_that_no_machine_can_hold(engine):
     assert not hasattr(model, "classes_")
 
 
+@pytest.mark.process
 def test_the_command_says_so_in_a_line(engine, folder):
     done = run("--dataset", "../small.npz", "--hidden", "1000000,1000000", "--engine", engine,
                "--log-json", "log", "--save", "net")  # fmt: skip
@@ -293,6 +295,7 @@ def test_the_command_says_so_in_a_line(engine, folder):
 
 @posix
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc")
+@pytest.mark.process
 def test_a_limit_of_address_space_is_met_with_a_line(folder):
     program = """
 import resource, sys

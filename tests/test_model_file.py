@@ -235,6 +235,7 @@ def test_a_pipe_is_not_waited_for(path: Path) -> None:
 # ---- start-up -------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_a_networks_file_takes_no_heavy_library(path: Path) -> None:
     Network([4, 3]).save(path)
     code = f"import sys, fastnn; fastnn.load({str(path)!r}); "

@@ -190,20 +190,19 @@ def test_the_network_sees_0_to_1(path):
     np.testing.assert_allclose(read_png(path, SIDE * SIDE, 1 / 16), 16 * seen, rtol=1e-6)
 
 
-def test_enlarged_digits_are_recognised(path, images, rng):
-    if images.image_shape != (SIDE, SIDE):
-        pytest.skip("needs MNIST")
-    net = Network([SIDE * SIDE, 64, 10], input_scale=images.scale, seed=0)
-    net.fit(images.x_train[:20_000], images.y_train[:20_000], epochs=4, optimizer="adam")
+@pytest.mark.mnist
+def test_enlarged_digits_are_recognised(path, mnist, rng):
+    net = Network([SIDE * SIDE, 64, 10], input_scale=mnist.scale, seed=0)
+    net.fit(mnist.x_train[:20_000], mnist.y_train[:20_000], epochs=4, optimizer="adam")
     right = 0
     for row in range(60):
-        digit = Image.fromarray(images.x_test[row].reshape(SIDE, SIDE)).resize((150, 150))
+        digit = Image.fromarray(mnist.x_test[row].reshape(SIDE, SIDE)).resize((150, 150))
         ink = Image.new("L", (200, 300), 0)
         ink.paste(digit, tuple(rng.integers(0, [50, 150]).tolist()))
         drawing = Image.new("RGBA", ink.size, (0, 0, 0))
         drawing.putalpha(ink)
-        features = read_png(save(path, drawing), SIDE * SIDE, images.scale)
-        right += int(net.predict(features)[0] == images.y_test[row])
+        features = read_png(save(path, drawing), SIDE * SIDE, mnist.scale)
+        right += int(net.predict(features)[0] == mnist.y_test[row])
     assert right > 0.9 * 60
 
 

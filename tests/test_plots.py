@@ -175,6 +175,7 @@ def test_a_folder_that_is_missing_is_an_error(tmp_path: Path) -> None:
         plots.loss_accuracy(made_up(2), tmp_path / "none" / "a.png", title="A run")
 
 
+@pytest.mark.process
 def test_matplotlib_is_imported_when_a_picture_is_drawn_and_pyplot_never(tmp_path: Path) -> None:
     program = f"""
 import sys
@@ -195,6 +196,7 @@ assert "matplotlib.pyplot" not in sys.modules
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, timeout=60)
 
 
+@pytest.mark.process
 def test_a_backend_that_is_not_there_does_not_matter(tmp_path: Path) -> None:
     """As a notebook names one to the commands that are run from it."""
     for named, shown in (("not_there", "not_there False"), ("svg", "svg True")):

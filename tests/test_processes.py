@@ -141,6 +141,7 @@ layers = pytest.mark.parametrize("layer", ["tbb", "omp", "workqueue"])
 @compiled
 @forks
 @layers
+@pytest.mark.process
 def test_threads_forks_and_pools(tmp_path, layer):
     layer = {"NUMBA_THREADING_LAYER": layer}
     assert run(tmp_path, MATRIX, "forks", tmp_path / "early", 1, **layer)[-1] == "done"
@@ -149,6 +150,7 @@ def test_threads_forks_and_pools(tmp_path, layer):
 @compiled
 @forks
 @layers
+@pytest.mark.process
 def test_processes_that_start_anew(tmp_path, layer):
     layer = {"NUMBA_THREADING_LAYER": layer}
     assert run(tmp_path, MATRIX, "starts", "-", 1, **layer)[-1] == "done"
@@ -195,6 +197,7 @@ for engine in ("numba", "numpy"):
 
 
 @compiled
+@pytest.mark.process
 def test_a_callback_may_predict_and_evaluate_but_not_train(tmp_path):
     lines = run(tmp_path, CALLBACK)
     assert len(lines) == 8
@@ -229,6 +232,7 @@ assert len(engines) == 1
 
 
 @compiled
+@pytest.mark.process
 def test_a_network_is_trained_by_one_thread_at_a_time(tmp_path):
     first, second = run(tmp_path, BESIDE)
     assert first.startswith("the network is being trained: wait") and first == second
@@ -262,6 +266,7 @@ multiprocessing.set_start_method("spawn")  # Numba has not decided it
 @compiled
 @forks
 @layers
+@pytest.mark.process
 def test_a_killed_child_holds_nobody_up(tmp_path, layer):
     run(tmp_path, KILLED, NUMBA_THREADING_LAYER=layer)
 
@@ -297,6 +302,7 @@ for number in (1, 2):
 
 
 @compiled
+@pytest.mark.process
 def test_the_threads_of_blas_are_left_as_they_were(tmp_path):
     run(tmp_path, BLAS)
 
@@ -332,7 +338,11 @@ assert used() - before < 16, (used(), before)
 @compiled
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs /proc")
 @pytest.mark.parametrize(
-    ("steps", "fits"), [(10_000, 1_000), pytest.param(200_000, 20_000, marks=pytest.mark.long)]
+    ("steps", "fits"),
+    [
+        pytest.param(10_000, 1_000, marks=pytest.mark.process),
+        pytest.param(200_000, 20_000, marks=pytest.mark.long),
+    ],
 )
 def test_nothing_grows(tmp_path, steps, fits):
     """16 MiB are 1.6 kB a step, or 16 kB a fit."""

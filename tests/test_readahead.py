@@ -11,8 +11,9 @@ import pytest
 from fastnn import Network, randomness, readahead
 from fastnn.batches import Data
 from fastnn.features import SelectedRows
+from fastnn.maps import is_mapped
 from fastnn.randomness import permutation
-from fastnn.readahead import ReadAhead, is_mapped
+from fastnn.readahead import ReadAhead
 from fastnn.sparse import SparseRows
 
 ROWS, WIDTH = 3001, 64

@@ -1,12 +1,10 @@
 """Every snippet and command of the README works as it stands."""
 
 import gzip
-import os
 import re
 import shlex
 import struct
-import subprocess
-import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,7 @@ import fastnn
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"^```python\n(.*?)^```", README, re.S | re.M)
 COMMANDS = re.findall(r"^(python -m fastnn\..*)$", README, re.M)
+STARTS = "fastnn.report"  # a process, which measures the machine's matrix product
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +30,6 @@ def test_there_are_snippets_and_commands():
 
 @pytest.mark.parametrize("snippet", SNIPPETS)
 def test_snippet(snippet, images, monkeypatch, capsys):
-    """On MNIST where it is found, else on the digits."""
     monkeypatch.setattr("fastnn.datasets.load_dataset", lambda name="auto": images)
     exec(compile(snippet, "README.md", "exec"), {})
     assert capsys.readouterr().out
@@ -46,8 +44,11 @@ def give_files():
         file.write(struct.pack(">4B3I", 0, 0, 8, 3, *images.shape) + images.tobytes())
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_command(command):
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(each, marks=pytest.mark.process if STARTS in each else ()) for each in COMMANDS],
+)
+def test_command(command, capsysbinary):
     """Those that train are shortened to one epoch of the digits, by options put behind."""
     _, _, module, *options = shlex.split(command, comments=True)
     short = {
@@ -56,9 +57,5 @@ def test_command(command):
         "fastnn.predict": [],
     }
     give_files()
-    arguments = ["-m", module, *options, *short[module]]
-    environment = os.environ | {"PYTHONIOENCODING": "utf-8"}
-    done = subprocess.run(
-        [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    code = import_module(module).main([*options, *short[module]])
+    assert code == 0, capsysbinary.readouterr().err

@@ -161,6 +161,7 @@ def command(small: Path, *arguments: str) -> list[str]:
     [((), BATCH_SIZES), (("--optimizers",), OPTIMIZER_CONTEST)],
     ids=["batches", "optimizers"],
 )
+@pytest.mark.process
 def test_the_command_writes_its_files_and_plain_lines(
     options: tuple[str, ...], contest: Contest, small: Path
 ) -> None:
@@ -188,6 +189,7 @@ def test_the_command_writes_its_files_and_plain_lines(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.process
 def test_ctrl_c_says_where_and_writes_nothing(small: Path) -> None:
     process = subprocess.Popen(
         command(small, "--out", "new"),
@@ -220,6 +222,7 @@ def test_more_threads_than_there_are_is_a_mistake_in_usage(
         report.prepare(setup)
 
 
+@pytest.mark.process
 def test_help_needs_neither_numpy_nor_matplotlib() -> None:
     program = """
 import sys

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from commands import events, posix
+from commands import MNIST, events, posix
 from fits import FITS, Server
 
 from fastnn import checkpoint, train
@@ -75,6 +75,7 @@ def killed_rounds(server: Server, place: Path, rounds: int) -> None:
     assert killed > rounds / 2
 
 
+@pytest.mark.process
 def test_killed_fits_come_to_the_same_bits(server: Server, place: Path) -> None:
     killed_rounds(server, place, 10)
 
@@ -89,6 +90,7 @@ def signalled_rounds(server: Server, place: Path, rounds: int, dataset: str) -> 
     chance, seconds = random.Random(rounds), []
     argv = ["--dataset", dataset, "--threads", "1", "--epochs", "1000000", "--optimizer", "adam"]
     argv += ["--checkpoint", "signalled", "--log-json", "log"]
+    argv += ["--data-dir", str(MNIST)] if dataset == "mnist" else []
     for number in range(rounds):
         shutil.rmtree(place / "signalled", ignore_errors=True)
         sent, code, word = [
@@ -114,21 +116,23 @@ def signalled_rounds(server: Server, place: Path, rounds: int, dataset: str) -> 
     return sorted(seconds)
 
 
+@pytest.mark.process
 def test_signals_end_a_run_in_order(server: Server, place: Path) -> None:
     signalled_rounds(server, place, 10, "digits")
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("name", ["digits", pytest.param("mnist", marks=pytest.mark.mnist)])
 def test_many_signals_end_a_run_in_order(
-    server: Server, place: Path, capsys: pytest.CaptureFixture[str]
+    name: str, server: Server, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    name = "mnist" if os.environ.get("FASTNN_DATA") else "digits"
     seconds = signalled_rounds(server, place, long_rounds(300), name)
     with capsys.disabled():
         middle, last = seconds[len(seconds) // 2], seconds[int(0.99 * len(seconds))]
         print(f"\n{name}: {len(seconds)} signals, p50 {middle:.3f} s, p99 {last:.3f} s to exit")
 
 
+@pytest.mark.process
 def test_a_second_signal_ends_it_on_the_spot(server: Server, place: Path) -> None:
     fifo = place / "fifo"
     os.mkfifo(fifo)
@@ -140,6 +144,7 @@ def test_a_second_signal_ends_it_on_the_spot(server: Server, place: Path) -> Non
     assert server.wait() in (130, 143)
 
 
+@pytest.mark.process
 def test_a_run_that_is_resumed_has_the_whole_log(server: Server, place: Path) -> None:
     def figures(name: str) -> list[dict[str, object]]:
         found = [event for event in events(place / name) if event["event"] == "epoch"]
@@ -164,6 +169,7 @@ def test_a_run_that_is_resumed_has_the_whole_log(server: Server, place: Path) ->
     assert json.loads((place / "cut log").read_text().splitlines()[-2])["event"] == "resumed"
 
 
+@pytest.mark.process
 def test_another_run_is_not_resumed(server: Server, place: Path) -> None:
     argv = ["--dataset", "digits", "--engine", "numpy", "--epochs", "2", "--quiet"]
     argv += ["--log-json", "other log"]

@@ -216,6 +216,7 @@ def hostile_files() -> dict[str, tuple[bytes, str]]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="no peaks to be read")
+@pytest.mark.process
 def test_hostile_files_cost_little_memory(tmp_path):
     files = hostile_files()
     for name, (content, _) in files.items():

@@ -310,6 +310,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - before) / wei
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no resource module")
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.process
 def test_memory_grows_with_the_weights_and_not_with_rows_times_columns(optimizer):
     """6.4 MB of weights: in the engine, the network and for divergence, gradients, state."""
     command = [sys.executable, "-c", PROGRAM, optimizer]

@@ -65,6 +65,7 @@ def expected():
 
 
 @pytest.mark.parametrize("layer", ["tbb", "omp", "workqueue"])
+@pytest.mark.process
 def test_each_threading_layer(layer, expected):
     process = run(layer)
     if "No threading layer could be loaded" in process.stderr:
@@ -110,6 +111,7 @@ child()
 @pytest.mark.parametrize(
     ("layer", "serial"), [("tbb", "0011"), ("omp", "0111"), ("workqueue", "0111")]
 )
+@pytest.mark.process
 def test_a_forked_child_has_threads_where_that_is_safe(layer, serial):
     process = run(layer, FORKS)
     if "No threading layer could be loaded" in process.stderr:
@@ -119,6 +121,7 @@ def test_a_forked_child_has_threads_where_that_is_safe(layer, serial):
     assert "".join(words[1] for words in lines if words[:1] == ["serial"]) == serial
 
 
+@pytest.mark.process
 def test_tbb_is_chosen_where_its_wheel_is():
     try:
         version("tbb")
@@ -133,6 +136,7 @@ def fit_in_child(queue):
     queue.put(net.predict_proba(np.ones((1, 4))).tolist())
 
 
+@pytest.mark.process
 def test_a_spawned_process_trains_alike():
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
@@ -198,6 +202,7 @@ def test_control_group_quota(tmp_path, monkeypatch, groups, files, cores):
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs CPU affinity")
+@pytest.mark.process
 def test_affinity_is_respected():
     program = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"

@@ -20,6 +20,7 @@ from fastnn.optimizers import OPTIMIZERS
 # What it prints
 
 
+@pytest.mark.process
 def test_output_in_a_pipe(folder: Path) -> None:
     done = run(*arguments())
     lines = done.stdout.splitlines()
@@ -36,6 +37,7 @@ def test_output_in_a_pipe(folder: Path) -> None:
     assert lines[-1] == f"test accuracy {rows[-1][4]}, test loss {rows[-1][3]}, after 3 epochs"
 
 
+@pytest.mark.process
 def test_rows_arrive_while_it_trains(folder: Path) -> None:
     process = start(*arguments(epochs=1_000_000))
     assert process.stdout is not None
@@ -47,6 +49,7 @@ def test_rows_arrive_while_it_trains(folder: Path) -> None:
     assert line.startswith("    3")
 
 
+@pytest.mark.process
 def test_quiet_leaves_the_last_line(folder: Path) -> None:
     loud, quiet = run(*arguments()), run(*arguments("--quiet"))
     assert quiet.stdout.splitlines() == loud.stdout.splitlines()[-1:]
@@ -106,6 +109,7 @@ def test_says_that_it_compiles_before_it_does(
     assert capsys.readouterr().out.startswith("compiling the kernels")
 
 
+@pytest.mark.process
 def test_ascii_output_can_name_any_file(folder: Path) -> None:
     dataset = str(Path("../données ☃.npz"))
     np.savez(folder / dataset, **small_arrays())
@@ -204,6 +208,7 @@ def test_trains_what_the_network_would(folder: Path) -> None:
         assert [event[f"test_{name}"] for event in epochs] == history[f"val_{name}"]
 
 
+@pytest.mark.process
 def test_log_of_the_numba_engine(folder: Path) -> None:
     done = run(*arguments("--engine", "numba", "--threads", "1", "--log-json", "log"))
     assert (done.returncode, done.stderr) == (0, "")
@@ -378,6 +383,7 @@ def test_early_stopping_ends_with_the_best_weights(
     assert lines[-1].endswith(f"after {ran} epochs, with the weights of epoch {best}")
 
 
+@pytest.mark.process
 def test_early_stopping_never_looks_at_the_test_rows(folder: Path) -> None:
     arrays = small_arrays()
     arrays["y_test"] = arrays["y_test"][::-1]  # now the network is wrong about them

@@ -34,6 +34,7 @@ needs_dev_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /
 # What is wrong with the threads, the data or the files
 
 
+@pytest.mark.process
 def test_more_threads_than_the_process_may_use(folder: Path) -> None:
     done = run(*arguments("--log-json", "log", "--engine", "numba", "--threads", "100000"))
     assert (done.returncode, done.stdout) == (2, "")
@@ -205,6 +206,7 @@ def test_a_directory_in_which_nobody_can_write_is_not_said_to_be_missing(
 
 @needs_dev_full
 @pytest.mark.parametrize("full", ["the log", "standard output"])
+@pytest.mark.process
 def test_full_disk(full: str, folder: Path) -> None:
     if full == "the log":
         done = run(*arguments("--log-json", "/dev/full"))
@@ -259,6 +261,7 @@ def test_interrupt_that_an_import_hides(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @posix
+@pytest.mark.process
 def test_interrupt_that_a_callback_loses(folder: Path) -> None:
     program = """
 import ctypes, signal, sys
@@ -317,6 +320,7 @@ def test_divergence_that_only_the_test_shows(
 
 @posix
 @pytest.mark.parametrize("name", engine.ENGINES)
+@pytest.mark.process
 def test_interrupt(name: str, folder: Path) -> None:
     options = ("--engine", name, "--log-json", "log", "--save", "net")
     process = start(*arguments(*options, epochs=1_000_000))
@@ -337,6 +341,7 @@ def test_interrupt(name: str, folder: Path) -> None:
 
 
 @posix
+@pytest.mark.process
 def test_pipe_that_closes(folder: Path) -> None:
     process = start(*arguments(epochs=1_000_000))
     assert process.stdout is not None and process.stderr is not None
@@ -348,6 +353,7 @@ def test_pipe_that_closes(folder: Path) -> None:
 
 @posix
 @pytest.mark.parametrize("argv", [["--help"], arguments("--quiet")], ids=["help", "quiet"])
+@pytest.mark.process
 def test_pipe_that_was_never_open(argv: list[str], folder: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)

@@ -24,6 +24,7 @@ from fastnn.randomness import SEED_LIMIT
         ("--hlep", 2, "fastnn.train: error: unrecognized arguments: --hlep"),
     ],
 )
+@pytest.mark.process
 def test_answers_without_numpy(option: str, code: int, answer: str, folder: Path) -> None:
     program = "import sys; from fastnn.train import main; code = main(sys.argv[1:]); "
     program += "assert not {'numpy', 'rich', 'matplotlib'} & set(sys.modules); sys.exit(code)"

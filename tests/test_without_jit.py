@@ -5,6 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.process
 HERE = Path(__file__).parent
 WITHOUT_JIT = os.environ | {"NUMBA_DISABLE_JIT": "1"}
 

@@ -264,14 +264,14 @@ def open_chunk(job):
 
 @jit
 def add_losses(job, buffers):
-    """Add the chunk's losses and hits to the running sums; return whether they are finite."""
+    """Add the chunk's losses and hits to the running sums; return whether to go on."""
     loss_sum, correct = 0.0, 0.0  # float64: sums of a whole epoch
     for i in range(job.rows):
         loss_sum += buffers.losses[i]
         correct += buffers.hits[i] * (buffers.weights[i] if job.weights != 0 else ONE)
     job.loss_sum += loss_sum
     job.correct += correct
-    return math.isfinite(job.loss_sum)
+    return math.isfinite(job.loss_sum) and job.ordered
 
 
 @jit
@@ -313,8 +313,8 @@ def run(rows_address, weights_address, address):
                 for task in prange(job.tasks):
                     call_region(region, np.int64(task), address)  # prange counts unsigned
             if phase == 0 and job.mode != PREDICT:
-                finite = add_losses(job, buffers)
-                if job.mode == TRAIN and not finite:
+                sound = add_losses(job, buffers)
+                if job.mode == TRAIN and not sound:
                     return
         if job.mode == TRAIN and job.last and job.l2 != 0:
             add_penalty(job, buffers)

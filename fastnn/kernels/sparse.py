@@ -115,6 +115,19 @@ def place_entries(job):
         entries.row_starts[i + 1] = end
 
 
+@jit
+def _columns_rise(columns, at, count, inputs):
+    """Return whether the `count` columns from ``columns[at]`` on rise, from 0 to below `inputs`.
+
+    They did when Python checked them, but the array may have been changed since. What is checked
+    here is the chunk's own copy, which nobody else changes.
+    """
+    rise = True
+    for p in range(at + 1, at + count):
+        rise &= columns[p - 1] < columns[p]
+    return count == 0 or (rise and columns[at] >= 0 and columns[at + count - 1] < inputs)
+
+
 def gather_entries(job_at, row, source):
     """Copy the entries of one of the data's rows, scaled, to those of a row of the chunk."""
     job = record_at(job_at, 0, JOB)
@@ -129,10 +142,14 @@ def gather_entries(job_at, row, source):
     for p in range(count):
         entries.row_columns[at + p] = columns[p]
         entries.row_values[at + p] = values[p] * job.input_scale
+    if not _columns_rise(entries.row_columns, at, count, layer.inputs):
+        job.ordered = False
+        for p in range(count):
+            entries.row_columns[at + p] = layer.inputs  # a row of weights that is there
     if job.mode == TRAIN and job.drops and layer.keep_level < LEVELS:
         block, bits = np.int64(-1), np.int64(0)
         for p in range(count):
-            column = np.int64(columns[p])
+            column = np.int64(entries.row_columns[at + p])
             if column // BLOCK != block:
                 block = column // BLOCK
                 position = job.start + row

@@ -9,14 +9,15 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
-from typing import Any
+from weakref import ref
 
 import numba
 import numpy as np
 from numba import config
 
 from fastnn.batches import CHUNK_ROWS, Data, Epoch, Progress
-from fastnn.features import Features, SelectedRows
+from fastnn.errors import DataError
+from fastnn.features import Features, SelectedRows, check_in_place
 from fastnn.forks import alone, lock, making
 from fastnn.inputs import check_finite
 from fastnn.kernels import _cache, _gemm, _threads, activations, dropout, losses, sparse, updates
@@ -46,7 +47,7 @@ from fastnn.kernels.zeros import balanced, work_of_groups
 from fastnn.layers import Dense, Parameters
 from fastnn.losses import LOSSES, Loss
 from fastnn.memory import check_compiler, empty_predictions
-from fastnn.sparse import SparseRows
+from fastnn.sparse import COLUMNS_CHANGED, SparseRows
 
 DECISIVE_ROWS = 64  # fewer say too little of how many zeros there are
 # Multiply-adds of a step by which a further thread begins to pay: measured at 2 to 3 million in
@@ -115,8 +116,8 @@ class NumbaEngine:
         self._forward_job.batch_size = sys.maxsize
         self._lock = lock()  # there is one workspace
         self.skip_zeros: bool | None = None  # None: where the data have enough of them
-        self._work: dict[tuple[int, int], np.ndarray | None] = {}
-        self._work_at_hand: np.ndarray | None = None
+        self._measured: Callable[[], Features | None] = lambda: None
+        self._work: np.ndarray | None = None
         self._threads_wanted = threads
         self._entries: EntryBuffers | None = None
         self._outputs = layers[-1].outputs
@@ -185,6 +186,7 @@ class NumbaEngine:
             job.mode, job.targets = EVALUATE, address(data.targets)
             job.weights = 0 if data.weights is None else address(data.weights)
             job.loss_sum = job.correct = 0.0
+            data.check_in_place(self._layout.layers[0].inputs)
             self._pass_over(data.x)
             return job.loss_sum / data.total_weight, job.correct / data.total_weight
 
@@ -202,14 +204,12 @@ class NumbaEngine:
     def _training_job(self, epoch: Epoch) -> Job:
         """Tell the job what to train on, and what each update has of its own."""
         job, data = self._buffers.job, epoch.data
-        job.mode, job.skip_zeros = TRAIN, NEVER
-        if isinstance(_source_of(data.x), SparseRows):
-            self._work_at_hand = self._remembered(data.x, work_of_columns, epoch)
-        else:
-            self._work_at_hand = self._work_left(data.x)
-            job.skip_zeros = NEVER if self._work_at_hand is None else ALWAYS
+        job.n, job.mode = len(epoch.order), TRAIN
+        data.check_in_place(self._layout.layers[0].inputs, job.n)
         self._point_at(job, data.x)
-        job.n = len(epoch.order)
+        self._measure(epoch)
+        skips = self._work is not None and not job.x_is_sparse
+        job.skip_zeros = ALWAYS if skips else NEVER
         job.targets, job.order = address(data.targets), address(epoch.order)
         job.weights = 0 if data.weights is None else address(data.weights)
         job.batch_size, job.updates = epoch.batch_size, epoch.updates
@@ -219,7 +219,7 @@ class NumbaEngine:
 
     def _point_at(self, job: Job, x: Features) -> None:
         """Tell a job where the features are."""
-        job.data_rows, job.x_rows, given = len(x), 0, x
+        job.data_rows, job.x_rows, job.ordered, given = len(x), 0, True, x
         if isinstance(x, SelectedRows):
             job.x_rows, x = address(x.rows), x.source
         job.source_rows, job.x_is_sparse = len(x), isinstance(x, SparseRows)
@@ -248,6 +248,8 @@ class NumbaEngine:
         job.n = rows
         job.skip_zeros = BY_BLOCK if self.skip_zeros is None else int(self.skip_zeros)
         for start in range(0, rows, CALL_ROWS):
+            if start > 0:  # the first rows have just been checked
+                check_in_place(x, self._layout.layers[0].inputs)
             job.position, job.stop = start, min(rows, start + CALL_ROWS)
             work = products * min(rows - start, CHUNK_ROWS)
             self._run(job, work // FORWARD_WORK_OF_A_TASK)
@@ -262,34 +264,48 @@ class NumbaEngine:
         else:
             with _threads.parallel(tasks) as allowed:
                 self._call(job, allowed)
+        if not job.ordered:
+            raise DataError(COLUMNS_CHANGED)
 
     def _call(self, job: Job, tasks: int) -> None:
         job.tasks, job.this = tasks, ctypes.addressof(job)
-        if job.mode == TRAIN and self._work_at_hand is not None:
-            self._buffers.shares[: tasks + 1] = balanced(self._work_at_hand, tasks)
+        if job.mode == TRAIN and (job.x_is_sparse or job.skip_zeros == ALWAYS):
+            self._deal_out(tasks)
         _run(_rows.address, _weights.address, job.this)
 
-    def _work_left(self, x: np.ndarray | SelectedRows) -> np.ndarray | None:
-        """Return the work of each group of inputs where zeros are skipped, else None.
+    def _measure(self, epoch: Epoch) -> None:
+        """Find the work of each group of the first layer's inputs; None where zeros are computed.
 
-        It decides who does what, and not one bit of the result.
+        It decides which task does what, and no bit of the result. What was found last is kept
+        for as long as the features are the same object. A weak reference tells: it neither keeps
+        them alive nor takes others for them.
         """
-        if self.skip_zeros is not None:
+        x = epoch.data.x
+        sparse = isinstance(_source_of(x), SparseRows)
+        if self.skip_zeros is not None and not sparse:
             groups = panels_for(self._layout.layers[0].inputs + 1)
-            return np.ones(groups) if self.skip_zeros else None
-        return None if len(x) < DECISIVE_ROWS else self._remembered(x, work_of_groups)
+            self._work, self._measured = np.ones(groups) if self.skip_zeros else None, lambda: None
+        elif self._measured() is not x:
+            if sparse:
+                self._work = work_of_columns(x, epoch)
+            else:
+                self._work = work_of_groups(x) if len(x) >= DECISIVE_ROWS else None
+            self._measured = ref(x)
 
-    def _remembered(
-        self, x: Features, work: Callable[..., np.ndarray | None], *arguments: Any
-    ) -> np.ndarray | None:
-        """Return the work that was found for these features before."""
-        source = _source_of(x)
-        key = address(source.values if isinstance(source, SparseRows) else source), x.nbytes
-        if key not in self._work:
-            if len(self._work) > 8:
-                self._work.clear()
-            self._work[key] = work(x, *arguments)
-        return self._work[key]
+    def _deal_out(self, tasks: int) -> None:
+        """Write which groups of the first layer's inputs each task takes.
+
+        Raises
+        ------
+        RuntimeError
+            If a group were left out or taken twice: its weights would not be trained, or wrongly.
+        """
+        assert self._work is not None
+        shares = balanced(self._work, tasks)
+        ends = 0, panels_for(self._layout.layers[0].inputs + 1)
+        if (shares[0], shares[-1]) != ends or (shares[1:] < shares[:-1]).any():
+            raise RuntimeError(f"{ends[1]} groups of inputs cannot be dealt out as {shares}")
+        self._buffers.shares[: tasks + 1] = shares
 
     def _products(self, x: Features) -> int:
         """Return the multiply-adds that a row takes on its way forward."""

@@ -120,6 +120,7 @@ class ReferenceEngine:
         """Train on at least `budget_rows` further rows, or to the end of the epoch."""
         position, loss_sum, correct = progress
         rows = len(epoch.order)
+        epoch.data.check_in_place(self.layers[0].inputs, rows)
         budget_stop = min(rows, position + budget_rows)
         while position < budget_stop:
             chunk = next_chunk(position, rows, epoch.batch_size)
@@ -145,6 +146,7 @@ class ReferenceEngine:
         total, loss_sum = np.float32(data.total_weight), 0.0
         self._draw_masks(None, np.arange(0))
         for start in range(0, len(data.x), CHUNK_ROWS):
+            data.check_in_place(self.layers[0].inputs)
             part = data.taken(slice(start, start + CHUNK_ROWS))
             loss_sum += self._forward_with_loss(part)[0]
             self._backward(part, total, first=start == 0)
@@ -157,6 +159,7 @@ class ReferenceEngine:
         loss_sum, correct = 0.0, 0.0
         self._draw_masks(None, np.arange(0))
         for start in range(0, len(data.x), CHUNK_ROWS):
+            data.check_in_place(self.layers[0].inputs)
             part = data.taken(slice(start, start + CHUNK_ROWS))
             chunk_loss, chunk_correct = self._forward_with_loss(part)
             loss_sum += chunk_loss
