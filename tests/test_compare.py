@@ -71,6 +71,8 @@ def test_it_writes_a_table_and_a_picture(compare, runs, tmp_path, capsys):
     assert text in capsys.readouterr().out
     assert "| batch 128 | **fastnn** | 10.0 | 10 to 10 | 10 | - | 60,000 |" in text
     assert "| full batch | PyTorch | 40.0 | 40 to 40 | 40 | 4.00 × faster | 15,000 |" in text
+    for title in ("NumPy", "reference engine"):  # which are two
+        assert f"| batch 128 | {title} | 40.0 |" in text and f"- {title}: " in text
     assert "left out: JAX, jax is not installed" in text
     assert imread(out / "peers.png").shape[1] == 1800
 
