@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from contextlib import nullcontext
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from scipy.optimize import minimize as scipy_minimize
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from fastnn import Callback, DivergenceError, Network
+from fastnn import Callback, DivergenceError, MLPClassifier, Network
 from fastnn.batches import Data
 from fastnn.early_stopping import EarlyStopping
 from fastnn.engine import get_engine
@@ -316,3 +317,19 @@ def test_the_seconds_of_iterations_are_no_more_than_all_of_them(engine, data):
     assert len(history["seconds"]) == 10
     assert sum(history["seconds"]) <= time.perf_counter() - start - 10 * 0.002
     assert min(history["seconds"]) > 0
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_rows_share_the_penalty_of_an_estimator(engine, data, weighted):
+    """As in scikit-learn: alpha / 2 · Σ w², divided by the rows, or by what they weigh."""
+    x, y = data
+    weights = np.linspace(0.5, 3, len(x)) if weighted else np.ones(len(x))
+    model = MLPClassifier((5,), solver="lbfgs", alpha=30.0, max_iter=4, random_state=0)
+    model.set_params(engine=engine)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it did not converge
+        model.fit(x, y, sample_weight=weights if weighted else None)
+    own = -np.log(model.predict_proba(x)[np.arange(len(x)), y])
+    penalty = 30 / 2 * sum((w.astype("f8") ** 2).sum() for w in model.coefs_) / weights.sum()
+    assert penalty > 0.01
+    assert model.loss_ == pytest.approx(np.average(own, weights=weights) + penalty, rel=1e-5)

@@ -1,6 +1,7 @@
 """The fit loop over both engines: what history holds, resuming, divergence, interruptions."""
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -324,3 +325,12 @@ def test_weights_that_overflow_in_a_later_epoch_are_those_of_the_epoch_before(en
     assert network.epochs_trained == 2
     ((w, b),) = network.parameters
     assert [w.item(), b.item()] == [np.float32(rate) / 4, np.float32(rate) * 2]
+
+
+def test_the_seconds_of_an_epoch_count_its_shuffle(network, data, monkeypatch):
+    def slowly(*arguments):
+        time.sleep(0.01)
+        return permutation(*arguments)
+
+    monkeypatch.setattr("fastnn.training.permutation", slowly)
+    assert min(network.fit(*data, epochs=2, engine="numpy")["seconds"]) >= 0.01
