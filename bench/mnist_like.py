@@ -3,10 +3,10 @@
 import os
 
 import numpy as np
-import platformdirs
 
 from fastnn.datasets import Dataset, load_dataset
 from fastnn.errors import DataError
+from fastnn.files import user_cache_directory
 
 TRAIN_ROWS, TEST_ROWS, SIDE, CLASSES = 60_000, 10_000, 28, 10
 ZEROS = 0.81  # of MNIST's pixels
@@ -17,7 +17,7 @@ def find_or_imitate() -> Dataset:
 
     `load_dataset` fetches what it misses, but nothing when it is told where to look.
     """
-    places = [os.environ.get("FASTNN_DATA"), platformdirs.user_cache_path("fastnn")]
+    places = [os.environ.get("FASTNN_DATA"), user_cache_directory()]
     reasons = []
     for place in filter(None, places):
         try:

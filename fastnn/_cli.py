@@ -22,6 +22,7 @@ from fastnn import __version__
 from fastnn.errors import DivergenceError, FastnnError
 from fastnn.interrupts import Terminated, exit_code, heed, heeded
 from fastnn.settings import BELOW_ONE, LARGEST_FLOAT, SMALLEST_NORMAL
+from fastnn.terminal import print_line
 
 ENGINES = ("numba", "numpy")  # as in fastnn.engine, which needs NumPy
 DATASETS = ("auto", "mnist", "fashion-mnist", "digits")
@@ -205,6 +206,8 @@ def check_directory(path: Path) -> None:
     except OSError as error:
         why = error.strerror
         if isinstance(error, FileNotFoundError) and path.is_dir():  # as /proc says it
+            if not path.is_absolute():
+                os.getcwd()  # raises where it is gone
             why = "Not a directory that one can write in"
         raise OSError(error.errno, why, str(path)) from None
 
@@ -321,6 +324,8 @@ def _interrupt_behind(error: BaseException | None) -> BaseException | None:
 
 
 def _message(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError) and error.filename is None:  # as os.getcwd raises it
+        return "the working directory is gone; start in another one, or give absolute paths"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     if isinstance(error, MemoryError):
@@ -329,9 +334,8 @@ def _message(error: Exception) -> str:
 
 
 def _print_error(line: str) -> None:
-    if sys.stderr is not None:
-        with suppress(OSError):  # it may be closed like the rest
-            print(" ".join(line.splitlines()), file=sys.stderr, flush=True)
+    with suppress(OSError):  # standard error may be closed like the rest
+        print_line(line, error=True)
 
 
 def _abandon_stdout() -> None:

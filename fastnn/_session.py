@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from fastnn import _cli
 from fastnn.console import counted
 from fastnn.errors import DivergenceError
+from fastnn.terminal import print_line
 
 if TYPE_CHECKING:
     from fastnn.datasets import Dataset
@@ -42,14 +43,14 @@ def load(program: str, options: argparse.Namespace, *, quiet: bool = False) -> "
 
 def warn(program: str, text: str) -> None:
     """Say on one line of standard error what is not as it should be."""
-    print(f"{program}: warning: {text}", file=sys.stderr, flush=True)
+    print_line(f"{program}: warning: {text}", error=True)
 
 
 def say_note(program: str, data: "Dataset", *, again: bool = False) -> None:
     """Say on standard error what there is to say about the data, if anything; shorter again."""
     if data.note:
         note = data.note.partition(":")[0] if again else data.note
-        print(f"{program}: {note}", file=sys.stderr, flush=True)
+        print_line(f"{program}: {note}", error=True)
 
 
 def use_engine(
@@ -78,8 +79,8 @@ def use_engine(
 def _warnings_as_lines(program: str) -> Iterator[None]:
     """Show a warning as one line on standard error."""
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: print(
-            f"{program}: {message}", file=sys.stderr, flush=True
+        warnings.showwarning = lambda message, *_, **__: print_line(
+            f"{program}: {message}", error=True
         )
         yield
 

@@ -56,7 +56,7 @@ def write_snapshot(path: FilePath, snapshot: Snapshot, items: Items) -> None:
     Raises
     ------
     ModelFileError
-        If a weight is not finite.
+        If a weight is not finite, or a count would not be read back.
     OSError
         If the file cannot be written.
     """
@@ -83,7 +83,7 @@ def write_snapshot(path: FilePath, snapshot: Snapshot, items: Items) -> None:
             leaves[f"{kind}.{name}"] = np.array(curve, "<f8")
     figures = progress.loss_sum, progress.correct, snapshot.seconds, standing.best
     leaves["figures"] = np.array([*figures, snapshot.rate_divisor], "<f8")
-    write(path, KIND, description, leaves)
+    write(path, KIND, description, leaves, _expected)
 
 
 def read_snapshot(path: FilePath) -> tuple[Snapshot, Items]:

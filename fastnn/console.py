@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from fastnn.callbacks import Callback, past_epochs
+from fastnn.terminal import print_line, printable
 
 
 def counted(number: int, noun: str) -> str:
@@ -55,7 +56,7 @@ class Display(Callback):
 
     def say(self, line: str = "", style: str | None = None) -> None:
         """Print a line; only a terminal knows styles."""
-        print(line, flush=True)
+        print_line(line)
 
     def conclude(self, line: str) -> None:
         """Print the one line that --quiet leaves."""
@@ -117,7 +118,7 @@ class TerminalDisplay(Display):
 
     def say(self, line: str = "", style: str | None = None) -> None:
         """Print a line above the bar, unwrapped."""
-        self._console.out(line, style=style, highlight=False)
+        self._console.out(printable(line), style=style, highlight=False)
 
     @contextmanager
     def table(self, epochs: int) -> Iterator[None]:

@@ -17,8 +17,8 @@ from fastnn.files import FilePath
 from fastnn.layers import Dense, Parameters, dense_layers
 from fastnn.losses import Loss, get_loss
 from fastnn.randomness import SEED_LIMIT
-from fastnn.settings import check_setting
-from fastnn.strict_json import COUNT_LIMIT, counted, listed, typed, within
+from fastnn.settings import COUNT_LIMIT, check_setting
+from fastnn.strict_json import counted, listed, typed, within
 from fastnn.tensor_file import (
     Kind,
     Leaf,
@@ -95,7 +95,7 @@ def write_model(path: FilePath, model: Model) -> None:
     Raises
     ------
     ModelFileError
-        If a weight is not finite, or there is more besides the weights than is read back.
+        If a weight is not finite, or what it is besides the weights would not be read back.
     OSError
         If the file cannot be written.
     """
@@ -117,7 +117,7 @@ def write_model(path: FilePath, model: Model) -> None:
     }
     leaves = parameter_leaves(model.parameters)
     leaves |= {_curve_leaf(name): curve for name, curve in curves.items()}
-    write(path, KIND, description, leaves)
+    write(path, KIND, description, leaves, _expected)
 
 
 def _curve_leaf(name: str) -> str:

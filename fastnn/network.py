@@ -262,8 +262,7 @@ class Network:
     ) -> Outcome:
         """Train as a plan says, on data that are checked, with the engine that is in use.
 
-        What `fit` does behind the door. The plan's batch size is cut to the rows there are, 0
-        standing for all of them; its counts are those of this network.
+        The plan's batch size is cut to the rows, 0 for all of them; its counts are the network's.
         """
         if plan.optimizer.rule == "lbfgs":
             drops = any(layer.dropout for layer in self.layers)
@@ -271,6 +270,7 @@ class Network:
                 raise ValueError("lbfgs goes without dropout, clip_norm and schedule")
         with self._training:
             running, counts, rows = self._current_engine(), self._counts, len(data.x)
+            counts.check_room(plan.epochs, rows)
             keeper = checkpoint_in(checked(callbacks))
             check_fit(self.layers, rows, plan, checkpoints=keeper is not None)
             has_state = self._rule == plan.optimizer.rule

@@ -1,9 +1,8 @@
 """The command line ``python -m fastnn.predict``: what a saved model says of the rows of a file."""
 
 import argparse
-import csv
-import io
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fastnn import _cli, _session
 from fastnn.errors import DataError
 from fastnn.files import writable_target, write_whole
+from fastnn.terminal import print_line, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,10 +23,10 @@ EXAMPLES = """\
   python -m fastnn.predict digits.safetensors digit.png
   python -m fastnn.predict digits.safetensors t10k-images-idx3-ubyte.gz --output t10k.csv
   python -m fastnn.predict iris.safetensors flowers.csv --format jsonl
-  zcat flowers.csv.gz | python -m fastnn.predict iris.safetensors -
+  grep -v '^#' flowers.csv | python -m fastnn.predict iris.safetensors -
 
 INPUT is a file of numbers, a row a sample, as the model was trained on:
-  CSV              with a header or without; - for standard input
+  CSV              with a header or without, raw or in gzip; - for standard input
   .npy             (rows, columns) or images; may be larger than the memory
   .npz             the array x or x_test in it, or the only one of rank 2 or more
   IDX              the format of MNIST, raw or in gzip
@@ -100,7 +100,7 @@ def predict(options: argparse.Namespace) -> None:
 
 def say(line: str) -> None:
     """Print a line that is no prediction."""
-    print(f"{PROGRAM}: {line}", file=sys.stderr, flush=True)
+    print_line(f"{PROGRAM}: {line}", error=True)
 
 
 def watched(blocks: "Iterator[np.ndarray]", input_scale: float) -> "Iterator[np.ndarray]":
@@ -169,17 +169,40 @@ def as_csv(answers: Iterator[Rows], classes: list[str]) -> Iterator[bytes]:
     word = "label" if classes else "value"
     has_header = False
     for rows in answers:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
+        lines: list[list[Any]] = []
         if not has_header:
             said = rows[0][1]
             words = [f"{word}_{i}" for i in range(len(said))] if isinstance(said, list) else [word]
-            writer.writerow(["row", *words, *(f"p_{name}" for name in classes)])
+            lines.append(["row", *words, *(f"p_{name}" for name in classes)])
             has_header = True
         for number, said, probabilities in rows:
             several = said if isinstance(said, list) else [said]
-            writer.writerow([number, *several, *probabilities])
-        yield text.getvalue().encode(errors="backslashreplace")
+            lines.append([number, *several, *probabilities])
+        yield "".join(",".join(map(csv_field, line)) + "\n" for line in lines).encode()
+
+
+def csv_field(value: Any) -> str:
+    """Return a value as a field of a table that a terminal shows or a spreadsheet opens.
+
+    Control characters are escaped. A text that a spreadsheet would take for a formula gets a
+    single quote in front, as OWASP's page *CSV Injection* recommends; numbers stay as they are.
+    """
+    if not isinstance(value, str):
+        return str(value)
+    text = printable(value)
+    if value.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) and not is_number(value):
+        text = f"'{text}"
+    elif not any(character in text for character in ',"'):
+        return text
+    return '"' + text.replace('"', '""') + '"'
+
+
+def is_number(text: str) -> bool:
+    """Return whether a text is a number for a spreadsheet, too."""
+    try:
+        return math.isfinite(float(text)) and text.isascii() and "_" not in text
+    except ValueError:
+        return False
 
 
 def as_json_lines(answers: Iterator[Rows], classes: list[str]) -> Iterator[bytes]:

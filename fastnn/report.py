@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +30,7 @@ from fastnn.console import counted, versions
 from fastnn.convergence import Plan, Run, capitalized, number_text
 from fastnn.errors import DivergenceError
 from fastnn.files import write_whole
+from fastnn.terminal import print_line, printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -105,7 +105,7 @@ def report(options: argparse.Namespace) -> None:
     network, engine = prepare(setup)
     facts = describe(setup, network, engine)
     for what, text in facts.items():
-        print(f"{what:<16} {text}", flush=True)
+        print_line(f"{what:<16} {text}")
     seconds = 0.1 if options.quick else 1.0
     peak = sgemm_peak(engine.threads, seconds=seconds)
     runs = train_runs(contest.plans, setup)
@@ -116,7 +116,7 @@ def report(options: argparse.Namespace) -> None:
     peak = max(peak, sgemm_peak(engine.threads, seconds=seconds))
     work = Work(flops_per_sample(network.layers), peak)
     write_report(options.out, contest, runs, facts, work, quick=options.quick)
-    print(f"wrote {', '.join(contest.files)} in {options.out}", flush=True)
+    print_line(f"wrote {', '.join(contest.files)} in {options.out}")
     _session.say_note(PROGRAM, data, again=True)
 
 
@@ -156,8 +156,8 @@ def _check_writable(out: Path, files: Sequence[str]) -> None:
 def prepare(setup: Setup) -> tuple["Network", "Engine"]:
     """Build the network once before the runs, so that its engine is ready and can be described."""
     network = setup.network()
-    say = partial(print, flush=True)
-    return network, _session.use_engine(PROGRAM, network, setup.engine, setup.threads, say)
+    engine = _session.use_engine(PROGRAM, network, setup.engine, setup.threads, print_line)
+    return network, engine
 
 
 def describe(setup: Setup, network: "Network", engine: "Engine") -> dict[str, str]:
@@ -170,8 +170,8 @@ def describe(setup: Setup, network: "Network", engine: "Engine") -> dict[str, st
     data = setup.data
     widths = "-".join(map(str, _session.widths_of(network)))
     return {
-        "Data": f"{data.name}, {counted(len(data.x_train), 'row')} to train on, "
-        f"{len(data.x_test):,} to test on, from {data.source}",
+        "Data": f"{printable(data.name)}, {counted(len(data.x_train), 'row')} to train on, "
+        f"{len(data.x_test):,} to test on, from {printable(data.source)}",
         "Network": f"{widths}, {counted(network.n_parameters, 'parameter')}; "
         "ReLU, then softmax with categorical cross-entropy",
         "Initial weights": f"He normal, biases 0, seed {setup.seed}: the same for all runs",
@@ -192,7 +192,7 @@ def train_runs(plans: Sequence[Plan], setup: Setup) -> list[Run]:
         with _progress_bar(plans) as progress:
             for plan in plans:
                 runs.append(_train(plan, setup, _Watch(progress, plan)))
-                print(_line(runs[-1]), flush=True)
+                print_line(_line(runs[-1]))
     except KeyboardInterrupt:
         number = min(len(runs) + 1, len(plans))
         place = f"interrupted in run {number} of {len(plans)}, {plans[number - 1].name}"

@@ -8,6 +8,8 @@ LARGEST_FLOAT = 2.0**128 - 2.0**104  # of float32, and its smallest
 SMALLEST_FLOAT = 2.0**-149
 SMALLEST_NORMAL = 2.0**-126  # smaller ones are 0 where denormals are flushed
 
+COUNT_LIMIT = 2**53  # epochs, rows and updates stay below: exact in float64 and JSON everywhere
+
 _BELOW_ONE = ("momentum", "beta1", "beta2")
 _POSITIVE = ("learning_rate", "eps", "input_scale")
 

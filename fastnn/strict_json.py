@@ -14,8 +14,7 @@ from typing import Any
 
 from fastnn.errors import ModelFileError
 from fastnn.files import FilePath
-
-COUNT_LIMIT = 2**63  # whatever is counted stays below
+from fastnn.settings import COUNT_LIMIT
 
 _WORDS = {bool: "a bool", int: "a whole number", float: "a number with a point", str: "a text"}
 _WORDS |= {list: "a list", dict: "an object"}

@@ -59,7 +59,13 @@ class Leaf(NamedTuple):
     dtype: str = "F32"
 
 
-def write(path: FilePath, kind: Kind, description: dict[str, Any], leaves: Leaves) -> None:
+def write(
+    path: FilePath,
+    kind: Kind,
+    description: dict[str, Any],
+    leaves: Leaves,
+    expected: Callable[[dict[str, Any]], Iterable[tuple[str, Leaf]]] = lambda description: (),
+) -> None:
     """Write a file, which is replaced whole or not at all.
 
     The same description and leaves make the same bytes.
@@ -68,15 +74,18 @@ def write(path: FilePath, kind: Kind, description: dict[str, Any], leaves: Leave
     ----------
     leaves : dict of str to ndarray
         float32, all finite, or float64.
+    expected : callable, optional
+        What `read` will be given: what it refuses is not written.
 
     Raises
     ------
     ModelFileError
-        If a number that is to be finite is not, or the description is longer than is read back.
+        If a number that is to be finite is not, or the description would not be read back.
     OSError
         If the file cannot be written.
     """
     with within(path):
+        tuple(expected(description))
         contents = _contents(kind, description, leaves)
     write_whole(path, [contents])
 

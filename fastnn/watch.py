@@ -14,6 +14,7 @@ from fastnn.layers import Parameters
 from fastnn.losses import Loss
 from fastnn.plan import Plan
 from fastnn.schedules import ADAPTIVE_END, ADAPTIVE_FACTOR
+from fastnn.settings import COUNT_LIMIT
 
 # Without early stopping, an adaptive rate follows the training loss, as scikit-learn has it.
 _ADAPTIVE = EarlyStopping("loss", patience=10, min_delta=1e-4, restore_best=False)
@@ -32,6 +33,14 @@ class Counts:
     epochs: int = 0
     samples: int = 0
     updates: int = 0
+
+    def check_room(self, epochs: int, rows: int) -> None:
+        """Raise a ValueError if a fit would count further than a file can say."""
+        if max(self.epochs + epochs, self.samples + epochs * rows) >= COUNT_LIMIT:
+            raise ValueError(
+                f"{epochs:,} epochs of {rows:,} rows are too many for a network that was trained "
+                f"for {self.epochs:,} and {self.samples:,}: counts stay below 2**53"
+            )
 
 
 @dataclass(frozen=True, eq=False)

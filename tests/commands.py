@@ -2,9 +2,12 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,29 @@ MNIST = os.environ.get("FASTNN_DATA")  # the directory with the real one
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX pipes, signals or terminals")
 
 Arrays = dict[str, Any]
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Fail a test that takes longer: one that waits on a pipe is interrupted in its wait.
+
+    Windows has no such alarm.
+    """
+    if not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def fail(*_: Any) -> None:
+        pytest.fail(f"takes more than {seconds:g} s")
+
+    handler = signal.signal(signal.SIGALRM, fail)
+    timer = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, *timer)
 
 
 def small_arrays() -> Arrays:

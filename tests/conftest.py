@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from commands import MNIST, small_arrays
+from commands import MNIST, small_arrays, time_limit
 
 import fastnn
 from fastnn.datasets import Dataset, load_dataset
@@ -60,16 +60,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.system"}
 STARTS |= {"fastnn.start"}
 FONTS = {"fc-list", "system_profiler"}  # Matplotlib asks them where its own cache is empty
+TIME_LIMITS = {"long": 3600, "process": 900}  # seconds, by a test's marker
+TIME_LIMIT = 120
 refused_in: str | None = None  # the test that runs, if it must not start a process
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     global refused_in
-    marked = item.get_closest_marker("process") or item.get_closest_marker("long")
+    marked = item.get_closest_marker("long") or item.get_closest_marker("process")
     refused_in = None if marked else item.nodeid
     try:
-        return (yield)
+        with time_limit(TIME_LIMITS[marked.name] if marked else TIME_LIMIT):
+            return (yield)
     finally:
         refused_in = None
 

@@ -1,5 +1,6 @@
 """Data sets: where they are looked for, how they are fetched, and what is refused."""
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -48,7 +49,11 @@ def tiny(monkeypatch) -> dict[str, bytes]:
         arrays += [rng.integers(0, 256, (n, 2, 3), np.uint8), np.arange(n, dtype=np.uint8) % 3]
     contents = dict(zip(NAMES, map(idx_bytes, arrays), strict=True))
     files = tuple(
-        IdxFile(name, *(hashlib.sha256(c).hexdigest() for c in (content, packed(content))))
+        IdxFile(
+            name,
+            *(hashlib.sha256(c).hexdigest() for c in (content, packed(content))),
+            len(packed(content)),
+        )
         for name, content in contents.items()
     )
     monkeypatch.setitem(
@@ -89,6 +94,29 @@ def test_layouts(tmp_path, tiny, folder, suffix):
     assert (data.name, data.note) == ("mnist", None)
 
 
+def dotted(name: str) -> str:
+    return name.replace("-idx", ".idx")
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("outer", [None, str, dotted])
+@pytest.mark.parametrize("inner", [str, dotted])
+@pytest.mark.parametrize("folder", ["", "mnist"])
+def test_names_with_dots_and_folders_of_their_own(tmp_path, tiny, folder, outer, inner, suffix):
+    root = tmp_path / "data" / folder
+    for name in NAMES:
+        put(root / outer(name) if outer else root, {inner(name): tiny[name]}, suffix)
+    data = load_dataset("mnist", tmp_path / "data")
+    assert (data.source, len(data.x_train)) == (str(root), 5)
+
+
+def test_as_kaggle_unpacks_it(tmp_path, tiny):
+    put(tmp_path, {dotted(name): content for name, content in tiny.items()})
+    for name in NAMES:
+        put(tmp_path / name, {dotted(name): tiny[name]})
+    assert load_dataset("mnist", tmp_path).source == str(tmp_path)
+
+
 def test_raw_and_compressed_files_may_be_mixed(tmp_path, tiny):
     put(tmp_path / "data", {name: tiny[name] for name in NAMES[:2]})
     put(tmp_path / "data", {name: tiny[name] for name in NAMES[2:]}, ".gz")
@@ -97,7 +125,7 @@ def test_raw_and_compressed_files_may_be_mixed(tmp_path, tiny):
 
 def test_fashion_mnist_lies_beside_mnist(tmp_path, tiny, monkeypatch):
     fashion = {name: content[:-1] + b"\2" for name, content in tiny.items()}
-    files = tuple(IdxFile(n, hashlib.sha256(c).hexdigest(), "") for n, c in fashion.items())
+    files = tuple(IdxFile(n, hashlib.sha256(c).hexdigest(), "", 0) for n, c in fashion.items())
     folders = SETS["fashion-mnist"].folders
     monkeypatch.setitem(SETS, "fashion-mnist", IdxSet("Fashion-MNIST", files, folders, ()))
     put(tmp_path / "data", tiny)
@@ -214,12 +242,31 @@ class _Handler(BaseHTTPRequestHandler):
         if manner.startswith("hang") or (manner == "stall" and body):
             self.server.release.wait(10)
             return
-        self.send_response(404 if manner == "gone" else 200)
-        self.send_header("Content-Length", str(len(content)))
+        self.send_response({"gone": 404, "circle": 302}.get(manner, 200))
+        self.send_header("Location", self.path)
+        if manner in ("labelled", "bomb", "squeezed"):
+            self.send_header("Content-Encoding", "gzip")
+        if manner == "squeezed":
+            content = packed(content)
+        if manner not in ("more", "bomb", "ends", "drip", "steady"):
+            self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        if body:
-            spoilt = {"short": content[:20], "wrong": bytes(len(content))}
+        if manner in ("drip", "steady") and body:
+            while not self.server.release.wait(0.02):
+                self.wfile.write(content[:1])
+        elif body:
+            spoilt = {
+                "short": content[:20],
+                "ends": content[:20],
+                "wrong": bytes(len(content)),
+                "more": content * 2,
+                "bomb": packed(bytes(1 << 20)),
+            }
             self.wfile.write(spoilt.get(manner, content))
+
+    def handle(self):
+        with contextlib.suppress(ConnectionError):  # of readers that have gone
+            super().handle()
 
     def log_message(self, *args):
         self.server.requests.append(self.requestline)
@@ -262,6 +309,11 @@ def test_fetched_once(mirrors, cache, name, caplog, capsys):
     assert not caplog.records and capsys.readouterr() == ("", "")
 
 
+def test_a_mirror_that_calls_files_encoded_is_taken_as_it_sends_them(mirrors, cache):
+    mirrors("labelled")
+    assert load_dataset("mnist").name == "mnist"
+
+
 def test_only_what_is_missing_is_fetched(mirrors, tiny, cache):
     requests = mirrors("good")
     put(cache / "mnist", {name: tiny[name] for name in NAMES[:3]})
@@ -281,15 +333,28 @@ def test_the_second_mirror_helps_out(mirrors, cache, manner, name):
     ("manner", "reason"),
     [
         ("gone", "404"),
-        ("wrong", "does not match the known hash"),
+        ("wrong", "sends another file: its SHA-256 is not "),
         ("short", "20 bytes read"),
-        ("stall", "timed out"),
+        ("ends", "sends 20 bytes, where the file has "),
+        ("more", "sends more than the "),
+        ("bomb", "sends more than the "),  # of what its Content-Encoding would unpack to
+        ("squeezed", "sends "),
+        ("stall", "sends less than 8,192 bytes within 0.05 s"),
+        ("drip", "sends less than 8,192 bytes within 0.05 s"),
+        ("steady", "takes more than 0.1 s"),
+        ("circle", "Exceeded 30 redirects"),
     ],
 )
 def test_a_failed_download_leaves_nothing_and_says_why(mirrors, cache, monkeypatch, manner, reason):
-    monkeypatch.setattr("fastnn.datasets.download.STALL_LIMIT", 0.2)
+    if manner in ("stall", "drip"):
+        monkeypatch.setattr("fastnn.datasets.download.STALL_LIMIT", 0.05)
+    if manner == "steady":
+        monkeypatch.setattr("fastnn.datasets.download.PIECE", 1)
+        monkeypatch.setattr("fastnn.datasets.download.TOTAL_LIMIT", 0.1)
     mirrors(manner)
+    start = time.monotonic()
     message = refusal("mnist")
+    assert time.monotonic() - start < 2
     for part in (str(cache / "mnist"), f"/{manner}/", reason, "--data-dir", "FASTNN_DATA"):
         assert part in message
     assert "--dataset digits" in message
@@ -297,6 +362,17 @@ def test_a_failed_download_leaves_nothing_and_says_why(mirrors, cache, monkeypat
     data = load_dataset("auto")
     assert data.name == "digits" and f"/{manner}/" in data.note
     assert not files_in(cache / "mnist")
+
+
+def test_a_user_without_a_home_directory(tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda app: Path("~/.cache") / app)
+    message = refusal("mnist")
+    assert "is not fetched, for this user has no home directory" in message
+    assert "--data-dir" in message
+    data = load_dataset("auto")
+    assert data.name == "digits" and "no home directory" in data.note
+    monkeypatch.setenv("FASTNN_DATA", str(put(tmp_path / "data", tiny)))
+    assert load_dataset("auto").name == "mnist"
 
 
 def test_without_a_network_auto_takes_the_digits():

@@ -13,7 +13,7 @@ from commands import PATIENCE, posix
 from test_console import read_all, terminal  # noqa: F401
 
 import fastnn
-from fastnn import Callback, train
+from fastnn import Callback, predict, report, train
 
 pytestmark = [posix, pytest.mark.process]
 
@@ -52,6 +52,37 @@ def assert_refused(done: subprocess.CompletedProcess[str], program: str, named: 
     assert done.returncode == 1, done.stderr
     assert done.stderr.startswith(f"{program}: error: ") and done.stderr.count("\n") == 1
     assert named in done.stderr
+
+
+# ---- a working directory that is gone ------------------------------------------------------------
+
+
+@pytest.fixture
+def gone(place: Path, tmp_path: Path) -> Path:
+    """Return a folder with a network, rows and data, and leave for one that is no more."""
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    os.chdir(folder)
+    folder.rmdir()
+    return place
+
+
+@pytest.mark.parametrize(
+    "relative",
+    [[*TRAIN[1:], f"--{option}", "out"] for option in ("save", "plots", "log-json", "checkpoint")]
+    + [[*REPORT[1:], "out"], ["{place}/net", "{place}/rows.csv", "--output", "out"]],
+    ids=["save", "plots", "log", "checkpoint", "report", "predict"],
+)
+def test_a_working_directory_that_is_gone(relative, gone, monkeypatch, capfdbinary, request):
+    name = request.node.callspec.id
+    program = {"report": report, "predict": predict}.get(name, train)
+    argv = [each.format(place=gone).replace("..", str(gone.parent)) for each in relative]
+    assert program.main(argv) == 1
+    out, err = capfdbinary.readouterr()
+    assert err.decode() == (
+        f"{program.PROGRAM}: error: the working directory is gone; start in another one, or give "
+        "absolute paths\n"
+    )
 
 
 # ---- a disk that is full, folders that go --------------------------------------------------------

@@ -66,6 +66,22 @@ def test_every_loss(loss: str, engine: str, rng: np.random.Generator, path: Path
     assert loaded.evaluate(x, y) == network.evaluate(x, y)
 
 
+@pytest.mark.parametrize("name", ["epochs", "samples"])
+def test_counts_at_their_limit(name: str, rng: np.random.Generator, path: Path) -> None:
+    network = Network([4, 5, 3])
+    setattr(network._counts, name, 2**53 - 1)
+    loaded = saved(network, path)
+    assert_same(loaded, network)
+    x, y = data(rng, "cross_entropy")
+    with pytest.raises(ValueError, match=r"^1 epochs of \d+ rows are too many"):
+        loaded.fit(x, y, epochs=1, engine="numpy")
+    assert_same(loaded, network)
+    setattr(network._counts, name, 2**53)
+    with pytest.raises(ModelFileError, match=f"{path}: {name} is 9007199254740992, where 0 to"):
+        network.save(path)
+    assert_same(load(path), loaded)
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_activation(activation: str, path: Path) -> None:
     network = Network([4, 5, 3], activation=activation)
@@ -184,7 +200,7 @@ def test_weights_that_are_not_finite_are_not_written(
     network.save(path)
     before, parameters = path.read_bytes(), network.parameters
     parameters[1][place].flat[-1] = value
-    network.parameters = parameters
+    network.use_engine("numpy").set_parameters(parameters)  # which trusts what it is given
     with pytest.raises(ModelFileError) as raised:
         network.save(path)
     assert str(raised.value) == f"{path}: layers.1.{name} holds NaN or infinity"

@@ -70,6 +70,58 @@ def test_image_shape(tmp_path, shape, image_shape):
     assert load_npz(save(tmp_path / "a.npz", x_train=x, x_test=x[:2])).image_shape == image_shape
 
 
+def pixels(*shape: int) -> np.ndarray:
+    x = np.random.default_rng(0).integers(0, 256, (4, *shape))
+    x[:, 0] = 0  # a border that does not vary
+    return x
+
+
+@pytest.mark.parametrize("dtype", ["f2", "<f4", ">f8", "i8", "u2"])
+@pytest.mark.parametrize("shape", [(4, 4), (2, 3, 1), (16,), (4, 2, 3)])
+def test_pictures_of_another_type_are_bytes(tmp_path, dtype, shape):
+    x = pixels(*shape).astype(dtype)
+    data = load_npz(save(tmp_path / "a.npz", x_train=x, x_test=x[:2] // 4))
+    np.testing.assert_array_equal(data.x_train, x.reshape(4, -1))
+    np.testing.assert_array_equal(data.x_test, x[:2].reshape(2, -1) // 4)
+    assert data.x_train.dtype == data.x_test.dtype == np.uint8 and data.scale == 1 / 255
+    assert data.note is not None and "scale" in data.note and "\n" not in data.note
+
+
+RATINGS = np.random.default_rng(1).integers(0, 6, (4, 16))
+ONE_HOT = np.concatenate([RATINGS[:, :12] > 2, pixels(4)], axis=1)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        pixels(16) / 255,  # scaled already
+        pixels(4, 4) / 255,
+        pixels(16) / 2,  # not whole
+        pixels(16) - 1,
+        pixels(16) * 2,
+        pixels(15),  # too few columns for a picture
+        pixels(16) % 100,  # ages
+        pixels(4, 4) % 17,  # shades as in scikit-learn's digits
+        RATINGS,
+        ONE_HOT,  # mostly 0 and 1
+        pixels(16) > 127,
+        np.full((4, 16), 200),  # nothing varies
+    ],
+)
+def test_other_whole_numbers_stay_as_they_are(tmp_path, x):
+    x = x.astype(np.float32)
+    with np.errstate(all="raise"):
+        data = load_npz(save(tmp_path / "a.npz", x_train=x, x_test=x[:2]))
+    np.testing.assert_array_equal(data.x_train, x.reshape(4, -1))
+    assert (data.x_train.dtype, data.scale, data.note) == (np.float32, 1.0, None)
+
+
+def test_bytes_in_one_part_only(tmp_path):
+    x = pixels(4, 4)
+    data = load_npz(save(tmp_path / "a.npz", x_train=x, x_test=x[:2] + 0.5))
+    assert (data.x_train.dtype, data.scale, data.note) == (np.float32, 1.0, None)
+
+
 def test_whole_numbers_may_be_floating_point(tmp_path):
     y_train = np.array([0.0, 1.0, 2.0, 0.0], np.float16)
     data = load_npz(save(tmp_path / "a.npz", y_train=y_train))

@@ -177,6 +177,35 @@ def test_classifiers_have_their_own_names_for_classes(names, kind, folder, capsy
     assert list(line["probabilities"]) == [str(name) for name in model.classes_]
 
 
+HOSTILE = {  # labels, and the fields that a table has of them
+    "=1+1": '"\'=1+1"',
+    '@SUM(A1,"x")': '"\'@SUM(A1,""x"")"',
+    "+x": '"\'+x"',
+    "-inf": '"\'-inf"',
+    "\t=1": '"\'\\t=1"',
+    "\x1b[2J": r"\x1b[2J",
+    "a\nb": r"a\nb",
+    "\u202eabc": r"\u202eabc",
+    "-1": "-1",
+    "+3.5e2": "+3.5e2",
+    "x=1": "x=1",
+}
+
+
+def test_labels_that_a_terminal_or_a_spreadsheet_would_run(folder, capsysbinary):
+    x, labels = np.eye(len(HOSTILE)), np.array(list(HOSTILE))
+    model = MLPClassifier((), solver="lbfgs", engine="numpy", random_state=0)
+    model.fit(x, labels).save(MODEL)
+    assert model.predict(x).tolist() == labels.tolist()
+    np.save("x.npy", x)
+    header, *lines = written(capsysbinary, MODEL, "x.npy").decode().split("\n")
+    for label, line in zip(HOSTILE, lines, strict=False):
+        assert line.partition(",")[2].startswith(HOSTILE[label] + ","), label
+    assert "p_=1+1" in header and r"p_\x1b[2J" in header and len(lines) == len(HOSTILE) + 1
+    lines = written(capsysbinary, MODEL, "x.npy", "--format", "jsonl").splitlines()
+    assert [json.loads(line)["label"] for line in lines] == labels.tolist()
+
+
 def test_classifiers_of_several_labels(folder, capsysbinary):
     model = MLPClassifier(8, max_iter=100, engine="numpy", random_state=0)
     model.fit(X, np.eye(3, dtype=int)[Y])
@@ -232,6 +261,21 @@ def test_images_as_bytes_and_a_picture(folder, images, capsysbinary):
     [row] = table(written(capsysbinary, MODEL, "digit.png"))
     assert row["label"] == rows[0]["label"]
     np.testing.assert_allclose(columns([row], "p_"), columns(rows[:1], "p_"), rtol=0.1, atol=0.01)
+
+
+def test_bytes_are_the_same_in_any_type(folder, capsysbinary):
+    net = Network([6, 5, 3], input_scale=1 / 255)
+    net.use_engine("numpy")
+    net.save(MODEL)
+    x = np.random.default_rng(0).integers(0, 256, (9, 6))
+    x[0, 1] = 255
+    Path("x.idx").write_bytes(struct_of(x) + x.astype(np.uint8).tobytes())
+    Path("x.csv").write_text("\n".join(",".join(map(str, row)) for row in x.tolist()))
+    expected = written(capsysbinary, MODEL, "x.idx")
+    assert written(capsysbinary, MODEL, "x.csv") == expected
+    for dtype in ("u1", "f4", "f8", "i8"):
+        np.save("x.npy", x.astype(dtype))
+        assert written(capsysbinary, MODEL, "x.npy") == expected
 
 
 def struct_of(x: np.ndarray) -> bytes:
@@ -311,6 +355,7 @@ def test_models_that_are_none(content, folder, capsysbinary):
         (["missing", "../x.npy"], "missing: No such file or directory"),
         ([MODEL, "missing"], "missing: cannot be read: No such file or directory"),
         ([MODEL, ".."], "..: cannot be read: "),
+        ([MODEL, "a\nb\x1b[2J"], r"a\nb\x1b[2J: cannot be read: No such file or directory"),
         ([MODEL, "../x.npy", "--output", "missing/out"], "missing: No such file or directory"),
         ([MODEL, "../x.npy", "--output", ".."], "..: "),
     ],

@@ -16,6 +16,7 @@ import pytest
 from commands import posix
 from PIL import Image
 
+from fastnn.datasets import gzipped
 from fastnn.datasets.rows import read_rows
 from fastnn.errors import DataError
 
@@ -75,18 +76,65 @@ def test_a_picture(tmp_path):
     np.testing.assert_allclose(seen, [[0, 5, 1, 0]], rtol=1e-6)
 
 
+def test_pictures_are_for_models_of_images(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(np.arange(81, dtype=np.uint8).reshape(9, 9)).save(path)
+    table = "is a picture, where the model takes 49 numbers: pictures are scaled to 8 x 8 pixels or"
+    assert refusal(path, 49).startswith(table)
+    for start in ("pixel", "pixel_", "Pixel0_", "px", "", "28x"):
+        names = [f"{start}{number}" for number in range(64)]
+        assert len(list(read_rows(str(path), 64, names=names))) == 1
+    expected = "is a picture, where the model takes the feature 'sepal width', no pixel$"
+    with pytest.raises(DataError, match=expected):
+        list(read_rows(str(path), 64, names=[*names[1:], "sepal width"]))
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
         ("a.png", "is not a PNG"),
         ("a.npy", "is not a plain array in NumPy's .npy format"),
         ("a.npz", "is not an intact .npz archive: File is not a zip file"),
-        ("a.gz", "not an IDX file: it starts with 31 2c 32 2c, not 00 00"),
     ],
 )
 def test_where_it_does_not_the_name_tells_what_it_should_be(tmp_path, name, expected):
     (tmp_path / name).write_bytes(b"1,2,3,4\n")
     assert refusal(tmp_path / name) == expected
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.gz", "a"])
+@pytest.mark.parametrize("header", [b"", b"a,b,c,d\n"])
+def test_tables_in_gzip(tmp_path, name, header):
+    (tmp_path / name).write_bytes(gzip.compress(header + CSV))
+    np.testing.assert_array_equal(read(tmp_path / name), X)
+
+
+def test_a_name_that_ends_in_gz_without_gzip(tmp_path):  # as browsers unpack downloads
+    (tmp_path / "a.csv.gz").write_bytes(CSV)
+    np.testing.assert_array_equal(read(tmp_path / "a.csv.gz"), X)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (gzip.compress(npy()), "is .npy in gzip, in which only CSV and IDX are read: unpack it"),
+        (gzip.compress(npz()), "is .npz in gzip, in which"),
+        (gzip.compress(b"\x89PNG\r\n\x1a\n"), "is .png in gzip, in which"),
+        (gzip.compress(gzip.compress(CSV)), "is .gz in gzip, in which"),
+        (gzip.compress(b""), "is empty"),
+        (gzip.compress(CSV)[:-9], "damaged gzip: "),
+        (gzip.compress(CSV)[:-8] + bytes(8), "damaged gzip: "),
+        (b"\x1f\x8b", "damaged gzip: "),
+        (gzip.compress(CSV + b"\n1,2,x,4"), "line 8, column 3: 'x' is not a number"),
+        (gzip.compress(b"0,0,0,0\n" * (1 << 14)), "unpacks to more than 50 times its size; if"),
+    ],
+    ids=["npy", "npz", "png", "gz", "empty", "cut", "checksum", "magic", "number", "bomb"],
+)
+def test_other_files_in_gzip(tmp_path, monkeypatch, content, expected):
+    monkeypatch.setattr(gzipped, "_TABLE_BYTES", 1 << 10)
+    monkeypatch.setattr(gzipped, "_TABLE_RATIO", 50)
+    (tmp_path / "a.csv.gz").write_bytes(content)
+    assert refusal(tmp_path / "a.csv.gz").startswith(expected)
 
 
 def test_an_archive_without_members(tmp_path):
@@ -205,6 +253,9 @@ def hostile_files() -> dict[str, tuple[bytes, str]]:
         "many rows.npz": (zipped(npy_header((rows, 784)) + zeros[: rows * 784]), "read"),
         "largest.png": (png(2048, 2048, 4, zlib.compress(line * 2048, 1)), "read"),
         "bomb.gz": (gzip.compress(idx(np.zeros((2, 784), np.uint8)) + zeros, 1), "refused"),
+        "many rows.csv.gz": (gzip.compress((b"0,1," * 391 + b"0,1\n") * 10_000, 1), "read"),
+        "bomb.csv.gz": (gzip.compress(b"\n" * (100 << 20), 1), "refused"),
+        "wide.csv.gz": (gzip.compress(b"1," * (100 << 20), 1), "refused"),
         "bomb.npz": (zipped(npy_header((2, 784)) + zeros), "refused"),
         "bomb.png": (png(60_000, 60_000, 1, packed), "refused"),
         "large for its size.png": (png(9, 9, 1, packed), "refused"),

@@ -72,6 +72,59 @@ def test_names_must_be_those_of_the_model():
     assert read("7,8\n1,2\n", 2, ["7", "8"]).tolist() == [[1, 2]]  # names may look like numbers
 
 
+COUNTING = ",".join(map(str, range(784)))
+A_HEADER, A_SAMPLE = "is taken for a header, not a sample", "is taken for a sample, not a header"
+
+
+@pytest.mark.parametrize(
+    ("content", "rows", "said"),
+    [
+        ("0,1,2,3\n0.5,-1.25,2.0,3.5\n", 1, f"line 1 (0,1,2,...) {A_HEADER}"),
+        ('"0","1","2"\r\n0.5,1,2\r\n.25,7,0\r\n', 2, f"line 1 (0,1,2) {A_HEADER}"),
+        ("1,2\n3,1e5\n4,2e-7\n", 2, f"line 1 (1,2) {A_HEADER}"),
+        (f"{COUNTING}\n{'0,' * 783}255\n", 1, f"line 1 (0,1,2,...) {A_HEADER}"),
+        ("0,1,2,3\n3,1,0,2\n", 2, f"line 1 (0,1,2,...) {A_SAMPLE}"),
+        ("0,1,2,3\n0.5,1,2,3\n4,0.5,0.5,0.5\n5,6,7,8\n", 4, f"line 1 (0,1,2,...) {A_SAMPLE}"),
+        ("0,1,2,3\n", 1, f"line 1 (0,1,2,...) {A_SAMPLE}"),
+        (f"{COUNTING}\n", 1, f"line 1 (0,1,2,...) {A_SAMPLE}"),
+        ("0\n0.5\n", 2, f"line 1 (0) {A_SAMPLE}"),
+        ("0\n1\n0\n", 3, ""),
+        ("0,1,2,3\n0.5,1,2,3\n0,1,2,3", 3, ""),  # the same again: no header
+        ("0,1,2,4\n0.5,1.5,2.5,3.5\n", 2, ""),
+        ("0.0,1.0,2.0\n0.5,1.5,2.5\n", 2, ""),
+        ("2,3\n0.5,1.5\n", 2, ""),
+    ],
+)
+def test_a_first_line_that_counts_up(content, rows, said):
+    lines = []
+    inputs = content.partition("\n")[0].count(",") + 1
+    blocks = read_table(io.BytesIO(content.encode()), "a.csv", inputs, None, lines.append)
+    assert sum(map(len, blocks)) == rows
+    assert lines == ([f"a.csv: {said}"] if said else [])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("a,b\n1,2\n", ""),
+        ("1,3\n1,2\n", "has no header; the columns"),
+        ("0,1\n.5,.5\n", f"line 1 (0,1) {A_HEADER}; the columns"),
+        ("0,1\n5,5\n", f"line 1 (0,1) {A_SAMPLE}; the columns"),
+    ],
+)
+def test_names_that_are_missing_are_said(content, said):
+    lines = []
+    blocks = list(read_table(io.BytesIO(content.encode()), "a.csv", 2, ["a", "b"], lines.append))
+    assert len(blocks) == 1
+    end = " are taken in the order of the model's names"
+    assert lines == ([f"a.csv: {said}{end}"] if said else [])
+
+
+def test_a_wrong_line_below_numbers_is_named():
+    assert refusal("0,1\n.5,.5\n1,x\n", 2) == "line 3, column 2: 'x' is not a number"
+    assert refusal("0,1\n5,5\n1,x\n", 2) == "line 3, column 2: 'x' is not a number"
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
@@ -91,6 +144,7 @@ def test_names_must_be_those_of_the_model():
         ("1,2\n3," + "x" * 99 + "\n", "line 2, column 2: '" + "x" * 40 + "...' is not a number"),
         ("\n1,2\n", "line 1: is empty"),
         ("1,2\n\n\n3,4\n", "line 2: is empty"),
+        ("1,2" + "\n" * 1_100, "line 1002: is empty, as the 1,000 lines before it are"),
         ("1,2\nnan,4\n", "line 2 holds NaN, infinity or a number beyond float32"),
         ("a,b\n1,2\n3,inf\n", "line 3 holds NaN"),
         ("1,2\n3,1e39\n", "line 2 holds NaN"),

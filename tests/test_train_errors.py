@@ -1,5 +1,6 @@
 """`fastnn.train` where something is wrong: usage, data, files, divergence, signals, pipes."""
 
+import errno
 import os
 import re
 import signal
@@ -224,13 +225,19 @@ def test_full_disk(full: str, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
+        (
+            FileNotFoundError(errno.ENOENT, "No such file or directory"),
+            1,
+            "fastnn.train: error: the working directory is gone; start in another one, or give "
+            "absolute paths\n",
+        ),
         (MemoryError("7 TiB"), 1, "fastnn.train: error: not enough memory: 7 TiB\n"),
         (
             ModuleNotFoundError("No module named 'x'"),
             1,
             "fastnn.train: error: No module named 'x'\n",
         ),
-        (fastnn.DataError("two\nlines"), 1, "fastnn.train: error: two lines\n"),
+        (fastnn.DataError("a\nb: \x1b[2J"), 1, "fastnn.train: error: a\\nb: \\x1b[2J\n"),
         (KeyboardInterrupt(), 130, "fastnn.train: interrupted\n"),
     ],
 )

@@ -27,7 +27,8 @@ class Dataset:
     n_classes : int
         The number of classes.
     note : str or None
-        What the user should know about it: that this is not the set that was hoped for, and why.
+        What the user should know: that this is not the set that was hoped for, or that the features
+        are not taken as they are; and why.
     """
 
     name: str

@@ -1,23 +1,38 @@
-"""Download files from mirrors: each file whole and verified, or not at all."""
+"""Download files from mirrors: each file whole and verified, or not at all.
 
-import contextlib
-import logging
+A mirror has a time for each piece of a file and a time for all of it, and may send as many bytes as
+the file is known to have. They are taken as they come: a ``Content-Encoding`` is not unpacked.
+"""
+
+import hashlib
 import queue
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from fastnn.errors import DataError
+from fastnn.files import write_whole
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-STALL_LIMIT = 10.0  # seconds that a connection may stay silent
+STALL_LIMIT = 10.0  # seconds for the next PIECE
+TOTAL_LIMIT = 1800.0  # seconds for a file
 REACH_LIMIT = 4.0  # seconds for any mirror to answer; with the imports, 5 in all
-_CHUNK = 1 << 16
+PIECE = 1 << 13  # bytes
+_AHEAD = 64  # pieces that have come and are not written yet
+
+_Pieces = queue.Queue[bytes | Exception]  # of a file in order; b"" is its end
+
+
+class Remote(NamedTuple):
+    """What a mirror should send: the number of bytes, and their SHA-256 (hex)."""
+
+    size: int
+    sha256: str
 
 
 class DownloadError(DataError):
@@ -25,7 +40,7 @@ class DownloadError(DataError):
 
 
 def download(
-    files: Mapping[str, str],
+    files: Mapping[str, Remote],
     mirrors: Sequence[str],
     directory: Path,
     *,
@@ -36,16 +51,15 @@ def download(
 
     Parameters
     ----------
-    files : mapping of str to str
-        The files' names and the SHA-256 (hex) of each.
+    files : mapping of str to Remote
+        The files by their names.
     mirrors : sequence of str
         URLs that a name is appended to, in the order in which they are tried.
     directory : Path
         Made if it is missing. A file appears in it complete and verified, or not at all.
     patient : bool
-        Whether to try every mirror, each until it has been silent for `STALL_LIMIT` seconds.
-        Otherwise all are knocked at together, and only those that answer within `REACH_LIMIT`
-        seconds are tried.
+        Whether to try every mirror. Otherwise all are asked at once, and only those that answer
+        within `REACH_LIMIT` seconds are tried.
     progress : bool
         Whether to show a progress bar, if stderr is a terminal.
 
@@ -62,12 +76,14 @@ def download(
     missing = dict(files)
     failures: dict[str, str] = {}
     candidates = mirrors if patient else _answering(mirrors, next(iter(missing)), failures)
-    with _quiet_pooch(), _display(progress) as display:
+    with _display(progress) as display:
         for mirror in candidates:
             try:
                 while missing:
                     name = next(iter(missing))
-                    _retrieve(mirror + name, missing[name], directory / name, display)
+                    directory.mkdir(parents=True, exist_ok=True)
+                    pieces = _verified(_pieces(mirror + name), missing[name])
+                    write_whole(directory / name, _shown(pieces, display, name, missing[name].size))
                     del missing[name]
                 return mirror
             except (OSError, ValueError) as error:
@@ -75,13 +91,79 @@ def download(
     raise DownloadError(", ".join(f"{mirror} ({why})" for mirror, why in failures.items()))
 
 
-def _retrieve(url: str, sha256: str, path: Path, display: "Progress") -> None:
-    import pooch
+def _verified(pieces: Iterator[bytes], remote: Remote) -> Iterator[bytes]:
+    """Yield the pieces of a file; raise a ValueError as soon as they are not the right ones."""
+    digest, size = hashlib.sha256(), 0
+    for piece in pieces:
+        size += len(piece)
+        if size > remote.size:
+            raise ValueError(f"sends more than the {remote.size:,} bytes that the file has")
+        digest.update(piece)
+        yield piece
+    if size < remote.size:
+        raise ValueError(f"sends {size:,} bytes, where the file has {remote.size:,}")
+    if digest.hexdigest() != remote.sha256:
+        raise ValueError(f"sends another file: its SHA-256 is not {remote.sha256}")
 
-    downloader = pooch.HTTPDownloader(
-        progressbar=_Bar(display, path.name), chunk_size=_CHUNK, timeout=STALL_LIMIT
-    )
-    pooch.retrieve(url, sha256, fname=path.name, path=path.parent, downloader=downloader)
+
+def _pieces(url: str) -> Iterator[bytes]:
+    """Yield what is at a URL, of any size; raise a ValueError where it comes too slowly.
+
+    It is fetched in a thread, which is left behind where time is up: no call of the system that
+    looks up a name, or reads the headers, can be interrupted.
+    """
+    pieces: _Pieces = queue.Queue(_AHEAD)
+    threading.Thread(target=_fetch, args=(url, pieces), daemon=True).start()
+    end = time.monotonic() + TOTAL_LIMIT
+    due, missing = time.monotonic() + STALL_LIMIT, PIECE
+    while piece := _next(pieces, min(due, end)):
+        if isinstance(piece, Exception):
+            raise ValueError(_reason(piece))
+        yield piece
+        missing -= len(piece)
+        if missing <= 0:
+            due, missing = time.monotonic() + STALL_LIMIT, PIECE
+    if piece is None:
+        if time.monotonic() >= end:
+            raise ValueError(f"takes more than {TOTAL_LIMIT:g} s")
+        raise ValueError(f"sends less than {PIECE:,} bytes within {STALL_LIMIT:g} s")
+
+
+def _next(pieces: _Pieces, due: float) -> bytes | Exception | None:
+    """Return the next piece, or None if it has not come in time."""
+    left = due - time.monotonic()
+    try:
+        return pieces.get(timeout=left) if left > 0 else None
+    except queue.Empty:
+        return None
+
+
+def _fetch(url: str, pieces: _Pieces) -> None:
+    """Put what is at a URL piece by piece, or what went wrong; end where nobody takes it."""
+    import requests
+
+    as_it_is, timeout = {"Accept-Encoding": "identity"}, 2 * STALL_LIMIT  # nobody waits as long
+    try:
+        try:
+            with requests.get(url, headers=as_it_is, stream=True, timeout=timeout) as response:
+                response.raise_for_status()
+                for piece in response.raw.stream(PIECE, decode_content=False):
+                    pieces.put(piece, timeout=STALL_LIMIT)
+            pieces.put(b"", timeout=STALL_LIMIT)
+        except queue.Full:
+            raise
+        except Exception as error:  # urllib3 has its own
+            pieces.put(error, timeout=STALL_LIMIT)
+    except queue.Full:
+        pass
+
+
+def _shown(pieces: Iterator[bytes], display: "Progress", name: str, size: int) -> Iterator[bytes]:
+    """Yield the pieces, and move the line of a display."""
+    task = display.add_task(name, total=size)
+    for piece in pieces:
+        display.advance(task, len(piece))
+        yield piece
 
 
 def _answering(mirrors: Sequence[str], name: str, failures: dict[str, str]) -> Iterator[str]:
@@ -108,12 +190,11 @@ def _answering(mirrors: Sequence[str], name: str, failures: dict[str, str]) -> I
 
 def _knock(mirror: str, name: str, answers: "queue.SimpleQueue[tuple[str, str | None]]") -> None:
     """Ask a mirror for a file's headers; put the mirror and what went wrong, or None."""
-    import pooch
+    import requests
 
-    try:
-        downloader = pooch.HTTPDownloader(timeout=STALL_LIMIT)  # longer than anybody waits
-        found = downloader(mirror + name, None, None, check_only=True)
-        answers.put((mirror, None if found else f"does not have {name}"))
+    try:  # for longer than anybody waits
+        found = requests.head(mirror + name, timeout=STALL_LIMIT, allow_redirects=True)
+        answers.put((mirror, None if found.status_code == 200 else f"does not have {name}"))
     except (OSError, ValueError) as error:
         answers.put((mirror, _reason(error)))
 
@@ -123,20 +204,6 @@ def _reason(error: BaseException) -> str:
     while error.__context__ is not None:
         error = error.__context__
     return " ".join(str(error).split()) or type(error).__name__
-
-
-@contextlib.contextmanager
-def _quiet_pooch() -> Iterator[None]:
-    """Silence pooch's announcements of each download."""
-    import pooch
-
-    logger = pooch.get_logger()
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _display(progress: bool) -> "Progress":
@@ -151,31 +218,3 @@ def _display(progress: bool) -> "Progress":
         transient=True,
         disable=not (progress and sys.stderr.isatty()),
     )
-
-
-class _Bar:
-    """A line of the display, in the words that pooch speaks to a progress bar."""
-
-    def __init__(self, display: "Progress", name: str) -> None:
-        self._display = display
-        self._task = display.add_task(name, total=None)
-
-    @property
-    def total(self) -> float | None:
-        """The number of bytes to come, or None while it is unknown."""
-        return self._display.tasks[self._task].total
-
-    @total.setter
-    def total(self, n_bytes: int) -> None:
-        self._display.update(self._task, total=n_bytes)
-
-    def update(self, n_bytes: int) -> None:
-        """Count the bytes that have come."""
-        self._display.advance(self._task, n_bytes)
-
-    def reset(self) -> None:
-        """Count from 0 again."""
-        self._display.update(self._task, completed=0)
-
-    def close(self) -> None:
-        """Leave the line as it is; it goes with the display."""

@@ -9,7 +9,6 @@ import hashlib
 import math
 import os
 import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import IO
 
 import numpy as np
 
+from fastnn.datasets.gzipped import DEFLATE_RATIO, MAGIC, damage_named
 from fastnn.datasets.samples import blocks_of_stream, check_shape
 from fastnn.errors import DataError
 
@@ -25,8 +25,6 @@ _Stream = IO[bytes] | gzip.GzipFile
 _DTYPES = {8: "uint8", 9: "int8", 11: "int16", 12: "int32", 13: "float32", 14: "float64"}
 _UINT8 = 8
 _MAX_NDIM = 64  # NumPy's own limit
-_GZIP_MAGIC = b"\x1f\x8b"
-_DEFLATE_RATIO = 1032  # deflate's best: 258 bytes for two bits
 _PIECE = 1 << 18
 
 
@@ -94,20 +92,18 @@ def _opened(path: Path) -> Iterator[tuple[_Stream, bytes, tuple[int, ...]]]:
     The size of the file must allow for that: exactly, or where it is compressed, at most.
     """
     try:
-        with path.open("rb") as file:
+        with damage_named(path), path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            compressed = file.read(2) == _GZIP_MAGIC
+            compressed = file.read(2) == MAGIC
             file.seek(0)
             with gzip.GzipFile(fileobj=file) if compressed else nullcontext(file) as stream:
                 header, shape = _read_header(stream, path)
                 promised = len(header) + math.prod(shape)
-                if compressed and promised > size * _DEFLATE_RATIO:
-                    raise _wrong_length(path, promised, "at most ", size * _DEFLATE_RATIO)
+                if compressed and promised > size * DEFLATE_RATIO:
+                    raise _wrong_length(path, promised, "at most ", size * DEFLATE_RATIO)
                 if not compressed and promised != size:
                     raise _wrong_length(path, promised, "", size)
                 yield stream, header, shape
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: damaged gzip: {error}") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
 

@@ -22,6 +22,12 @@ _PIECE = 1 << 20
 _DIRECTORY_BYTES = 1 << 20  # 10,000 names and more; zipfile keeps some 15 times as much of them
 _COLUMNS_BYTES = 1 << 25  # of an array that lies column by column and so is read whole
 _SHOWN = 120  # characters of a name that a file gives, or of a message with it
+_TABLE_PIXELS = 16  # columns of a table; fewer are measurements, not a picture
+_HIGH = 127  # shades of which a picture has some above it; ages, counts and ratings seldom do
+_BYTES_NOTE = (
+    "the features are taken for bytes, with the scale 1/255: they are whole numbers from 0 to 255, "
+    "as pictures have them (save other features standardized)"
+)
 _MANY = 64  # arrays: with more than this, none is looked at that has not the right name
 
 _Members = dict[str, zipfile.ZipInfo]
@@ -32,6 +38,10 @@ def load_npz(path: str | os.PathLike[str]) -> Dataset:
 
     Bytes (uint8) stay bytes, with a scale of 1/255; any other real type becomes float32, with a
     scale of 1. Samples of rank 3 (n, h, w) or 4 (n, h, w, 1) are images; all are flattened.
+
+    Pictures that were saved as another type count as bytes too, and `Dataset.note` says so: whole
+    numbers from 0 to 255, some above 127, in images or in a table of 16 columns or more, in which
+    more than half of the columns that vary reach above 127.
 
     Parameters
     ----------
@@ -54,6 +64,7 @@ def load_npz(path: str | os.PathLike[str]) -> Dataset:
     with _named(path):
         arrays = _read_arrays(path, ("x_train", "y_train", "x_test", "y_test"))
         image_shape = _image_shape(arrays["x_train"].shape)
+        note = _take_for_bytes(arrays, is_image=image_shape is not None)
         x_train, x_test = (_samples(key, arrays[key]) for key in ("x_train", "x_test"))
         y_train, y_test = (_labels(key, arrays[key]) for key in ("y_train", "y_test"))
         _check_fit(x_train, y_train, x_test, y_test)
@@ -67,6 +78,7 @@ def load_npz(path: str | os.PathLike[str]) -> Dataset:
         source=str(path),
         image_shape=image_shape,
         n_classes=int(y_train.max()) + 1,
+        note=note,
     )
 
 
@@ -220,6 +232,33 @@ def _image_shape(shape: tuple[int, ...]) -> tuple[int, int] | None:
     """Tell the height and width of samples (n, h, w) or (n, h, w, 1)."""
     is_image = len(shape) == 3 or (len(shape) == 4 and shape[3] == 1)
     return (shape[1], shape[2]) if is_image else None
+
+
+def _take_for_bytes(arrays: dict[str, np.ndarray], *, is_image: bool) -> str | None:
+    """Turn pictures of another type into bytes, as `load_npz` explains; return what to say of it.
+
+    What is not fit to be samples stays as it is, and is refused later.
+    """
+    parts = {key: arrays[key] for key in ("x_train", "x_test")}
+    if any(x.dtype == np.uint8 or x.ndim < 2 for x in parts.values()):
+        return None
+    x = parts["x_train"]
+    if not all(map(_in_bytes, parts.values())) or x.max() <= _HIGH:
+        return None
+    if not is_image:
+        high = x.max(axis=0).ravel()
+        high = high[high > x.min(axis=0).ravel()]
+        if x[0].size < _TABLE_PIXELS or 2 * np.count_nonzero(high > _HIGH) <= high.size:
+            return None
+    arrays |= {key: x.astype(np.uint8) for key, x in parts.items()}
+    return _BYTES_NOTE
+
+
+def _in_bytes(array: np.ndarray) -> bool:
+    """Return whether all numbers are whole and from 0 to 255."""
+    if not (array.min() >= 0 and array.max() <= 255):  # nor is NaN
+        return False
+    return bool((array.astype(np.uint8) == array).all())
 
 
 def _samples(key: str, array: np.ndarray) -> np.ndarray:

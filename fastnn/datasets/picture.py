@@ -29,7 +29,8 @@ def read_png(path: str | os.PathLike[str], inputs: int, input_scale: float = 1.0
     What differs from the paper, whose shade is that of the border, is ink. It is cut out, scaled
     to fill 20 of 28 parts of the side, and put where its centre of mass is in the middle: so MNIST
     was made. In 8 x 8 pixels it fills them all, as scikit-learn's digits do. A picture that has
-    the size already is inverted where it is dark on bright, and is otherwise left as it is.
+    the size already is inverted where it is dark on bright, and is otherwise left as it is. None
+    is scaled to fewer than 8 x 8 pixels: what takes so few numbers is no model of images.
 
     Parameters
     ----------
@@ -50,7 +51,7 @@ def read_png(path: str | os.PathLike[str], inputs: int, input_scale: float = 1.0
     ------
     DataError
         If the file cannot be read, is not a PNG, is damaged or too large, or all one colour; if
-        `inputs` is not a square.
+        `inputs` is not a square, or one of fewer than 8 x 8 where the picture is of another size.
     """
     path = Path(path)
     side = math.isqrt(inputs)
@@ -141,6 +142,11 @@ def _white_on_black(shades: np.ndarray, white: int, side: int) -> np.ndarray:
     is_dark_on_bright = paper > (low + high) / 2
     if shades.shape == (side, side):
         return (white - shades if is_dark_on_bright else shades) / white
+    if side < _WHOLE_SIDE:
+        raise DataError(
+            f"is a picture, where the model takes {side * side} numbers: pictures are scaled to "
+            f"{_WHOLE_SIDE} x {_WHOLE_SIDE} pixels or more"
+        )
     ink = shades.astype(np.float32)
     ink -= np.float32(paper)
     ink /= np.float32((low if is_dark_on_bright else high) - paper)

@@ -26,9 +26,9 @@ def load_dataset(
 ) -> Dataset:
     """Load a data set for classification, fetching it if it is not on this machine yet.
 
-    MNIST and Fashion-MNIST are four IDX files, raw or .gz, verified by SHA-256. They are looked
-    for in `data_dir` and nowhere else, or else in ``$FASTNN_DATA`` and the user's cache
-    directory, which is where a download goes.
+    MNIST and Fashion-MNIST are four IDX files, raw or .gz, their names with a dash or a dot before
+    idx, verified by SHA-256. They are looked for in `data_dir` and nowhere else, or else in
+    ``$FASTNN_DATA`` and the user's cache directory, which is where a download goes.
 
     Parameters
     ----------

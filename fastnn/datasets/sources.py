@@ -1,24 +1,34 @@
-"""Where MNIST and its like are found, what they are fetched from and verified against."""
+"""Where MNIST and its like are found, what they are fetched from and verified against.
+
+All mirrors speak https. Fashion-MNIST's own address does not (it is a website in Amazon's S3), so
+its files come from the repository of its authors or, first, from where Keras fetches the same ones.
+"""
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
 
-from fastnn.datasets.download import DownloadError, download
+from fastnn.datasets.download import DownloadError, Remote, download
 from fastnn.datasets.idx import read_idx_and_sha256
 from fastnn.errors import DataError
+from fastnn.files import user_cache_directory
 
 
 @dataclass(frozen=True)
 class IdxFile:
-    """A file: its name without .gz, its SHA-256 uncompressed and as the mirrors compress it."""
+    """A file: its name without .gz, its SHA-256 uncompressed and as the mirrors compress it.
+
+    `bytes_gz` is its size as they compress it.
+    """
 
     name: str
     sha256: str
     sha256_gz: str
+    bytes_gz: int
 
 
 @dataclass(frozen=True)
@@ -44,21 +54,25 @@ SETS = {
                 "train-images-idx3-ubyte",
                 "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
                 "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+                9_912_422,
             ),
             IdxFile(
                 "train-labels-idx1-ubyte",
                 "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
                 "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+                28_881,
             ),
             IdxFile(
                 "t10k-images-idx3-ubyte",
                 "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
                 "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+                1_648_877,
             ),
             IdxFile(
                 "t10k-labels-idx1-ubyte",
                 "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
                 "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+                4_542,
             ),
         ),
         folders=("mnist", "MNIST/raw", ""),
@@ -74,26 +88,32 @@ SETS = {
                 "train-images-idx3-ubyte",
                 "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
                 "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+                26_421_880,
             ),
             IdxFile(
                 "train-labels-idx1-ubyte",
                 "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
                 "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+                29_515,
             ),
             IdxFile(
                 "t10k-images-idx3-ubyte",
                 "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
                 "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+                4_422_102,
             ),
             IdxFile(
                 "t10k-labels-idx1-ubyte",
                 "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
                 "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+                5_148,
             ),
         ),
         folders=("fashion-mnist", "FashionMNIST/raw", ""),
-        # The home of the set speaks no https; the hashes make it safe.
-        mirrors=("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
+        mirrors=(
+            "https://storage.googleapis.com/tensorflow/tf-keras-datasets/",
+            "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",
+        ),
         system_dirs=("/usr/share/datasets/fashion-mnist",),  # Debian's dataset-fashion-mnist
     ),
 }
@@ -129,58 +149,86 @@ def load_idx_set(
     DownloadError
         If the set is nowhere, and no mirror could deliver it.
     """
-    import platformdirs
-
     idx_set = SETS[name]
-    cache = platformdirs.user_cache_path("fastnn") / name
+    caches = user_cache_directory()
+    cache = None if caches is None else caches / name
     roots = [data_dir] if data_dir is not None else _search_path(idx_set, cache)
     for root in roots:
-        found = _find(idx_set, root)
+        folder, found = _find(idx_set, root)
         if len(found) == len(idx_set.files):
-            return _read_verified(idx_set, found), str(found[0].parent)
+            return _read_verified(idx_set, found), str(folder)
     if data_dir is not None:
         raise DataError(_what_is_missing(idx_set, data_dir))
-    have = {path.name.removesuffix(".gz") for path in _lying_in(cache, idx_set)}
-    wanted = {f"{f.name}.gz": f.sha256_gz for f in idx_set.files if f.name not in have}
+    places = ", ".join(str(root) for root in roots) or "any directory"
+    lost = f"{idx_set.title} was not found in {places} and"
+    if cache is None:
+        raise DownloadError(
+            f"{lost} is not fetched, for this user has no home directory to keep it"
+        )
+    have = _lying_in(cache, idx_set)
+    wanted = {
+        f"{file.name}.gz": Remote(file.bytes_gz, file.sha256_gz)
+        for file in idx_set.files
+        if file.name not in have
+    }
     try:
         mirror = download(wanted, idx_set.mirrors, cache, patient=patient, progress=progress)
     except DownloadError as error:
-        places = ", ".join(str(root) for root in roots)
-        raise DownloadError(
-            f"{idx_set.title} was not found in {places} and could not be fetched from {error}"
-        ) from error
+        raise DownloadError(f"{lost} could not be fetched from {error}") from error
     return _read_verified(idx_set, _lying_in(cache, idx_set)), urlsplit(mirror).hostname or mirror
 
 
-def _search_path(idx_set: IdxSet, cache: Path) -> list[Path]:
+def _search_path(idx_set: IdxSet, cache: Path | None) -> list[Path]:
     """List the directories to look into when the user named none."""
     named = os.environ.get("FASTNN_DATA")
     if named and not os.path.isdir(named):
         raise DataError(f"FASTNN_DATA={named}: is not a directory")
-    return [*([Path(named)] if named else []), cache, *map(Path, idx_set.system_dirs)]
+    own = [Path(named)] if named else []
+    return [*own, *([cache] if cache else []), *map(Path, idx_set.system_dirs)]
 
 
-def _find(idx_set: IdxSet, root: Path) -> list[Path]:
-    """Find the folder under `root` that holds the most of the set's files; list those."""
-    return max((_lying_in(root / folder, idx_set) for folder in idx_set.folders), key=len)
+def _find(idx_set: IdxSet, root: Path) -> tuple[Path, dict[str, Path]]:
+    """Find the folder under `root` that holds the most of the set's files; return it and them."""
+    folders = [root / folder for folder in idx_set.folders]
+    return max(((each, _lying_in(each, idx_set)) for each in folders), key=lambda it: len(it[1]))
 
 
-def _lying_in(directory: Path, idx_set: IdxSet) -> list[Path]:
-    """List the set's files in a directory, in the set's order; raw ones need no inflating."""
-    pairs = [(directory / file.name, directory / f"{file.name}.gz") for file in idx_set.files]
-    return [raw if raw.is_file() else gz for raw, gz in pairs if raw.is_file() or gz.is_file()]
+def _lying_in(directory: Path, idx_set: IdxSet) -> dict[str, Path]:
+    """Return the set's files in a directory, by their names in the set's order."""
+    found = {}
+    for file in idx_set.files:
+        if path := next(filter(Path.is_file, _places(directory, file.name)), None):
+            found[file.name] = path
+    return found
+
+
+def _places(directory: Path, name: str) -> Iterator[Path]:
+    """Yield where a file may lie in a directory; raw ones, which need no inflating, first.
+
+    Some archives spell the names with a dot, as in ``train-images.idx3-ubyte``. Kaggle's unpacks
+    each file into a folder of its own name.
+    """
+    spellings = (name, name.replace("-idx", ".idx"))
+    for suffix in ("", ".gz"):
+        for folder in (directory, *(directory / each for each in spellings)):
+            for each in spellings:
+                yield folder / f"{each}{suffix}"
 
 
 def _what_is_missing(idx_set: IdxSet, directory: Path) -> str:
-    have = {path.name.removesuffix(".gz") for path in _find(idx_set, directory)}
+    _, have = _find(idx_set, directory)
     missing = ", ".join(file.name for file in idx_set.files if file.name not in have)
     folders = ", ".join(f"{folder}/" for folder in idx_set.folders if folder)
-    return f"{directory}: lacks {idx_set.title}'s {missing} (raw or .gz, here or in {folders})"
+    return (
+        f"{directory}: lacks {idx_set.title}'s {missing} (raw or .gz, with a dash or a dot before "
+        f"idx, here or in {folders})"
+    )
 
 
-def _read_verified(idx_set: IdxSet, paths: list[Path]) -> list[np.ndarray]:
+def _read_verified(idx_set: IdxSet, found: dict[str, Path]) -> list[np.ndarray]:
     arrays = []
-    for file, path in zip(idx_set.files, paths, strict=True):
+    for file in idx_set.files:
+        path = found[file.name]
         array, sha256 = read_idx_and_sha256(path)
         if sha256 != file.sha256:
             raise DataError(

@@ -1,9 +1,9 @@
 """Samples in CSV, strictly read: numbers with commas between them, below a header or not."""
 
 import csv
-from collections.abc import Iterator, Sequence
-from itertools import chain
-from typing import IO
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice
+from typing import Protocol
 
 import numpy as np
 
@@ -12,16 +12,35 @@ from fastnn.errors import DataError
 
 _LINE_BYTES, _NUMBER_BYTES = 1 << 20, 32  # of a line: so many, and so many more for each number
 _SHOWN = 40  # characters of a field
+_MOST_EMPTY = 1000  # lines at the end
 _BOM = "\ufeff"
+_AHEAD = 16  # lines below a first one of numbers that are looked at
+_MANY_COLUMNS = 8  # a sample that counts through as many is no chance
+
+
+class Lines(Protocol):
+    """What a table is read from: a binary file."""
+
+    def readline(self, limit: int, /) -> bytes:
+        """Return the next line, or its first `limit` bytes."""
 
 
 def read_table(
-    file: IO[bytes], name: str, inputs: int, names: Sequence[str] | None = None
+    file: Lines,
+    name: str,
+    inputs: int,
+    names: Sequence[str] | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[np.ndarray]:
     """Yield the samples of a CSV file, one a line, in blocks; it may be larger than the memory.
 
     Numbers may be quoted and have blanks around them. The first line is a header if no field of
-    it is a number.
+    it is a number, or if it says what `names` has.
+
+    It may also be one if it counts the columns from 0 or 1, as pandas writes a frame without
+    names. It is taken for a header if there are eight columns or more, or a column below it that
+    has no number without a point; else, and where nothing is below it or the same line again, for
+    a sample. `say` is told how it was taken.
 
     Parameters
     ----------
@@ -33,6 +52,8 @@ def read_table(
         The numbers that a line should have.
     names : sequence of str, optional
         What a header should say, if there is one.
+    say : callable
+        Told how a first line of numbers is taken, and where the names are missing.
 
     Yields
     ------
@@ -50,10 +71,17 @@ def read_table(
     if first is None:
         raise DataError(f"{name}: is empty")
     number = 1  # of the line at hand
-    if has_header := _check_first(first, inputs, names, f"{name}: line 1"):
-        number = 2
+    fields = _checked_fields(first, inputs, f"{name}: line 1")
+    if has_header := fields == names or not any(map(_is_number, fields)):
+        _check_names(fields, names, f"{name}: line 1")
     else:
-        lines = chain([first], lines)
+        ahead = list(islice(lines, _AHEAD)) if _counts_up(fields) else []
+        taken = _numbered(fields, first, ahead)
+        has_header = taken == "header"
+        lines = chain([] if has_header else [first], ahead, lines)
+        if text := _how_taken(taken, fields, names):
+            say(f"{name}: {text}")
+    number += has_header
     for block in _blocks(lines):
         values = _parsed(block, inputs)
         if values is None:
@@ -65,7 +93,7 @@ def read_table(
         raise DataError(f"{name}: has a header and no rows")
 
 
-def _lines(file: IO[bytes], name: str, limit: int) -> Iterator[str]:
+def _lines(file: Lines, name: str, limit: int) -> Iterator[str]:
     """Yield the lines as text; empty ones may stand at the end alone."""
     number, empty = 0, 0
     while line := file.readline(limit + 1):
@@ -86,6 +114,8 @@ def _lines(file: IO[bytes], name: str, limit: int) -> Iterator[str]:
             text = text.removeprefix(_BOM)
         if not text.strip():
             empty = empty or number
+            if number - empty >= _MOST_EMPTY:
+                raise DataError(f"{where}: is empty, as the {_MOST_EMPTY:,} lines before it are")
         elif empty:
             raise DataError(f"{name}: line {empty}: is empty")
         else:
@@ -105,23 +135,61 @@ def _blocks(lines: Iterator[str]) -> Iterator[list[str]]:
         yield block
 
 
-def _check_first(line: str, inputs: int, names: Sequence[str] | None, where: str) -> bool:
-    """Return whether the first line is a header; raise a DataError if it is a wrong one."""
+def _checked_fields(line: str, inputs: int, where: str) -> list[str]:
+    """Return the fields of the first line, as many as there should be."""
     try:
         fields = next(csv.reader([line], strict=True))
     except csv.Error as error:
         raise DataError(f"{where}: is not CSV: {error}") from None
-    is_header = fields == names or not any(map(_is_number, fields))
     if len(fields) != inputs:
         raise DataError(f"{where}: has {_counted(fields, inputs)}")
-    if is_header and names is not None:
-        for column, (field, expected) in enumerate(zip(fields, names, strict=True), 1):
-            if field != expected:
-                raise DataError(
-                    f"{where}, column {column}: is named {_shown(field)}, where the model takes "
-                    f"{_shown(expected)}"
-                )
-    return is_header
+    return fields
+
+
+def _check_names(fields: list[str], names: Sequence[str] | None, where: str) -> None:
+    """Raise a DataError if a header says something else than the model's names."""
+    for column, (field, expected) in enumerate(zip(fields, names or fields, strict=True), 1):
+        if field != expected:
+            raise DataError(
+                f"{where}, column {column}: is named {_shown(field)}, where the model takes "
+                f"{_shown(expected)}"
+            )
+
+
+def _counts_up(fields: list[str]) -> bool:
+    """Return whether a line is 0, 1, 2, ... or 1, 2, 3, ..., as headers without names are."""
+    return any(fields == [str(k) for k in range(low, low + len(fields))] for low in (0, 1))
+
+
+def _numbered(fields: list[str], first: str, ahead: list[str]) -> str:
+    """Return what a line that counts up is taken for, "header" or "sample"; "" of other lines."""
+    if not _counts_up(fields) or first.strip() in map(str.strip, ahead):
+        return ""
+    has_points = _has_column_with_points(ahead)
+    if len(fields) == 1:  # 0 or 1, as samples often are
+        return "sample" if has_points else ""
+    return "header" if has_points or (ahead and len(fields) >= _MANY_COLUMNS) else "sample"
+
+
+def _has_column_with_points(lines: list[str]) -> bool:
+    """Return whether some column has no number that is written without a point or an exponent."""
+    columns = zip(*(line.split(",") for line in lines), strict=False)
+    return any(
+        not any(field.strip(' \t\r\n"').lstrip("+-").isdigit() for field in column)
+        for column in columns
+    )
+
+
+def _how_taken(taken: str, fields: list[str], names: Sequence[str] | None) -> str:
+    """Say how a first line of numbers was taken if that may be wrong, or the names are missing."""
+    text = ""
+    if taken:
+        start = ",".join(fields[:3]) + ",..." * (len(fields) > 3)
+        other = "sample" if taken == "header" else "header"
+        text = f"line 1 ({start}) is taken for a {taken}, not a {other}"
+    if names is not None:
+        text = f"{text or 'has no header'}; the columns are taken in the order of the model's names"
+    return text
 
 
 def _parsed(lines: list[str], inputs: int) -> np.ndarray | None:

@@ -19,7 +19,8 @@ from fastnn.early_stopping import EarlyStopping, Standing
 from fastnn.errors import ModelFileError
 from fastnn.network import Network
 from fastnn.schedules import Schedule
-from fastnn.strict_json import COUNT_LIMIT, brief, check_names, listed, typed, within
+from fastnn.settings import COUNT_LIMIT
+from fastnn.strict_json import brief, check_names, listed, typed, within
 
 LABEL_LIMIT = 1 << 23  # characters of all classes, each as long as the longest
 
@@ -103,7 +104,7 @@ def stored_of(estimator: Any) -> dict[str, Any]:
     TypeError
         If it is of a class that is not fastnn's.
     ModelFileError
-        If its classes are of a type that is not stored.
+        If its classes are of a type that is not stored, or its figures would not be read back.
     """
     kind, fitted = type(estimator), vars(estimator)
     if not kind.__module__.startswith("fastnn.estimators."):
@@ -122,6 +123,7 @@ def stored_of(estimator: Any) -> dict[str, Any]:
         "classes": _stored_classes(estimator) if is_classifier(estimator) else None,
         **{name: encoded(fitted[name]) for name in _FIGURES},
     }
+    _figures(attributes)
     stored = {"kind": kind.__name__, "parameters": parameters, "attributes": attributes}
     return stored | {"curves": _stored_curves(estimator)}
 
