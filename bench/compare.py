@@ -33,7 +33,7 @@ from fastnn.machine import cpu_name
 PACKAGE_HOME = Path(fastnn.__file__).parents[1]  # the processes run the fastnn that started this
 PEERS_SCRIPT = Path(__file__).with_name("peers.py")
 TIMEOUT_SECONDS = 900
-ALWAYS = ("fastnn", "numpy")  # what ratios are to, and what losses must agree with
+ALWAYS = ("fastnn", "reference")  # what ratios are to, and what losses must agree with
 
 MNIST_SIZES = (784, 128, 64, 10)
 # Layer sizes and rows of a batch, on dense data: two middling networks, then inputs, widths,
@@ -63,7 +63,7 @@ SHAPES = (
         )
     ),
 )
-SHAPES_PEERS = ("fastnn", "numpy", "torch", "jax")
+SHAPES_PEERS = ("fastnn", "reference", "torch", "jax")
 
 
 def shape_rows(batch: int) -> int:
@@ -176,7 +176,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def listed(text: str) -> list[str]:
-    """Take names of peers with commas between them; fastnn and NumPy are always among them."""
+    """Take names of peers with commas between them; fastnn's two engines are always among them."""
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in PEERS:
@@ -303,7 +303,7 @@ def verified(records: Records) -> list[Row]:
     """Return the rows, each with how far its losses are from the reference engine's."""
     rows = []
     for (name, case), record in records.items():
-        reference = next(iter(records["numpy", case].losses), [])
+        reference = next(iter(records["reference", case].losses), [])
         proven = PROVEN_FULL_BATCH_EPOCHS if case.batch_size is None else PROVEN_EPOCHS
         apart, failure = None, record.failure
         if not failure:

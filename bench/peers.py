@@ -2,7 +2,7 @@
 
 Such a process trains one peer for some epochs and prints, as a line of JSON, the mean loss and
 the seconds of each. Every peer starts from the same weights and visits the samples in the same
-order. What it works on (float32, scaled; uint8 for fastnn and NumPy, which is what their users
+order. What it works on (float32, scaled; uint8 for fastnn's two engines, which is what its users
 hand over) and the orders lie ready before the clock starts; gathering a batch's rows by the
 order belongs to the epoch. `compare.py` starts these processes and tells whether they agree.
 """
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from peer_frameworks import jax_scan, torch_compiled, torch_eager
+from peer_numpy import numpy_in_place
 from peer_work import SEED, Case, Epochs, Work
 
 from fastnn.callbacks import Callback
@@ -141,11 +142,17 @@ PEERS = {
         lambda work: own_engine("numba", work),
         "`Network.fit` on uint8, its shuffle and its checks included",
     ),
+    "reference": Peer(
+        "reference engine",
+        "numpy",
+        lambda work: own_engine("numpy", work),
+        "fastnn's engine in plain NumPy, made to be read, driven in the same way",
+    ),
     "numpy": Peer(
         "NumPy",
         "numpy",
-        lambda work: own_engine("numpy", work),
-        "fastnn's reference engine, driven in the same way",
+        numpy_in_place,
+        "the same equations at their fastest: every result goes into a buffer that is there",
     ),
     "scikit-learn": Peer(
         "scikit-learn",

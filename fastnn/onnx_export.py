@@ -50,7 +50,7 @@ class Trained(Protocol):
 def missing(error: ModuleNotFoundError) -> ModuleNotFoundError:
     """Return what to raise where a package that ONNX needs is not there."""
     return ModuleNotFoundError(
-        f"ONNX models need the package {error.name}: pip install 'fastnn-engine[onnx]'",
+        f"ONNX models need the package {error.name}: pip install '.[onnx]' in fastnn's checkout",
         name=error.name,
     )
 

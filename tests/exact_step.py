@@ -185,7 +185,8 @@ def predicted(layers, loss, scale, parameters, x, error=0.0) -> Bounded:
 def step(layers, loss, scale, parameters, data, *, norm, l2=0.0, masks=None) -> Step:
     """Compute a step on all rows of `data`, whose features are an array.
 
-    `masks` are of every layer's inputs, with the factor of dropout in them, or None.
+    `masks` are of every layer's inputs, with the factor of dropout in them, or None. The norm and
+    l2 are exact: what rounding does to them is in the bounds.
     """
     inputs, zs, outputs = forward(layers, scale, parameters, data.x, masks)
     z, rows = zs[-1], len(data.x)
@@ -194,8 +195,9 @@ def step(layers, loss, scale, parameters, data, *, norm, l2=0.0, masks=None) -> 
     r = residual(loss, z, p, data.targets)
     each, each_error = losses(loss, z, r, data.targets)
     w = np.ones(rows) if data.weights is None else data.weights.astype(np.float64)
-    total, total_error = each @ w, each_error @ w + 4 * U * (np.abs(each) @ w)
-    dz = times(r, exactly(np.broadcast_to((w / norm)[:, None], r[0].shape)))
+    total, total_error = each @ w, each_error @ w + 4 * U * (np.abs(each) @ w) + TINY
+    share = np.broadcast_to((w / norm if norm > 0 else 0 * w)[:, None], r[0].shape)
+    dz = times(r, (share, U * share))
     gradients: list[Bounded] = []
     for i in reversed(range(len(layers))):
         ones = exactly(np.ones((1, rows)))
@@ -203,7 +205,7 @@ def step(layers, loss, scale, parameters, data, *, norm, l2=0.0, masks=None) -> 
         dw = sum_over_rows((inputs[i][0].T, inputs[i][1].T), dz)
         if l2:
             added = l2 * weights[i][0]
-            dw = dw[0] + added, dw[1] + 2 * U * (np.abs(added) + np.abs(dw[0]))
+            dw = dw[0] + added, dw[1] + 4 * U * np.abs(added) + 2 * U * np.abs(dw[0])
         gradients[:0] = [dw, (db[0][0], db[1][0])]
         if i > 0:
             da = product(dz, (weights[i][0].T, weights[i][1].T))
@@ -233,12 +235,15 @@ def clipped(gradients: list[Bounded], clip_norm: float) -> list[Bounded]:
 
 
 def updated(w, state, gradient: Bounded, rate, decay, optimizer) -> list[Bounded]:
-    """Return a parameter and its state after an update, by the equations of `optimizers`."""
+    """Return a parameter and its state after an update, by the equations of `optimizers`.
+
+    The rate and the decay are exact: what rounding does to them is in the bounds.
+    """
     g, error = gradient
     w = w.astype(np.float64)
-    kept = w - np.float64(decay) * w
-    rate, around = np.float64(rate), 4 * U * np.abs(w) + TINY
-    step = rate * g, rate * error + U * np.abs(rate * g)
+    kept = w - decay * w
+    around = 4 * U * np.abs(w) + TINY
+    step = rate * g, rate * error + 2 * U * np.abs(rate * g)
     if optimizer.rule == "sgd":
         return [(kept - step[0], step[1] + around + 2 * U * np.abs(step[0]))]
     if optimizer.rule == "momentum":
@@ -262,5 +267,5 @@ def updated(w, state, gradient: Bounded, rate, decay, optimizer) -> list[Bounded
     ends = [(m + sign * m_error) / by for sign in (-1, 1) for by in (low, high)]
     least, most = np.minimum.reduce(ends), np.maximum.reduce(ends)
     middle = rate * (least + most) / 2
-    reach = rate * (most - least) / 2 + 8 * U * rate * np.maximum(np.abs(least), np.abs(most))
+    reach = rate * (most - least) / 2 + 9 * U * rate * np.maximum(np.abs(least), np.abs(most))
     return [(kept - middle, reach + around), (m, m_error), (v, v_error)]

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -188,3 +189,45 @@ def test_an_interrupt_before_it_goes_on_writes_nothing(
     with pytest.raises(KeyboardInterrupt):
         small_fit(tmp_path, resume=True, callbacks=[callbacks.Callback()])
     assert {name: (tmp_path / name).stat().st_mtime_ns for name in names(tmp_path)} == before
+
+
+def test_one_object_serves_one_fit_after_another(tmp_path: Path) -> None:
+    """It forgets the fit before: where it stood, and what was written of it."""
+    folder = tmp_path / "fit"
+    keeper = checkpoint.Checkpoint(folder)
+    whole = small_fit(Path(), callbacks=[keeper])
+    for _ in range(2):
+        shutil.rmtree(folder)
+        assert small_fit(Path(), callbacks=[keeper]) == whole
+        assert numbers(folder) == [8, 12]
+    keeper.resume = True
+    longer = small_fit(Path(), epochs=5, callbacks=[keeper])
+    assert keeper.snapshot is not None and longer == small_fit(Path(), epochs=5)
+    keeper.resume = False
+    shutil.rmtree(folder)
+    assert small_fit(Path(), callbacks=[keeper]) == whole and keeper.snapshot is None
+
+
+def test_no_place_is_written_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at the end of a fit, whose last epoch has ended; nor where a fit was over already."""
+    written, write = [], checkpoint.write_snapshot
+
+    def noted(path: Path, *arguments: Any) -> None:
+        written.append(path.name)
+        write(path, *arguments)
+
+    monkeypatch.setattr(checkpoint, "write_snapshot", noted)
+    small_fit(tmp_path)
+    assert len(written) == len(set(written)) == 4
+    small_fit(tmp_path, resume=True)
+    assert len(written) == 4
+
+
+def test_what_a_kill_has_spared_is_removed_as_a_fit_goes_on(tmp_path: Path) -> None:
+    small_fit(tmp_path)
+    for number in (1, 2, 3):
+        copy = tmp_path / f"checkpoint-{number:012d}.safetensors"
+        copy.write_bytes((tmp_path / names(tmp_path)[-1]).read_bytes())
+    assert numbers(tmp_path) == [1, 2, 3, 8, 12]
+    small_fit(tmp_path, resume=True)
+    assert numbers(tmp_path) == [8, 12]

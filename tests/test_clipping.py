@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from tolerances import U
 
-from fastnn import Network
+from fastnn import DivergenceError, Network
 from fastnn.batches import Data, Epoch, Progress
 from fastnn.engine import get_engine
 from fastnn.initializers import he_normal
@@ -150,3 +150,23 @@ def test_a_norm_out_of_range_is_refused(engine, clip_norm):
     with pytest.raises(ValueError, match="^clip_norm must be a number of at least 0, got "):
         network.fit([[0, 1]], [1], clip_norm=clip_norm, engine=engine)
     assert network.epochs_trained == 0
+
+
+def test_a_gradient_whose_squares_are_beyond_float32_is_divergence(engine):
+    """It is finite, and so is its loss; its length is not, and a share of 0 would hide that."""
+    network = Network([2, 1], loss="squared_error")
+    network.parameters = [(np.zeros((2, 1)), np.zeros(1))]
+    settings = {"batch_size": "full", "learning_rate": 1e-3, "engine": engine}
+    x, y = np.float32([[1e25, 0]]), [-1]
+    with pytest.raises(DivergenceError, match="^the weights are not finite in epoch 1, step 1,"):
+        network.fit(x, y, epochs=2, clip_norm=1.0, **settings)
+    assert flat(network.parameters).tolist() == [0, 0, 0] and network.epochs_trained == 0
+    running = engine_for(engine, [2, 3])
+    for size, finite in ((1e18, True), (1e19, True), (1e25, False)):
+        running.set_parameters([(np.zeros((2, 3)), np.zeros(3))])
+        data = Data(np.float32([[size, 0]]), np.int32([1]))
+        running.run_chunk(Epoch(data, np.arange(1), 1, 1.0, clip_norm=1.0), Progress(), 1)
+        step = flat(running.get_parameters())
+        assert np.isfinite(step).all() == finite
+        if finite:
+            assert np.linalg.norm(step) == pytest.approx(1, rel=8 * U)

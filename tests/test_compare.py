@@ -71,13 +71,15 @@ def test_it_writes_a_table_and_a_picture(compare, runs, tmp_path, capsys):
     assert text in capsys.readouterr().out
     assert "| batch 128 | **fastnn** | 10.0 | 10 to 10 | 10 | - | 60,000 |" in text
     assert "| full batch | PyTorch | 40.0 | 40 to 40 | 40 | 4.00 × faster | 15,000 |" in text
+    for title in ("NumPy", "reference engine"):  # which are two
+        assert f"| batch 128 | {title} | 40.0 |" in text and f"- {title}: " in text
     assert "left out: JAX, jax is not installed" in text
     assert imread(out / "peers.png").shape[1] == 1800
 
 
 def test_rounds_interleave_the_peers(compare, runs, tmp_path):
     assert compare.main(["--rounds", "2", "--peers", "torch", "--out", str(tmp_path)]) == 0
-    names = ["fastnn", "numpy", "torch"]
+    names = ["fastnn", "reference", "torch"]
     assert runs == [(name, size) for size in (128, None) for name in names] * 2
 
 
@@ -110,7 +112,7 @@ def test_a_process_that_dies_is_named_and_not_started_again(compare, runs, tmp_p
 
     monkeypatch.setattr(compare, "run_peer", run_peer)
     assert compare.main(["--out", str(tmp_path)]) == 1
-    assert len(runs) == len(set(runs)) == 10
+    assert len(runs) == len(set(runs)) == 12
     text = (tmp_path / "comparison.md").read_text("utf-8")
     assert "| full batch | NumPy | **failed: out of / luck** | - |" in text
 
@@ -187,13 +189,23 @@ def tiny() -> Dataset:
 
 
 @pytest.mark.parametrize("batch_size", [128, None])  # 300 rows: the last batch is of 44
-@pytest.mark.parametrize("name", ["fastnn", "scikit-learn"])
+@pytest.mark.parametrize("name", ["fastnn", "numpy", "scikit-learn"])
 def test_peers_do_the_work_of_the_reference(compare, peers, name, batch_size):
     work = peers.Work(peers.Case((784, 128, 64, 10), batch_size), tiny(), epochs=4, threads=1)
     losses, seconds = zip(*peers.PEERS[name].train(work), strict=True)
-    reference, _ = zip(*peers.PEERS["numpy"].train(work), strict=True)
+    reference, _ = zip(*peers.PEERS["reference"].train(work), strict=True)
     assert compare.loss_distance(losses, reference) < 1e-5
     assert len(seconds) == 4 and min(seconds) > 0
+
+
+def test_numpy_in_place_adds_up_the_chunks_of_a_batch(compare, peers, monkeypatch):
+    monkeypatch.setattr("peer_numpy.CHUNK_ROWS", 50)  # 300 rows, in batches of 128, 128 and 44
+    for batch_size in (128, None):
+        work = peers.Work(peers.Case((784, 128, 64, 10), batch_size), tiny(), epochs=4, threads=1)
+        losses, expected = (
+            [loss for loss, _ in peers.PEERS[name].train(work)] for name in ("numpy", "reference")
+        )
+        assert compare.loss_distance(losses, expected) < 1e-5
 
 
 def test_scikit_learns_order_is_ours(peers):

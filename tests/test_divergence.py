@@ -121,3 +121,17 @@ def test_the_command_ends_with_3(engine, folder, capsys):
     assert error.startswith("fastnn.train: error: the loss is not finite in epoch 1, step 1")
     assert error.count("\n") == 1
     assert list(folder.iterdir()) == []
+
+
+def test_after_a_divergence_adam_begins_anew(engine, rng):
+    """Its state is cleared, and with it the count of updates by which its zero start is mended."""
+    x, y = rng.normal(size=(40, 3)).astype(np.float32), rng.integers(0, 2, 40)
+    settings = {"epochs": 1, "optimizer": "adam", "shuffle": False, "engine": engine}
+    network, other = Network([3, 4, 2]), Network([3, 4, 2])
+    network.fit(x, y, **settings | {"epochs": 3})
+    with pytest.raises(DivergenceError):
+        network.fit(x, y, **settings | {"epochs": 9, "learning_rate": 1e38})
+    for each in (network, other):
+        each.parameters = Network([3, 4, 2], seed=1).parameters
+        each.fit(x, y, **settings)
+    assert bytes_of(network) == bytes_of(other)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fastnn.errors import DataError
-from fastnn.inputs import as_data, as_features, as_labels, as_values
+from fastnn.inputs import as_data, as_features, as_labels, as_values, split
 from fastnn.losses import LOSSES
 
 VALUES = [[0, 1, 2], [3, 250, 255]]
@@ -360,3 +360,11 @@ def test_an_error_says_whose_array_it_is(given, message):
     given = {"x": [[1, 2]], "y": [0], **given}
     with pytest.raises(DataError, match=f"^{message}"):
         as_data(**given, inputs=2, outputs=3, loss=LOSSES["cross_entropy"], name="validation ")
+
+
+@pytest.mark.parametrize("fraction", [0, 0.0, 1, 1.0, -0.1, float("nan"), "0.1", None])
+def test_a_share_that_leaves_nothing_to_one_part_is_refused(fraction):
+    loss = LOSSES["cross_entropy"]
+    data = as_data([[1, 2]] * 4, [0, 1, 0, 1], 2, 2, loss)
+    with pytest.raises(ValueError, match="^validation_fraction must be between 0 and 1, got "):
+        split(data, fraction, loss, seed=0)

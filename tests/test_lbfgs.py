@@ -1,19 +1,21 @@
 """L-BFGS over both engines: how far it gets, how it ends, and what it leaves behind."""
 
 import math
+import time
+import warnings
 from contextlib import nullcontext
 
 import numpy as np
 import pytest
 from scipy.optimize import minimize as scipy_minimize
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
-from fastnn import Callback, DivergenceError, Network
+from fastnn import Callback, DivergenceError, MLPClassifier, Network
 from fastnn.batches import Data
 from fastnn.early_stopping import EarlyStopping
 from fastnn.engine import get_engine
 from fastnn.layers import dense_layers
-from fastnn.lbfgs import Limits, _shaped, minimize
+from fastnn.lbfgs import Limits, _quiet_blas, _shaped, minimize
 from fastnn.losses import LOSSES
 from fastnn.optimizers import get_optimizer
 from fastnn.plan import Plan
@@ -201,8 +203,11 @@ def test_a_loss_that_is_not_finite_at_the_start_changes_nothing(engine):
     network = Network([1, 2])
     network.parameters = [([[1e30, -1e30]], [0, 0])]
     before = network.parameters
-    with pytest.raises(DivergenceError, match="^the loss is not finite in epoch 1: training stop"):
+    with pytest.raises(
+        DivergenceError, match="^the loss is not finite in epoch 1: training stop"
+    ) as caught:
         network.fit([[1e30]], [0], optimizer="lbfgs", engine=engine)
+    assert (caught.value.epoch, caught.value.step) == (1, 1)
     assert network.epochs_trained == 0
     assert same_bits(network.parameters, before)
 
@@ -270,3 +275,61 @@ def test_a_step_beyond_float32_is_infinite_and_no_warning():
     ((w, b),) = _shaped(np.array([1e39, -2.0, -1e300]), like)
     assert (w.tolist(), b.tolist()) == ([[math.inf, -2.0]], [-math.inf])
     assert w.dtype == b.dtype == np.float32
+
+
+def blas_threads():
+    return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+
+def test_blas_has_its_threads_back_after_the_last_of_several_fits():
+    with threadpool_limits(2, user_api="blas"):
+        before = blas_threads()
+        with _quiet_blas:
+            with _quiet_blas:  # of another Python thread, say
+                assert blas_threads() == {1}
+            assert blas_threads() == {1}
+        assert blas_threads() == before
+
+
+def test_the_reference_engine_keeps_the_threads_of_its_products(data):
+    seen = []
+
+    class Look(Callback):
+        def on_epoch_end(self, epoch, metrics):
+            seen.append(blas_threads())
+
+    with threadpool_limits(2, user_api="blas"):
+        before = blas_threads()
+        Network([4, 3]).fit(*data, epochs=1, optimizer="lbfgs", engine="numpy", callbacks=[Look()])
+    assert seen == [before]
+
+
+def test_the_seconds_of_iterations_are_no_more_than_all_of_them(engine, data):
+    """Each is counted from the end of the one before, and callbacks do not count."""
+
+    class Pause(Callback):
+        def on_epoch_end(self, epoch, metrics):
+            time.sleep(0.002)
+
+    start = time.perf_counter()
+    settings = {"epochs": 10, "optimizer": "lbfgs", "engine": engine}
+    history = Network([4, 3]).fit(*data, callbacks=[Pause()], **settings)
+    assert len(history["seconds"]) == 10
+    assert sum(history["seconds"]) <= time.perf_counter() - start - 10 * 0.002
+    assert min(history["seconds"]) > 0
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_rows_share_the_penalty_of_an_estimator(engine, data, weighted):
+    """As in scikit-learn: alpha / 2 · Σ w², divided by the rows, or by what they weigh."""
+    x, y = data
+    weights = np.linspace(0.5, 3, len(x)) if weighted else np.ones(len(x))
+    model = MLPClassifier((5,), solver="lbfgs", alpha=30.0, max_iter=4, random_state=0)
+    model.set_params(engine=engine)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it did not converge
+        model.fit(x, y, sample_weight=weights if weighted else None)
+    own = -np.log(model.predict_proba(x)[np.arange(len(x)), y])
+    penalty = 30 / 2 * sum((w.astype("f8") ** 2).sum() for w in model.coefs_) / weights.sum()
+    assert penalty > 0.01
+    assert model.loss_ == pytest.approx(np.average(own, weights=weights) + penalty, rel=1e-5)

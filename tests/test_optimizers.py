@@ -312,3 +312,20 @@ def test_settings_out_of_range_are_refused(engine, rng, setting, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         network.fit(x, labels, epochs=1, engine=engine, **setting)
     assert network.epochs_trained == 0
+
+
+@pytest.mark.parametrize(("beta1", "beta2"), [(0.0, 0.9), (0.9, 0.0), (0.0, 0.0)])
+def test_adam_without_a_memory(engine, rng, beta1, beta2):
+    """With β = 0 a mean is the last gradient's, and there is nothing to correct."""
+    chosen = get_optimizer(replace(OPTIMIZERS["adam"], beta1=beta1, beta2=beta2, eps=1e-3))
+    x, labels = problem(rng, 12, [3, 2])
+    running = engine_for(engine, [3, 2])
+    w, m, v = running.get_parameters()[0][0], 0.0, 0.0
+    for t in (1, 2, 3):
+        ((dw, _),) = running.loss_and_grad(Data(x, labels))[1]
+        epoch = Epoch(Data(x, labels), np.arange(12), 12, 0.1, chosen, updates_before=t - 1)
+        running.run_chunk(epoch, Progress(), 12)
+        m, v = beta1 * m + (1 - beta1) * dw, beta2 * v + (1 - beta2) * dw**2
+        rate = 0.1 * np.sqrt(1 - beta2**t) / (1 - beta1**t)
+        w = w - rate * m / (np.sqrt(v) + 1e-3)
+        np.testing.assert_allclose(running.get_parameters()[0][0], w, rtol=1e-5, atol=1e-6)

@@ -1,15 +1,18 @@
 """Random networks, data and settings: every step of either engine against float64.
 
 Both engines start every step where they stand themselves, and what they come to is compared with
-`exact_step`, element by element: the loss, the rows that are right, every parameter and every
-number of the optimizer's state, dropout's masks included. So no bound has to say how errors grow by
-training, and where both are within theirs, they agree.
+`exact_step`, under the settings as `exact_epoch` has them, element by element: the loss, the rows
+that are right, every parameter and every number of the optimizer's state, dropout's masks included.
+So no bound has to say how errors grow by training, and where both are within theirs, they agree.
 """
 
+import ast
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import exact_epoch
 import exact_step
 import numba
 import numpy as np
@@ -19,13 +22,13 @@ from tolerances import U
 
 from fastnn.batches import Data, Epoch, Progress
 from fastnn.engine import ENGINES, get_engine
-from fastnn.features import dense, selected
+from fastnn.features import selected
 from fastnn.initializers import initial_parameters
 from fastnn.inputs import as_features
 from fastnn.layers import ACTIVATIONS, dense_layers
 from fastnn.losses import LOSSES
 from fastnn.optimizers import OPTIMIZERS
-from fastnn.randomness import keep_factor, keep_mask, permutation
+from fastnn.randomness import permutation
 from fastnn.schedules import SCHEDULES, Schedule
 
 LONG = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="takes too long uncompiled")
@@ -35,14 +38,26 @@ LARGE = 1e30  # a loss that may have been stopped for
 FIRST, MANY = (int(n) for n in os.environ.get("FASTNN_NETWORKS", "200:20200").split(":"))
 
 
+class Fit(NamedTuple):
+    """What decides an epoch's learning rates."""
+
+    learning_rate: float
+    schedule: Schedule
+    epoch: int
+    epochs: int
+    samples_seen: int
+
+
 class Case(NamedTuple):
-    """A network and an epoch of it."""
+    """A network and an epoch of it; `x` are the features of all rows, as an array."""
 
     layers: Any
     loss: Any
     scale: float
     parameters: Any
     epoch: Epoch
+    fit: Fit
+    x: np.ndarray
 
 
 def width(rng, most=300) -> int:
@@ -53,7 +68,7 @@ def width(rng, most=300) -> int:
 
 
 def features(rng, rows, inputs):
-    """Return features in one of their forms, and their scale."""
+    """Return features in one of their forms, their scale, and the same as an array."""
     form = rng.choice(["dense", "zeros", "bytes", "sparse"])
     if form == "bytes":
         x, scale = (
@@ -63,14 +78,17 @@ def features(rng, rows, inputs):
         x = x.astype(np.uint8)
     elif form == "sparse":
         x = random_array((rows, inputs), density=rng.uniform(0, 0.5), rng=rng, format="csr")
-        x, scale = as_features(x.astype(np.float32), inputs), 1.0
+        x, scale = x.astype(np.float32), 1.0
     else:
         x, scale = rng.standard_normal((rows, inputs), dtype=np.float32), 0.5
         if form == "zeros":
             x *= rng.random((rows, inputs)) < rng.random()
+    array = x.toarray() if form == "sparse" else x
+    x = as_features(x, inputs)
     if rng.random() < 0.3:
-        return selected(x, rng.integers(0, rows, rows)), scale
-    return x, scale
+        taken = rng.integers(0, rows, rows)
+        return selected(x, taken), scale, array[taken]
+    return x, scale, array
 
 
 def targets_for(rng, loss, rows, outputs):
@@ -83,17 +101,19 @@ def targets_for(rng, loss, rows, outputs):
     return values.astype(np.float32)
 
 
-def settings_of(rng, updates) -> dict[str, Any]:
-    """Return an epoch's settings but for its data."""
+def settings_of(rng, updates) -> tuple[dict[str, Any], Fit]:
+    """Return an epoch's settings but for its data, and where its learning rates come from."""
     names = [name for name in OPTIMIZERS if name != "lbfgs"]
     optimizer = OPTIMIZERS[rng.choice(names)]
     if rng.random() < 0.3:
         optimizer = replace(optimizer, weight_decay=0.1)
-    schedule = Schedule(str(rng.choice(SCHEDULES)), warmup_epochs=float(rng.choice([0, 0.7])))
+    schedule = Schedule(str(rng.choice(SCHEDULES)), warmup_epochs=float(rng.choice([0, 0.7, 2.5])))
     rate = optimizer.learning_rate * 10 ** rng.uniform(-2, 0.5)
-    rates = schedule.rates(rate, epoch=1, epochs=3, updates=updates, samples_seen=7)
+    fit = Fit(rate, schedule, int(rng.integers(3)), 3, 7)
     return {
-        "learning_rate": rates,
+        "learning_rate": schedule.rates(
+            rate, epoch=fit.epoch, epochs=3, updates=updates, samples_seen=7
+        ),
         "optimizer": optimizer,
         "l2": float(rng.choice([0, 0.01])),
         "l2_is_shared": bool(rng.random() < 0.3),
@@ -101,7 +121,7 @@ def settings_of(rng, updates) -> dict[str, Any]:
         "updates_before": int(rng.choice([0, 0, 5])),
         "seed": int(rng.integers(2**63)),
         "number": int(rng.integers(3)),
-    }
+    }, fit
 
 
 def drawn(number: int) -> Case:
@@ -114,18 +134,19 @@ def drawn(number: int) -> Case:
     layers = dense_layers(sizes, [str(rng.choice(ACTIVATIONS)) for _ in hidden], dropout)
     batch = int(rng.choice([1, 2, 7, 8, 9, 63, 64, 65, 511, 512, 513, int(rng.integers(1, 514))]))
     rows = int(batch * rng.uniform(1, STEPS)) + 1
-    x, scale = features(rng, rows, sizes[0])
+    x, scale, array = features(rng, rows, sizes[0])
     weights = None
     if rng.random() < 0.4:
         weights = np.where(rng.random(rows) < 0.3, 0, rng.uniform(0.1, 3, rows)).astype(np.float32)
     data = Data(x, targets_for(rng, loss, rows, sizes[-1]), weights)
     order = permutation(number, 0, rows)
-    epoch = Epoch(data, order, batch, **settings_of(rng, -(-rows // batch)))
+    settings, fit = settings_of(rng, -(-rows // batch))
+    epoch = Epoch(data, order, batch, **settings)
     parameters = [
         (w, (0.2 * rng.standard_normal(b.shape)).astype(np.float32))
         for w, b in initial_parameters(layers, number)
     ]
-    return Case(layers, loss, scale, parameters, epoch)
+    return Case(layers, loss, scale, parameters, epoch, fit, array)
 
 
 def assert_within(got, bounded, what, case):
@@ -134,12 +155,16 @@ def assert_within(got, bounded, what, case):
     assert np.max(excess) <= 0, f"{what} is off by {np.max(excess):.3g} beyond its bound: {case}"
 
 
+def rows_of(case, rows):
+    """Return some rows as the exact step takes them."""
+    _, targets, weights = case.epoch.data
+    return Data(case.x[rows], targets[rows], None if weights is None else weights[rows])
+
+
 def masks_of(case, positions):
     """Return dropout's masks of rows by their positions, with its factor in them."""
-    epoch = case.epoch
     return [
-        keep_mask(epoch.seed, epoch.number, i, positions, layer.inputs, layer.dropout)
-        * np.float64(keep_factor(layer.dropout))
+        exact_epoch.mask(case.epoch, i, positions, layer.inputs, layer.dropout)
         if layer.dropout
         else None
         for i, layer in enumerate(case.layers)
@@ -160,11 +185,10 @@ def assert_exact_epoch(name, case, number):
         stop = min(start + epoch.batch_size, len(epoch.order))
         while progress.position < stop and np.isfinite(progress.loss_sum):
             progress = engine.run_chunk(epoch, progress, 1)  # a chunk
-        part = epoch.data.taken(epoch.order[start:stop])
+        asked = exact_epoch.update_of(epoch, case.fit, update)
         exact = exact_step.step(
-            case.layers, case.loss, case.scale, before, part._replace(x=dense(part.x)),
-            norm=float(epoch.norms[update]), l2=float(epoch.penalties[update]),
-            masks=masks_of(case, np.arange(start, stop)),
+            case.layers, case.loss, case.scale, before, rows_of(case, epoch.order[start:stop]),
+            norm=asked.norm, l2=asked.l2, masks=masks_of(case, np.arange(start, stop)),
         )  # fmt: skip
         loss, loss_error = exact.loss
         if progress.position < stop or not loss + loss_error <= LARGE:
@@ -177,7 +201,7 @@ def assert_exact_epoch(name, case, number):
         assert low * (1 - 4 * U) - 1e-6 <= right <= high * (1 + 4 * U) + 1e-6, place
         if is_beyond_clipping(exact.gradients, epoch) and not all_finite(engine.get_parameters()):
             return
-        assert_updated(engine, before, state, exact.gradients, epoch, update, place)
+        assert_updated(engine, before, state, exact.gradients, epoch, asked, place)
 
 
 def is_beyond_clipping(gradients, epoch):
@@ -192,17 +216,16 @@ def all_finite(parameters):
     return all(np.isfinite(array).all() for pair in parameters for array in pair)
 
 
-def assert_updated(engine, before, state, gradients, epoch, update, place):
+def assert_updated(engine, before, state, gradients, epoch, asked, place):
     if epoch.clip_norm:
         gradients = exact_step.clipped(gradients, epoch.clip_norm)
     after, after_state = engine.get_parameters(), engine.get_state(len(state))
-    rate, decay = epoch.rates[update], epoch.decays[update]
     for i, pair in enumerate(before):
         for j, array in enumerate(pair):
             slots = [slot[i][j] for slot in state]
-            decays = decay if j == 0 else 0.0
+            decay = asked.decay if j == 0 else 0.0
             new = exact_step.updated(
-                array, slots, gradients[2 * i + j], rate, decays, epoch.optimizer
+                array, slots, gradients[2 * i + j], asked.rate, decay, epoch.optimizer
             )
             got = [after[i][j], *(slot[i][j] for slot in after_state)]
             for what, one, bounded in zip(("a parameter", "m", "v"), got, new, strict=False):
@@ -212,10 +235,10 @@ def assert_updated(engine, before, state, gradients, epoch, update, place):
 def assert_exact_passes(case, number):
     """Compare the gradient, the evaluation and the predictions of both engines."""
     data, layers = case.epoch.data, case.layers
-    total = data.total_weight
+    total = len(case.x) if data.weights is None else data.weights.astype(np.float64).sum()
     if total == 0:
         return
-    rows = data._replace(x=dense(data.x))
+    rows = rows_of(case, slice(None))
     exact = exact_step.step(layers, case.loss, case.scale, case.parameters, rows, norm=total)
     labels = []
     for name in ENGINES:
@@ -249,6 +272,19 @@ def check(numbers):
 @pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=REST) for part in range(1, 8))])
 def test_some_networks(part):
     check(range(part * SOME // 8, (part + 1) * SOME // 8))
+
+
+def test_what_is_exact_shares_no_code_with_what_it_judges():
+    for name in ("exact_step", "exact_epoch", "formulas", "predictions", "tolerances"):
+        tree = ast.parse(Path(__file__).with_name(f"{name}.py").read_text("utf-8"))
+        imported = {
+            each.split(".")[0]
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for each in ([node.module] if isinstance(node, ast.ImportFrom) else
+                         [alias.name for alias in node.names])
+        }  # fmt: skip
+        assert "fastnn" not in imported, name
 
 
 def test_rows_that_are_taken_again_and_again_have_room():

@@ -4,6 +4,7 @@ import gzip
 import re
 import shlex
 import struct
+import tomllib
 from importlib import import_module
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from PIL import Image
 
 import fastnn
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"^```python\n(.*?)^```", README, re.S | re.M)
 COMMANDS = re.findall(r"^(python -m fastnn\..*)$", README, re.M)
 STARTS = "fastnn.report"  # a process, which measures the machine's matrix product
@@ -65,3 +67,21 @@ def test_command(command, capsysbinary):
     small = ["--hidden", "8"] if module == "fastnn.train" else []
     code = import_module(module).main([*small, *options, *short[module]])
     assert code == 0, capsysbinary.readouterr().err
+
+
+def test_it_names_markers_and_extras_that_there_are():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    options = project["tool"]["pytest"]["ini_options"]
+    markers = {each.split(":")[0] for each in options["markers"]}
+    extras = set(project["project"]["optional-dependencies"])
+    texts = [README, (ROOT / "bench" / "README.md").read_text("utf-8")]
+    assert set(re.findall(r"pytest -m (\w+)", README)) <= markers
+    for text in texts:
+        assert set(re.findall(r"pip install '\.\[(\w+)\]'", text)) <= extras
+
+
+def test_nothing_is_installed_by_a_name_that_nobody_has_registered():
+    """A checkout is what users install: whoever registered the name could run anything."""
+    for path in (ROOT / "README.md", *ROOT.glob("fastnn/**/*.py"), *ROOT.glob("bench/*")):
+        if path.suffix in (".md", ".py"):
+            assert not re.search(r"install\s+'?fastnn", path.read_text("utf-8")), path

@@ -1,6 +1,7 @@
 """The fit loop over both engines: what history holds, resuming, divergence, interruptions."""
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -311,3 +312,25 @@ def test_weights_that_overflow_are_not_kept(engine, size, learning_rate):
     with pytest.raises((DivergenceError, ValueError)):
         network.fit([[size]], [0], epochs=3, learning_rate=learning_rate, engine=engine)
     assert_finite(network.parameters)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the scale, which is beyond reason
+def test_weights_that_overflow_in_a_later_epoch_are_those_of_the_epoch_before(engine):
+    """Of the absolute error every step is the same: b is r, 2 r, and then beyond float32."""
+    rate = 1.5e38
+    network = Network([1, 1], loss="absolute_error")
+    network.parameters = [([[0]], [0])]
+    with pytest.raises(DivergenceError, match="^the weights are not finite in epoch 3, step 1,"):
+        network.fit([[0.125]], [3.4e38], epochs=5, learning_rate=rate, engine=engine)
+    assert network.epochs_trained == 2
+    ((w, b),) = network.parameters
+    assert [w.item(), b.item()] == [np.float32(rate) / 4, np.float32(rate) * 2]
+
+
+def test_the_seconds_of_an_epoch_count_its_shuffle(network, data, monkeypatch):
+    def slowly(*arguments):
+        time.sleep(0.01)
+        return permutation(*arguments)
+
+    monkeypatch.setattr("fastnn.training.permutation", slowly)
+    assert min(network.fit(*data, epochs=2, engine="numpy")["seconds"]) >= 0.01

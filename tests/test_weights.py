@@ -5,6 +5,7 @@ import pytest
 
 from fastnn import DataError, Network
 from fastnn.batches import CHUNK_ROWS, Data, Epoch
+from fastnn.inputs import as_weights
 from fastnn.losses import LOSSES
 
 every_loss = pytest.mark.parametrize("loss", LOSSES)
@@ -294,3 +295,12 @@ def test_class_weights_need_classes(engine, loss, outputs, y):
 def test_classes_of_weight_0_alone_are_refused(engine):
     with pytest.raises(DataError, match="must not all be 0$"):
         Network([1, 2]).fit([[1.0], [2.0]], [0, 0], class_weight={0: 0}, engine=engine)
+
+
+def test_a_weight_that_kernels_flush_to_0_is_0():
+    """Sums would count what the compiled step takes for 0, and the engines would differ."""
+    below = np.nextafter(np.float32(2.0**-126), np.float32(0))
+    given = np.array([below, 1e-40, 1e-45, 2.0**-126, 1])
+    assert as_weights(given, 5).tolist() == [0, 0, 0, 2.0**-126, 1]
+    with pytest.raises(DataError, match="^sample_weight must not all be 0$"):
+        as_weights(given[:3], 3)

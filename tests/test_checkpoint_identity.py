@@ -1,0 +1,187 @@
+"""What a checkpoint says that its fit was: every item of it, changed alone, is refused by name."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from fastnn import Checkpoint, CheckpointError, EarlyStopping, Network
+from fastnn import checkpoint as checkpoints
+from fastnn.batches import Data
+from fastnn.engine import Engine, get_engine
+from fastnn.optimizers import OPTIMIZERS
+from fastnn.plan import Plan
+from fastnn.schedules import Schedule
+from fastnn.watch import Counts, Watch
+
+
+class Fit(NamedTuple):
+    """What a checkpoint is asked to compare."""
+
+    network: Network
+    engine: Engine
+    data: Data
+    plan: Plan
+    validation: Data | None
+
+
+NETWORK: dict[str, Any] = {"layers": [3, 4, 2], "input_scale": 0.5, "loss": "logistic"}
+PLAN = Plan(
+    4, 10, OPTIMIZERS["adam"], Schedule("cosine"), clip_norm=2.0, early_stopping=EarlyStopping()
+)
+
+
+def rows(seed: int, count: int) -> Data:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(count, 3)).astype(np.float32)
+    y = rng.integers(0, 2, (count, 2)).astype(np.float32)
+    return Data(x, y, np.ones(count, np.float32))
+
+
+def fit_of(
+    network: Any = (), engine: str = "numba", data: Any = (), plan: Any = (), validation: Any = ()
+) -> Fit:
+    """Return the same fit every time, but for what is given."""
+    settings = NETWORK | dict(network)
+    made = Network(settings.pop("layers"), **settings)
+    running = get_engine(engine, made.layers, made.loss, input_scale=made.input_scale, threads=1)
+    given = [
+        rows(seed, count)._replace(**dict(part)) for seed, count, part in
+        ((0, 40, data), (1, 20, validation))
+    ]  # fmt: skip
+    return Fit(made, running, given[0], replace(PLAN, **dict(plan)), given[1])
+
+
+def otherwise(array: np.ndarray) -> np.ndarray:
+    """Return the array with its last number changed as little as can be."""
+    array = array.copy()
+    array.reshape(-1)[-1] = np.nextafter(array.reshape(-1)[-1], np.float32(9))
+    return array
+
+
+def optimizer(**changes: Any) -> dict[str, Any]:
+    return {"plan": {"optimizer": replace(PLAN.optimizer, **changes)}}
+
+
+def schedule(**changes: Any) -> dict[str, Any]:
+    return {"plan": {"schedule": replace(PLAN.schedule, **changes)}}
+
+
+def stopping(**changes: Any) -> dict[str, Any]:
+    return {"plan": {"early_stopping": EarlyStopping(**changes)}}
+
+
+TRAINING, KEPT = rows(0, 40), rows(1, 20)
+# By the item's name: all the changes of a fit that it stands for.
+CHANGES: dict[str, list[dict[str, Any]]] = {
+    "layers": [{"network": {"layers": [3, 5, 2]}}],
+    "activation": [{"network": {"activation": "tanh"}}],
+    "dropout": [{"network": {"dropout": (0, 0.1)}}],
+    "loss": [{"network": {"loss": "squared_error"}}],
+    "input_scale": [{"network": {"input_scale": 0.25}}],
+    "engine": [{"engine": "numpy"}],
+    "seed": [{"plan": {"seed": 1}}],
+    "epochs": [{"plan": {"epochs": 5}}],
+    "batch_size": [{"plan": {"batch_size": 20}}],
+    "l2": [{"plan": {"l2": 1e-4}}],
+    "l2_is_shared": [{"plan": {"l2_is_shared": True}}],
+    "clip_norm": [{"plan": {"clip_norm": 0.0}}, {"plan": {"clip_norm": 2.0000002}}],
+    "shuffle": [{"plan": {"shuffle": False}}],
+    "early_stopping": [
+        {"plan": {"early_stopping": None}},
+        stopping(monitor="loss"),
+        stopping(patience=9),
+        stopping(min_delta=0.0),
+        stopping(restore_best=False),
+    ],
+    "optimizer": [{"plan": {"optimizer": replace(PLAN.optimizer, rule="momentum")}}],
+    "learning_rate": [optimizer(learning_rate=0.002)],
+    "momentum": [optimizer(momentum=0.8)],
+    "nesterov": [optimizer(nesterov=True)],
+    "beta1": [optimizer(beta1=0.8)],
+    "beta2": [optimizer(beta2=0.99)],
+    "eps": [optimizer(eps=1e-7)],
+    "weight_decay": [optimizer(weight_decay=0.1)],
+    "schedule": [schedule(name="one_cycle")],
+    "warmup_epochs": [schedule(warmup_epochs=1.5)],
+    "power_t": [schedule(power_t=0.25)],
+    "training rows": [{"data": rows(0, 39)._asdict()}],
+    "training features": [{"data": {"x": otherwise(TRAINING.x)}}],
+    "training targets": [{"data": {"targets": otherwise(TRAINING.targets)}}],
+    "training weights": [
+        {"data": {"weights": None}},
+        {"data": {"weights": otherwise(np.ones(40, np.float32))}},
+    ],
+    "validation rows": [{"validation": rows(1, 19)._asdict()}],
+    "validation features": [{"validation": {"x": otherwise(KEPT.x)}}],
+    "validation targets": [{"validation": {"targets": otherwise(KEPT.targets)}}],
+    "validation weights": [{"validation": {"weights": None}}],
+}
+# What computes is changed by a patch: of a version its module and name, and parts of arithmetic.
+VERSIONS = {"fastnn": (checkpoints, "__version__"), "numpy": (np, "__version__")}
+ARITHMETIC = ("numba", "fused multiply-add")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write the checkpoint of the fit as it is."""
+    folder, fit = tmp_path_factory.mktemp("identity") / "fit", fit_of()
+    keeper = Checkpoint(folder)
+    with keeper.in_use(*fit) as plan:
+        watch = Watch(fit.engine, plan, Counts(), len(fit.data.x), loss=fit.network.loss)
+        keeper.write(watch.snapshot())
+    return folder
+
+
+def differences(folder: Path, fit: Fit) -> set[str]:
+    """Return the names of the items for which the fit is refused to go on; none where it does."""
+    try:
+        with Checkpoint(folder, resume=True).in_use(*fit):
+            return set()
+    except CheckpointError as error:
+        told = str(error).partition(": is of another fit: ")[2]
+        return {re.split(" (?:was|were) ", each)[0] for each in told.split("; ")}
+
+
+def test_every_item_that_is_written_is_changed_here() -> None:
+    items = checkpoints.items_of(*fit_of())
+    assert set(items) == {*CHANGES, *VERSIONS, *ARITHMETIC}
+    names = checkpoints.items_of(*fit_of(plan={"schedule": Schedule("invscaling")}))
+    assert set(items) - set(names) == {"epochs"}  # which only some schedules depend on
+
+
+def test_the_fit_itself_goes_on(written: Path) -> None:
+    assert differences(written, fit_of()) == set()
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_an_item_that_differs_is_named(name: str, written: Path) -> None:
+    also = {"engine": {"BLAS", *ARITHMETIC}}
+    for which in ("training", "validation"):
+        also[f"{which} rows"] = {f"{which} {each}" for each in ("features", "targets", "weights")}
+    for change in CHANGES[name]:
+        assert differences(written, fit_of(**change)) == {name} | also.get(name, set()), change
+
+
+@pytest.mark.parametrize("name", VERSIONS)
+def test_a_version_that_differs_is_named(
+    name: str, written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = fit_of()
+    monkeypatch.setattr(*VERSIONS[name], "9.9")
+    assert differences(written, fit) == {name}
+
+
+@pytest.mark.parametrize("name", ARITHMETIC)
+def test_arithmetic_that_differs_is_named(name: str, written: Path) -> None:
+    fit = fit_of()
+    fit.engine.arithmetic = {**fit.engine.arithmetic, name: "other"}
+    assert differences(written, fit) == {name}
+
+
+def test_rows_to_validate_that_are_missing_are_named(written: Path) -> None:
+    named = differences(written, fit_of()._replace(validation=None))
+    assert named == {f"validation {each}" for each in ("rows", "features", "targets", "weights")}

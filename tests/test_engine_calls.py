@@ -1,0 +1,101 @@
+"""Calls of one engine stand alone: nothing of one call decides a bit of the next."""
+
+from collections.abc import Callable
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from scipy.sparse import random_array
+
+from fastnn.batches import Data, Epoch, Progress
+from fastnn.engine import Engine, get_engine
+from fastnn.features import selected
+from fastnn.initializers import initial_parameters
+from fastnn.inputs import as_features
+from fastnn.layers import dense_layers
+from fastnn.optimizers import get_optimizer
+
+SIZES, ROWS = [20, 17, 5, 3], 70
+LAYERS = dense_layers(SIZES, dropout=(0.2, 0.3, 0.0))
+
+
+def forms(rng: np.random.Generator) -> dict[str, Data]:
+    """Return the same task with features in every form, with weights and without."""
+    labels = rng.integers(0, 3, ROWS, np.int32)
+    x = rng.standard_normal((ROWS, 20), dtype=np.float32)
+    csr = random_array((ROWS, 20), density=0.2, rng=rng, format="csr").astype(np.float32)
+    return {
+        "dense": Data(x, labels),
+        "weighted": Data(x[::-1].copy(), labels, rng.uniform(0.5, 2, ROWS).astype(np.float32)),
+        "zeros": Data(x * (x > 0.8), labels),
+        "bytes": Data(rng.integers(0, 256, (ROWS, 20), np.uint8), 2 - labels),
+        "sparse": Data(as_features(csr, 20), labels),
+        "selected": Data(selected(x, rng.integers(0, ROWS, 40)), labels[:40]),
+        "few": Data(x[:9].copy(), labels[:9], np.linspace(0, 1, 9, dtype=np.float32)),
+    }
+
+
+EPOCHS: dict[str, dict[str, Any]] = {
+    "batches": {"batch_size": 16, "seed": 2**63 + 1, "number": 3},
+    "clipped": {"clip_norm": 0.01},
+    "l2": {"l2": 0.3},
+    "shared l2": {"l2": 0.3, "l2_is_shared": True, "batch_size": 32},
+    "nesterov": {"optimizer": get_optimizer("nesterov", momentum=0.5)},
+    "adamw": {"optimizer": get_optimizer("adamw", weight_decay=0.5), "updates_before": 4},
+}
+
+
+def trained(engine: Engine, data: Data, **settings: Any) -> list[Any]:
+    """Return all that a training call leaves behind."""
+    rows = len(data.x)
+    settings = {"batch_size": rows, "learning_rate": 0.1} | settings
+    settings["batch_size"] = min(rows, settings["batch_size"])
+    epoch = Epoch(data, np.arange(rows)[::-1].copy(), **settings)
+    progress = engine.run_chunk(epoch, Progress(), rows)
+    return [*progress, engine.get_parameters(), engine.get_state(2)]
+
+
+def calls(rng: np.random.Generator) -> dict[str, Callable[[Engine], Any]]:
+    data = forms(rng)
+    made: dict[str, Callable[[Engine], Any]] = {}
+    for name, each in data.items():
+        made[f"evaluate {name}"] = lambda engine, each=each: engine.evaluate(each)
+        made[f"train {name}"] = lambda engine, each=each: trained(engine, each)
+    for name in ("dense", "weighted", "sparse", "selected"):
+        x, made_of = data[name].x, data[name]
+        made[f"predict {name}"] = lambda engine, x=x: engine.predict(x)
+        made[f"gradient {name}"] = lambda engine, each=made_of: engine.loss_and_grad(each, l2=0.1)
+    for name, settings in EPOCHS.items():
+        made[f"train {name}"] = lambda engine, more=settings: trained(engine, data["dense"], **more)
+    return made
+
+
+def bits(value: Any) -> Any:
+    """Return what can be compared: of arrays, their bytes."""
+    if isinstance(value, list | tuple):
+        return [bits(each) for each in value]
+    return value.tobytes() if isinstance(value, np.ndarray) else value
+
+
+def test_no_call_decides_a_bit_of_the_next(engine: str, rng: np.random.Generator) -> None:
+    """Each gives what it gives in an engine that was never used, after every other call."""
+    made = calls(rng)
+    parameters = initial_parameters(LAYERS, 0)
+
+    def fresh() -> Engine:
+        return get_engine(engine, LAYERS, input_scale=0.5, threads=None)
+
+    def called(running: Engine, name: str) -> Any:
+        running.set_parameters(parameters)
+        running.set_state([])
+        return bits(made[name](running))
+
+    alone = {name: called(fresh(), name) for name in made}
+    assert len({repr(result) for result in alone.values()}) == len(made)  # no two are the same
+    pairs = list(combinations(made, 2))
+    if engine == "numpy":  # slower, and there is next to nothing that it remembers
+        pairs = pairs[::6]
+    used = fresh()
+    for pair in pairs:
+        for name in pair:  # one after the other, and then the first one again
+            assert called(used, name) == alone[name], f"{name}, among {pair}"
