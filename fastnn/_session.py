@@ -64,7 +64,7 @@ def use_engine(
     """
     from fastnn.engine import needs_compiling
 
-    with _cli.exit_on_interrupt(program), _warnings_as_lines(program):
+    with _cli.exit_on_interrupt(program), warnings_as_lines(program):
         if needs_compiling(name):
             say("compiling the kernels: some seconds, this once")
         try:
@@ -75,13 +75,14 @@ def use_engine(
 
 
 @contextmanager
-def _warnings_as_lines(program: str) -> Iterator[None]:
-    """Show a warning as one line on standard error."""
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: print(
-            f"{program}: {message}", file=sys.stderr, flush=True
-        )
-        yield
+def warnings_as_lines(program: str) -> Iterator[None]:
+    """Show each warning as one line on standard error, once the context is over."""
+    with warnings.catch_warnings(record=True) as caught:
+        try:
+            yield
+        finally:
+            for each in caught:
+                print(f"{program}: {each.message}", file=sys.stderr, flush=True)
 
 
 def widths_of(network: "Network") -> list[int]:

@@ -98,41 +98,43 @@ def split(data: Data, fraction: float, loss: Loss, seed: int) -> tuple[Data, Dat
     """Part data in two, the second with a share of the rows, rounded up.
 
     It is the same share of every class, unless a class has a single row or there are more classes
-    than rows in a part.
+    than rows in a part. Rows of weight 0 are all in the first part: the share is of the others,
+    but two rows, which R² needs, where it would be one of them and two of all rows.
 
     Raises
     ------
     ValueError
         If the fraction is not between 0 and 1.
     DataError
-        If there is nothing left to train on, or a part weighs nothing.
+        If there is nothing left to train on.
     """
     with making:  # a fork waits for it: a child would wait for what is half imported
         from sklearn.model_selection import train_test_split
 
     if not isinstance(fraction, Real) or not 0 < fraction < 1:
         raise ValueError(f"validation_fraction must be between 0 and 1, got {fraction!r}")
-    rows = len(data.x)
-    n_kept = math.ceil(fraction * rows)
-    if n_kept == rows:
+    counted = np.arange(len(data.x)) if data.weights is None else np.flatnonzero(data.weights)
+    rows, n_kept = len(counted), math.ceil(fraction * len(counted))
+    if rows < len(data.x):
+        n_kept = max(n_kept, min(2, math.ceil(fraction * len(data.x)), rows - 1))
+    if n_kept >= rows:
+        weighing = "" if rows == len(data.x) else " that have weight"
         raise DataError(
-            f"a validation_fraction of {fraction!r} leaves 0 of {rows:,} rows to train on"
+            f"a validation_fraction of {fraction!r} leaves 0 of {rows:,} rows{weighing} to train on"
         )
-    stratify = data.targets if has_classes(loss, data.targets) else None
+    stratify = data.targets[counted] if has_classes(loss, data.targets) else None
     if stratify is not None:
         counts = np.unique(stratify, return_counts=True)[1]
         if counts.min() < 2 or len(counts) > min(n_kept, rows - n_kept):
             stratify = None
     parts = train_test_split(
-        np.arange(rows), test_size=n_kept, random_state=seed % 2**32, stratify=stratify
+        counted, test_size=n_kept, random_state=seed % 2**32, stratify=stratify
     )
+    if rows < len(data.x):
+        parts[0] = np.concatenate([parts[0], np.flatnonzero(data.weights == 0)])
     if data.x.nbytes > WHOLE_BYTES:
         parts = [np.sort(part) for part in parts]  # so that blocks of rows lie together
-    training, kept = (_part_of(data, part) for part in parts)
-    for part, name in ((training, "trained on"), (kept, "kept")):
-        if part.total_weight == 0:
-            raise DataError(f"a validation_fraction of {fraction!r}: all rows {name} weigh 0")
-    return training, kept
+    return _part_of(data, parts[0]), _part_of(data, parts[1])
 
 
 def _part_of(data: Data, rows: np.ndarray) -> Data:
@@ -353,7 +355,19 @@ def _weights_of_classes(class_weight: Any, labels: np.ndarray, n_classes: int) -
     return weights
 
 
+def check_unmasked(values: Any, name: str) -> None:
+    """Raise a DataError if an array of `numpy.ma` has masked elements; others are as their data."""
+    ma = sys.modules.get("numpy.ma")
+    if ma is not None and isinstance(values, ma.MaskedArray) and ma.is_masked(values):
+        raise DataError(
+            f"{name} has masked elements ({np.sum(values.mask):,} of {values.size:,}): fill them, "
+            "for example with filled(0), or leave their rows out"
+        )
+
+
 def _as_array(values: Any, name: str) -> np.ndarray:
+    if type(values) is not np.ndarray:
+        check_unmasked(values, name)
     try:
         return np.asarray(values)
     except ValueError as error:  # rows of different lengths

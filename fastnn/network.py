@@ -25,6 +25,7 @@ from fastnn.onnx_export import network_graph, write_onnx
 from fastnn.optimizers import Optimizer
 from fastnn.plan import Plan, check_monitor, planned
 from fastnn.randomness import SEED_LIMIT
+from fastnn.scale import warn_of_offset, warn_of_scale
 from fastnn.schedules import Schedule
 from fastnn.settings import check_setting, whole_number
 from fastnn.training import Outcome, fit
@@ -229,26 +230,17 @@ class Network:
             If the network is being trained already, by another thread or around a callback.
         """
         plan = planned(
-            epochs=epochs,
-            batch_size=batch_size,
-            optimizer=optimizer,
-            learning_rate=learning_rate,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            schedule=schedule,
-            l2=l2,
-            clip_norm=clip_norm,
-            shuffle=shuffle,
-            early_stopping=early_stopping,
-            seed=self.seed,
-        )
+            epochs=epochs, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate,
+            momentum=momentum, weight_decay=weight_decay, schedule=schedule, l2=l2,
+            clip_norm=clip_norm, shuffle=shuffle, early_stopping=early_stopping, seed=self.seed,
+        )  # fmt: skip
         data = self._checked(x, y, sample_weight)
+        warned = warn_of_offset(y, data, self.loss)
         validation = None
         if validation_data is not None:
             if not 2 <= len(validation_data) <= 3:
                 raise ValueError("validation_data must be (x, y) or (x, y, sample_weight)")
-            val_x, val_y, val_weight = (*validation_data, None)[:3]
-            validation = self._checked(val_x, val_y, val_weight, name="validation ")
+            validation = self._checked(*(*validation_data, None)[:3], "validation ")
             if validation_fraction:
                 raise ValueError("validation_data and validation_fraction exclude each other")
         elif validation_fraction:
@@ -257,7 +249,8 @@ class Network:
             data = with_class_weights(data, class_weight, self.loss, self.layers[-1].outputs)
         check_monitor(plan.early_stopping, self.loss, validated=validation is not None)
         self.use_engine(engine, threads=threads)
-        return self.train(data, plan, validation=validation, callbacks=callbacks).history
+        outcome = self.train(data, plan, validation=validation, callbacks=callbacks, warned=warned)
+        return outcome.history
 
     def train(
         self,
@@ -267,11 +260,12 @@ class Network:
         validation: Data | None = None,
         callbacks: Sequence[Callback] = (),
         score: Score | None = None,
+        warned: bool = False,
     ) -> Outcome:
         """Train as a plan says, on data that are checked, with the engine that is in use.
 
-        What `fit` does behind the door. The plan's batch size is cut to the rows there are, 0
-        standing for all of them; its counts are those of this network.
+        The plan's batch size is cut to the rows there are, 0 standing for all of them; its counts
+        are those of this network. Unless `warned`, an unsuitable scale is warned of.
         """
         if plan.optimizer.rule == "lbfgs":
             drops = any(layer.dropout for layer in self.layers)
@@ -296,10 +290,16 @@ class Network:
                         self._rule, self._slots = plan.optimizer.rule, plan.optimizer.slots
                         running.set_state([])
                         counts.updates = 0
-                return fit(
+                outcome = fit(
                     running, data, plan, counts,
                     loss=self.loss, validation=validation, callbacks=callbacks, score=score,
                 )  # fmt: skip
+            if not warned:
+                warn_of_scale(
+                    running.evaluate, data, plan, self.loss, self.input_scale, counts.updates,
+                    losses=outcome.history.get("loss", []), stopped=outcome.stopped,
+                )  # fmt: skip
+            return outcome
 
     def evaluate(self, x: Any, y: Any, sample_weight: Any = None) -> tuple[float, float]:
         """Return the mean loss on these data, and the accuracy or, of a regression, R².

@@ -25,7 +25,7 @@ FLOORS = (
     ("features",),
     ("batches", "initializers", "plan", "onnx_export", "strict_json"),
     ("tensor_file", "memory"),
-    ("inputs", "model_file", "readahead"),
+    ("inputs", "model_file", "readahead", "scale"),
     ("reference", "kernels"),
     ("engine",),
     ("lbfgs", "watch"),
@@ -164,7 +164,7 @@ def test_the_reference_needs_nothing_but_numpy():
         ("onnx", {"onnx_export", "estimators.onnx_converters"}),
         ("skl2onnx", {"estimators.onnx_converters"}),
         ("scipy", {"lbfgs", "estimators.base", "estimators.watching"}),
-        ("sklearn", {"datasets.sets", "inputs"} | ESTIMATORS),
+        ("sklearn", {"datasets.sets", "inputs", "scale"} | ESTIMATORS),
     ],
 )
 def test_a_library_is_known_in_its_place_only(library, rooms):
