@@ -163,7 +163,8 @@ class Network:
         """Train by gradient descent on the mean loss of each batch.
 
         A further call goes on where the last one ended, the optimizer's state included as long
-        as its rule is the same.
+        as its rule is the same. Where the scale of features or targets keeps it from learning,
+        there is a warning, a ConvergenceWarning of scikit-learn's.
 
         Parameters
         ----------
@@ -240,7 +241,8 @@ class Network:
         if validation_data is not None:
             if not 2 <= len(validation_data) <= 3:
                 raise ValueError("validation_data must be (x, y) or (x, y, sample_weight)")
-            validation = self._checked(*(*validation_data, None)[:3], "validation ")
+            val_x, val_y, val_weight = (*validation_data, None)[:3]
+            validation = self._checked(val_x, val_y, val_weight, name="validation ")
             if validation_fraction:
                 raise ValueError("validation_data and validation_fraction exclude each other")
         elif validation_fraction:
@@ -277,12 +279,9 @@ class Network:
             check_fit(self.layers, rows, plan, checkpoints=keeper is not None)
             has_state = self._rule == plan.optimizer.rule
             plan = replace(
-                plan,
-                batch_size=min(plan.batch_size or rows, rows),
-                first_epoch=counts.epochs,
-                updates_before=counts.updates if has_state else 0,
-                samples_before=counts.samples,
-            )
+                plan, batch_size=min(plan.batch_size or rows, rows), first_epoch=counts.epochs,
+                updates_before=counts.updates if has_state else 0, samples_before=counts.samples,
+            )  # fmt: skip
             asked = (self, running, data, plan, validation)
             with keeper.in_use(*asked) if keeper else nullcontext(plan) as plan:
                 if not has_state:

@@ -192,7 +192,6 @@ def test_targets_that_are_no_classes():
         (X[:, 0] / 7, "Unknown label type: continuous. Maybe you are trying to fit a classifier"),
         (X / 7, "Unknown label type: continuous-multioutput"),
         (np.stack([Y, 2 * Y, 3 - Y], axis=1), "Multioutput target data is not supported"),
-        (np.array([1, "a", None, 2, 3, "b"], object), "Unknown label type: unknown"),
     ):
         with pytest.raises(ValueError, match=words):
             small(MLPClassifier).fit(X, y)
@@ -230,8 +229,8 @@ def test_validation_data_that_do_not_fit():
         model.fit(X, Y, X_val=X, y_val=Y + 1)
     with pytest.raises(ValueError, match="The validation set is too small. Increase"):
         small(MLPRegressor, early_stopping=True).fit(X[:4], Y[:4])
-    with pytest.raises(ValueError, match="validation_fraction of 0.1: all rows kept weigh 0"):
-        weight = np.arange(60) == 0  # whichever rows are set aside, but for one
+    with pytest.raises(ValueError, match="0.1 leaves 0 of 1 rows that have weight to train on"):
+        weight = np.arange(60) == 0
         small(MLPRegressor, early_stopping=True, random_state=1).fit(
             X.repeat(10, 0), Y.repeat(10), weight
         )
