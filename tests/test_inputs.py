@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from fastnn import Network
 from fastnn.errors import DataError
-from fastnn.inputs import as_data, as_features, as_labels, as_values
+from fastnn.inputs import as_data, as_features, as_labels, as_values, as_weights
 from fastnn.losses import LOSSES
 
 VALUES = [[0, 1, 2], [3, 250, 255]]
@@ -358,3 +359,48 @@ def test_an_error_says_whose_array_it_is(given, message):
     given = {"x": [[1, 2]], "y": [0], **given}
     with pytest.raises(DataError, match=f"^{message}"):
         as_data(**given, inputs=2, outputs=3, loss=LOSSES["cross_entropy"], name="validation ")
+
+
+# ---- masked arrays --------------------------------------------------------------------------
+
+
+def masked(values, *places):
+    array = np.ma.array(values, mask=False)
+    for place in places:
+        array[place] = np.ma.masked
+    return array
+
+
+def test_masked_elements_are_refused_wherever_data_enter(engine):
+    x, y, weights = np.arange(12.0).reshape(6, 2), np.arange(6) % 2, np.ones(6)
+    bad = {
+        "x": masked(x, (3, 1)),
+        "y": masked(y, 2),
+        "sample_weight": masked(weights, 0),
+    }
+    network = Network([2, 2])
+    for name, values in bad.items():
+        message = rf"^{name} has masked elements \(1 of {values.size}\): fill them, for example "
+        given = {"x": x, "y": y, "sample_weight": weights, name: values}
+        with pytest.raises(DataError, match=message):
+            network.fit(**given, engine=engine)
+        with pytest.raises(DataError, match=message):
+            network.evaluate(**given)
+        with pytest.raises(DataError, match="^validation " + message[1:]):
+            network.fit(x, y, validation_data=tuple(given.values()), engine=engine)
+    for predict in (network.predict, network.predict_proba):
+        with pytest.raises(DataError, match="^x has masked elements"):
+            predict(bad["x"])
+    regression = Network([2, 1], loss="squared_error")
+    with pytest.raises(DataError, match="^y has masked elements"):
+        regression.fit(x, masked(y * 1.0, 2), engine=engine)
+    assert network.epochs_trained == regression.epochs_trained == 0
+
+
+def test_masked_arrays_without_masked_elements_are_their_data(engine):
+    x, y, weights = np.arange(12.0).reshape(6, 2) / 12, np.arange(6) % 2, np.arange(6.0)
+    plain, other = Network([2, 2]), Network([2, 2])
+    plain.fit(x, y, sample_weight=weights, epochs=2, engine=engine)
+    other.fit(masked(x), masked(y), sample_weight=masked(weights), epochs=2, engine=engine)
+    assert (plain.predict_proba(x) == other.predict_proba(masked(x))).all()
+    assert type(as_weights(masked(weights), 6)) is np.ndarray
