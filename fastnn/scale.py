@@ -73,12 +73,12 @@ def warn_of_offset(y: Any, data: Data, loss: Loss) -> bool:
     """
     if not _is_centred(loss):
         return False
-    values = np.asarray(y, np.float64).reshape(len(data.targets), -1)
-    low, high = values.min(axis=0), values.max(axis=0)
+    values = np.asarray(y).reshape(len(data.targets), -1)
+    low, high = (each.astype(np.float64) for each in (values.min(axis=0), values.max(axis=0)))
     least_spread = (high - low) / math.sqrt(2 * len(values))  # if rows count the same
     if data.weights is None and (np.maximum(high, -low) <= OFFSET_LIMIT * least_spread).all():
         return False
-    columns = _columns_of(values, data.weights)
+    columns = _columns_of(values.astype(np.float64), data.weights)
     offset, spread = np.abs(columns.mean), columns.spread
     is_far = (columns.deviation > 0) & (offset > OFFSET_LIMIT * spread)
     if not is_far.any():
