@@ -65,7 +65,7 @@ def use_engine(
     """
     from fastnn.engine import needs_compiling
 
-    with _cli.exit_on_interrupt(program), _warnings_as_lines(program):
+    with _cli.exit_on_interrupt(program), warnings_as_lines(program):
         if needs_compiling(name):
             say("compiling the kernels: some seconds, this once")
         try:
@@ -76,13 +76,14 @@ def use_engine(
 
 
 @contextmanager
-def _warnings_as_lines(program: str) -> Iterator[None]:
-    """Show a warning as one line on standard error."""
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: print_line(
-            f"{program}: {message}", error=True
-        )
-        yield
+def warnings_as_lines(program: str) -> Iterator[None]:
+    """Show each warning as one line on standard error, once the context is over."""
+    with warnings.catch_warnings(record=True) as caught:
+        try:
+            yield
+        finally:
+            for each in caught:
+                print_line(f"{program}: {each.message}", error=True)
 
 
 def widths_of(network: "Network") -> list[int]:

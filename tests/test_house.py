@@ -27,8 +27,8 @@ FLOORS = (
     ("features",),
     ("batches", "initializers", "plan", "onnx_export", "strict_json"),
     ("tensor_file", "memory"),
-    ("inputs", "model_file", "readahead"),
-    ("reference", "kernels"),
+    ("inputs", "model_file", "readahead", "scale"),
+    ("reference", "kernels", "splitting"),
     ("engine",),
     ("lbfgs", "watch"),
     ("checkpoint_file",),
@@ -174,7 +174,7 @@ def test_a_library_is_known_in_its_place_only():
         "onnx": {"onnx_export", "estimators.onnx_converters"},
         "skl2onnx": {"estimators.onnx_converters"},
         "scipy": {"lbfgs", "estimators.base", "estimators.watching"},
-        "sklearn": {"datasets.sets", "inputs"} | ESTIMATORS,
+        "sklearn": {"datasets.sets", "splitting", "scale"} | ESTIMATORS,
     }
     users = {library: {n for n in SOURCES if library in tops(n)} for library in places}
     strangers = {library: users[library] - places[library] for library in places}
