@@ -6,11 +6,26 @@ import secrets
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 FilePath = str | os.PathLike[str]
 
 _BINARY = getattr(os, "O_BINARY", 0)  # of Windows alone
 _locks: set[int] = set()  # descriptors of the folders that this process is alone in
+
+
+def user_cache_directory() -> Path | None:
+    """Return fastnn's directory among this user's caches, absolute; None for a user without one.
+
+    A user without a home directory, as in some containers, has none.
+    """
+    import platformdirs
+
+    try:
+        directory = platformdirs.user_cache_path("fastnn")
+    except (RuntimeError, KeyError, OSError):  # neither HOME nor an entry in the passwd file
+        return None
+    return directory if directory.is_absolute() else None
 
 
 def regular_mode(path: FilePath) -> int:

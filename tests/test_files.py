@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from commands import posix
 
-from fastnn.files import regular_mode, write_whole
+from fastnn.files import regular_mode, user_cache_directory, write_whole
 
 OLD, NEW = b"old", [b"new ", b"", b"contents"]
 CALLS = ("open", "chmod", "write", "fsync", "close", "replace")
@@ -221,3 +221,19 @@ def test_where_no_file_can_be(name: str, path: Path, monkeypatch: pytest.MonkeyP
         write_whole(name, NEW)
     assert raised.value.filename == name
     assert names(path) == ["model"] and path.read_bytes() == OLD
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyError, OSError])
+def test_a_user_without_a_home_has_no_cache(error, monkeypatch):
+    def raises(name: str) -> Path:
+        raise error("no home directory")
+
+    monkeypatch.setattr("platformdirs.user_cache_path", raises)
+    assert user_cache_directory() is None
+
+
+def test_the_cache_directory_is_absolute(monkeypatch, tmp_path):
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda name: tmp_path / name)
+    assert user_cache_directory() == tmp_path / "fastnn"
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda name: Path("~/.cache") / name)
+    assert user_cache_directory() is None
