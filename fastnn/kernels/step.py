@@ -58,19 +58,19 @@ CALL_ROWS = 2048  # rows that a call takes before Python looks around for Ctrl-C
 
 UNITS = tuple(u for m in (_gemm, activations, dropout, losses, sparse, updates) for u in m.UNITS)
 _rows, _weights, _run = Region(rows_region), Region(weights_region), Driver(run)
+KERNELS = (*UNITS, _rows, _weights, _run)
 
 
 def compile_kernels() -> tuple[float, bool]:
     """Have all kernels ready; return the seconds it took, and whether any had to be compiled."""
     start = time.perf_counter()
-    functions = (*UNITS, _rows, _weights, _run)
     if not (kernels_are_cached() or config.DISABLE_JIT):
         check_compiler()
     with making:
         _threads.prepare()
-        for function in functions:
+        for function in KERNELS:
             function.compile()
-    cached = all(function.from_cache for function in functions)
+    cached = all(function.from_cache for function in KERNELS)
     return time.perf_counter() - start, not cached
 
 
