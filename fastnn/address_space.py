@@ -17,7 +17,7 @@ _LIBRARIES = {"numpy": 140, "sklearn": 270, "numba": 550}
 
 
 def address_space_left() -> float:
-    """Return the bytes of address space that this process can still have; infinity without limit."""
+    """Return the bytes of address space that this process can still have, or infinity."""
     with suppress(ImportError, OSError, ValueError):
         import resource
 

@@ -20,7 +20,7 @@ ROOMS = ("reference", "kernels", "datasets", "estimators")  # packages that coun
 # From the ground up: a module may import from the floors below its own and nothing else.
 FLOORS = (
     ("settings", "files", "forks", "interrupts", "control_groups"),
-    ("errors", "layers", "losses", "optimizers", "schedules", "early_stopping")
+    ("address_space", "errors", "layers", "losses", "optimizers", "schedules", "early_stopping")
     + ("randomness", "callbacks", "sparse"),
     ("features",),
     ("batches", "initializers", "plan", "onnx_export", "strict_json"),
@@ -38,11 +38,11 @@ FLOORS = (
     ("datasets", "plots", "machine", "console", "_cli"),
     ("convergence", "image_plots", "_session", "_train_options"),
     ("_report_text", "_train_text"),
-    ("train", "report", "predict"),
+    ("train", "report", "predict", "warm"),
 )
 HEAVY = {"numba", "llvmlite", "scipy", "sklearn", "matplotlib", "rich", "pooch", "joblib"}
 HEAVY |= {"onnx", "skl2onnx", "PIL"}
-COMMAND_LINES = {"train", "report", "predict", "console", "_cli", "_session"}
+COMMAND_LINES = {"train", "report", "predict", "warm", "console", "_cli", "_session"}
 ESTIMATORS = {
     f"estimators.{name}"
     for name in ("base", "classifier", "exchange", "regressor", "sklearn_exchange")
