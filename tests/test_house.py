@@ -21,7 +21,7 @@ ROOMS = ("reference", "kernels", "datasets", "estimators")  # packages that coun
 # From the ground up: a module may import from the floors below its own and nothing else.
 FLOORS = (
     ("settings", "files", "forks", "interrupts", "control_groups", "maps", "terminal"),
-    ("errors", "layers", "losses", "optimizers", "schedules", "early_stopping")
+    ("address_space", "errors", "layers", "losses", "optimizers", "schedules", "early_stopping")
     + ("randomness", "callbacks"),
     ("sparse",),
     ("features",),
@@ -40,7 +40,7 @@ FLOORS = (
     ("datasets", "plots", "machine", "console", "_cli"),
     ("convergence", "image_plots", "_session", "_train_options"),
     ("_report_text", "_train_text"),
-    ("train", "report", "predict"),
+    ("train", "report", "predict", "warm"),
 )
 HEAVY = {"numba", "llvmlite", "scipy", "sklearn", "matplotlib", "rich", "requests", "joblib"}
 HEAVY |= {"onnx", "skl2onnx", "PIL"}
