@@ -21,7 +21,7 @@ from typing import Any, Literal, NoReturn
 from fastnn import __version__
 from fastnn.errors import DivergenceError, FastnnError
 from fastnn.interrupts import Terminated, exit_code, heed, heeded
-from fastnn.settings import BELOW_ONE, LARGEST_FLOAT, SMALLEST_NORMAL
+from fastnn.settings import BELOW_ONE, LARGEST_FLOAT, SMALLEST_NORMAL, normal_range
 from fastnn.terminal import print_line
 
 ENGINES = ("numba", "numpy")  # as in fastnn.engine, which needs NumPy
@@ -141,9 +141,9 @@ def positive_float(text: str) -> float:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not SMALLEST_NORMAL <= number <= LARGEST_FLOAT:
+    if not 0 < number <= LARGEST_FLOAT:
         raise argparse.ArgumentTypeError(f"must be a positive number, got {text!r}")
-    return number
+    return _normal(number, text, or_zero=False)
 
 
 def at_least_zero(text: str) -> float:
@@ -154,6 +154,13 @@ def at_least_zero(text: str) -> float:
         number = math.nan
     if not 0 <= number <= LARGEST_FLOAT:
         raise argparse.ArgumentTypeError(f"must be a number of at least 0, got {text!r}")
+    return _normal(number, text, or_zero=True)
+
+
+def _normal(number: float, text: str, *, or_zero: bool) -> float:
+    """Return a number, if float32 does not make a denormal of it."""
+    if 0 < number < SMALLEST_NORMAL:
+        raise argparse.ArgumentTypeError(f"must be {normal_range(or_zero=or_zero)}, got {text!r}")
     return number
 
 

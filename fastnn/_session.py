@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from fastnn import _cli
+from fastnn.address_space import check_libraries
 from fastnn.console import counted
 from fastnn.errors import DivergenceError
 from fastnn.terminal import print_line
@@ -24,7 +25,14 @@ def import_ahead(program: str, *modules: str) -> None:
     """Import what a command needs while a signal ends it on the spot.
 
     C code and the locks of imports swallow an interrupt now and then, or make another error of it.
+
+    Raises
+    ------
+    MemoryError
+        If there is no room for their libraries.
     """
+    sklearn = any(module.startswith("sklearn.") for module in modules)
+    check_libraries("numpy", *(["sklearn"] if sklearn else []))
     with _cli.exit_on_interrupt(program):
         for module in modules:
             import_module(module)
@@ -61,28 +69,37 @@ def use_engine(
     Raises
     ------
     UsageError
-        If the process may not use as many threads.
+        If the process may not use as many threads, or Numba's variables in the environment are
+        such that it cannot work.
     """
     from fastnn.engine import needs_compiling
 
-    with _cli.exit_on_interrupt(program), _warnings_as_lines(program):
+    with engine_made(program):
         if needs_compiling(name):
             say("compiling the kernels: some seconds, this once")
-        try:
-            return network.use_engine(name, threads=threads)
-        except ValueError as error:
-            option = "argument --threads: " if str(error).startswith("threads ") else ""
-            raise _cli.UsageError(f"{option}{error}") from None  # NUMBA_THREADING_LAYER, else
+        return network.use_engine(name, threads=threads)
 
 
 @contextmanager
-def _warnings_as_lines(program: str) -> Iterator[None]:
-    """Show a warning as one line on standard error."""
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: print_line(
-            f"{program}: {message}", error=True
-        )
-        yield
+def engine_made(program: str) -> Iterator[None]:
+    """Make an engine, whose warnings are lines, and whose refusals are a matter of usage."""
+    with _cli.exit_on_interrupt(program), warnings_as_lines(program):
+        try:
+            yield
+        except ValueError as error:
+            option = "argument --threads: " if str(error).startswith("threads ") else ""
+            raise _cli.UsageError(f"{option}{error}") from None  # a variable of Numba's, else
+
+
+@contextmanager
+def warnings_as_lines(program: str) -> Iterator[None]:
+    """Show each warning as one line on standard error, once the context is over."""
+    with warnings.catch_warnings(record=True) as caught:
+        try:
+            yield
+        finally:
+            for each in caught:
+                print_line(f"{program}: {each.message}", error=True)
 
 
 def widths_of(network: "Network") -> list[int]:

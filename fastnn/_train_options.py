@@ -169,7 +169,9 @@ def _dropouts(text: str) -> float | tuple[float, ...]:
     """Take a share, or several with commas between them."""
     try:
         shares = tuple(_cli.below_one(part) for part in text.split(","))
-    except argparse.ArgumentTypeError:
+    except argparse.ArgumentTypeError as error:
+        if "float32" in str(error):
+            raise
         raise argparse.ArgumentTypeError(
             f"must be a number from 0 to below 1, or several of them with commas between them; "
             f"got {text!r}"

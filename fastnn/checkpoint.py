@@ -91,6 +91,9 @@ class Checkpoint(Callback):
         self._home = self.directory  # the same, wherever the process goes meanwhile
         self._last = ""  # the name of the last file that is whole
         self._written: tuple[Any, ...] | None = None  # where the fit stood in that
+        self._unreadable: set[str] = set()  # names of files that were passed over
+        self._locks: ExitStack | None = None  # during a fit
+        self._holds: Callable[[], bool] | None = None  # whether the directory is still locked
 
     def warn(self, text: str) -> None:
         """Say what is not as it should be, and does not end the fit."""
@@ -133,14 +136,10 @@ class Checkpoint(Callback):
         home = self.directory.resolve()
         if not self.resume:
             home.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(alone_in(home))
-            except BlockingIOError:
-                raise CheckpointError(
-                    f"{self.directory}: a fit that is running has its checkpoints there; wait for "
-                    "its end, or name another directory"
-                ) from None
+        with ExitStack() as self._locks:
+            self._locks.callback(self._let_go)
+            self._lock(home)
+            self._unreadable.clear()
             # Until the fit begins nobody goes elsewhere, and errors name it as it was given.
             self._home, self._last, self.snapshot, self._written = self.directory, "", None, None
             self.check()
@@ -150,6 +149,40 @@ class Checkpoint(Callback):
                 plan = self._taken_up(network, len(data.x), plan)
             self._home = home
             yield plan
+
+    def _lock(self, home: Path) -> None:
+        """Keep other fits out of the directory; raise a CheckpointError if one is in it."""
+        assert self._locks is not None
+        try:
+            self._holds = self._locks.enter_context(alone_in(home))
+        except BlockingIOError:
+            raise CheckpointError(
+                f"{self.directory}: a fit that is running has its checkpoints there; wait for "
+                "its end, or name another directory"
+            ) from None
+
+    def _let_go(self) -> None:
+        self._locks = self._holds = None  # neither can be pickled
+
+    def _keep_hold(self) -> None:
+        """Take the directory once more, if it was removed or moved away since it was taken.
+
+        Raises
+        ------
+        CheckpointError
+            If another fit has taken the path meanwhile.
+        """
+        if self._holds is None or self._holds():
+            return
+        self._home.mkdir(parents=True, exist_ok=True)
+        self._lock(self._home)
+        if self._paths():
+            raise CheckpointError(
+                f"{self.directory}: was removed during the fit, and now holds the checkpoints of "
+                "another one; name another directory"
+            )
+        self._written, self._last = None, ""
+        self.warn(f"{self.directory}: was removed during the fit; its checkpoints are begun anew")
 
     def _taken_up(self, network: Any, rows: int, plan: Plan) -> Plan:
         """Read the checkpoint from which the fit goes on; return the plan from there."""
@@ -178,12 +211,18 @@ class Checkpoint(Callback):
 
         Raises
         ------
+        CheckpointError
+            If the directory was replaced, and another fit has it.
         OSError
             If it cannot be written.
         """
         name = f"checkpoint-{_updates(snapshot, self._items):012d}.safetensors"
+        self._keep_hold()
         if _place(snapshot) == self._written:
             return
+        if name in self._unreadable:
+            with suppress(OSError):  # it may be a directory, and it is in the way
+                (self._home / name).rename(self._home / f"{name}.unreadable")
         write_snapshot(self._home / name, snapshot, self._items)
         others = [path for path in self._paths() if path.name != name]
         before = [path.name for path in others if _number(path.name) < _number(name)]
@@ -218,6 +257,9 @@ class Checkpoint(Callback):
                 return path, *read_snapshot(path)
             except ModelFileError as error:
                 self.warn(f"a checkpoint is passed over: {error}")
+            except OSError as error:
+                self._unreadable.add(path.name)
+                self.warn(f"a checkpoint is passed over: {path}: {error.strerror or error}")
         raise CheckpointError(f"{self.directory}: has no checkpoint that can be read")
 
     def _remove_leftovers(self) -> None:

@@ -1,7 +1,8 @@
 """What an engine is, and where the two are found. The only file that knows both rooms."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -137,6 +138,24 @@ def needs_compiling(name: str) -> bool:
     from fastnn.kernels.step import kernels_are_cached
 
     return not kernels_are_cached()
+
+
+def fill_cache(directory: Path | None, say: Callable[[str], None]) -> None:
+    """Compile the Numba engine's kernels, unless they are in the cache, and say where they are.
+
+    Parameters
+    ----------
+    directory : Path, optional
+        Keep them here, readable for all users; by default where they are always kept.
+
+    Raises
+    ------
+    OSError
+        If they cannot be kept.
+    """
+    from fastnn.kernels import step
+
+    step.fill_cache(directory, say)
 
 
 @cache

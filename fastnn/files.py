@@ -4,7 +4,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -124,10 +124,12 @@ def _sync_folder(folder: str) -> None:
 
 
 @contextmanager
-def alone_in(folder: FilePath) -> Iterator[None]:
+def alone_in(folder: FilePath) -> Iterator[Callable[[], bool]]:
     """Keep others that ask for it out of a folder; whoever dies in it has left it.
 
-    Windows, and some network drives, know no such lock: there nobody is kept out.
+    What is locked is the folder itself, and not its name: the context gives a function that
+    returns whether the path still leads to it. Windows, and some network drives, know no such
+    lock: there nobody is kept out.
 
     Raises
     ------
@@ -139,9 +141,17 @@ def alone_in(folder: FilePath) -> Iterator[None]:
 
         descriptor = os.open(folder, os.O_RDONLY)
     except (ImportError, OSError):
-        yield
+        yield lambda: True
         return
     _locks.add(descriptor)
+
+    def still_there() -> bool:
+        if descriptor not in _locks:  # a forked child has none
+            return True
+        with suppress(FileNotFoundError):
+            return os.path.samestat(os.stat(folder), os.fstat(descriptor))
+        return False
+
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -149,7 +159,7 @@ def alone_in(folder: FilePath) -> Iterator[None]:
             raise
         except OSError:
             pass
-        yield
+        yield still_there
     finally:
         if descriptor in _locks:
             _locks.remove(descriptor)

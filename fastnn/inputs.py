@@ -4,7 +4,6 @@ Behind it features are C-contiguous uint8 or float32 and finite, and labels are 
 range, so that the kernels compile once and need no checks.
 """
 
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from numbers import Real
@@ -14,13 +13,11 @@ import numpy as np
 
 from fastnn.batches import Data
 from fastnn.errors import DataError
-from fastnn.features import Features, SelectedRows, selected
-from fastnn.forks import making
+from fastnn.features import Features, SelectedRows
 from fastnn.layers import Dense, Parameters
 from fastnn.losses import Loss
 from fastnn.maps import is_cut_short
 from fastnn.memory import check_copy
-from fastnn.randomness import WHOLE_BYTES
 from fastnn.settings import SMALLEST_NORMAL
 from fastnn.sparse import SparseRows
 
@@ -94,53 +91,6 @@ def has_classes(loss: Loss, targets: np.ndarray) -> bool:
         return True
     one_label = loss.link == "logistic" and targets.shape[1] == 1
     return one_label and bool(((targets == 0) | (targets == 1)).all())
-
-
-def split(data: Data, fraction: float, loss: Loss, seed: int) -> tuple[Data, Data]:
-    """Part data in two, the second with a share of the rows, rounded up.
-
-    It is the same share of every class, unless a class has a single row or there are more classes
-    than rows in a part.
-
-    Raises
-    ------
-    ValueError
-        If the fraction is not between 0 and 1.
-    DataError
-        If there is nothing left to train on, or a part weighs nothing.
-    """
-    with making:  # a fork waits for it: a child would wait for what is half imported
-        from sklearn.model_selection import train_test_split
-
-    if not isinstance(fraction, Real) or not 0 < fraction < 1:
-        raise ValueError(f"validation_fraction must be between 0 and 1, got {fraction!r}")
-    rows = len(data.x)
-    n_kept = math.ceil(fraction * rows)
-    if n_kept == rows:
-        raise DataError(
-            f"a validation_fraction of {fraction!r} leaves 0 of {rows:,} rows to train on"
-        )
-    stratify = data.targets if has_classes(loss, data.targets) else None
-    if stratify is not None:
-        counts = np.unique(stratify, return_counts=True)[1]
-        if counts.min() < 2 or len(counts) > min(n_kept, rows - n_kept):
-            stratify = None
-    parts = train_test_split(
-        np.arange(rows), test_size=n_kept, random_state=seed % 2**32, stratify=stratify
-    )
-    if data.x.nbytes > WHOLE_BYTES:
-        parts = [np.sort(part) for part in parts]  # so that blocks of rows lie together
-    training, kept = (_part_of(data, part) for part in parts)
-    for part, name in ((training, "trained on"), (kept, "kept")):
-        if part.total_weight == 0:
-            raise DataError(f"a validation_fraction of {fraction!r}: all rows {name} weigh 0")
-    return training, kept
-
-
-def _part_of(data: Data, rows: np.ndarray) -> Data:
-    """Return some rows; their features stay where they are, which may be a file."""
-    weights = None if data.weights is None else data.weights[rows]
-    return Data(selected(data.x, rows), data.targets[rows], weights)
 
 
 def as_features(x: Any, n_features: int, name: str = "x", *, finite: bool = True) -> Features:
@@ -384,7 +334,19 @@ def _weights_of_classes(class_weight: Any, labels: np.ndarray, n_classes: int) -
     return weights
 
 
+def check_unmasked(values: Any, name: str) -> None:
+    """Raise a DataError if an array of `numpy.ma` has masked elements; others are as their data."""
+    ma = sys.modules.get("numpy.ma")
+    if ma is not None and isinstance(values, ma.MaskedArray) and ma.is_masked(values):
+        raise DataError(
+            f"{name} has masked elements ({np.sum(values.mask):,} of {values.size:,}): fill them, "
+            "for example with filled(0), or leave their rows out"
+        )
+
+
 def _as_array(values: Any, name: str) -> np.ndarray:
+    if type(values) is not np.ndarray:
+        check_unmasked(values, name)
     try:
         array = np.asarray(values)
     except ValueError as error:  # rows of different lengths

@@ -6,6 +6,8 @@ from itertools import pairwise
 from operator import index
 from typing import TYPE_CHECKING, Any
 
+from fastnn.settings import check_normal
+
 if TYPE_CHECKING:
     import numpy as np  # not otherwise: the command line asks for names alone
 
@@ -107,4 +109,5 @@ def _share(value: Any) -> float:
         share = -1.0
     if not 0 <= share < 1 or isinstance(value, bool | str):
         raise ValueError(f"dropout must be a number from 0 to below 1, got {value!r}")
+    check_normal("dropout", value)
     return share

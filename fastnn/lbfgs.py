@@ -15,9 +15,9 @@ from fastnn.errors import DivergenceError
 from fastnn.forks import lock, making
 from fastnn.layers import Parameters
 
-# SciPy's words for a search that was cut short, and for one that found no further descent: that is
-# what a minimum in float32 looks like to it, where the gradient is so small a part of the first.
-_LIMIT_REACHED, _NO_DESCENT, _SMALL = 1, 2, 1e-3
+# SciPy's status of a search that was cut short. Every other search ends where the loss falls no
+# further, and that is a minimum in float32 only where the gradient is a small part of the first.
+_LIMIT_REACHED, _SMALL = 1, 1e-3
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,11 @@ def minimize(
     limits: Limits,
     on_iteration: Callable[[float, float], bool],
     first_epoch: int = 0,
-) -> bool:
-    """Bring the mean loss over all rows to a minimum; return whether it was found.
+) -> str:
+    """Bring the mean loss over all rows to a minimum; return how the search ended.
+
+    That is "converged"; "stalled", where the loss no longer fell although the gradient was above
+    the tolerance and above 1e-3 of the first; or "", where it came to a limit or was stopped.
 
     Parameters
     ----------
@@ -116,9 +119,10 @@ def minimize(
             )
         if count == first_epoch:  # the first weights are the best there are: told once
             on_iteration(float(result.fun), time.perf_counter() - since)
-        if result.status == _NO_DESCENT:
-            return bool(np.abs(result.jac).max() <= _SMALL * steepest)
-        return result.status != _LIMIT_REACHED
+        if result.status == _LIMIT_REACHED:
+            return ""
+        small = max(limits.tolerance, _SMALL * steepest)
+        return "converged" if np.abs(result.jac).max() <= small else "stalled"
     finally:  # the line search may have tried other weights since
         engine.set_parameters(_shaped(best, start))
 

@@ -6,7 +6,6 @@ rows'; what is as small as `_NEVER_MISSED` is not asked about.
 """
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import starmap
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fastnn.address_space import address_space_left
 from fastnn.batches import CHUNK_ROWS
 from fastnn.control_groups import PROC, control_groups
 from fastnn.layers import Dense
@@ -88,7 +88,7 @@ def available() -> float:
     That is the least of what the machine has left, swap included, what the control groups of the
     process allow, and what its limit of address space does.
     """
-    return max(0.0, min(_of_machine(), _of_groups(), _of_process()))
+    return max(0.0, min(_of_machine(), _of_groups(), address_space_left()))
 
 
 def _weights(layers: Sequence[Dense]) -> int:
@@ -134,15 +134,4 @@ def _left_in(folder: Path, version: int) -> float:
         kept = dict(line.split() for line in statistics)[files]
         most, taken = (int((folder / name).read_text()) for name in (limit, used))
         return float(most - taken + int(kept))
-    return math.inf
-
-
-def _of_process() -> float:
-    with suppress(ImportError, OSError, ValueError):
-        import resource
-
-        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-        if limit != resource.RLIM_INFINITY:
-            pages = int((PROC / "self" / "statm").read_text().split()[0])
-            return float(limit - pages * os.sysconf("SC_PAGE_SIZE"))
     return math.inf

@@ -15,7 +15,7 @@ from fastnn.engine import Engine, get_engine, usable_threads
 from fastnn.files import FilePath
 from fastnn.forks import Training, making
 from fastnn.initializers import initial_parameters
-from fastnn.inputs import as_data, as_features, as_parameters, split, with_class_weights
+from fastnn.inputs import as_data, as_features, as_parameters, with_class_weights
 from fastnn.interrupts import Whole
 from fastnn.layers import Parameters, dense_layers
 from fastnn.losses import get_loss
@@ -25,8 +25,10 @@ from fastnn.onnx_export import network_graph, write_onnx
 from fastnn.optimizers import Optimizer
 from fastnn.plan import Plan, check_monitor, planned
 from fastnn.randomness import SEED_LIMIT
+from fastnn.scale import warn_of_offset, warn_of_scale
 from fastnn.schedules import Schedule
 from fastnn.settings import check_setting, whole_number
+from fastnn.splitting import split
 from fastnn.training import Outcome, fit
 from fastnn.watch import Counts, History, Score, r2
 
@@ -154,7 +156,8 @@ class Network:
         """Train by gradient descent on the mean loss of each batch.
 
         A further call goes on where the last one ended, the optimizer's state included as long
-        as its rule is the same.
+        as its rule is the same. Where the scale of features or targets keeps it from learning,
+        there is a warning, a ConvergenceWarning of scikit-learn's.
 
         Parameters
         ----------
@@ -221,20 +224,12 @@ class Network:
             If the network is being trained already, by another thread or around a callback.
         """
         plan = planned(
-            epochs=epochs,
-            batch_size=batch_size,
-            optimizer=optimizer,
-            learning_rate=learning_rate,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            schedule=schedule,
-            l2=l2,
-            clip_norm=clip_norm,
-            shuffle=shuffle,
-            early_stopping=early_stopping,
-            seed=self.seed,
-        )
+            epochs=epochs, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate,
+            momentum=momentum, weight_decay=weight_decay, schedule=schedule, l2=l2,
+            clip_norm=clip_norm, shuffle=shuffle, early_stopping=early_stopping, seed=self.seed,
+        )  # fmt: skip
         data = self._checked(x, y, sample_weight)
+        warned = warn_of_offset(y, data, self.loss)
         validation = None
         if validation_data is not None:
             if not 2 <= len(validation_data) <= 3:
@@ -249,7 +244,8 @@ class Network:
             data = with_class_weights(data, class_weight, self.loss, self.layers[-1].outputs)
         check_monitor(plan.early_stopping, self.loss, validated=validation is not None)
         self.use_engine(engine, threads=threads)
-        return self.train(data, plan, validation=validation, callbacks=callbacks).history
+        outcome = self.train(data, plan, validation=validation, callbacks=callbacks, warned=warned)
+        return outcome.history
 
     def train(
         self,
@@ -259,10 +255,12 @@ class Network:
         validation: Data | None = None,
         callbacks: Sequence[Callback] = (),
         score: Score | None = None,
+        warned: bool = False,
     ) -> Outcome:
         """Train as a plan says, on data that are checked, with the engine that is in use.
 
         The plan's batch size is cut to the rows, 0 for all of them; its counts are the network's.
+        Unless `warned`, an unsuitable scale is warned of.
         """
         if plan.optimizer.rule == "lbfgs":
             drops = any(layer.dropout for layer in self.layers)
@@ -275,12 +273,9 @@ class Network:
             check_fit(self.layers, rows, plan, checkpoints=keeper is not None)
             has_state = self._rule == plan.optimizer.rule
             plan = replace(
-                plan,
-                batch_size=min(plan.batch_size or rows, rows),
-                first_epoch=counts.epochs,
-                updates_before=counts.updates if has_state else 0,
-                samples_before=counts.samples,
-            )
+                plan, batch_size=min(plan.batch_size or rows, rows), first_epoch=counts.epochs,
+                updates_before=counts.updates if has_state else 0, samples_before=counts.samples,
+            )  # fmt: skip
             asked = (self, running, data, plan, validation)
             with keeper.in_use(*asked) if keeper else nullcontext(plan) as plan:
                 if not has_state:
@@ -288,10 +283,16 @@ class Network:
                         self._rule, self._slots = plan.optimizer.rule, plan.optimizer.slots
                         running.set_state([])
                         counts.updates = 0
-                return fit(
+                outcome = fit(
                     running, data, plan, counts,
                     loss=self.loss, validation=validation, callbacks=callbacks, score=score,
                 )  # fmt: skip
+            if not warned:
+                warn_of_scale(
+                    running.evaluate, data, plan, self.loss, self.input_scale, counts.updates,
+                    losses=outcome.history.get("loss", []), stopped=outcome.stopped,
+                )  # fmt: skip
+            return outcome
 
     def evaluate(self, x: Any, y: Any, sample_weight: Any = None) -> tuple[float, float]:
         """Return the mean loss on these data, and the accuracy or, of a regression, R².

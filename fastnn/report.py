@@ -189,7 +189,7 @@ def train_runs(plans: Sequence[Plan], setup: Setup) -> list[Run]:
     """
     runs: list[Run] = []
     try:
-        with _progress_bar(plans) as progress:
+        with _session.warnings_as_lines(PROGRAM), _progress_bar(plans) as progress:
             for plan in plans:
                 runs.append(_train(plan, setup, _Watch(progress, plan)))
                 print_line(_line(runs[-1]))

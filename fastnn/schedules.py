@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING
 
+from fastnn.settings import check_normal
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -58,6 +60,7 @@ class Schedule:
             real = isinstance(value, Real) and not isinstance(value, bool)
             if not real or not 0 <= value < math.inf:
                 raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
+            check_normal(name, value)
 
     def rates(
         self, learning_rate: float, *, epoch: int, epochs: int, updates: int, samples_seen: int

@@ -4,9 +4,8 @@ from operator import index
 from typing import Any
 
 BELOW_ONE = 1 - 2**-25  # what is not below this is 1 in float32
-LARGEST_FLOAT = 2.0**128 - 2.0**104  # of float32, and its smallest
-SMALLEST_FLOAT = 2.0**-149
-SMALLEST_NORMAL = 2.0**-126  # smaller ones are 0 where denormals are flushed
+LARGEST_FLOAT = 2.0**128 - 2.0**104  # of float32
+SMALLEST_NORMAL = 2.0**-126  # of float32; smaller ones are 0 where denormals are flushed
 
 COUNT_LIMIT = 2**53  # epochs, rows and updates stay below: exact in float64 and JSON everywhere
 
@@ -29,6 +28,21 @@ def check_setting(name: str, value: Any) -> None:
     """Raise a ValueError that names a setting, if it is out of its range in float32."""
     if isinstance(value, bool | str) or not _in_range(name, value):
         raise ValueError(f"{name} must be {_range_of(name)}, got {value!r}")
+    check_normal(name, value, or_zero=name not in _POSITIVE)
+
+
+def check_normal(name: str, value: Any, *, or_zero: bool = True) -> None:
+    """Raise a ValueError that names a setting, if it is above 0 and float32 makes a denormal of it.
+
+    Compiled kernels take denormals for 0, and NumPy does not: the engines would differ.
+    """
+    if 0 < float(value) < SMALLEST_NORMAL:
+        raise ValueError(f"{name} must be {normal_range(or_zero=or_zero)}, got {value!r}")
+
+
+def normal_range(*, or_zero: bool) -> str:
+    """Say how small a positive setting may be."""
+    return f"{'0 or ' if or_zero else ''}at least {SMALLEST_NORMAL:.3g} (float32's smallest normal)"
 
 
 def _range_of(name: str) -> str:
@@ -44,4 +58,4 @@ def _in_range(name: str, value: Any) -> bool:
         return False
     if name in _BELOW_ONE:
         return 0 <= number < BELOW_ONE
-    return (SMALLEST_FLOAT if name in _POSITIVE else 0) <= number <= LARGEST_FLOAT
+    return 0 <= number <= LARGEST_FLOAT and (number > 0 or name not in _POSITIVE)

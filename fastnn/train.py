@@ -120,7 +120,7 @@ def train(options: argparse.Namespace) -> None:
     with JsonLog(options.log_json or Path(os.devnull), run.rows, watched) as log:
         reached = Reached(run, log)
         with reached.told():
-            with display.table(options.epochs):
+            with _session.warnings_as_lines(PROGRAM), display.table(options.epochs):
                 history = fit(run, (reached, display, *([keeper] if keeper else [])))
             if keeper and keeper.snapshot and keeper.snapshot.epochs == len(history["loss"]):
                 display.say(f"finished before: {options.resume} has nothing left to train")
@@ -181,7 +181,8 @@ def part(
 
     Here, so that what cannot be parted is known before anything is printed or written.
     """
-    from fastnn.inputs import as_data, split, with_class_weights
+    from fastnn.inputs import as_data, with_class_weights
+    from fastnn.splitting import split
 
     rows = as_data(data.x_train, data.y_train, data.x_train.shape[1], data.n_classes, network.loss)
     validation = None

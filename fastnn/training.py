@@ -41,7 +41,8 @@ class Outcome(NamedTuple):
     rate_divisor : float
         As in `Plan`, for a fit that goes on.
     stopped : str
-        Why it ended before its last epoch: "converged", where a rule was met, "callback", or "".
+        Why it ended before its last epoch: "converged", where a rule was met, "stalled", as
+        `fastnn.lbfgs.minimize` returns it, "callback", or "".
     """
 
     history: History
@@ -167,9 +168,8 @@ def _search(
         return watch.end_epoch(metrics)
 
     limits = Limits(plan.epochs, plan.max_evaluations, plan.tolerance)
-    found = minimize(engine, data, l2, limits, end_iteration, plan.first_epoch)
-    if found and not watch.stopped:
-        watch.stopped = "converged"
+    end = minimize(engine, data, l2, limits, end_iteration, plan.first_epoch)
+    watch.stopped = watch.stopped or end
 
 
 def _plan_epoch(data: Data, plan: Plan, number: int, rate_divisor: float) -> Epoch:

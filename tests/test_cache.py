@@ -3,10 +3,13 @@
 import errno
 import os
 import pickle
+import py_compile
 import stat
 import subprocess
 import sys
 import time
+from importlib import invalidate_caches
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import SimpleNamespace
 from warnings import catch_warnings, simplefilter
@@ -16,8 +19,10 @@ import numpy as np
 import pytest
 from commands import run as train
 from commands import small_arrays
+from test_house import SOURCES, own_imports
 from test_jit import small_region
 
+from fastnn import kernels
 from fastnn._session import use_engine
 from fastnn.kernels import _cache
 from fastnn.kernels._jit import Region
@@ -62,21 +67,88 @@ def kernel_file():
 # ---- its place ------------------------------------------------------------------------------
 
 
+def new_hash():
+    return _cache.source_hash.__wrapped__()
+
+
 def test_its_name_follows_every_kernel_source_and_the_processor(root, monkeypatch):
-    before = _cache.source_hash.__wrapped__()
-    for name in ("regions.py", "_simd.py", "batches.py"):
-        real = Path.read_bytes
+    before = new_hash()
+    for name in ("fastnn.kernels.regions", "fastnn.kernels._simd", "fastnn.batches"):
 
-        def changed(path, real=real, name=name):
-            return real(path) + (b"#" if path.name == name else b"")
+        def changed(loader, module, real=SourceFileLoader.get_source, name=name):
+            return real(loader, module) + ("#" if module == name else "")
 
-        monkeypatch.setattr(Path, "read_bytes", changed)
-        assert _cache.source_hash.__wrapped__() != before
+        monkeypatch.setattr(SourceFileLoader, "get_source", changed)
+        assert new_hash() != before
         monkeypatch.undo()
     for name, value in (("CPU", "another"), ("FEATURES", frozenset())):
         monkeypatch.setattr(_cache, name, value)
-        assert _cache.source_hash.__wrapped__() != before
+        assert new_hash() != before
         monkeypatch.undo()
+    assert new_hash() == before
+
+
+@pytest.fixture
+def deep(tmp_path, monkeypatch):
+    """Return the place of a module in a folder of a folder of the kernels."""
+    folder = tmp_path / "kernels" / "inner" / "inner"
+    folder.mkdir(parents=True)
+    for package in (folder, folder.parent):
+        (package / "__init__.py").touch()
+    monkeypatch.setattr(kernels, "__path__", [*kernels.__path__, str(tmp_path / "kernels")])
+    invalidate_caches()
+    yield folder / "deep.py"
+    for name in [name for name in sys.modules if name.startswith("fastnn.kernels.inner")]:
+        del sys.modules[name]
+    for name in [name for name in vars(kernels) if name == "inner"]:
+        delattr(kernels, name)
+
+
+def test_its_name_follows_modules_in_folders_of_folders(deep):
+    seen = {new_hash()}
+    for source in ("x = 1", "x = 2"):
+        deep.write_text(source)
+        invalidate_caches()
+        seen.add(new_hash())
+    assert len(seen) == 3
+
+
+def test_its_name_follows_bytecode_where_there_is_no_source(deep, tmp_path):
+    """What it does, and not where it was compiled."""
+    hashes = []
+    function = "def f(x):\n    return x in {'a', 'b'} and (lambda: 0.0 * x)"
+    for number, source in enumerate([function, "\n\n" + function, function.replace("0.0", "-0.0")]):
+        (tmp_path / f"{number}.py").write_text(source)
+        py_compile.compile(str(tmp_path / f"{number}.py"), str(deep.with_suffix(".pyc")))
+        invalidate_caches()
+        hashes.append(new_hash())
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_bytecode_is_described_alike_whatever_the_order_of_sets():
+    code = compile("x in {'a', 'b', 'c', 8, 16}", "", "eval")
+    (members,) = (constant for constant in code.co_consts if isinstance(constant, frozenset))
+
+    class Reversed(frozenset):
+        def __iter__(self):
+            return reversed(list(super().__iter__()))
+
+    consts = tuple(Reversed(each) if each is members else each for each in code.co_consts)
+    assert list(consts[code.co_consts.index(members)]) != list(members)
+    assert _cache.code_text(code.replace(co_consts=consts)) == _cache.code_text(code)
+
+
+# Of fastnn's modules that kernels import, those whose constants no compiled code can contain.
+OF_PYTHON_ALONE = {"address_space", "control_groups", "errors", "features", "files", "forks"}
+OF_PYTHON_ALONE |= {"inputs", "maps", "memory", "optimizers", "settings", "sparse"}
+
+
+def test_its_name_follows_every_module_that_kernels_import():
+    """A module that is new here belongs into one of the two lists."""
+    listed = {module.__name__.removeprefix("fastnn.") for module in _cache.OTHER_MODULES}
+    kernels = {name for name in SOURCES if name.partition(".")[0] == "kernels"}
+    imported = set().union(*map(own_imports, kernels | listed)) - kernels
+    assert imported - listed == OF_PYTHON_ALONE
 
 
 @posix
@@ -106,10 +178,6 @@ def open_to_others(root):
     own_made(_cache.cache_directory(), 0o777)
 
 
-def readable_for_others(root):
-    own_made(_cache.cache_directory(), 0o755)
-
-
 def replaceable(root):
     own_made(root, 0o777)
 
@@ -132,8 +200,7 @@ def a_link(root):
 
 FAULTS = {
     file_in_the_way: "cannot be made",
-    open_to_others: "its mode is not 0700",
-    readable_for_others: "its mode is not 0700",
+    open_to_others: "other users can write to it",
     replaceable: "could put a directory in its place",
     anothers: "belongs to another user",
     below_anothers: "could put a directory in its place",
@@ -171,18 +238,65 @@ def test_what_others_could_have_put_there_is_not_read(root, tmp_path):
     bomb = pickle.dumps(Bomb(trace))
     path.write_bytes(_cache.hashlib.sha256(bomb).digest() + bomb)
     _cache.cache_directory().chmod(0o770)
-    with pytest.warns(RuntimeWarning, match="its mode is not 0700"):
+    with pytest.warns(RuntimeWarning, match="other users can write to it"):
         assert not compiled().from_cache
-    assert not trace.exists()
+    _cache.cache_directory().chmod(0o755)
+    path.chmod(0o606)
+    with pytest.warns(RuntimeWarning, match="other users can write to kernels in"):
+        assert not compiled().from_cache
+    assert not trace.exists() and compiled().from_cache
+
+
+@posix
+def test_others_may_read_it(root):
+    compiled()
+    _cache.share(_cache.cache_directory())
+    modes = [path.stat().st_mode & 0o777 for path in (_cache.cache_directory(), kernel_file())]
+    assert modes == [0o755, 0o644]
+    kernel_file().unlink()
+    compiled()
+    assert kernel_file().stat().st_mode & 0o777 == 0o644  # as readable as the directory
+    assert compiled().from_cache
+
+
+@posix
+def test_roots_directory_is_used_where_only_root_can_change_it(root, monkeypatch):
+    if os.getuid() != 0:
+        pytest.skip("only root has root's files")
+    place = root / "deep" / "deeper"
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(place))
+    compiled()
+    for directory in (root, root / "deep", place):
+        directory.chmod(0o755)
+    _cache.share(_cache.cache_directory())
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    assert _cache.is_cached() and compiled().from_cache
+
+    def refused(why):
+        monkeypatch.setattr(_cache, "_told", set())
+        with pytest.warns(RuntimeWarning, match=why):
+            return not compiled().from_cache
+
+    for directory, mode in ((root / "deep", 0o775), (root, 0o757), (place, 0o777)):
+        directory.chmod(mode)
+        assert refused("another user could put a directory in its place")
+        directory.chmod(0o1777 if directory == root else 0o755)  # sticky: nobody can replace
+        assert compiled().from_cache
+    os.chown(root / "deep", 54321, -1)
+    assert refused("another user could put a directory in its place")
+    os.chown(root / "deep", 0, -1)
+    os.chown(kernel_file(), 54321, -1)
+    monkeypatch.setattr(_cache, "write_whole", lambda *_: None)  # as another user, it would fail
+    assert refused("other users can write to kernels in")
 
 
 def test_a_user_without_a_home_directory_is_told(root, monkeypatch, tmp_path):
     monkeypatch.setattr(numba.config, "CACHE_DIR", "")
-    monkeypatch.setattr(_cache, "user_cache_path", lambda name: Path("~/.cache") / name)
+    monkeypatch.setattr(_cache, "user_cache_directory", lambda: None)
     monkeypatch.chdir(tmp_path)
-    with pytest.warns(RuntimeWarning, match="this user has no home directory"):
-        assert not compiled().from_cache
-    assert not any(tmp_path.iterdir())
+    with pytest.warns(RuntimeWarning, match="this user has no home directory") as caught:
+        assert not compiled().from_cache and not compiled().from_cache
+    assert not any(tmp_path.iterdir()) and len(caught) == 1
 
 
 def test_old_versions_are_removed_when_a_new_one_comes(root):

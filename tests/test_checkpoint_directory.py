@@ -2,9 +2,12 @@
 
 import errno
 import os
+import pickle
 import shutil
 import signal
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,8 @@ import pytest
 from commands import posix
 from fits import names, numbers, small_fit
 
-from fastnn import CheckpointError, callbacks, checkpoint
+from fastnn import Checkpoint, CheckpointError, callbacks, checkpoint
+from fastnn.files import alone_in
 
 
 def test_the_last_two_are_kept(tmp_path: Path) -> None:
@@ -160,7 +164,7 @@ def test_a_damaged_one_does_not_count_as_one_of_two(tmp_path: Path) -> None:
         assert small_fit(tmp_path / "fit", resume=True, epochs=4) == whole
 
 
-def test_one_that_cannot_be_read_just_now_is_not_passed_over(
+def test_where_none_can_be_read_nothing_is_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_fit(tmp_path)
@@ -170,9 +174,104 @@ def test_one_that_cannot_be_read_just_now_is_not_passed_over(
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
 
     monkeypatch.setattr(checkpoint, "read_snapshot", fail)
-    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+    with (
+        pytest.warns(UserWarning, match=os.strerror(errno.EIO)) as warned,
+        pytest.raises(CheckpointError, match="has no checkpoint that can be read"),
+    ):
         small_fit(tmp_path, resume=True)
+    assert len(warned) == 2
     assert {name: (tmp_path / name).read_bytes() for name in names(tmp_path)} == before
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.EISDIR])
+def test_an_unreadable_one_is_passed_over_and_written_anew(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = small_fit(tmp_path / "whole", epochs=4)
+    folder, read = tmp_path / "fit", checkpoint.read_snapshot
+    small_fit(folder)
+    last = folder / names(folder)[-1]
+    if code == errno.EISDIR:
+        last.unlink()
+        (last / "inside").mkdir(parents=True)
+
+    def fail(path: Path) -> Any:
+        if path == last and code != errno.EISDIR:
+            raise OSError(code, os.strerror(code), str(path))
+        return read(path)
+
+    monkeypatch.setattr(checkpoint, "read_snapshot", fail)
+    with pytest.warns(UserWarning) as warned:
+        assert small_fit(folder, resume=True, epochs=4) == whole
+    (warning,) = warned
+    text = f"a checkpoint is passed over: {last}: {os.strerror(code)}"
+    assert str(warning.message) == text
+    aside = [name for name in names(folder) if name.endswith(".unreadable")]
+    assert aside == [f"{last.name}.unreadable"]
+    assert numbers(folder) == [12, 12, 16]
+
+
+class AtTheEndOf(callbacks.Callback):
+    """Do something at the end of an epoch."""
+
+    def __init__(self, epoch: int, deed: Callable[[], None]) -> None:
+        self._epoch, self._deed = epoch, deed
+
+    def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
+        if epoch == self._epoch:
+            self._deed()
+
+
+@posix
+@pytest.mark.parametrize("made_anew", [False, True])
+def test_a_directory_that_is_moved_away_is_begun_anew(made_anew: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "fit"
+
+    def move() -> None:
+        folder.rename(tmp_path / "moved")
+        if made_anew:
+            folder.mkdir()
+
+    def intrude() -> None:
+        with pytest.raises(CheckpointError, match="a fit that is running has its checkpoints"):
+            small_fit(folder, resume=True)
+
+    hooks = [AtTheEndOf(2, move), AtTheEndOf(4, intrude)]
+    with pytest.warns(UserWarning, match=f"^{folder}: was removed during the fit; its checkpoints"):
+        whole = small_fit(folder, epochs=4, callbacks=hooks)
+    assert numbers(folder) == [12, 16] and numbers(tmp_path / "moved") == [0, 4]
+    assert small_fit(folder, epochs=4, resume=True) == whole
+
+
+@posix
+def test_two_fits_do_not_write_into_a_directory_that_was_made_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "fit"
+
+    def replace() -> None:
+        shutil.rmtree(folder)
+        small_fit(folder)
+
+    with pytest.raises(CheckpointError, match="and now holds the checkpoints of another one"):
+        small_fit(folder, epochs=5, callbacks=[AtTheEndOf(1, replace)])
+    assert numbers(folder) == [8, 12]
+
+    def enter() -> None:
+        shutil.rmtree(folder)
+        folder.mkdir()
+        another.enter_context(alone_in(folder))
+
+    with (
+        ExitStack() as another,
+        pytest.raises(CheckpointError, match="a fit that is running has its checkpoints there"),
+    ):
+        small_fit(folder, resume=True, epochs=5, callbacks=[AtTheEndOf(4, enter)])
+    assert names(folder) == []
+
+
+def test_a_checkpoint_can_be_pickled_after_a_fit(tmp_path: Path) -> None:
+    keeper = Checkpoint(tmp_path)
+    small_fit(Path(), callbacks=[keeper])
+    assert pickle.loads(pickle.dumps(keeper)).directory == tmp_path
 
 
 @pytest.mark.parametrize("moment", ["on_fit_begin", "on_resume"])

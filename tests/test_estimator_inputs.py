@@ -1,5 +1,6 @@
 """What the estimators take, in any layout, and what they refuse, in scikit-learn's words."""
 
+import re
 import warnings
 
 import numpy as np
@@ -192,10 +193,60 @@ def test_targets_that_are_no_classes():
         (X[:, 0] / 7, "Unknown label type: continuous. Maybe you are trying to fit a classifier"),
         (X / 7, "Unknown label type: continuous-multioutput"),
         (np.stack([Y, 2 * Y, 3 - Y], axis=1), "Multioutput target data is not supported"),
-        (np.array([1, "a", None, 2, 3, "b"], object), "Unknown label type: unknown"),
     ):
         with pytest.raises(ValueError, match=words):
             small(MLPClassifier).fit(X, y)
+
+
+MIXED = {
+    "int (1 at 0)": np.array([1, 2] * 3, object),
+    "int (1 at 0) and NoneType (None at 1)": np.array([1, None] * 3, object),
+    "str ('a' at 0) and NoneType (None at 5)": np.array(["a", "b"] * 2 + ["a", None], object),
+    "int (0 at 0) and str ('a' at 1) and float (0.5 at 2)": np.array([0, "a", 0.5] * 2, object),
+}
+
+
+@pytest.mark.parametrize("found", MIXED)
+def test_labels_of_dtype_object_are_refused_with_what_they_are(found):
+    labels, X6 = MIXED[found], np.arange(12.0).reshape(6, 2)
+    words = rf"has dtype object and holds {re.escape(found)}: labels must be all strings, or "
+    with pytest.raises(ValueError, match=f"^y {words}"):
+        small(MLPClassifier).fit(X6, labels)
+    with pytest.raises(ValueError, match=f"^classes {words}"):
+        small(MLPClassifier).partial_fit(X6, [0, 1] * 3, classes=labels)
+    with pytest.raises(ValueError, match=f"^y {words}"):
+        small(MLPClassifier).partial_fit(X6, labels, classes=[0, 1])
+    with pytest.raises(ValueError, match=f"^y_val {words}"):
+        small(MLPClassifier).fit(X6, [0, 1] * 3, X_val=X6, y_val=labels)
+
+
+def test_strings_of_dtype_object_are_labels():
+    names = np.array(["red", "blue"], object)[Y]
+    model = small(MLPClassifier).fit(X, names, X_val=X, y_val=names)
+    assert model.classes_.tolist() == ["blue", "red"]
+    other = small(MLPClassifier).partial_fit(X, names, classes=np.array(["blue", "red"], object))
+    assert other.classes_.tolist() == ["blue", "red"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_masked_elements_are_refused_by_name(kind):
+    masks = {"X": X, "y": Y, "sample_weight": np.ones(len(Y))}
+    masked = {
+        name: np.ma.array(values, mask=values == values[-1]) for name, values in masks.items()
+    }
+    for name, values in masked.items():
+        model, given = small(kind), {**masks, name: values}
+        words = r"has masked elements \(\d+ of \d+\): fill them"
+        with pytest.raises(ValueError, match=f"^{name} {words}"):
+            model.fit(**given)
+        assert not hasattr(model, "coefs_")
+        kept = {f"{key}_val": value for key, value in given.items()}
+        with pytest.raises(ValueError, match=f"^{name}_val {words}"):
+            model.fit(X, Y, **kept)
+    with pytest.raises(ValueError, match="^X has masked elements"):
+        small(kind).fit(X, Y).predict(masked["X"])
+    whole = small(kind).fit(np.ma.array(X), np.ma.array(Y))
+    assert (whole.predict(np.ma.array(X)) == small(kind).fit(X, Y).predict(X)).all()
 
 
 def test_values_that_float32_cannot_hold(engine):
@@ -230,8 +281,8 @@ def test_validation_data_that_do_not_fit():
         model.fit(X, Y, X_val=X, y_val=Y + 1)
     with pytest.raises(ValueError, match="The validation set is too small. Increase"):
         small(MLPRegressor, early_stopping=True).fit(X[:4], Y[:4])
-    with pytest.raises(ValueError, match="validation_fraction of 0.1: all rows kept weigh 0"):
-        weight = np.arange(60) == 0  # whichever rows are set aside, but for one
+    with pytest.raises(ValueError, match="0.1 leaves 0 of 1 rows that have weight to train on"):
+        weight = np.arange(60) == 0
         small(MLPRegressor, early_stopping=True, random_state=1).fit(
             X.repeat(10, 0), Y.repeat(10), weight
         )

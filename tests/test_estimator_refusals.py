@@ -21,7 +21,6 @@ def small(engine="numpy", **settings):
     ("settings", "message"),
     [
         ({"learning_rate_init": 1e39}, "learning_rate_init must be a number that float32 can hold"),
-        ({"learning_rate_init": 1e-60}, "learning_rate_init must be a number that float32 can hol"),
         ({"epsilon": 1e39}, r"epsilon must be a number that float32 can hold, got 1e\+39$"),
         ({"alpha": 1e39}, "alpha must be a number that float32 can hold"),
         ({"alpha": 1e39, "solver": "lbfgs"}, "alpha must be a number that float32 can hold"),
@@ -37,7 +36,7 @@ def test_settings_that_cannot_be_used_are_refused_by_name(engine, settings, mess
 
 @pytest.mark.parametrize(
     "settings",
-    [{"epsilon": 1e-60}, {"beta_1": 1 - 1e-12, "beta_2": 1 - 1e-12}, {"alpha": 1e-60}]
+    [{"beta_1": 1 - 1e-12, "beta_2": 1 - 1e-12}]
     + [{"n_iter_no_change": True, "tol": True}, {"learning_rate": "adaptive", "solver": "lbfgs"}],
 )
 def test_what_scikit_learn_takes_is_taken(engine, settings):

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from fastnn import MLPClassifier, Network, inputs
+from fastnn import MLPClassifier, Network, splitting
 from fastnn.batches import CHUNK_ROWS, Data
 from fastnn.features import SelectedRows, dense, selected
-from fastnn.inputs import as_features, split
+from fastnn.inputs import as_features
 from fastnn.losses import LOSSES
+from fastnn.splitting import split
 
 ROWS, COLUMNS = CHUNK_ROWS + 300, 37
 
@@ -63,7 +64,7 @@ def test_the_parts_of_a_split_lie_where_they_were(x, rng):
 def test_parts_of_what_is_large_are_in_the_order_of_the_file(x, rng, monkeypatch):
     data = Data(x, rng.integers(0, 2, ROWS).astype(np.int32))
     unsorted = split(data, 0.25, LOSSES["cross_entropy"], 0)
-    monkeypatch.setattr(inputs, "WHOLE_BYTES", x.nbytes - 1)
+    monkeypatch.setattr(splitting, "WHOLE_BYTES", x.nbytes - 1)
     for part, before in zip(split(data, 0.25, LOSSES["cross_entropy"], 0), unsorted, strict=True):
         assert (part.x.rows == np.sort(before.x.rows)).all()
         assert (part.targets == data.targets[part.x.rows]).all()

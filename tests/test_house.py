@@ -21,14 +21,14 @@ ROOMS = ("reference", "kernels", "datasets", "estimators")  # packages that coun
 # From the ground up: a module may import from the floors below its own and nothing else.
 FLOORS = (
     ("settings", "files", "forks", "interrupts", "control_groups", "maps", "terminal"),
-    ("errors", "layers", "losses", "optimizers", "schedules", "early_stopping")
+    ("address_space", "errors", "layers", "losses", "optimizers", "schedules", "early_stopping")
     + ("randomness", "callbacks"),
     ("sparse",),
     ("features",),
     ("batches", "initializers", "plan", "onnx_export", "strict_json"),
     ("tensor_file", "memory"),
-    ("inputs", "model_file", "readahead"),
-    ("reference", "kernels"),
+    ("inputs", "model_file", "readahead", "scale"),
+    ("reference", "kernels", "splitting"),
     ("engine",),
     ("lbfgs", "watch"),
     ("checkpoint_file",),
@@ -40,7 +40,7 @@ FLOORS = (
     ("datasets", "plots", "machine", "console", "_cli"),
     ("convergence", "image_plots", "_session", "_train_options"),
     ("_report_text", "_train_text"),
-    ("train", "report", "predict"),
+    ("train", "report", "predict", "warm"),
 )
 HEAVY = {"numba", "llvmlite", "scipy", "sklearn", "matplotlib", "rich", "requests", "joblib"}
 HEAVY |= {"onnx", "skl2onnx", "PIL"}
@@ -174,7 +174,7 @@ def test_a_library_is_known_in_its_place_only():
         "onnx": {"onnx_export", "estimators.onnx_converters"},
         "skl2onnx": {"estimators.onnx_converters"},
         "scipy": {"lbfgs", "estimators.base", "estimators.watching"},
-        "sklearn": {"datasets.sets", "inputs"} | ESTIMATORS,
+        "sklearn": {"datasets.sets", "splitting", "scale"} | ESTIMATORS,
     }
     users = {library: {n for n in SOURCES if library in tops(n)} for library in places}
     strangers = {library: users[library] - places[library] for library in places}

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from fastnn import Network
 from fastnn.errors import DataError
-from fastnn.inputs import as_data, as_features, as_labels, as_values, split
+from fastnn.inputs import as_data, as_features, as_labels, as_values, as_weights
 from fastnn.losses import LOSSES
+from fastnn.splitting import split
 
 VALUES = [[0, 1, 2], [3, 250, 255]]
 
@@ -368,3 +370,48 @@ def test_a_share_that_leaves_nothing_to_one_part_is_refused(fraction):
     data = as_data([[1, 2]] * 4, [0, 1, 0, 1], 2, 2, loss)
     with pytest.raises(ValueError, match="^validation_fraction must be between 0 and 1, got "):
         split(data, fraction, loss, seed=0)
+
+
+# ---- masked arrays --------------------------------------------------------------------------
+
+
+def masked(values, *places):
+    array = np.ma.array(values, mask=False)
+    for place in places:
+        array[place] = np.ma.masked
+    return array
+
+
+def test_masked_elements_are_refused_wherever_data_enter(engine):
+    x, y, weights = np.arange(12.0).reshape(6, 2), np.arange(6) % 2, np.ones(6)
+    bad = {
+        "x": masked(x, (3, 1)),
+        "y": masked(y, 2),
+        "sample_weight": masked(weights, 0),
+    }
+    network = Network([2, 2])
+    for name, values in bad.items():
+        message = rf"^{name} has masked elements \(1 of {values.size}\): fill them, for example "
+        given = {"x": x, "y": y, "sample_weight": weights, name: values}
+        with pytest.raises(DataError, match=message):
+            network.fit(**given, engine=engine)
+        with pytest.raises(DataError, match=message):
+            network.evaluate(**given)
+        with pytest.raises(DataError, match="^validation " + message[1:]):
+            network.fit(x, y, validation_data=tuple(given.values()), engine=engine)
+    for predict in (network.predict, network.predict_proba):
+        with pytest.raises(DataError, match="^x has masked elements"):
+            predict(bad["x"])
+    regression = Network([2, 1], loss="squared_error")
+    with pytest.raises(DataError, match="^y has masked elements"):
+        regression.fit(x, masked(y * 1.0, 2), engine=engine)
+    assert network.epochs_trained == regression.epochs_trained == 0
+
+
+def test_masked_arrays_without_masked_elements_are_their_data(engine):
+    x, y, weights = np.arange(12.0).reshape(6, 2) / 12, np.arange(6) % 2, np.arange(6.0)
+    plain, other = Network([2, 2]), Network([2, 2])
+    plain.fit(x, y, sample_weight=weights, epochs=2, engine=engine)
+    other.fit(masked(x), masked(y), sample_weight=masked(weights), epochs=2, engine=engine)
+    assert (plain.predict_proba(x) == other.predict_proba(masked(x))).all()
+    assert type(as_weights(masked(weights), 6)) is np.ndarray

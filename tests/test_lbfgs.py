@@ -8,6 +8,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 from scipy.optimize import minimize as scipy_minimize
+from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from fastnn import Callback, DivergenceError, MLPClassifier, Network
@@ -172,6 +173,20 @@ def test_it_ends_where_epochs_or_evaluations_do(engine, data):
     assert trained(network, data, epochs=3).stopped == ""
     outcome = trained(network, data, epochs=500, max_evaluations=6)
     assert outcome.stopped == "" and len(outcome.history["loss"]) <= 6
+
+
+def test_an_end_with_a_gradient_that_is_not_small_is_no_convergence(engine, rng):
+    """A first step of length 1 lowers a loss of 1e17 by less than float32 shows."""
+    x = rng.normal(size=(150, 6)).astype(np.float32)
+    for size, stopped in ((1.0, "converged"), (1e9, "stalled")):
+        network = Network([6, 1], loss="squared_error")
+        running = network.use_engine(engine)
+        data = x, size * x[:, :1]
+        first = np.abs(running.loss_and_grad(Data(*data))[1][0][0]).max()
+        with nullcontext() if stopped == "converged" else pytest.warns(ConvergenceWarning):
+            assert trained(network, data, epochs=500).stopped == stopped
+        last = np.abs(running.loss_and_grad(Data(*data))[1][0][0]).max()
+        assert (last <= max(1e-5, 1e-3 * first)) == (stopped == "converged")
 
 
 def test_early_stopping_restores_the_best_weights(engine, rng):

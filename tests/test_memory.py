@@ -33,7 +33,7 @@ def system(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "PROC", tmp_path)
     monkeypatch.setattr(control_groups, "PROC", tmp_path)
     monkeypatch.setattr(control_groups, "_ROOT", tmp_path / "groups")
-    monkeypatch.setattr(memory, "_of_process", lambda: float("inf"))
+    monkeypatch.setattr(memory, "address_space_left", lambda: float("inf"))
     return tmp_path
 
 
@@ -81,7 +81,7 @@ def test_a_limit_of_address_space_counts(monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (1 << 50, 1 << 50))
     if not Path("/proc/self/statm").exists():
         pytest.skip("no /proc")
-    assert 0 < (1 << 50) - memory._of_process() < 1 << 46
+    assert 0 < (1 << 50) - memory.address_space_left() < 1 << 46
 
 
 # ---- what is needed ------------------------------------------------------------------------------

@@ -122,6 +122,7 @@ def test_logits_that_differ_by_more_than_float32_holds(engine):
     assert network.evaluate([[1.0], [-1.0]], [0, 1]) == (0, 1)
 
 
+@pytest.mark.filterwarnings("ignore:the network has not learned")
 @pytest.mark.parametrize("scale", [1.0, 1 / 255, 3.5])
 def test_bytes_give_the_bits_of_the_same_numbers_in_float32(engine, data, scale):
     x, labels = data
@@ -207,6 +208,7 @@ def test_an_engine_is_built_once(network, engine):
     assert network.use_engine(engine) is first
 
 
+@pytest.mark.filterwarnings("ignore:the network has not learned")
 def test_threads_are_an_option(engine, data):
     network, other = (Network([4, 8, 3], seed=3) for _ in range(2))
     network.fit(*data, epochs=2, threads=1, engine=engine)

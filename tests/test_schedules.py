@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fastnn import Network
 from fastnn.schedules import ADAPTIVE_END, SCHEDULES, Schedule
+from fastnn.settings import SMALLEST_NORMAL
 
 unhurried = settings(deadline=None)  # other programs may hold the machine up
 ROUNDING = 1e-12  # of a few float64 operations
@@ -89,8 +90,8 @@ def test_warmup_multiplies_the_first_updates(name):
     name=st.sampled_from(SCHEDULES),
     epochs=st.integers(1, 20),
     updates=st.integers(1, 30),
-    warmup=st.floats(0, 25),
-    power_t=st.floats(0, 2),
+    warmup=st.just(0.0) | st.floats(SMALLEST_NORMAL, 25),
+    power_t=st.just(0.0) | st.floats(SMALLEST_NORMAL, 2),
 )
 @unhurried
 def test_rates_are_positive_and_never_above_the_rate(name, epochs, updates, warmup, power_t):

@@ -6,13 +6,14 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import numba
 import numpy as np
 import pytest
 
-from fastnn import Network, control_groups
-from fastnn.kernels import _threads
+from fastnn import Network, control_groups, kernels
+from fastnn.kernels import _cache, _threads
 
 pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="about compiled code alone")
 
@@ -237,3 +238,82 @@ def test_the_users_own_numba_threads_are_left_as_they_were():
     net = Network([5, 3])
     net.fit(np.ones((4, 5), np.float32), [0, 1, 2, 0], epochs=1)
     assert numba.get_num_threads() == before
+
+
+# ---- where Numba cannot do what is asked for ------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "many"])
+def test_a_number_of_threads_that_cannot_be_is_named(monkeypatch, text):
+    monkeypatch.setenv("NUMBA_NUM_THREADS", text)
+    with pytest.raises(ValueError, match=f"^NUMBA_NUM_THREADS must be a .* 1, got '{text}'$"):
+        kernels._check_environment()
+
+
+def test_a_threading_layer_that_does_not_exist_is_named(monkeypatch):
+    monkeypatch.setattr(numba.config, "THREADING_LAYER", "nonsense")
+    with pytest.raises(ValueError, match="^NUMBA_THREADING_LAYER must be one of default, tbb, .*"):
+        _threads._check_layer()
+    monkeypatch.setattr(numba.config, "THREADING_LAYER", "TBB")
+    _threads._check_layer()
+
+
+def test_a_threading_layer_that_is_missing_is_named_in_a_line(monkeypatch):
+    def missing():
+        raise ValueError("No threading layer could be loaded.\nHINT:\ntry it")
+
+    monkeypatch.setattr(numba.config, "THREADING_LAYER", "tbb")
+    monkeypatch.setattr(numba, "get_num_threads", missing)
+    with pytest.raises(ValueError, match="^NUMBA_THREADING_LAYER=tbb: No threading .* try it$"):
+        _threads._start_layer()
+
+
+@pytest.fixture
+def linux(monkeypatch):
+    """Be on Linux, where Numba has taken OpenMP and nothing has been said yet."""
+    monkeypatch.setattr(_threads.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(_threads.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(numba, "threading_layer", lambda: "omp")
+    monkeypatch.setattr(numba.config, "THREADING_LAYER", "default")
+    monkeypatch.setattr(_cache, "_told", set())
+    monkeypatch.delenv("NUMBA_THREADING_LAYER_PRIORITY", raising=False)
+
+
+def test_a_fall_back_from_tbb_is_said_once(linux, monkeypatch, recwarn):
+    for tbb, cure in ((None, "; pip install tbb, or"), (Path("lib"), "; reinstall tbb, or")):
+        with pytest.warns(RuntimeWarning, match=f"run on omp instead: .*{cure}"):
+            _threads._tell_fallback(tbb)
+        _threads._tell_fallback(tbb)
+    monkeypatch.setattr(_cache, "_told", set())
+    with monkeypatch.context() as chosen:
+        chosen.setattr(numba.config, "THREADING_LAYER", "omp")
+        _threads._tell_fallback(None)
+    with monkeypatch.context() as chosen:
+        chosen.setenv("NUMBA_THREADING_LAYER_PRIORITY", "omp tbb workqueue")
+        _threads._tell_fallback(None)
+    monkeypatch.setattr(_threads.platform, "machine", lambda: "aarch64")  # has no wheel of TBB
+    _threads._tell_fallback(None)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("system", ["Linux", "Windows"])
+def test_tbb_is_found_by_its_metadata(linux, monkeypatch, tmp_path, system):
+    """Wherever it is installed: in another environment that this one stands on, for one."""
+    machine, name = {"Linux": ("x86_64", "libtbb.so.12"), "Windows": ("AMD64", "tbb12.dll")}[system]
+    monkeypatch.setattr(_threads.platform, "system", lambda: system)
+    monkeypatch.setattr(_threads.platform, "machine", lambda: machine)
+    loaded = []
+    monkeypatch.setattr(_threads.ctypes, "CDLL", lambda path, mode: loaded.append(path))
+    information, library = tmp_path / "site" / "tbb-1.dist-info", tmp_path / "lib" / name
+    information.mkdir(parents=True)
+    (information / "METADATA").write_text("Name: tbb\nVersion: 1\n")
+    (information / "RECORD").write_text(f"../lib/{name}.20,,\n../lib/{name},,\n")
+    library.parent.mkdir()
+    library.touch()
+    monkeypatch.setattr(sys, "path", [str(information.parent)])
+    assert _threads._preload_tbb() == library.resolve() and loaded == [str(library.resolve())]
+    monkeypatch.setattr(sys, "path", [])
+    assert _threads._preload_tbb() is None
+    monkeypatch.setattr(numba.config, "THREADING_LAYER", "omp")
+    monkeypatch.setattr(sys, "path", [str(information.parent)])
+    assert _threads._preload_tbb() is None and len(loaded) == 1

@@ -6,6 +6,7 @@ do. The reference engine trains, because the command line is what is tested.
 
 import errno
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -475,3 +476,18 @@ def test_what_is_not_the_default_is_said(folder: Path, capsys: pytest.CaptureFix
         "training  3 epochs of adamw, learning rate 0.001, weight decay 0.01, l2 0.0001, "
         "clip norm 2, warmup epochs 1, schedule cosine, class weight balanced, seed 0"
     )
+
+
+def test_a_network_that_has_not_learned_is_said_in_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arrays = small_arrays()
+    for name in ("x_train", "x_test"):
+        arrays[name] = 1000 * arrays[name] + 5000
+    np.savez(folder / "far.npz", **arrays)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert train.main(arguments("--quiet", dataset="far.npz")) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("fastnn.train: the network has not learned: its loss, ")
+    assert "feature " in line and "scale the features to mean 0 and spread 1" in line

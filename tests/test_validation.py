@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from sklearn.model_selection import train_test_split
 
 from fastnn import Callback, DataError, EarlyStopping, Network
 from fastnn.batches import Data
-from fastnn.inputs import split
 from fastnn.losses import LOSSES
+from fastnn.splitting import split
 from fastnn.watch import r2
 
 
@@ -223,10 +224,38 @@ def test_a_share_that_leaves_nothing_to_train_on_is_refused(engine, rows, fracti
     assert network.epochs_trained == 0
 
 
-def test_a_part_without_any_weight_is_refused(engine):
+def test_one_row_of_weight_leaves_none_to_train_on(engine):
     x, y = np.zeros((40, 2)), np.arange(40) % 2
-    for weights, part in ((np.eye(40)[3], "kept|trained on"), (np.eye(40)[7], "kept|trained on")):
-        with pytest.raises(DataError, match=f"0.25: all rows {part} weigh 0$"):
-            Network([2, 2]).fit(
-                x, y, sample_weight=weights, validation_fraction=0.25, engine=engine
-            )
+    message = "0.25 leaves 0 of 1 rows that have weight to train on$"
+    with pytest.raises(DataError, match=message):
+        Network([2, 2]).fit(
+            x, y, sample_weight=np.eye(40)[3], validation_fraction=0.25, engine=engine
+        )
+
+
+@pytest.mark.parametrize(
+    ("counted", "fraction", "n_kept"), [(10, 0.1, 2), (40, 0.1, 4), (2, 0.5, 1)]
+)
+def test_rows_to_validate_on_are_drawn_among_those_with_weight(rng, counted, fraction, n_kept):
+    """As bagging has it, whose samples weigh what they were drawn."""
+    y = rng.integers(0, 3, 150).astype(np.int32)
+    weights = np.zeros(150, np.float32)
+    weights[rng.permutation(150)[:counted]] = 1
+    for seed in range(5):
+        training, kept = parts_of(numbered(150, y, weights), fraction, seed=seed)
+        assert len(kept.x) == n_kept and (kept.weights > 0).all()
+        assert training.total_weight == counted - n_kept
+        rows = np.concatenate([training.x, kept.x])[:, 0].astype(int)
+        assert sorted(rows) == list(range(150))
+        assert (training.targets == y[training.x[:, 0].astype(int)]).all()
+
+
+def test_weights_above_0_do_not_change_which_rows_are_drawn(rng):
+    y = rng.integers(0, 3, 200).astype(np.int32)
+    weights = rng.uniform(0.5, 1, 200).astype(np.float32)
+    expected = train_test_split(np.arange(200), test_size=40, random_state=7, stratify=y)
+    for given in (None, weights):
+        for part, rows in zip(
+            parts_of(numbered(200, y, given), 0.2, seed=7), expected, strict=True
+        ):
+            assert part.x[:, 0].tolist() == rows.tolist()

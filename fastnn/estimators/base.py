@@ -2,9 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Callable
 from operator import is_
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 from scipy.sparse import issparse
@@ -33,6 +32,7 @@ from fastnn.estimators.translation import (
 from fastnn.estimators.watching import (
     CallbackSupportMixin,
     Recorder,
+    Run,
     Tasks,
     exposed,
     judged,
@@ -40,13 +40,15 @@ from fastnn.estimators.watching import (
     say_how_it_ended,
     with_callbacks,
 )
-from fastnn.inputs import as_data, as_features, split
+from fastnn.inputs import as_data, as_features, check_unmasked
 from fastnn.layers import dense_layers
 from fastnn.losses import Loss
 from fastnn.memory import check_copy
-from fastnn.plan import Plan
+from fastnn.scale import warn_of_offset
+from fastnn.splitting import split
 
 _DTYPES = [np.float64, np.float32, np.uint8]  # stay as they are; all else becomes the first
+_ARRAYS = ("X", "y", "sample_weight", "X_val", "y_val", "sample_weight_val")
 _NOTHING_KNOWN = ("", Standing(), 1.0)
 
 _CLIPPED = "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped"
@@ -54,17 +56,6 @@ _DIVERGED = (
     "Solver produced non-finite parameter weights. The input data may contain large values and "
     "need to be preprocessed."
 )
-
-
-class Run(NamedTuple):
-    """A fit that can begin: nothing about it is left to be refused."""
-
-    training: Data
-    validation: Data | None
-    plan: Plan
-    score: Callable[[], float] | None
-    recorder: Recorder
-    callbacks: list[Callback]
 
 
 class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
@@ -96,7 +87,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         """Return what is minimised."""
         raise NotImplementedError
 
-    def _encoded(self, y: np.ndarray, new: bool, incremental: bool) -> np.ndarray:
+    def _encoded(self, y: np.ndarray, new: bool, incremental: bool, name: str = "y") -> np.ndarray:
         """Return targets as `fastnn.inputs` takes them; learn the classes if the fit is new."""
         raise NotImplementedError
 
@@ -189,6 +180,9 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
             raise ValueError(f"partial_fit does not support early_stopping={self.early_stopping!r}")
         if incremental and is_classifier(self):
             _check_partial_fit_first_call(self, classes)
+        given = (X, y, sample_weight, *own_validation)
+        for name, values in zip(_ARRAYS, given, strict=True):
+            check_unmasked(values, name)
         callbacks = callbacks_of(self)
         if incremental and checkpoint_in(callbacks):
             raise ValueError("partial_fit has no checkpoints: save the model between its calls")
@@ -212,7 +206,8 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         plan = plan_of(self, rows, rule, before[1:], incremental)
         self._engine()
         recorder = Recorder(self, training, score_name)
-        return Run(training, validation, plan, score, recorder, callbacks)
+        warned = (new or not incremental) and warn_of_offset(y_checked, data, self._objective())
+        return Run(training, validation, plan, score, recorder, callbacks, warned)
 
     def _checked(self, X: Any, y: Any, reset: bool) -> tuple[np.ndarray, np.ndarray]:
         """Return arrays as scikit-learn checks them, save that features may not be finite."""
@@ -285,7 +280,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
             raise ValueError("X_val and y_val must be given together.")
         if X_val is not None:
             checked, y_checked = self._checked(X_val, y_val, False)
-            targets = self._encoded(y_checked, new=False, incremental=True)
+            targets = self._encoded(y_checked, new=False, incremental=True, name="y_val")
             return data, self._data(checked, targets, weight, "X_val")
         rule = stopping_rule_of(self)
         if rule is None or not rule.monitor.startswith("val_"):
@@ -308,8 +303,8 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         watching = [recorder, *run.callbacks, *([tasks] if tasks else [])]
         try:
             outcome = self._network.train(
-                run.training, run.plan,
-                validation=run.validation, callbacks=watching, score=run.score,
+                run.training, run.plan, validation=run.validation, callbacks=watching,
+                score=run.score, warned=run.warned,
             )  # fmt: skip
         except KeyboardInterrupt:
             warnings.warn("Training interrupted by user.", stacklevel=2)
@@ -386,6 +381,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
             and "feature_names_in_" not in vars(self)
         )
         if not is_plain:
+            check_unmasked(X, "X")
             X = validate_data(self, X, reset=False, accept_sparse="csr", ensure_all_finite=False)
         self._take_weights()
         try:

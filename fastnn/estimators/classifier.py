@@ -219,7 +219,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         is_softmax = not self._is_multilabel and len(self.classes_) != 2
         return LOSSES["cross_entropy" if is_softmax else "logistic"]
 
-    def _encoded(self, y: Any, new: bool, incremental: bool) -> np.ndarray:
+    def _encoded(self, y: Any, new: bool, incremental: bool, name: str = "y") -> np.ndarray:
         """Return class numbers (n,), or 0 and 1 (n, labels); learn the classes if the fit is new.
 
         For `partial_fit` they are set already.
@@ -228,7 +228,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
             y = y.toarray()
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
-        kind = type_of_target(y, input_name="y")
+        _check_objects(y, name)
+        kind = type_of_target(y, input_name=name)
         if kind not in ("binary", "multiclass", "multilabel-indicator"):
             check_classification_targets(y)
             raise ValueError("Multioutput target data is not supported with label binarization")
@@ -297,6 +298,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         self : object
             The trained estimator.
         """
+        if classes is not None:
+            _check_objects(classes, "classes")
         return self._fit(X, y, sample_weight, incremental=True, classes=classes)
 
     def predict(self, X: Any) -> np.ndarray:
@@ -358,3 +361,18 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
+
+
+def _check_objects(labels: Any, name: str) -> None:
+    """Raise a ValueError that says what labels of dtype object are, if they are not all strings."""
+    values = np.asarray(labels).ravel()
+    if values.dtype != object or all(isinstance(value, str) for value in values):
+        return
+    examples: dict[str, str] = {}
+    for row, value in enumerate(values):
+        kind = type(value).__name__
+        examples.setdefault(kind, f"{kind} ({repr(value)[:40]} at {row})")
+    raise ValueError(
+        f"{name} has dtype object and holds {' and '.join([*examples.values()][:3])}: labels must "
+        f"be all strings, or of a numeric dtype; convert them, for example with astype(int)"
+    )

@@ -204,7 +204,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     def _objective(self) -> Loss:
         return LOSSES[self.loss]
 
-    def _encoded(self, y: np.ndarray, new: bool, incremental: bool) -> np.ndarray:
+    def _encoded(self, y: np.ndarray, new: bool, incremental: bool, name: str = "y") -> np.ndarray:
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         return y

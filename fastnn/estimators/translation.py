@@ -17,7 +17,7 @@ from fastnn.network import Network
 from fastnn.optimizers import OPTIMIZERS, Optimizer, get_optimizer
 from fastnn.plan import Plan
 from fastnn.schedules import SCHEDULES, Schedule
-from fastnn.settings import LARGEST_FLOAT, SMALLEST_FLOAT, SMALLEST_NORMAL
+from fastnn.settings import LARGEST_FLOAT, check_normal
 
 _AT_LEAST_0 = Interval(Real, 0, None, closed="left")
 _ABOVE_0 = Interval(Real, 0, None, closed="neither")
@@ -26,6 +26,7 @@ _COUNT = Interval(Integral, 1, None, closed="left")
 
 _PLANNED = ("cosine", "one_cycle")  # schedules that end where `max_iter` does
 _LARGEST_SHARE = 1 - 2.0**-24  # float32's largest number below 1
+_POSITIVE = ("learning_rate_init", "epsilon")
 
 CONSTRAINTS: dict[str, list[Any]] = {
     "hidden_layer_sizes": ["array-like", _COUNT],
@@ -117,11 +118,12 @@ def _seed(rng: np.random.RandomState) -> int:
     return int(rng.randint(np.iinfo(np.int32).max))
 
 
-def _held(estimator: Any, name: str, least: float = 0.0) -> float:
+def _held(estimator: Any, name: str) -> float:
     """Return a setting, if float32, in which the engines compute, can hold it."""
     value = getattr(estimator, name)
-    if not least <= value <= LARGEST_FLOAT:
+    if not 0 <= value <= LARGEST_FLOAT:
         raise ValueError(f"{name} must be a number that float32 can hold, got {value!r}")
+    check_normal(name, value, or_zero=name not in _POSITIVE)
     return float(value)
 
 
@@ -139,21 +141,19 @@ def optimizer_of(estimator: Any) -> Optimizer:
     if solver == "lbfgs":
         return get_optimizer(solver)
     decay = None if estimator.weight_decay is None else _held(estimator, "weight_decay")
-    rate = _held(estimator, "learning_rate_init", SMALLEST_FLOAT)
+    rate = _held(estimator, "learning_rate_init")
     shared = {"learning_rate": rate, "weight_decay": decay}
     if solver in ("adam", "adamw"):
-        # What float32 would round to 1, or to 0 where compiled kernels do, is not quite that.
-        moments = {
-            "beta1": min(float(estimator.beta_1), _LARGEST_SHARE),
-            "beta2": min(float(estimator.beta_2), _LARGEST_SHARE),
-            "eps": max(_held(estimator, "epsilon"), SMALLEST_NORMAL),
+        moments = {  # what float32 would round to 1 is not quite that
+            "beta1": min(_held(estimator, "beta_1"), _LARGEST_SHARE),
+            "beta2": min(_held(estimator, "beta_2"), _LARGEST_SHARE),
+            "eps": _held(estimator, "epsilon"),
         }
         return get_optimizer(solver, **shared, **moments)
     if estimator.momentum == 0:
         return get_optimizer("sgd", **shared)
     nesterov = {"momentum": False, "nesterov": True}.get(solver, bool(estimator.nesterovs_momentum))
-    # Not checked with the others: scikit-learn allows a momentum of 1.
-    momentum = float(estimator.momentum)
+    momentum = _held(estimator, "momentum")  # of which scikit-learn allows 1
     return replace(get_optimizer("momentum", **shared), momentum=momentum, nesterov=nesterov)
 
 

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import wraps
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -23,6 +23,7 @@ from fastnn.features import Features, SelectedRows
 from fastnn.forks import Training, making
 from fastnn.memory import check_copy
 from fastnn.network import Network
+from fastnn.plan import Plan
 from fastnn.sparse import SparseRows
 
 try:
@@ -172,6 +173,18 @@ class Recorder(Bookkeeper):
     def _sum_of_squares(self) -> float:
         weights = self._estimator._engine().get_parameters()
         return float(sum(np.square(w, dtype=np.float64).sum() for w, _ in weights))
+
+
+class Run(NamedTuple):
+    """A fit that can begin: nothing about it is left to be refused."""
+
+    training: Data
+    validation: Data | None
+    plan: Plan
+    score: Callable[[], float] | None
+    recorder: Recorder
+    callbacks: list[Callback]
+    warned: bool
 
 
 def judged(

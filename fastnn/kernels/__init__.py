@@ -1,1 +1,16 @@
 """The fast engine, compiled by Numba. Begin with `step`; `_gemm` holds the arithmetic's core."""
+
+import os
+
+from fastnn.address_space import check_libraries
+
+
+def _check_environment() -> None:
+    """Raise a ValueError or a MemoryError where Numba could not be imported, or would not start."""
+    text = os.environ.get("NUMBA_NUM_THREADS", "").strip()
+    if text and not (text.isdecimal() and int(text) > 0):
+        raise ValueError(f"NUMBA_NUM_THREADS must be a whole number of at least 1, got {text!r}")
+    check_libraries("numba")
+
+
+_check_environment()

@@ -1,78 +1,132 @@
 """Where compiled kernels are kept from one process to the next.
 
-In a directory named by the hash of all that they are made of and of the processor they are made
-for: a change anywhere compiles anew. It is private to the user, because what it holds is
-executed, and every file begins with a hash, because one that is damaged would be executed, too.
-Numba's own cache follows one source file, and knows neither rule.
+The directory's name is a hash of the code that the kernels are compiled from and of the processor
+that they are compiled for: a change anywhere compiles anew. Numba's own cache follows one source
+file.
+
+What is kept there is executed. So a directory is used only if nobody but this user and root can
+change what is in it: it belongs to one of the two, and group and others cannot write to it.
+Neither can another user replace it:
+
+- This user's own directory lies in one that belongs to this user or to root and in which others
+  cannot replace an entry: they cannot write to it, or it is sticky, as /tmp is.
+- Root's directory, which an image of a container may bring (`fastnn.warm`), lies in such
+  directories all the way up, and their groups cannot replace an entry either. The path has no
+  symbolic links, which somebody else could turn.
+
+The files obey the same rule as the directory, and each begins with a hash of its content, because
+a damaged file would be executed, too.
 """
 
 import hashlib
 import os
 import pickle
+import pkgutil
 import re
 import shutil
 import stat
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import numba
 from numba import config
 from numba.core import caching
 from numba.core.serialize import dumps
-from platformdirs import user_cache_path
 
-from fastnn import batches, layers, losses, randomness
-from fastnn.files import write_whole
+from fastnn import batches, kernels, layers, losses, randomness
+from fastnn.files import user_cache_directory, write_whole
 from fastnn.kernels._simd import CPU, FEATURES
 
 KEPT_DAYS = 90  # the kernels of other versions and processors, after their last use
+OTHER_MODULES = (kernels, batches, layers, losses, randomness)  # whose constants kernels contain
+_CODE_PARTS = ("name", "code", "consts", "names", "varnames", "freevars", "cellvars", "flags") + (
+    "argcount", "posonlyargcount", "kwonlyargcount", "exceptiontable")  # fmt: skip
 _HASH_BYTES = hashlib.sha256().digest_size
+_OTHERS_READ = stat.S_IRGRP | stat.S_IROTH
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _told: set[str] = set()
 
 
 @cache
 def source_hash() -> str:
-    """Hash every file that compiled code can depend on, and what it is compiled for."""
-    digest = hashlib.sha256(repr((numba.__version__, CPU, sorted(FEATURES))).encode())
-    elsewhere = [Path(str(module.__file__)) for module in (batches, layers, losses, randomness)]
-    for path in [*sorted(Path(__file__).parent.glob("*.py")), *elsewhere]:
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    """Hash all code that compiled code can depend on, and what it is compiled for.
+
+    Code is hashed in whatever form it is there: in files, in a zip file, or compiled to bytecode
+    alone, as in a frozen program.
+    """
+    target = numba.__version__, sys.implementation.cache_tag, CPU, sorted(FEATURES)
+    digest = hashlib.sha256(repr(target).encode())
+    names = {module.name for module in pkgutil.walk_packages(kernels.__path__, "fastnn.kernels.")}
+    for name in sorted(names | {module.__name__ for module in OTHER_MODULES}):
+        loader: Any = find_spec(name).loader
+        source = loader.get_source(name)
+        content = code_text(loader.get_code(name)) if source is None else source
+        digest.update(f"{name}\0{content}\0".encode())
     return digest.hexdigest()[:16]
 
 
-def cache_directory() -> Path:
-    """Where these kernels' machine code is kept; NUMBA_CACHE_DIR moves it."""
-    root = Path(config.CACHE_DIR).absolute() if config.CACHE_DIR else user_cache_path("fastnn")
-    return root / f"kernels-{source_hash()}"
+def code_text(code: CodeType) -> str:
+    """Describe what bytecode does, without the file and the lines that it comes from."""
+
+    def text(value: Any) -> str:
+        if isinstance(value, CodeType):
+            return code_text(value)
+        if isinstance(value, tuple):
+            return f"({', '.join(map(text, value))})"
+        if isinstance(value, frozenset):  # their order differs from process to process
+            return f"{{{', '.join(sorted(map(text, value)))}}}"
+        return repr(value)
+
+    return text(tuple(getattr(code, f"co_{part}") for part in _CODE_PARTS))
+
+
+def cache_directory() -> Path | None:
+    """Return where these kernels' machine code is kept, if anywhere; NUMBA_CACHE_DIR moves it."""
+    root = Path(config.CACHE_DIR) if config.CACHE_DIR else user_cache_directory()
+    try:
+        return None if root is None else root.resolve() / f"kernels-{source_hash()}"
+    except (OSError, RuntimeError):  # the current directory is gone; links that lead in a circle
+        return None
 
 
 def is_cached() -> bool:
     """Return whether an earlier process left compiled kernels of this version."""
     directory = cache_directory()
-    return not _fault(directory) and any(directory.glob("*.kernel"))
+    return directory is not None and not _fault(directory) and any(directory.glob("*.kernel"))
 
 
 def usable() -> bool:
-    """Make the directory, and return whether it is fit for kernels; if not, say so once."""
+    """Return whether kernels can be kept; if not, say so once."""
+    if why := obstacle():
+        _tell_unkept(why)
+    return not why
+
+
+def obstacle() -> str:
+    """Make the directory, and say why kernels cannot be kept, if they cannot."""
     directory = cache_directory()
+    if directory is None:
+        return "compiled kernels cannot be kept: this user has no home directory"
     with suppress(OSError):  # which shows in what is there
-        if directory.is_absolute() and not directory.exists():
-            _make(directory)
+        if not directory.exists():
+            make(directory)
             _remove_old(directory)
-    if fault := _fault(directory):
-        _tell_unkept(directory, fault)
-    return not fault
+    fault = _fault(directory)
+    return fault and f"compiled kernels cannot be kept in {directory}: {fault}"
 
 
-def _tell_unkept(directory: Path, why: str) -> None:
+def _tell_unkept(why: str) -> None:
     tell(
-        f"compiled kernels cannot be kept in {directory}: {why}; every process will take some "
-        "seconds to start, unless NUMBA_CACHE_DIR names a folder of your own"
+        f"{why}; every process will take some seconds to start, unless NUMBA_CACHE_DIR names a "
+        "folder of your own"
     )
 
 
@@ -83,34 +137,61 @@ def tell(message: str) -> None:
         warnings.warn(message, RuntimeWarning, stacklevel=2)
 
 
-def _make(directory: Path) -> None:
-    """Make a directory, and those above it, for this user alone, whatever the umask."""
+def make(directory: Path, mode: int = 0o700) -> None:
+    """Make a directory, and those above it, with these permissions, whatever the umask."""
     if not directory.parent.exists():
-        _make(directory.parent)
+        make(directory.parent, mode)
     with suppress(FileExistsError):
-        directory.mkdir(0o700)
-        directory.chmod(0o700)
+        directory.mkdir(mode)
+        directory.chmod(mode)
+
+
+def make_shared(root: Path) -> None:
+    """Have kernels kept in a directory, which is made, as all users can read them."""
+    config.CACHE_DIR = str(root)
+    if directory := cache_directory():
+        make(directory, 0o755)
+
+
+def share(directory: Path) -> None:
+    """Let all users read the kernels in a directory, which may have been private."""
+    directory.chmod(0o755)
+    for path in directory.glob("*.kernel"):
+        path.chmod(0o644)
 
 
 def _fault(directory: Path) -> str:
     """Say why a directory is not fit for what will be executed, if it is not."""
-    if not directory.is_absolute():  # as platformdirs has it then
-        return "this user has no home directory"
     try:
-        own, above = directory.lstat(), directory.parent.stat()
+        status = directory.lstat()
+        if not stat.S_ISDIR(status.st_mode):
+            return "it is not a directory"
+        if hasattr(os, "getuid"):
+            if not _is_owners_or_roots(status):
+                return "it belongs to another user"
+            if status.st_mode & _OTHERS_WRITE:
+                return "other users can write to it"
+            if _is_replaceable(directory, own=status.st_uid == os.getuid()):
+                return "another user could put a directory in its place"
     except OSError as error:
         return f"it cannot be made or read ({error.strerror})"
-    if not stat.S_ISDIR(own.st_mode):
-        return "it is not a directory"
-    if hasattr(os, "getuid"):
-        if own.st_uid != os.getuid():
-            return "it belongs to another user"
-        if own.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            return "its mode is not 0700"
-        replaceable = above.st_mode & stat.S_IWOTH and not above.st_mode & stat.S_ISVTX
-        if replaceable or above.st_uid not in (os.getuid(), 0):
-            return "another user could put a directory in its place"
     return "" if os.access(directory, os.R_OK | os.X_OK) else "it cannot be read"
+
+
+def _is_owners_or_roots(status: os.stat_result) -> bool:
+    return status.st_uid in (0, os.getuid())
+
+
+def _is_replaceable(directory: Path, *, own: bool) -> bool:
+    """Return whether another user could replace a directory, or one of those above root's."""
+    for above in directory.parents[: 1 if own else None]:
+        status = above.lstat()
+        open_to_others = status.st_mode & (stat.S_IWOTH if own else _OTHERS_WRITE)
+        if open_to_others and not status.st_mode & stat.S_ISVTX:
+            return True
+        if not _is_owners_or_roots(status):
+            return True
+    return False
 
 
 def _remove_old(directory: Path) -> None:
@@ -125,11 +206,16 @@ def _remove_old(directory: Path) -> None:
                 shutil.rmtree(other, ignore_errors=True)
 
 
-class _Locator(caching._SourceFileBackedLocatorMixin, caching._CacheLocator):
+class _Locator(caching._CacheLocator):
     """Tells Numba of our directory, which has been checked."""
 
-    def __init__(self, function: Callable, file: str) -> None:
-        self._lineno = function.__code__.co_firstlineno
+    def __init__(self, function: Callable) -> None:
+        self._function = function
+
+    @classmethod
+    def from_function(cls, function: Callable, file: str) -> "_Locator":
+        """Return a locator, whether or not the function's source is a file."""
+        return cls(function)
 
     def get_cache_path(self) -> str:
         return str(cache_directory())
@@ -140,6 +226,11 @@ class _Locator(caching._SourceFileBackedLocatorMixin, caching._CacheLocator):
     def get_source_stamp(self) -> str:
         """Return nothing: the directory's name has it."""
         return ""
+
+    def get_disambiguator(self) -> str:
+        """Return what tells functions of the same name apart."""
+        text = self._function.__module__ + code_text(self._function.__code__)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 class _KernelFile:
@@ -158,9 +249,14 @@ class _KernelFile:
         """Return what was saved; None if there is nothing, or it is damaged."""
         path = self._path(key)
         try:
-            content = path.read_bytes()
+            with path.open("rb") as file:
+                status, content = os.fstat(file.fileno()), file.read()
         except FileNotFoundError:
             return None
+        if hasattr(os, "getuid"):
+            if not _is_owners_or_roots(status) or status.st_mode & _OTHERS_WRITE:
+                tell(f"other users can write to kernels in {path.parent}: they are compiled anew")
+                return None
         saved = content[_HASH_BYTES:]
         if hashlib.sha256(saved).digest() != content[:_HASH_BYTES]:
             tell(f"compiled kernels in {path.parent} are damaged, and are compiled anew")
@@ -174,9 +270,9 @@ class _KernelFile:
         content, path = dumps(data), self._path(key)
         try:
             write_whole(path, [hashlib.sha256(content).digest(), content])
-            path.chmod(0o600)
+            path.chmod(0o600 | path.parent.stat().st_mode & _OTHERS_READ)
         except OSError as error:  # what an image of a system brings can be read all the same
-            _tell_unkept(path.parent, str(error.strerror))
+            _tell_unkept(f"compiled kernels cannot be kept in {path.parent}: {error.strerror}")
 
 
 _OURS: tuple[tuple[Any, str, Any], ...] = (

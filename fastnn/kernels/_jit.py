@@ -68,7 +68,8 @@ class _Compiled:
             with numba_cache():
                 return self._compile(cached=True)
         except Exception as error:  # a full disk, a file that a newer Numba cannot read
-            tell(f"compiled kernels cannot be kept in {cache_directory()}: {error}")
+            why = " ".join(str(error).split())
+            tell(f"compiled kernels cannot be kept in {cache_directory()}: {why}")
             return None
 
     def _compile(self, cached: bool) -> Any:

@@ -10,11 +10,12 @@ import ctypes
 import errno
 import math
 import os
+import platform
 import sys
-import sysconfig
 import threading
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import cache
+from importlib.metadata import PackageNotFoundError, files
 from itertools import starmap
 from pathlib import Path
 
@@ -24,8 +25,11 @@ from numba.np.ufunc import parallel as layers
 
 from fastnn.control_groups import control_groups
 from fastnn.forks import making
+from fastnn.kernels._cache import tell
 
-_TBB_NAMES = {"linux": "lib/libtbb.so.12", "win32": "Library/bin/tbb12.dll"}
+# Where TBB has wheels, the library in them. Elsewhere Numba's other layers are what there is.
+_TBB = {("Linux", "x86_64"): "libtbb.so.12", ("Windows", "AMD64"): "tbb12.dll"}
+_LAYERS = ("default", "tbb", "omp", "workqueue", "safe", "threadsafe", "forksafe")
 
 _one_at_a_time = threading.Lock()
 _starter: int | None = None  # the Python thread that started the layer, where we know it
@@ -44,10 +48,51 @@ def prepare() -> None:
     """
     global _starter
     layers._backend_init_process_lock = nullcontext()
-    _preload_tbb()
     if not _started():
+        _check_layer()
+        tbb = _preload_tbb()
         _check_room_for(config.NUMBA_NUM_THREADS)
         _starter = threading.get_ident()
+        _start_layer()
+        _tell_fallback(tbb)
+
+
+def _layer_wanted() -> str:
+    return str(config.THREADING_LAYER).lower()
+
+
+def _check_layer() -> None:
+    """Raise a ValueError if Numba knows no such layer."""
+    if _layer_wanted() not in _LAYERS:
+        raise ValueError(
+            f"NUMBA_THREADING_LAYER must be one of {', '.join(_LAYERS)}; got "
+            f"{config.THREADING_LAYER!r}"
+        )
+
+
+def _start_layer() -> None:
+    """Start Numba's threads, or raise a ValueError if the layer that was chosen is missing."""
+    try:
+        numba.get_num_threads()
+    except ValueError as error:
+        why = " ".join(str(error).split())
+        raise ValueError(f"NUMBA_THREADING_LAYER={config.THREADING_LAYER}: {why}") from None
+
+
+def _tell_fallback(tbb: Path | None) -> None:
+    """Warn where Numba has fallen back to another layer than TBB, and there is a cure."""
+    layer = numba.threading_layer()
+    chosen = _layer_wanted() != "default" or os.environ.get("NUMBA_THREADING_LAYER_PRIORITY")
+    if layer == "tbb" or chosen or (platform.system(), platform.machine()) not in _TBB:
+        return
+    why, cure = "TBB is not installed", "pip install tbb"
+    if tbb is not None:
+        why, cure = f"TBB cannot be loaded from {tbb}", "reinstall tbb"
+    tell(
+        f"{why}, and Numba's threads run on {layer} instead: beside other busy processes training "
+        f"can take many times as long, and forked processes have one thread; {cure}, or set "
+        f"NUMBA_THREADING_LAYER={layer} to choose this"
+    )
 
 
 def _check_room_for(threads: int) -> None:
@@ -70,19 +115,22 @@ def _check_room_for(threads: int) -> None:
             thread.join()
 
 
-def _preload_tbb() -> None:
-    """Load TBB from its wheel. Numba looks for it by name, which only a loaded one answers to."""
-    name = _TBB_NAMES.get(sys.platform)
-    if name is None or config.THREADING_LAYER not in ("default", "tbb", "safe", "threadsafe"):
-        return
-    for scheme in (sysconfig.get_default_scheme(), sysconfig.get_preferred_scheme("user")):
-        path = Path(sysconfig.get_path("data", scheme)) / name
-        if path.exists():
-            try:
-                ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
-            except OSError:
-                continue  # Numba then finds another layer
-            return
+def _preload_tbb() -> Path | None:
+    """Load TBB from its wheel, wherever that is installed; return the library's path, if any.
+
+    Numba looks for it by name, which only a loaded one answers to.
+    """
+    name = _TBB.get((platform.system(), platform.machine()))
+    if name is None or _layer_wanted() not in ("default", "tbb", "safe", "threadsafe"):
+        return None
+    with suppress(PackageNotFoundError):
+        for file in files("tbb") or ():
+            if file.name == name:
+                path = Path(str(file.locate())).resolve()
+                with suppress(OSError):  # Numba then finds another layer
+                    ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+                return path
+    return None
 
 
 def start() -> str:
@@ -92,7 +140,7 @@ def start() -> str:
     with making:
         if not _serial:
             prepare()
-            numba.get_num_threads()  # starts them
+            numba.get_num_threads()  # which may start them anew after a fork
         return numba.threading_layer()
 
 

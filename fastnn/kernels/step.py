@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
+from pathlib import Path
 from weakref import ref
 
 import numba
@@ -22,7 +23,7 @@ from fastnn.forks import alone, lock, making
 from fastnn.inputs import check_finite
 from fastnn.kernels import _cache, _gemm, _threads, activations, dropout, losses, sparse, updates
 from fastnn.kernels._jit import Driver, Region
-from fastnn.kernels._simd import HAS_FMA
+from fastnn.kernels._simd import CPU, HAS_FMA
 from fastnn.kernels.layout import Layout, panels_for
 from fastnn.kernels.regions import rows_region, run
 from fastnn.kernels.sparse import EntryBuffers, work_of_columns
@@ -59,25 +60,49 @@ CALL_ROWS = 2048  # rows that a call takes before Python looks around for Ctrl-C
 
 UNITS = tuple(u for m in (_gemm, activations, dropout, losses, sparse, updates) for u in m.UNITS)
 _rows, _weights, _run = Region(rows_region), Region(weights_region), Driver(run)
+KERNELS = (*UNITS, _rows, _weights, _run)
 
 
 def compile_kernels() -> tuple[float, bool]:
     """Have all kernels ready; return the seconds it took, and whether any had to be compiled."""
     start = time.perf_counter()
-    functions = (*UNITS, _rows, _weights, _run)
     if not (kernels_are_cached() or config.DISABLE_JIT):
         check_compiler()
     with making:
         _threads.prepare()
-        for function in functions:
+        for function in KERNELS:
             function.compile()
-    cached = all(function.from_cache for function in functions)
+    cached = all(function.from_cache for function in KERNELS)
     return time.perf_counter() - start, not cached
 
 
 def kernels_are_cached() -> bool:
     """Return whether the kernels are ready, here or in the cache."""
     return _run.ready or _cache.is_cached()
+
+
+def fill_cache(root: Path | None, say: Callable[[str], None]) -> None:
+    """Have all kernels in the cache, and say what came of it."""
+    if root is not None:
+        _cache.make_shared(root)
+    if why := _cache.obstacle():
+        raise OSError(why)
+    if not _cache.is_cached():
+        say("compiling the kernels: some seconds")
+    seconds, compiled = compile_kernels()
+    directory = _cache.cache_directory()
+    files = list(directory.glob("*.kernel"))
+    if len(files) < len(KERNELS):
+        raise OSError(f"only {len(files)} of {len(KERNELS)} kernels could be kept in {directory}")
+    if root is not None:
+        _cache.share(directory)
+    size = sum(path.stat().st_size for path in files)
+    done = "compiled in" if compiled else "were there already, read in"
+    say(f"{len(files)} kernels, {size / 1e3:.0f} kB, {done} {seconds:.1f} s: {directory}")
+    say(
+        f"for processors like this one ({CPU}): on another kind they are compiled anew, unless "
+        "NUMBA_CPU_NAME and NUMBA_CPU_FEATURES are set alike here and there"
+    )
 
 
 class NumbaEngine:

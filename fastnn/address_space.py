@@ -1,0 +1,44 @@
+"""The limit of a process's address space (``ulimit -v``), and whether libraries fit below it.
+
+Where they do not fit they fail badly: OpenBLAS waits for ever, LLVM ends the process. So they are
+not imported then. Nothing here imports NumPy.
+"""
+
+import math
+import os
+import sys
+from contextlib import suppress
+
+from fastnn import control_groups
+
+# Megabytes that libraries take with two threads, measured, in the order in which they come. More
+# threads take more: what is refused here would fail.
+_LIBRARIES = {"numpy": 140, "sklearn": 270, "numba": 550}
+
+
+def address_space_left() -> float:
+    """Return the bytes of address space that this process can still have, or infinity."""
+    with suppress(ImportError, OSError, ValueError):
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit != resource.RLIM_INFINITY:
+            pages = int((control_groups.PROC / "self" / "statm").read_text().split()[0])
+            return float(limit - pages * os.sysconf("SC_PAGE_SIZE"))
+    return math.inf
+
+
+def check_libraries(*names: str) -> None:
+    """Raise a MemoryError if there is no room to import those of these libraries that are not yet.
+
+    Parameters
+    ----------
+    names : {"numpy", "sklearn", "numba"}
+    """
+    missing = [name for name in names if name not in sys.modules]
+    needed = sum(_LIBRARIES[name] for name in missing)
+    if needed and needed * 1e6 > (left := address_space_left()):
+        raise MemoryError(
+            f"importing {' and '.join(missing)} takes about {needed} MB of address space, and its "
+            f"limit (ulimit -v) leaves {max(0, left) / 1e6:.0f} MB: raise the limit"
+        )

@@ -1,0 +1,286 @@
+"""Warnings of targets and features whose scale keeps training from working; no data are changed.
+
+Training works best with numbers of mean 0 and spread (standard deviation) 1. Every warning is a
+ConvergenceWarning of scikit-learn's, on one line, and a fit gives at most one of them.
+"""
+
+import math
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastnn.batches import Data
+from fastnn.features import Features, dense
+from fastnn.forks import making
+from fastnn.losses import Loss
+from fastnn.plan import Plan
+from fastnn.sparse import SparseRows
+
+OFFSET_LIMIT = 2.0**16  # mean over spread: float32 has 24 bits, of which 8 are left for the spread
+_LARGE_FEATURE, _LARGE_TARGET = 10.0, 1000.0  # root mean square of a column that may be too large
+_SMALL = 0.05  # no number is further from its column's mean: differences that may be too small
+# Shares of a constant prediction's loss: one that few rows estimate, and one of the same rows.
+_MAYBE_NO_BETTER, _NO_BETTER = 0.95, 0.99
+_JUDGED_UPDATE = 250  # at which fits of one epoch each, such as partial fits, are judged, once
+_CONSTANT_ROWS, _SAMPLE_ROWS, _SAMPLE_VALUES = 8192, 1024, 2**22
+
+_TARGET_CURE = (
+    "scale the targets to mean 0 and spread 1 "
+    "(scikit-learn's TransformedTargetRegressor with a StandardScaler)"
+)
+_FEATURE_CURE = (
+    "scale the features to mean 0 and spread 1 (scikit-learn's StandardScaler; "
+    "input_scale=1/255 for pixels from 0 to 255)"
+)
+
+
+class _Columns(NamedTuple):
+    """Figures of columns, each (columns,) float64.
+
+    `deviation` is the largest distance of a number from the column's mean.
+    """
+
+    mean: np.ndarray
+    spread: np.ndarray
+    deviation: np.ndarray
+
+    @property
+    def size(self) -> np.ndarray:
+        """Root mean squares."""
+        return np.hypot(self.mean, self.spread)
+
+    def text(self, column: int) -> str:
+        return f"mean {self.mean[column]:.4g} and spread {self.spread[column]:.3g}"
+
+
+def warn_of_offset(y: Any, data: Data, loss: Loss) -> bool:
+    """Warn if targets lie so far from 0 that float32 hardly holds how they differ.
+
+    Rows count as their weights do. Targets that are all the same are no reason to warn.
+
+    Parameters
+    ----------
+    y : array-like (rows,) or (rows, outputs)
+        The targets of `data` before they became float32, in which they may all be the same.
+
+    Returns
+    -------
+    bool
+        Whether there was a warning.
+    """
+    if not _is_centred(loss):
+        return False
+    values = np.asarray(y).reshape(len(data.targets), -1)
+    low, high = (each.astype(np.float64) for each in (values.min(axis=0), values.max(axis=0)))
+    least_spread = (high - low) / math.sqrt(2 * len(values))  # if rows count the same
+    if data.weights is None and (np.maximum(high, -low) <= OFFSET_LIMIT * least_spread).all():
+        return False
+    columns = _columns_of(values.astype(np.float64), data.weights)
+    offset, spread = np.abs(columns.mean), columns.spread
+    is_far = (columns.deviation > 0) & (offset > OFFSET_LIMIT * spread)
+    if not is_far.any():
+        return False
+    worst = int(np.argmax(np.where(is_far, offset / np.where(is_far, spread, 1), 0)))
+    _warn(
+        f"{_targets_text(columns, worst)}: at such an offset float32 has too few digits for their "
+        f"differences; {_TARGET_CURE}"
+    )
+    return True
+
+
+def warn_of_scale(
+    evaluate: Callable[[Data], tuple[float, float]],
+    data: Data,
+    plan: Plan,
+    loss: Loss,
+    input_scale: float,
+    updates: int,
+    *,
+    losses: Sequence[float],
+    stopped: str,
+) -> None:
+    """Warn if a fit failed, and features or targets have a scale that explains it.
+
+    It failed if the loss is no better than that of the best constant prediction, or if L-BFGS
+    stalled. Fits of one epoch each are judged together, at one update: a user who calls
+    `partial_fit` for every few rows is warned once, and not before the network could learn.
+
+    Parameters
+    ----------
+    evaluate : callable
+        Returns the mean loss of the trained network on some rows, and its accuracy.
+    data, plan, loss, input_scale
+        Of the fit.
+    updates : int
+        Those that the optimizer's state has seen after the fit.
+    losses : sequence of float
+        The training loss of each epoch.
+    stopped : str
+        As in `fastnn.training.Outcome`.
+    """
+    has_stalled = stopped == "stalled"
+    if not has_stalled:
+        is_judged = len(losses) > 1 or plan.updates_before < _JUDGED_UPDATE <= updates
+        if not is_judged:
+            return
+        if losses[-1] < _MAYBE_NO_BETTER * _constant_loss(*_some_targets(data), loss):
+            return
+    x_rows = max(32, min(_SAMPLE_ROWS, _SAMPLE_VALUES // data.x.shape[1]))
+    sample = data.taken(_some_rows(data, x_rows))
+    reached, constant = evaluate(sample)[0], _constant_loss(sample.targets, sample.weights, loss)
+    has_failed = constant > 0 and not reached < _NO_BETTER * constant
+    reasons = _reasons(sample, loss, input_scale, has_stalled)
+    if has_stalled and (has_failed or plan.first_epoch == 0):
+        iterations = f"{len(losses)} iteration{'s' if len(losses) > 1 else ''}"
+        _warn(
+            f"lbfgs failed to converge: after {iterations} float32 shows no smaller loss, although "
+            f"the gradient is not small; {reasons}"
+        )
+    elif has_failed and reasons and not has_stalled:
+        _warn(
+            f"the network has not learned: its loss, {reached:.4g}, is no better than that of a "
+            f"constant prediction, {constant:.4g}; {reasons}"
+        )
+
+
+def _reasons(sample: Data, loss: Loss, input_scale: float, has_stalled: bool) -> str:
+    """Say which features and targets have an unsuitable scale, if any, and what to do."""
+    found, cures = [], []
+    if _is_centred(loss):
+        columns = _columns_of(sample.targets.astype(np.float64), sample.weights)
+        worst = _unsuitable(columns, _LARGE_FEATURE if has_stalled else _LARGE_TARGET)
+        if worst is not None:
+            found.append(_targets_text(columns, worst))
+            cures.append(_TARGET_CURE)
+    columns = _feature_columns(sample.x, input_scale)
+    worst = _unsuitable(columns, _LARGE_FEATURE)
+    if worst is not None:
+        scaled = "" if input_scale == 1 else " after input_scale"
+        found.append(f"feature {worst} has {columns.text(worst)}{scaled}")
+        cures.append(_FEATURE_CURE)
+    if has_stalled and not cures:
+        cures = [_FEATURE_CURE, _TARGET_CURE] if _is_centred(loss) else [_FEATURE_CURE]
+    return ": ".join(part for part in (" and ".join(found), " and ".join(cures)) if part)
+
+
+def _unsuitable(columns: _Columns, large: float) -> int | None:
+    """Return the column that shows most that a scale is unsuitable, or None."""
+    if columns.size.max() > large:
+        return int(columns.size.argmax())
+    return int(columns.deviation.argmax()) if 0 < columns.deviation.max() < _SMALL else None
+
+
+def _is_centred(loss: Loss) -> bool:
+    """Return whether the loss depends on the differences of targets and outputs alone."""
+    return loss.link == "identity"
+
+
+def _targets_text(columns: _Columns, output: int) -> str:
+    whose = "" if len(columns.mean) == 1 else f" of output {output}"
+    return f"the targets{whose} have {columns.text(output)}"
+
+
+# ---- figures --------------------------------------------------------------------------------
+
+
+def _columns_of(values: np.ndarray, weights: np.ndarray | None = None) -> _Columns:
+    """Return the figures of (rows, columns) float64, where rows count as their weights do."""
+    if weights is not None:
+        values, weights = values[weights > 0], weights[weights > 0]
+    # That of numbers which are all the same may be rounded, as if they differed.
+    is_same = values.max(axis=0) == values.min(axis=0)
+    mean = np.where(is_same, values[0], _mean(values, weights))
+    apart = values - mean
+    spread = np.sqrt(_mean(np.square(apart), weights))
+    return _Columns(mean, spread, np.abs(apart).max(axis=0))
+
+
+def _feature_columns(x: Features, input_scale: float) -> _Columns:
+    """Return the figures of features as the network sees them; sparse ones stay sparse."""
+    if not isinstance(x, SparseRows):
+        return _columns_of(dense(x).astype(np.float64) * input_scale)
+    rows, values = len(x), x.values.astype(np.float64) * input_scale
+    entries = np.bincount(x.columns, minlength=x.width)
+    mean = np.bincount(x.columns, values, x.width) / rows
+    apart = values - mean[x.columns]
+    squares = np.bincount(x.columns, np.square(apart), x.width) + (rows - entries) * np.square(mean)
+    deviation = np.where(entries < rows, np.abs(mean), 0)
+    np.maximum.at(deviation, x.columns, np.abs(apart))
+    return _Columns(mean, np.sqrt(squares / rows), deviation)
+
+
+def _some_rows(data: Data, rows: int) -> np.ndarray:
+    """Return the numbers, rising, of at most so many rows that have weight, always the same."""
+    counted = None if data.weights is None else np.flatnonzero(data.weights)
+    n_counted = len(data.x) if counted is None else len(counted)
+    if n_counted <= rows:
+        picked = np.arange(n_counted)
+    else:
+        picked = np.sort(np.random.default_rng(0).integers(n_counted, size=rows))
+    return picked if counted is None else counted[picked]
+
+
+def _some_targets(data: Data) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the targets and weights of all rows, or of many."""
+    if len(data.targets) <= _CONSTANT_ROWS:
+        return data.targets, data.weights
+    rows = _some_rows(data, _CONSTANT_ROWS)
+    return data.targets[rows], None if data.weights is None else data.weights[rows]
+
+
+def _constant_loss(targets: np.ndarray, weights: np.ndarray | None, loss: Loss) -> float:
+    """Return the mean loss of the best prediction that is the same for all rows.
+
+    Where that is 0, because the targets of a regression are all the same, return the loss of
+    predicting 0.
+    """
+    if loss.takes_labels:
+        shares = np.bincount(targets, weights)
+        shares = shares[shares > 0] / shares.sum()
+        return -float((shares * np.log(shares)).sum())
+    y = targets.astype(np.float64)
+    mean = _mean(y, weights)
+    if loss.link == "logistic":
+        shares = np.concatenate([mean, 1 - mean])
+        shares = shares[shares > 0]
+        return -float((shares * np.log(shares)).sum())
+    if loss.link == "exp":
+        logs = _mean(y * np.log(np.where(y > 0, y, 1)), weights)
+        return float((logs - mean * np.log(np.where(mean > 0, mean, 1))).sum())
+    if (y == y[0]).all():  # their mean may be rounded
+        return float(_mean_losses(y, weights, loss).sum())
+    best = _mean_losses(y - mean, weights, loss)
+    if loss.name != "squared_error":
+        best = np.minimum(best, _mean_losses(y - np.median(y, axis=0), weights, loss))
+    return float(best.sum())
+
+
+def _mean_losses(residual: np.ndarray, weights: np.ndarray | None, loss: Loss) -> np.ndarray:
+    """Return the mean loss of each output."""
+    size = np.abs(residual)
+    losses = size if loss.name == "absolute_error" else size * size / 2
+    if loss.name == "huber":
+        losses = np.where(size < 1, losses, size - 0.5)
+    return _mean(losses, weights)
+
+
+def _mean(values: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    """Return the mean of each column; `np.average` without weights takes 5 times as long."""
+    return values.mean(axis=0) if weights is None else np.average(values, axis=0, weights=weights)
+
+
+# ---- saying it ------------------------------------------------------------------------------
+
+
+def _warn(text: str) -> None:
+    """Warn at the line, outside of fastnn and scikit-learn, that asked for the fit."""
+    with making:  # a fork waits for it: a child would wait for what is half imported
+        from sklearn.exceptions import ConvergenceWarning
+
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith(("fastnn.", "sklearn.")):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, ConvergenceWarning, stacklevel=level)

@@ -1,0 +1,63 @@
+"""Rows set aside for validation."""
+
+import math
+from numbers import Real
+
+import numpy as np
+
+from fastnn.batches import Data
+from fastnn.errors import DataError
+from fastnn.features import selected
+from fastnn.forks import making
+from fastnn.inputs import has_classes
+from fastnn.losses import Loss
+from fastnn.randomness import WHOLE_BYTES
+
+
+def split(data: Data, fraction: float, loss: Loss, seed: int) -> tuple[Data, Data]:
+    """Part data in two, the second with a share of the rows, rounded up.
+
+    It is the same share of every class, unless a class has a single row or there are more classes
+    than rows in a part. Rows of weight 0 are all in the first part: the share is of the others,
+    but two rows, which R² needs, where it would be one of them and two of all rows.
+
+    Raises
+    ------
+    ValueError
+        If the fraction is not between 0 and 1.
+    DataError
+        If there is nothing left to train on.
+    """
+    with making:  # a fork waits for it: a child would wait for what is half imported
+        from sklearn.model_selection import train_test_split
+
+    if not isinstance(fraction, Real) or not 0 < fraction < 1:
+        raise ValueError(f"validation_fraction must be between 0 and 1, got {fraction!r}")
+    counted = np.arange(len(data.x)) if data.weights is None else np.flatnonzero(data.weights)
+    rows, n_kept = len(counted), math.ceil(fraction * len(counted))
+    if rows < len(data.x):
+        n_kept = max(n_kept, min(2, math.ceil(fraction * len(data.x)), rows - 1))
+    if n_kept >= rows:
+        weighing = "" if rows == len(data.x) else " that have weight"
+        raise DataError(
+            f"a validation_fraction of {fraction!r} leaves 0 of {rows:,} rows{weighing} to train on"
+        )
+    stratify = data.targets[counted] if has_classes(loss, data.targets) else None
+    if stratify is not None:
+        counts = np.unique(stratify, return_counts=True)[1]
+        if counts.min() < 2 or len(counts) > min(n_kept, rows - n_kept):
+            stratify = None
+    parts = train_test_split(
+        counted, test_size=n_kept, random_state=seed % 2**32, stratify=stratify
+    )
+    if rows < len(data.x):
+        parts[0] = np.concatenate([parts[0], np.flatnonzero(data.weights == 0)])
+    if data.x.nbytes > WHOLE_BYTES:
+        parts = [np.sort(part) for part in parts]  # so that blocks of rows lie together
+    return _part_of(data, parts[0]), _part_of(data, parts[1])
+
+
+def _part_of(data: Data, rows: np.ndarray) -> Data:
+    """Return some rows; their features stay where they are, which may be a file."""
+    weights = None if data.weights is None else data.weights[rows]
+    return Data(selected(data.x, rows), data.targets[rows], weights)
