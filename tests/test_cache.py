@@ -29,7 +29,7 @@ from fastnn.kernels._jit import Region
 
 pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="about compiled code alone")
 posix = pytest.mark.skipif(os.name != "posix", reason="about POSIX permissions")
-CUTS = 16
+CUTS = 8
 
 
 @pytest.fixture

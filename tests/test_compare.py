@@ -64,6 +64,7 @@ def present(peer: Any, lack: str) -> Any:
 # ---- the command line -----------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_it_writes_a_table_and_a_picture(compare, runs, tmp_path, capsys):
     out = tmp_path / "new" / "place"
     assert compare.main(["--quick", "--out", str(out)]) == 0
@@ -135,6 +136,7 @@ def test_a_place_that_cannot_be_written_is_1_before_anything_runs(compare, runs,
     assert "compare.py: " in capsys.readouterr().err
 
 
+@pytest.mark.process
 def test_many_shapes_have_a_table_and_a_picture_of_their_own(compare, runs, tmp_path, capsys):
     assert compare.main(["--shapes", "--out", str(tmp_path)]) == 0
     text = (tmp_path / "shapes.md").read_text("utf-8")

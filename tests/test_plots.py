@@ -17,6 +17,7 @@ from fastnn import plots
 from fastnn.watch import History
 
 WIDTH = 1800
+SECONDS = pytest.mark.process  # which many pictures take
 
 
 def made_up(epochs: int, *, seconds: float = 0.1) -> History:
@@ -54,11 +55,13 @@ def test_comparison_is_a_png_of_its_size(tmp_path: Path, epochs: int) -> None:
     assert imread(tmp_path / "a.png").shape[:2] == (1280, WIDTH)
 
 
+@SECONDS
 def test_more_runs_than_line_styles_can_be_compared(tmp_path: Path, figures: list[Figure]) -> None:
     plots.comparison({f"run {i}": made_up(3) for i in range(9)}, tmp_path / "a.png")
     assert all(len(axes.get_lines()) == 9 for axes in figures[0].axes)
 
 
+@SECONDS
 def test_a_comparison_of_nothing_is_a_picture_too(tmp_path: Path) -> None:
     plots.comparison({"none": {}}, tmp_path / "a.png")
     assert imread(tmp_path / "a.png").shape[:2] == (1280, WIDTH)
@@ -82,6 +85,7 @@ def test_the_watched_rows_are_called_what_they_are(tmp_path: Path, figures: list
 
 
 @pytest.mark.parametrize(("smallest", "most"), [(1e-2, 9), (1e-6, 7)])
+@SECONDS
 def test_a_loss_axis_has_as_many_numbers_as_fit(
     smallest: float, most: int, tmp_path: Path, figures: list[Figure]
 ) -> None:
@@ -93,6 +97,7 @@ def test_a_loss_axis_has_as_many_numbers_as_fit(
     assert 4 <= len(shown) <= most
 
 
+@SECONDS
 def test_without_validation_data_training_is_drawn_alone(
     tmp_path: Path, figures: list[Figure]
 ) -> None:
@@ -105,6 +110,7 @@ def test_without_validation_data_training_is_drawn_alone(
         assert [text.get_text() for text in legend.get_texts()] == ["training"]
 
 
+@SECONDS
 def test_comparison_draws_against_epochs_and_cumulative_seconds(
     tmp_path: Path, figures: list[Figure]
 ) -> None:
@@ -115,6 +121,7 @@ def test_comparison_draws_against_epochs_and_cumulative_seconds(
     assert "(s)" in figures[0].axes[3].get_xlabel()
 
 
+@SECONDS
 def test_a_perfect_accuracy_stays_on_the_axis(tmp_path: Path, figures: list[Figure]) -> None:
     history = {**made_up(2), "val_accuracy": [0.5, 1.0]}
     plots.comparison({"run": history}, tmp_path / "a.png")
@@ -124,6 +131,7 @@ def test_a_perfect_accuracy_stays_on_the_axis(tmp_path: Path, figures: list[Figu
 
 
 @pytest.mark.parametrize("epochs", [1, 250])
+@SECONDS
 def test_the_first_and_the_last_epoch_are_marked(
     tmp_path: Path, figures: list[Figure], epochs: int
 ) -> None:
@@ -135,6 +143,7 @@ def test_the_first_and_the_last_epoch_are_marked(
         assert len(marked) == min(epochs, len(marked)) <= 8
 
 
+@SECONDS
 def test_a_long_title_takes_lines_of_its_own(tmp_path: Path, figures: list[Figure]) -> None:
     plots.loss_accuracy(made_up(2), tmp_path / "a.png", title="$x_1$" + " a long title" * 20)
     title = figures[0].get_suptitle()
@@ -143,6 +152,7 @@ def test_a_long_title_takes_lines_of_its_own(tmp_path: Path, figures: list[Figur
     assert imread(tmp_path / "a.png").shape[:2] == (720 + 3 * 40, WIDTH)
 
 
+@SECONDS
 def test_a_users_own_style_is_left_out_and_left_alone(tmp_path: Path) -> None:
     import matplotlib
 
