@@ -354,6 +354,7 @@ def test_lbfgs_and_two_at_once_are_refused(tmp_path: Path) -> None:
 # ---- two things at once -------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:the network has not learned")
 def test_a_mean_square_may_overflow(engine: str, tmp_path: Path) -> None:
     """Such weights stand still; with checkpoints as without."""
     x = np.full((20, 2), 1e20, np.float32)

@@ -210,13 +210,13 @@ MIXED = {
 def test_labels_of_dtype_object_are_refused_with_what_they_are(found):
     labels, X6 = MIXED[found], np.arange(12.0).reshape(6, 2)
     words = rf"has dtype object and holds {re.escape(found)}: labels must be all strings, or "
-    with pytest.raises(ValueError, match=f"^y {words}"):
+    with pytest.raises(ValueError, match=f"^Unknown label type: y {words}"):
         small(MLPClassifier).fit(X6, labels)
-    with pytest.raises(ValueError, match=f"^classes {words}"):
+    with pytest.raises(ValueError, match=f"^Unknown label type: classes {words}"):
         small(MLPClassifier).partial_fit(X6, [0, 1] * 3, classes=labels)
-    with pytest.raises(ValueError, match=f"^y {words}"):
+    with pytest.raises(ValueError, match=f"^Unknown label type: y {words}"):
         small(MLPClassifier).partial_fit(X6, labels, classes=[0, 1])
-    with pytest.raises(ValueError, match=f"^y_val {words}"):
+    with pytest.raises(ValueError, match=f"^Unknown label type: y_val {words}"):
         small(MLPClassifier).fit(X6, [0, 1] * 3, X_val=X6, y_val=labels)
 
 

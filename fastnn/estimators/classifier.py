@@ -372,7 +372,8 @@ def _check_objects(labels: Any, name: str) -> None:
     for row, value in enumerate(values):
         kind = type(value).__name__
         examples.setdefault(kind, f"{kind} ({repr(value)[:40]} at {row})")
+    found = " and ".join([*examples.values()][:3])
     raise ValueError(
-        f"{name} has dtype object and holds {' and '.join([*examples.values()][:3])}: labels must "
-        f"be all strings, or of a numeric dtype; convert them, for example with astype(int)"
+        f"Unknown label type: {name} has dtype object and holds {found}: labels must be all "
+        "strings, or of a numeric dtype; convert them, for example with astype(int)"
     )
