@@ -23,6 +23,10 @@ from fastnn import EarlyStopping, LogFile, MLPClassifier, MLPRegressor
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 KINDS = [MLPClassifier, MLPRegressor]
+# The reference engine takes seconds.
+one_in_seconds = pytest.mark.parametrize(
+    "engine", ["numba", pytest.param("numpy", marks=pytest.mark.process)]
+)
 
 # One declared failure, on dense and on sparse data: the check wants the same predictions to within
 # a relative 1e-7, which is the unit roundoff of float32. Weighted and repeated rows are other
@@ -36,10 +40,14 @@ FLOAT32 = {
 # ---- scikit-learn's own checks --------------------------------------------------------------
 
 
-@parametrize_with_checks(
-    [MLPClassifier(), MLPRegressor()], expected_failed_checks=lambda estimator: FLOAT32
-)
+@parametrize_with_checks([MLPClassifier()], expected_failed_checks=lambda estimator: FLOAT32)
 def test_scikit_learns_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.process  # they take seconds
+@parametrize_with_checks([MLPRegressor()], expected_failed_checks=lambda estimator: FLOAT32)
+def test_scikit_learns_checks_of_the_regressor(estimator, check):
     check(estimator)
 
 
@@ -78,6 +86,7 @@ SETS = {
 }
 
 
+@one_in_seconds
 @pytest.mark.parametrize("name", SETS)
 def test_scores_are_scikit_learns(engine, name):
     kind, load = SETS[name]
@@ -165,6 +174,7 @@ def test_a_search_in_two_processes(engine):
     np.testing.assert_array_equal(search.predict_proba(x), alone.predict_proba(x))
 
 
+@one_in_seconds
 def test_cross_validation_and_calibration(engine, iris):
     model = MLPClassifier(engine=engine, max_iter=100, random_state=0)
     assert cross_val_score(model, *iris, cv=3).mean() > 0.8

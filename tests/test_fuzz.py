@@ -39,6 +39,7 @@ EXAMPLES = 250
 MANY = int(os.environ.get("FASTNN_FUZZ", "100_000"))  # of each format, in the long form
 MEASURED = 25  # every so manieth example, in the short form: tracing takes its time
 INPUTS = 16
+SQUARE = 64  # of a picture: 8 x 8
 
 # Numbers that break things, of a header's size, a count or an offset.
 NUMBERS = (0, 1, 2, 3, 4, 7, 8, 15, 16, 64, 127, 128, 255, 256, 2**15, 2**16 - 1, 2**24)
@@ -206,7 +207,7 @@ def png() -> list[bytes]:
     pixels = np.full((9, 12), 255, np.uint8)
     pixels[2:7, 4:6] = 0
     images = [Image.fromarray(pixels).convert(mode) for mode in ("L", "1", "P", "RGB", "RGBA")]
-    images += [Image.fromarray(pixels.astype(np.uint16) * 257), Image.fromarray(pixels[:4, 2:6])]
+    images += [Image.fromarray(pixels.astype(np.uint16) * 257), Image.fromarray(pixels[:8, :8])]
     files = []
     for image in images:
         file = io.BytesIO()
@@ -249,10 +250,14 @@ def checkpoints() -> list[bytes]:
     return [path.read_bytes() for path in sorted(Path("seeds").iterdir())]
 
 
-def used_up(path: Path) -> None:
+def used_up(path: Path, inputs: int = INPUTS) -> None:
     """Read a file through the one door to all of them."""
-    for block in read_rows(str(path), INPUTS):
-        assert block.shape[1] == INPUTS
+    for block in read_rows(str(path), inputs):
+        assert block.shape[1] == inputs
+
+
+def picture_used_up(path: Path) -> None:
+    used_up(path, SQUARE)
 
 
 def use(*readers: Callable[[Path], object]) -> Callable[[Path], None]:
@@ -327,7 +332,7 @@ FORMATS = {
     "npy": Format(npy, changed, use(lambda path: list(read_npy(path, INPUTS)), used_up)),
     "npz": Format(npz, repacked_zip, NPZ),
     "csv": Format(table, changed, use(read_csv, used_up)),
-    "png": Format(png, repacked_png, use(lambda path: read_png(path, INPUTS), used_up)),
+    "png": Format(png, repacked_png, use(lambda path: read_png(path, SQUARE), picture_used_up)),
     "model": Format(models, reforged, load_model),
     "checkpoint": Format(checkpoints, reforged, go_on),
 }
@@ -348,8 +353,13 @@ def example(form: Format, seeds: list[bytes], number: int) -> bytes:
 @every_format
 def test_intact_files_are_read(name, folder):
     """So the changes begin where there is something to be read."""
-    reader = {"npz": lambda path: list(read_npz(path, INPUTS)), "model": fastnn.load}
-    reader = reader.get(name, read_snapshot if name == "checkpoint" else used_up)
+    readers = {
+        "npz": lambda path: list(read_npz(path, INPUTS)),
+        "png": picture_used_up,
+        "model": fastnn.load,
+        "checkpoint": read_snapshot,
+    }
+    reader = readers.get(name, used_up)
     for data in FORMATS[name].seeds():
         Path("file").write_bytes(data)
         reader(Path("file"))

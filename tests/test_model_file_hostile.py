@@ -376,6 +376,7 @@ def test_a_surrogate_that_utf_8_cannot_have(small: bytes, path: Path) -> None:
     assert_refused_in_little_memory(path, "is not as safetensors has it: ")
 
 
+@pytest.mark.process  # it takes seconds
 def test_a_header_of_very_many_small_values(path: Path) -> None:
     """What takes Python the most memory for its bytes."""
     count = (HEADER_LIMIT - 2) // len('"00000":[0],')

@@ -27,8 +27,8 @@ ALL_DIVERGED = {plan.name: None for plan in (*BATCH_SIZES.plans, *OPTIMIZER_CONT
     ("contest", "diverged"),
     [
         (BATCH_SIZES, "batch GD"),
-        (BATCH_SIZES, "all"),
-        (OPTIMIZER_CONTEST, "SGD at rate 0.1"),
+        pytest.param(BATCH_SIZES, "all", marks=pytest.mark.process),  # a second each
+        pytest.param(OPTIMIZER_CONTEST, "SGD at rate 0.1", marks=pytest.mark.process),
         (OPTIMIZER_CONTEST, "all"),
     ],
     ids=lambda value: getattr(value, "page", value),
