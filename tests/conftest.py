@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from commands import MNIST, small_arrays, time_limit
 from started import unmarked, watch_compilations, watch_processes
+from threadpoolctl import threadpool_limits
 
 import fastnn
 from fastnn.datasets import Dataset, load_dataset
@@ -31,10 +33,13 @@ os.environ.pop("FASTNN_DATA", None)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep compiled kernels and Matplotlib's fonts in pytest's cache, not in the user's home."""
+    """Keep compiled kernels and Matplotlib's fonts in pytest's cache, and BLAS on one thread."""
     for variable, name in (("NUMBA_CACHE_DIR", "kernels"), ("MPLCONFIGDIR", "matplotlib")):
         if variable not in os.environ:
             os.environ[variable] = str(private_directory(config, name))
+    # On matrices this small several BLAS threads are slower than one: half of the suite's time.
+    import_module("scipy.linalg")  # which may bring a BLAS of its own
+    threadpool_limits(1, user_api="blas")
     watch_processes()
     watch_compilations()
 

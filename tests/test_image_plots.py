@@ -64,7 +64,7 @@ def test_confusion_matrix_counts_and_colours_by_shares(
 
 
 @pytest.mark.parametrize(
-    "classes", [1, 20, 21, *(pytest.param(many, marks=SECONDS) for many in (2, 10, 1000))]
+    "classes", [1, 2, 21, *(pytest.param(many, marks=SECONDS) for many in (10, 20, 1000))]
 )
 def test_confusion_matrix_is_readable_for_few_classes_and_many(
     tmp_path: Path, figures: list[Figure], rng: np.random.Generator, classes: int
@@ -119,7 +119,7 @@ def test_confusion_matrix_refuses_what_is_no_class(
 
 
 @pytest.mark.parametrize(
-    "units", [1, *(pytest.param(units, marks=SECONDS) for units in (5, 64)), 300]
+    "units", [1, 5, *(pytest.param(many, marks=SECONDS) for many in (64, 300))]
 )
 def test_first_layer_weights_draws_the_largest_on_one_scale(
     tmp_path: Path, figures: list[Figure], rng: np.random.Generator, units: int
@@ -197,6 +197,7 @@ def test_most_wrong_draws_the_surest_errors_first(tmp_path: Path, figures: list[
     assert figures[0].get_supxlabel() == "wrong: 3 of 5 rows"
 
 
+@SECONDS
 def test_most_wrong_draws_24_at_most(tmp_path: Path, figures: list[Figure]) -> None:
     sure = np.linspace(0.6, 0.9, 30)
     probabilities = np.stack([1 - sure, sure], axis=1)

@@ -119,6 +119,7 @@ def changed(contents: bytes) -> Iterator[bytes]:
         damaged[place] = byte
 
 
+@pytest.mark.process  # it takes seconds
 def test_no_changed_byte_makes_another_model(path: Path) -> None:
     contents = contents_of(Network([2, 1]), path)
     original = outcome(contents)

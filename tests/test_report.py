@@ -29,7 +29,7 @@ ALL_DIVERGED = {plan.name: None for plan in (*BATCH_SIZES.plans, *OPTIMIZER_CONT
         (BATCH_SIZES, "batch GD"),
         pytest.param(BATCH_SIZES, "all", marks=pytest.mark.process),  # a second each
         pytest.param(OPTIMIZER_CONTEST, "SGD at rate 0.1", marks=pytest.mark.process),
-        (OPTIMIZER_CONTEST, "all"),
+        pytest.param(OPTIMIZER_CONTEST, "all", marks=pytest.mark.process),
     ],
     ids=lambda value: getattr(value, "page", value),
 )

@@ -236,6 +236,7 @@ def test_pictures(folder: Path, figures: list[Figure], capsys: pytest.CaptureFix
     assert f"test accuracy {right / TEST_ROWS:.2%}" == accuracy
 
 
+@pytest.mark.process  # it takes seconds
 def test_pictures_of_images(folder: Path, figures: list[Figure]) -> None:
     arrays = small_arrays()
     for name in ("x_train", "x_test"):
