@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commands import assert_one_line
 
@@ -43,11 +44,14 @@ def test_what_is_missing_has_to_fit(monkeypatch: pytest.MonkeyPatch) -> None:
         ["train", "--dataset", "../small.npz"],
         ["report", "--quick", "--dataset", "../small.npz"],
         ["predict", "net.safetensors", "../small.npz"],
+        ["predict", "estimator.safetensors", "../small.npz", "--engine", "numpy"],
         ["warm"],
     ],
 )
 def test_a_limit_is_named_in_a_line(command: list[str], folder: Path) -> None:
     fastnn.Network([4, 3, 3]).save("net.safetensors")
+    estimator = fastnn.MLPRegressor(hidden_layer_sizes=(2,), engine="numpy", solver="lbfgs")
+    estimator.fit(np.eye(4), np.eye(4)).save("estimator.safetensors")
     code = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_AS, (400 << 20,) * 2)\n"
     name, *argv = command
     code += f"sys.argv[1:] = {argv}; runpy.run_module('fastnn.{name}', run_name='__main__')"

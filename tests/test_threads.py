@@ -284,6 +284,9 @@ def test_a_fall_back_from_tbb_is_said_once(linux, monkeypatch, recwarn):
         with pytest.warns(RuntimeWarning, match=f"run on omp instead: .*{cure}"):
             _threads._tell_fallback(tbb)
         _threads._tell_fallback(tbb)
+    with monkeypatch.context() as frozen, pytest.warns(RuntimeWarning, match="with libtbb.so.12,"):
+        frozen.setattr(sys, "frozen", True, raising=False)
+        _threads._tell_fallback(None)
     monkeypatch.setattr(_cache, "_told", set())
     with monkeypatch.context() as chosen:
         chosen.setattr(numba.config, "THREADING_LAYER", "omp")

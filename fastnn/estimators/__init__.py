@@ -1,6 +1,10 @@
 """scikit-learn's multi-layer perceptrons on fastnn's engines: its words outside, ours inside."""
 
-from fastnn.estimators.classifier import MLPClassifier as MLPClassifier
-from fastnn.estimators.regressor import MLPRegressor as MLPRegressor
+from fastnn.address_space import check_libraries
+
+check_libraries("numpy", "sklearn")  # before they are imported
+
+from fastnn.estimators.classifier import MLPClassifier as MLPClassifier  # noqa: E402
+from fastnn.estimators.regressor import MLPRegressor as MLPRegressor  # noqa: E402
 
 __all__ = ["MLPClassifier", "MLPRegressor"]

@@ -48,7 +48,7 @@ def prepare() -> None:
     """
     global _starter
     layers._backend_init_process_lock = nullcontext()
-    if not _started():
+    if not (config.DISABLE_JIT or _started()):
         _check_layer()
         tbb = _preload_tbb()
         _check_room_for(config.NUMBA_NUM_THREADS)
@@ -83,11 +83,14 @@ def _tell_fallback(tbb: Path | None) -> None:
     """Warn where Numba has fallen back to another layer than TBB, and there is a cure."""
     layer = numba.threading_layer()
     chosen = _layer_wanted() != "default" or os.environ.get("NUMBA_THREADING_LAYER_PRIORITY")
-    if layer == "tbb" or chosen or (platform.system(), platform.machine()) not in _TBB:
+    library = _TBB.get((platform.system(), platform.machine()))
+    if layer == "tbb" or chosen or library is None:
         return
     why, cure = "TBB is not installed", "pip install tbb"
     if tbb is not None:
         why, cure = f"TBB cannot be loaded from {tbb}", "reinstall tbb"
+    elif getattr(sys, "frozen", False):
+        why, cure = "TBB is not in this program", f"build it with {library}"
     tell(
         f"{why}, and Numba's threads run on {layer} instead: beside other busy processes training "
         f"can take many times as long, and forked processes have one thread; {cure}, or set "
