@@ -37,6 +37,7 @@ def test_the_forge_is_good(last: Path) -> None:
     assert snapshot.epoch == 3 and items["seed"] == "0"
 
 
+@pytest.mark.process  # it takes seconds
 def test_no_changed_byte_makes_another_checkpoint(last: Path) -> None:
     contents = last.read_bytes()
     original, read = read_snapshot(last), 0
@@ -54,6 +55,7 @@ def test_no_changed_byte_makes_another_checkpoint(last: Path) -> None:
     assert read < 9  # a space of the padding, for another
 
 
+@pytest.mark.process  # it takes seconds
 def test_no_prefix_is_a_checkpoint(last: Path) -> None:
     contents = last.read_bytes()
     for length in range(0, len(contents), 7):

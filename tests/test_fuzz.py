@@ -35,7 +35,7 @@ from fastnn.datasets.rows import read_rows
 from fastnn.datasets.table import read_table
 
 SECONDS, MEMORY = 1.0, 64 << 20
-EXAMPLES = 250
+EXAMPLES = 100, 500  # by default, and with the tests that take seconds
 MANY = int(os.environ.get("FASTNN_FUZZ", "100_000"))  # of each format, in the long form
 MEASURED = 25  # every so manieth example, in the short form: tracing takes its time
 INPUTS = 16
@@ -366,10 +366,15 @@ def test_intact_files_are_read(name, folder):
 
 
 @every_format
-def test_some_files(name, folder):
+@pytest.mark.parametrize(
+    "numbers",
+    [range(EXAMPLES[0]), pytest.param(range(*EXAMPLES), marks=pytest.mark.process)],
+    ids=["first", "more"],
+)
+def test_some_files(name, numbers, folder):
     form, path = FORMATS[name], folder / "file"
     seeds = form.seeds()
-    for number in range(EXAMPLES):
+    for number in numbers:
         path.write_bytes(example(form, seeds, number))
         if number % MEASURED == MEASURED - 1:
             peak = traced_peak(form.read, path)

@@ -387,6 +387,7 @@ def test_a_header_of_very_many_small_values(path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [50_000, 1_000_000])
+@pytest.mark.process  # it takes seconds
 def test_a_header_of_very_many_tensors(count: int, small: bytes, path: Path) -> None:
     tensors = ",".join(f'"layers.{i}.biases":{{}}' for i in range(count))
     metadata = json.dumps(parts(small)[0]["__metadata__"])
@@ -396,6 +397,7 @@ def test_a_header_of_very_many_tensors(count: int, small: bytes, path: Path) -> 
     assert_refused_in_little_memory(path, expected)
 
 
+@pytest.mark.process  # it takes seconds
 def test_very_many_layers(small: bytes, path: Path) -> None:
     """As many sizes as a header can have; the tensors are not there."""
     change = says(sizes=[1] * 600_000, activations=["relu"] * 10, dropouts=[0.0])

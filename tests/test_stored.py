@@ -230,6 +230,7 @@ def test_counts_at_their_limit(X: np.ndarray, path: Path) -> None:
     assert load(path).t_ == 2**53 - 1
 
 
+@pytest.mark.process  # it takes seconds
 def test_very_many_epochs(X: np.ndarray, path: Path) -> None:
     estimator = fitted(MLPRegressor, X, X[:, 0])
     estimator.loss_curve_ = np.linspace(1, 0, 200_000).tolist()
