@@ -158,7 +158,7 @@ def at_least_zero(text: str) -> float:
 
 
 def _normal(number: float, text: str, *, or_zero: bool) -> float:
-    """Return a number, if float32 does not make a denormal of it."""
+    """Return a number; raise an ArgumentTypeError if it is a denormal in float32."""
     if 0 < number < SMALLEST_NORMAL:
         raise argparse.ArgumentTypeError(f"must be {normal_range(or_zero=or_zero)}, got {text!r}")
     return number
@@ -214,7 +214,7 @@ def check_directory(path: Path) -> None:
         why = error.strerror
         if isinstance(error, FileNotFoundError) and path.is_dir():  # as /proc says it
             if not path.is_absolute():
-                os.getcwd()  # raises where it is gone
+                os.getcwd()  # raises if the working directory was deleted
             why = "Not a directory that one can write in"
         raise OSError(error.errno, why, str(path)) from None
 
@@ -331,7 +331,7 @@ def _interrupt_behind(error: BaseException | None) -> BaseException | None:
 
 
 def _message(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError) and error.filename is None:  # as os.getcwd raises it
+    if isinstance(error, FileNotFoundError) and error.filename is None:  # from os.getcwd
         return "the working directory is gone; start in another one, or give absolute paths"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror

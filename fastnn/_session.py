@@ -29,7 +29,7 @@ def import_ahead(program: str, *modules: str) -> None:
     Raises
     ------
     MemoryError
-        If there is no room for their libraries.
+        If the limit of address space is too low for their libraries.
     """
     sklearn = any(module.startswith("sklearn.") for module in modules)
     check_libraries("numpy", *(["sklearn"] if sklearn else []))
@@ -69,8 +69,7 @@ def use_engine(
     Raises
     ------
     UsageError
-        If the process may not use as many threads, or Numba's variables in the environment are
-        such that it cannot work.
+        If the process may not use as many threads, or an environment variable of Numba is invalid.
     """
     from fastnn.engine import needs_compiling
 
@@ -82,18 +81,18 @@ def use_engine(
 
 @contextmanager
 def engine_made(program: str) -> Iterator[None]:
-    """Make an engine, whose warnings are lines, and whose refusals are a matter of usage."""
+    """Show warnings of making an engine on one line each; raise its ValueErrors as UsageErrors."""
     with _cli.exit_on_interrupt(program), warnings_as_lines(program):
         try:
             yield
         except ValueError as error:
             option = "argument --threads: " if str(error).startswith("threads ") else ""
-            raise _cli.UsageError(f"{option}{error}") from None  # a variable of Numba's, else
+            raise _cli.UsageError(f"{option}{error}") from None  # else an environment variable
 
 
 @contextmanager
 def warnings_as_lines(program: str) -> Iterator[None]:
-    """Show each warning as one line on standard error, once the context is over."""
+    """Show each warning as one line on standard error when the context ends."""
     with warnings.catch_warnings(record=True) as caught:
         try:
             yield

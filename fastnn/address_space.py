@@ -1,7 +1,7 @@
 """The limit of a process's address space (``ulimit -v``), and whether libraries fit below it.
 
-Where they do not fit they fail badly: OpenBLAS waits for ever, LLVM ends the process. So they are
-not imported then. Nothing here imports NumPy.
+Libraries that do not fit fail badly: OpenBLAS hangs, and LLVM ends the process. fastnn checks the
+limit before it imports them. This module does not import NumPy.
 """
 
 import math
@@ -11,13 +11,13 @@ from contextlib import suppress
 
 from fastnn import control_groups
 
-# Megabytes that libraries take with two threads, measured, in the order in which they come. More
-# threads take more: what is refused here would fail.
+# Megabytes of address space that each import takes with two threads (measured), in the order of
+# import. More threads take more, so an import that is refused here would fail.
 _LIBRARIES = {"numpy": 140, "sklearn": 270, "numba": 550}
 
 
 def address_space_left() -> float:
-    """Return the bytes of address space that this process can still have, or infinity."""
+    """Return the bytes of address space that are left to this process, or infinity."""
     with suppress(ImportError, OSError, ValueError):
         import resource
 
@@ -29,7 +29,7 @@ def address_space_left() -> float:
 
 
 def check_libraries(*names: str) -> None:
-    """Raise a MemoryError if there is no room to import those of these libraries that are not yet.
+    """Raise a MemoryError if the libraries that are not yet imported would not fit.
 
     Parameters
     ----------

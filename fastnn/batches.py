@@ -47,7 +47,7 @@ class Data(NamedTuple):
     def check_in_place(self, width: int, rows: int | None = None) -> None:
         """Raise a DataError if an array was resized, or its file cut short, since it was checked.
 
-        `width` is the number of features, `rows` that of an epoch's order.
+        `width` is the number of features, `rows` the length of an epoch's order.
         """
         x, targets = self.x, self.targets
         check_in_place(x, width)

@@ -151,7 +151,7 @@ class Checkpoint(Callback):
             yield plan
 
     def _lock(self, home: Path) -> None:
-        """Keep other fits out of the directory; raise a CheckpointError if one is in it."""
+        """Lock the directory; raise a CheckpointError if another fit holds the lock."""
         assert self._locks is not None
         try:
             self._holds = self._locks.enter_context(alone_in(home))
@@ -165,12 +165,12 @@ class Checkpoint(Callback):
         self._locks = self._holds = None  # neither can be pickled
 
     def _keep_hold(self) -> None:
-        """Take the directory once more, if it was removed or moved away since it was taken.
+        """Lock the directory again if it was removed or moved since it was locked.
 
         Raises
         ------
         CheckpointError
-            If another fit has taken the path meanwhile.
+            If another fit now uses the path.
         """
         if self._holds is None or self._holds():
             return
@@ -179,10 +179,10 @@ class Checkpoint(Callback):
         if self._paths():
             raise CheckpointError(
                 f"{self.directory}: was removed during the fit, and now holds the checkpoints of "
-                "another one; name another directory"
+                "another fit; name another directory"
             )
         self._written, self._last = None, ""
-        self.warn(f"{self.directory}: was removed during the fit; its checkpoints are begun anew")
+        self.warn(f"{self.directory}: was removed during the fit; new checkpoints go there")
 
     def _taken_up(self, network: Any, rows: int, plan: Plan) -> Plan:
         """Read the checkpoint from which the fit goes on; return the plan from there."""
@@ -212,7 +212,7 @@ class Checkpoint(Callback):
         Raises
         ------
         CheckpointError
-            If the directory was replaced, and another fit has it.
+            If the directory was replaced, and another fit uses it.
         OSError
             If it cannot be written.
         """
@@ -221,7 +221,7 @@ class Checkpoint(Callback):
         if _place(snapshot) == self._written:
             return
         if name in self._unreadable:
-            with suppress(OSError):  # it may be a directory, and it is in the way
+            with suppress(OSError):  # it may be a directory, which cannot be overwritten
                 (self._home / name).rename(self._home / f"{name}.unreadable")
         write_snapshot(self._home / name, snapshot, self._items)
         others = [path for path in self._paths() if path.name != name]

@@ -56,7 +56,7 @@ def write_snapshot(path: FilePath, snapshot: Snapshot, items: Items) -> None:
     Raises
     ------
     ModelFileError
-        If a weight is not finite, or a count would not be read back.
+        If a weight is not finite, or a count is too large to be read back.
     OSError
         If the file cannot be written.
     """

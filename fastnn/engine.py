@@ -141,17 +141,17 @@ def needs_compiling(name: str) -> bool:
 
 
 def fill_cache(directory: Path | None, say: Callable[[str], None]) -> None:
-    """Compile the Numba engine's kernels, unless they are in the cache, and say where they are.
+    """Compile the Numba engine's kernels unless they are cached, and report where they are.
 
     Parameters
     ----------
     directory : Path, optional
-        Keep them here, readable for all users; by default where they are always kept.
+        Where to store them, readable by all users; by default the usual cache directory.
 
     Raises
     ------
     OSError
-        If they cannot be kept.
+        If they cannot be stored.
     """
     from fastnn.kernels import step
 

@@ -57,7 +57,7 @@ class SelectedRows:
 
     @cached_property
     def last_row(self) -> int:
-        """The last row of the source that is one of these."""
+        """The largest selected row number of the source; -1 if there is none."""
         return int(self.rows.max(initial=-1))
 
     @cached_property
@@ -76,10 +76,9 @@ def selected(x: Features, rows: np.ndarray) -> SelectedRows:
 
 
 def check_in_place(x: Features, width: int, name: str = "x") -> None:
-    """Raise a DataError if features that were checked before are not where they were.
+    """Raise a DataError if features were resized, or their file cut short, since their check.
 
-    An array may have been resized in place since, or its file cut short. Kernels read by address,
-    and would read what is not there.
+    Kernels read by address, and would read past the end of the array.
 
     Parameters
     ----------

@@ -15,9 +15,9 @@ _locks: set[int] = set()  # descriptors of the folders that this process is alon
 
 
 def user_cache_directory() -> Path | None:
-    """Return fastnn's directory among this user's caches, absolute; None for a user without one.
+    """Return the absolute path of fastnn's directory in this user's cache directory, or None.
 
-    A user without a home directory, as in some containers, has none.
+    A user without a home directory, as in some containers, has no cache directory.
     """
     import platformdirs
 
@@ -125,11 +125,11 @@ def _sync_folder(folder: str) -> None:
 
 @contextmanager
 def alone_in(folder: FilePath) -> Iterator[Callable[[], bool]]:
-    """Keep others that ask for it out of a folder; whoever dies in it has left it.
+    """Hold an exclusive lock on a directory; it is released even if the process is killed.
 
-    What is locked is the folder itself, and not its name: the context gives a function that
-    returns whether the path still leads to it. Windows, and some network drives, know no such
-    lock: there nobody is kept out.
+    The lock is on the directory itself, not on its path. The context manager gives a function
+    that returns whether the path still leads to the locked directory. Windows and some network
+    file systems have no such lock: nobody is kept out there.
 
     Raises
     ------
@@ -146,7 +146,7 @@ def alone_in(folder: FilePath) -> Iterator[Callable[[], bool]]:
     _locks.add(descriptor)
 
     def still_there() -> bool:
-        if descriptor not in _locks:  # a forked child has none
+        if descriptor not in _locks:  # a forked child holds no lock
             return True
         with suppress(FileNotFoundError):
             return os.path.samestat(os.stat(folder), os.fstat(descriptor))

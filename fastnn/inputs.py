@@ -210,7 +210,7 @@ def _not_finite(name: str, value: float, row: int, column: int) -> str:
 def as_labels(y: Any, rows: int, n_classes: int, name: str = "y") -> np.ndarray:
     """Return a copy of class labels as a contiguous (rows,) int32 array.
 
-    Kernels use labels as an index: what is checked here must not change later.
+    Kernels use labels as indices, so the checked values must not change later.
 
     Raises
     ------
@@ -250,7 +250,7 @@ def as_values(y: Any, rows: int, outputs: int, loss: Loss, name: str = "y") -> n
     """
     array = _as_array(y, name)
     if array.ndim == 1 and outputs == 1:
-        array = np.array(array)[:, None]  # a view could lose its memory to a resize
+        array = np.array(array)[:, None]  # a copy: a resize could free the memory of a view
     if array.ndim != 2 or array.shape[1] != outputs:
         raise DataError(f"{name} must have shape (rows, {outputs}), got {array.shape}")
     if len(array) != rows:
@@ -304,7 +304,7 @@ def as_parameters(given: Any, layers: Sequence[Dense]) -> Parameters:
     """
     if len(given) != len(layers):
         raise ValueError(f"expected {len(layers)} layers, got {len(given)}")
-    with np.errstate(over="ignore"):  # what is too large is refused below
+    with np.errstate(over="ignore"):  # too large numbers are refused below
         parameters = [(np.array(w, np.float32), np.array(b, np.float32)) for w, b in given]
     for i, (layer, (w, b)) in enumerate(zip(layers, parameters, strict=True)):
         if w.shape != (layer.inputs, layer.outputs) or b.shape != (layer.outputs,):
@@ -335,7 +335,7 @@ def _weights_of_classes(class_weight: Any, labels: np.ndarray, n_classes: int) -
 
 
 def check_unmasked(values: Any, name: str) -> None:
-    """Raise a DataError if an array of `numpy.ma` has masked elements; others are as their data."""
+    """Raise a DataError if an array of `numpy.ma` has masked elements."""
     ma = sys.modules.get("numpy.ma")
     if ma is not None and isinstance(values, ma.MaskedArray) and ma.is_masked(values):
         raise DataError(

@@ -15,8 +15,8 @@ from fastnn.errors import DivergenceError
 from fastnn.forks import lock, making
 from fastnn.layers import Parameters
 
-# SciPy's status of a search that was cut short. Every other search ends where the loss falls no
-# further, and that is a minimum in float32 only where the gradient is a small part of the first.
+# SciPy's status of a search that reached a limit. Every other search ends when the loss no longer
+# falls. In float32 that is a minimum only if the gradient is a small part of the initial one.
 _LIMIT_REACHED, _SMALL = 1, 1e-3
 
 
@@ -45,10 +45,10 @@ def minimize(
     on_iteration: Callable[[float, float], bool],
     first_epoch: int = 0,
 ) -> str:
-    """Bring the mean loss over all rows to a minimum; return how the search ended.
+    """Minimize the mean loss over all rows; return how the search ended.
 
-    That is "converged"; "stalled", where the loss no longer fell although the gradient was above
-    the tolerance and above 1e-3 of the first; or "", where it came to a limit or was stopped.
+    Return "converged"; "stalled" if the loss no longer fell although the gradient was above the
+    tolerance and above 1e-3 of the initial one; or "" if a limit or a callback ended the search.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Arrays in memory-mapped files: whether an array is one, and whether its file still holds it."""
+"""Recognise memory-mapped arrays, and those whose file has been cut short."""
 
 import mmap
 from contextlib import suppress
@@ -21,9 +21,9 @@ def is_cut_short(array: Any) -> bool:
     if not isinstance(owner, mmap.mmap):
         return False
     end = len(owner)
-    if isinstance(root, np.memmap):  # whose map begins at its offset, rounded down
+    if isinstance(root, np.memmap):  # its map begins at its offset, rounded down
         end += root.offset - root.offset % mmap.ALLOCATIONGRANULARITY
-    with suppress(OSError, ValueError):  # of a map without a file
+    with suppress(OSError, ValueError):  # the map has no file
         return owner.size() < end
     return False
 

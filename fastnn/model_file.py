@@ -95,7 +95,7 @@ def write_model(path: FilePath, model: Model) -> None:
     Raises
     ------
     ModelFileError
-        If a weight is not finite, or what it is besides the weights would not be read back.
+        If a weight is not finite, or the description could not be read back.
     OSError
         If the file cannot be written.
     """

@@ -156,8 +156,8 @@ class Network:
         """Train by gradient descent on the mean loss of each batch.
 
         A further call goes on where the last one ended, the optimizer's state included as long
-        as its rule is the same. Where the scale of features or targets keeps it from learning,
-        there is a warning, a ConvergenceWarning of scikit-learn's.
+        as its rule is the same. If the scale of features or targets keeps the network from
+        learning, there is a warning (scikit-learn's ConvergenceWarning).
 
         Parameters
         ----------
@@ -259,8 +259,8 @@ class Network:
     ) -> Outcome:
         """Train as a plan says, on data that are checked, with the engine that is in use.
 
-        The plan's batch size is cut to the rows, 0 for all of them; its counts are the network's.
-        Unless `warned`, an unsuitable scale is warned of.
+        The plan's batch size is at most the number of rows, which 0 stands for; its counts are
+        replaced by the network's. Warn of an unsuitable scale, unless `warned`.
         """
         if plan.optimizer.rule == "lbfgs":
             drops = any(layer.dropout for layer in self.layers)

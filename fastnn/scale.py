@@ -1,7 +1,7 @@
-"""Warnings of targets and features whose scale keeps training from working; no data are changed.
+"""Warn about targets and features whose scale keeps a network from learning; change no data.
 
-Training works best with numbers of mean 0 and spread (standard deviation) 1. Every warning is a
-ConvergenceWarning of scikit-learn's, on one line, and a fit gives at most one of them.
+Training works best with numbers of mean 0 and spread (standard deviation) 1. Every warning is
+scikit-learn's ConvergenceWarning, on one line, and a fit issues at most one.
 """
 
 import math
@@ -21,10 +21,11 @@ from fastnn.sparse import SparseRows
 
 OFFSET_LIMIT = 2.0**16  # mean over spread: float32 has 24 bits, of which 8 are left for the spread
 _LARGE_FEATURE, _LARGE_TARGET = 10.0, 1000.0  # root mean square of a column that may be too large
-_SMALL = 0.05  # no number is further from its column's mean: differences that may be too small
-# Shares of a constant prediction's loss: one that few rows estimate, and one of the same rows.
+_SMALL = 0.05  # largest distance from a column's mean that may be too small
+# Shares of a constant prediction's loss above which a loss is no better: on an estimate of that
+# loss, and on the same rows.
 _MAYBE_NO_BETTER, _NO_BETTER = 0.95, 0.99
-_JUDGED_UPDATE = 250  # at which fits of one epoch each, such as partial fits, are judged, once
+_JUDGED_UPDATE = 250  # when fits of one epoch each, such as partial fits, are judged, once
 _CONSTANT_ROWS, _SAMPLE_ROWS, _SAMPLE_VALUES = 8192, 1024, 2**22
 
 _TARGET_CURE = (
@@ -38,7 +39,7 @@ _FEATURE_CURE = (
 
 
 class _Columns(NamedTuple):
-    """Figures of columns, each (columns,) float64.
+    """Statistics of columns, each (columns,) float64.
 
     `deviation` is the largest distance of a number from the column's mean.
     """
@@ -57,14 +58,14 @@ class _Columns(NamedTuple):
 
 
 def warn_of_offset(y: Any, data: Data, loss: Loss) -> bool:
-    """Warn if targets lie so far from 0 that float32 hardly holds how they differ.
+    """Warn if targets are so far from 0 that float32 loses their differences.
 
-    Rows count as their weights do. Targets that are all the same are no reason to warn.
+    The statistics are weighted by the rows' weights. Targets that are all equal cause no warning.
 
     Parameters
     ----------
     y : array-like (rows,) or (rows, outputs)
-        The targets of `data` before they became float32, in which they may all be the same.
+        The targets of `data` before conversion to float32, which may make them all equal.
 
     Returns
     -------
@@ -75,7 +76,7 @@ def warn_of_offset(y: Any, data: Data, loss: Loss) -> bool:
         return False
     values = np.asarray(y).reshape(len(data.targets), -1)
     low, high = (each.astype(np.float64) for each in (values.min(axis=0), values.max(axis=0)))
-    least_spread = (high - low) / math.sqrt(2 * len(values))  # if rows count the same
+    least_spread = (high - low) / math.sqrt(2 * len(values))  # of rows of equal weight
     if data.weights is None and (np.maximum(high, -low) <= OFFSET_LIMIT * least_spread).all():
         return False
     columns = _columns_of(values.astype(np.float64), data.weights)
@@ -104,9 +105,9 @@ def warn_of_scale(
 ) -> None:
     """Warn if a fit failed, and features or targets have a scale that explains it.
 
-    It failed if the loss is no better than that of the best constant prediction, or if L-BFGS
-    stalled. Fits of one epoch each are judged together, at one update: a user who calls
-    `partial_fit` for every few rows is warned once, and not before the network could learn.
+    A fit failed if its loss is no better than that of the best constant prediction, or if L-BFGS
+    stalled. Fits of one epoch each are judged only once, at update 250, so that a user who calls
+    `partial_fit` with few rows at a time is not warned early or again.
 
     Parameters
     ----------
@@ -115,7 +116,7 @@ def warn_of_scale(
     data, plan, loss, input_scale
         Of the fit.
     updates : int
-        Those that the optimizer's state has seen after the fit.
+        The number of updates in the optimizer's state after the fit.
     losses : sequence of float
         The training loss of each epoch.
     stopped : str
@@ -136,8 +137,8 @@ def warn_of_scale(
     if has_stalled and (has_failed or plan.first_epoch == 0):
         iterations = f"{len(losses)} iteration{'s' if len(losses) > 1 else ''}"
         _warn(
-            f"lbfgs failed to converge: after {iterations} float32 shows no smaller loss, although "
-            f"the gradient is not small; {reasons}"
+            f"lbfgs failed to converge: after {iterations} the loss no longer falls in float32, "
+            f"although the gradient is not small; {reasons}"
         )
     elif has_failed and reasons and not has_stalled:
         _warn(
@@ -147,7 +148,7 @@ def warn_of_scale(
 
 
 def _reasons(sample: Data, loss: Loss, input_scale: float, has_stalled: bool) -> str:
-    """Say which features and targets have an unsuitable scale, if any, and what to do."""
+    """Return which features and targets have an unsuitable scale, if any, and what to do."""
     found, cures = [], []
     if _is_centred(loss):
         columns = _columns_of(sample.targets.astype(np.float64), sample.weights)
@@ -167,14 +168,14 @@ def _reasons(sample: Data, loss: Loss, input_scale: float, has_stalled: bool) ->
 
 
 def _unsuitable(columns: _Columns, large: float) -> int | None:
-    """Return the column that shows most that a scale is unsuitable, or None."""
+    """Return the column with the least suitable scale, or None if all are suitable."""
     if columns.size.max() > large:
         return int(columns.size.argmax())
     return int(columns.deviation.argmax()) if 0 < columns.deviation.max() < _SMALL else None
 
 
 def _is_centred(loss: Loss) -> bool:
-    """Return whether the loss depends on the differences of targets and outputs alone."""
+    """Return whether the loss depends only on the differences between targets and outputs."""
     return loss.link == "identity"
 
 
@@ -187,10 +188,10 @@ def _targets_text(columns: _Columns, output: int) -> str:
 
 
 def _columns_of(values: np.ndarray, weights: np.ndarray | None = None) -> _Columns:
-    """Return the figures of (rows, columns) float64, where rows count as their weights do."""
+    """Return the statistics of (rows, columns) float64, weighted by the rows' weights."""
     if weights is not None:
         values, weights = values[weights > 0], weights[weights > 0]
-    # That of numbers which are all the same may be rounded, as if they differed.
+    # The mean of equal numbers may be rounded, as if they differed.
     is_same = values.max(axis=0) == values.min(axis=0)
     mean = np.where(is_same, values[0], _mean(values, weights))
     apart = values - mean
@@ -199,7 +200,7 @@ def _columns_of(values: np.ndarray, weights: np.ndarray | None = None) -> _Colum
 
 
 def _feature_columns(x: Features, input_scale: float) -> _Columns:
-    """Return the figures of features as the network sees them; sparse ones stay sparse."""
+    """Return the statistics of scaled features; sparse ones are not made dense."""
     if not isinstance(x, SparseRows):
         return _columns_of(dense(x).astype(np.float64) * input_scale)
     rows, values = len(x), x.values.astype(np.float64) * input_scale
@@ -213,7 +214,7 @@ def _feature_columns(x: Features, input_scale: float) -> _Columns:
 
 
 def _some_rows(data: Data, rows: int) -> np.ndarray:
-    """Return the numbers, rising, of at most so many rows that have weight, always the same."""
+    """Return the sorted numbers of at most `rows` rows of nonzero weight, always the same ones."""
     counted = None if data.weights is None else np.flatnonzero(data.weights)
     n_counted = len(data.x) if counted is None else len(counted)
     if n_counted <= rows:
@@ -224,7 +225,7 @@ def _some_rows(data: Data, rows: int) -> np.ndarray:
 
 
 def _some_targets(data: Data) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the targets and weights of all rows, or of many."""
+    """Return the targets and weights of all rows, or of a sample of 8,192."""
     if len(data.targets) <= _CONSTANT_ROWS:
         return data.targets, data.weights
     rows = _some_rows(data, _CONSTANT_ROWS)
@@ -232,10 +233,9 @@ def _some_targets(data: Data) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def _constant_loss(targets: np.ndarray, weights: np.ndarray | None, loss: Loss) -> float:
-    """Return the mean loss of the best prediction that is the same for all rows.
+    """Return the mean loss of the best constant prediction.
 
-    Where that is 0, because the targets of a regression are all the same, return the loss of
-    predicting 0.
+    If that is 0 because all targets of a regression are equal, return the loss of predicting 0.
     """
     if loss.takes_labels:
         shares = np.bincount(targets, weights)
@@ -272,12 +272,12 @@ def _mean(values: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
     return values.mean(axis=0) if weights is None else np.average(values, axis=0, weights=weights)
 
 
-# ---- saying it ------------------------------------------------------------------------------
+# ---- warnings -------------------------------------------------------------------------------
 
 
 def _warn(text: str) -> None:
-    """Warn at the line, outside of fastnn and scikit-learn, that asked for the fit."""
-    with making:  # a fork waits for it: a child would wait for what is half imported
+    """Warn at the line outside of fastnn and scikit-learn that called the fit."""
+    with making:  # fork() waits for the import: a child could not finish it
         from sklearn.exceptions import ConvergenceWarning
 
     frame, level = sys._getframe(1), 2

@@ -7,7 +7,7 @@ import numpy as np
 
 from fastnn.errors import DataError
 
-COLUMNS_CHANGED = "x was changed while it was in use: its columns no longer rise in each row"
+COLUMNS_CHANGED = "x was changed while it was in use: its columns no longer increase in each row"
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,12 +62,12 @@ class SparseRows:
         return SparseRows(starts, self.columns[places], self.values[places], self.width)
 
     def toarray(self) -> np.ndarray:
-        """Return all as an array (n, I) float32: for a chunk of rows, not for all of them.
+        """Return the rows as a dense array (n, I) float32; meant for a chunk of rows.
 
         Raises
         ------
         DataError
-            If the columns no longer rise in each row, from 0 to below I.
+            If the columns of a row do not increase, from 0 to below I.
         """
         places = np.repeat(np.arange(len(self)) * self.width, self.counts) + self.columns
         array = np.zeros(self.shape, np.float32)

@@ -1,4 +1,4 @@
-"""Rows set aside for validation."""
+"""Split rows into a training part and a validation part."""
 
 import math
 from numbers import Real
@@ -15,20 +15,21 @@ from fastnn.randomness import WHOLE_BYTES
 
 
 def split(data: Data, fraction: float, loss: Loss, seed: int) -> tuple[Data, Data]:
-    """Part data in two, the second with a share of the rows, rounded up.
+    """Split data in two; the second part has a fraction of the rows, rounded up.
 
-    It is the same share of every class, unless a class has a single row or there are more classes
-    than rows in a part. Rows of weight 0 are all in the first part: the share is of the others,
-    but two rows, which R² needs, where it would be one of them and two of all rows.
+    The split is stratified by class, unless a class has a single row or a part has fewer rows than
+    there are classes. Rows of weight 0 all go into the first part, and the fraction is of the
+    other rows. If that is one row, the second part has two, which R² needs, provided that two or
+    more would be split off if all rows had weight.
 
     Raises
     ------
     ValueError
         If the fraction is not between 0 and 1.
     DataError
-        If there is nothing left to train on.
+        If no rows are left to train on.
     """
-    with making:  # a fork waits for it: a child would wait for what is half imported
+    with making:  # fork() waits for the import: a child could not finish it
         from sklearn.model_selection import train_test_split
 
     if not isinstance(fraction, Real) or not 0 < fraction < 1:
@@ -58,6 +59,6 @@ def split(data: Data, fraction: float, loss: Loss, seed: int) -> tuple[Data, Dat
 
 
 def _part_of(data: Data, rows: np.ndarray) -> Data:
-    """Return some rows; their features stay where they are, which may be a file."""
+    """Return some rows; their features are not copied, and may stay in a file."""
     weights = None if data.weights is None else data.weights[rows]
     return Data(selected(data.x, rows), data.targets[rows], weights)

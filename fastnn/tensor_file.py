@@ -75,12 +75,12 @@ def write(
     leaves : dict of str to ndarray
         float32, all finite, or float64.
     expected : callable, optional
-        What `read` will be given: what it refuses is not written.
+        As `read` will take it: a description that it refuses is not written.
 
     Raises
     ------
     ModelFileError
-        If a number that is to be finite is not, or the description would not be read back.
+        If a number that must be finite is not, or the description could not be read back.
     OSError
         If the file cannot be written.
     """

@@ -1,17 +1,17 @@
-"""Lines on a terminal: text that came from files is shown, never obeyed."""
+"""Print lines on a terminal, with the control characters of text from files escaped."""
 
 import sys
 import unicodedata
 
-_JOINERS = "\u200c\u200d"  # within the words of some scripts, and within emoji
+_JOINERS = "\u200c\u200d"  # used within words of some scripts and within emoji
 _CONTROL = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # categories of Unicode
 
 
 def printable(text: str) -> str:
-    r"""Return text with every character escaped that a terminal acts on instead of showing it.
+    r"""Return text with control characters escaped, so that a terminal shows and never obeys them.
 
-    These are control characters, with tabs and line ends, and the marks that change the direction
-    of writing. They are written as in Python: ``\n``, ``\x1b``, ``\u202e``.
+    Tabs, line ends and marks that change the direction of writing are escaped, too, all as in
+    Python: ``\n``, ``\x1b``, ``\u202e``.
 
     Examples
     --------
@@ -30,7 +30,7 @@ def _escaped(character: str) -> str:
 
 
 def print_line(text: str = "", *, error: bool = False) -> None:
-    """Print one line, whatever is in the text, on standard output or error; send it at once."""
+    """Print text as one line on standard output or standard error, and flush it."""
     stream = sys.stderr if error else sys.stdout
     if stream is not None:
         print(printable(text), file=stream, flush=True)

@@ -41,8 +41,8 @@ class Outcome(NamedTuple):
     rate_divisor : float
         As in `Plan`, for a fit that goes on.
     stopped : str
-        Why it ended before its last epoch: "converged", where a rule was met, "stalled", as
-        `fastnn.lbfgs.minimize` returns it, "callback", or "".
+        Why it ended before its last epoch: "converged" (a stopping rule was met), "stalled" (see
+        `fastnn.lbfgs.minimize`) or "callback"; "" if it did not.
     """
 
     history: History

@@ -13,14 +13,14 @@ EXAMPLES = """\
   python -m fastnn.warm
   python -m fastnn.warm /var/lib/fastnn
 
-In the image of a container, whose processes then start at once under any user:
+In a container image, as root, so that every user starts without compiling:
   RUN python -m fastnn.warm /var/lib/fastnn
   ENV NUMBA_CACHE_DIR=/var/lib/fastnn"""
 DESCRIPTION = """\
-Compile the kernels of the numba engine and keep them, so that later processes start at once.
-Kernels are for one kind of processor: on another they are compiled anew. To prepare kernels for
-other machines, set NUMBA_CPU_NAME and NUMBA_CPU_FEATURES here and there,
-to what all of them have."""
+Compile the kernels of the numba engine and store them, so that later processes start at once.
+Kernels are for one kind of processor; another kind compiles them anew. To prepare kernels for
+other machines, set NUMBA_CPU_NAME and NUMBA_CPU_FEATURES to what all of them have, both when
+building and when running."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,7 +34,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     Raises
     ------
     UsageError
-        If it asks for what cannot be.
+        If the arguments are invalid.
     """
     parser = _cli.Parser(PROGRAM, DESCRIPTION, EXAMPLES)
     parser.usage = f"python -m {PROGRAM} [DIR]"
@@ -43,14 +43,14 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="DIR",
         nargs="?",
         type=Path,
-        help="keep them here, readable for all users; NUMBA_CACHE_DIR has to name the same "
-        "directory later ($NUMBA_CACHE_DIR, or else this user's cache)",
+        help="where to store them, readable by all users; set NUMBA_CACHE_DIR to it when running "
+        "(default: $NUMBA_CACHE_DIR, or else this user's cache)",
     )
     return parser.parse_args(argv)
 
 
 def warm(options: argparse.Namespace) -> None:
-    """Do what a command line asks for; `fastnn._cli.run` turns what it raises into exit codes."""
+    """Run a command line; `fastnn._cli.run` turns exceptions into exit codes."""
     if options.directory is not None:
         _cli.check_new_directory(options.directory)
     if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):

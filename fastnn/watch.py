@@ -35,11 +35,11 @@ class Counts:
     updates: int = 0
 
     def check_room(self, epochs: int, rows: int) -> None:
-        """Raise a ValueError if a fit would count further than a file can say."""
+        """Raise a ValueError if a fit would reach a count that files cannot store."""
         if max(self.epochs + epochs, self.samples + epochs * rows) >= COUNT_LIMIT:
             raise ValueError(
                 f"{epochs:,} epochs of {rows:,} rows are too many for a network that was trained "
-                f"for {self.epochs:,} and {self.samples:,}: counts stay below 2**53"
+                f"for {self.epochs:,} epochs and {self.samples:,} rows: counts must be below 2**53"
             )
 
 

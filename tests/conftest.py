@@ -37,15 +37,15 @@ def pytest_configure(config: pytest.Config) -> None:
     for variable, name in (("NUMBA_CACHE_DIR", "kernels"), ("MPLCONFIGDIR", "matplotlib")):
         if variable not in os.environ:
             os.environ[variable] = str(private_directory(config, name))
-    # On matrices this small several BLAS threads are slower than one: half of the suite's time.
-    import_module("scipy.linalg")  # which may bring a BLAS of its own
+    # On matrices this small one BLAS thread is faster than several, which took half of the time.
+    import_module("scipy.linalg")  # SciPy may come with its own BLAS
     threadpool_limits(1, user_api="blas")
     watch_processes()
     watch_compilations()
 
 
 def private_directory(config: pytest.Config, name: str) -> Path:
-    """Make a directory in pytest's cache, or a temporary one where that cannot be."""
+    """Make a directory in pytest's cache, or a temporary one if there is no cache."""
     cache = getattr(config, "cache", None)  # missing with `-p no:cacheprovider`
     with suppress(OSError, AttributeError):
         directory = cache.mkdir(name)
@@ -96,7 +96,7 @@ def images() -> Dataset:
 
 @pytest.fixture(scope="session")
 def mnist() -> Dataset:
-    """Load the real MNIST; for tests with the marker of the same name."""
+    """Load the real MNIST; for tests marked `mnist`."""
     return load_dataset("mnist", MNIST)
 
 

@@ -237,7 +237,7 @@ def test_a_directory_that_is_moved_away_is_begun_anew(made_anew: bool, tmp_path:
             small_fit(folder, resume=True)
 
     hooks = [AtTheEndOf(2, move), AtTheEndOf(4, intrude)]
-    with pytest.warns(UserWarning, match=f"^{folder}: was removed during the fit; its checkpoints"):
+    with pytest.warns(UserWarning, match=f"^{folder}: was removed during the fit; new checkpoints"):
         whole = small_fit(folder, epochs=4, callbacks=hooks)
     assert numbers(folder) == [12, 16] and numbers(tmp_path / "moved") == [0, 4]
     assert small_fit(folder, epochs=4, resume=True) == whole
@@ -251,7 +251,7 @@ def test_two_fits_do_not_write_into_a_directory_that_was_made_anew(tmp_path: Pat
         shutil.rmtree(folder)
         small_fit(folder)
 
-    with pytest.raises(CheckpointError, match="and now holds the checkpoints of another one"):
+    with pytest.raises(CheckpointError, match="and now holds the checkpoints of another fit"):
         small_fit(folder, epochs=5, callbacks=[AtTheEndOf(1, replace)])
     assert numbers(folder) == [8, 12]
 

@@ -333,15 +333,15 @@ def test_the_second_mirror_helps_out(mirrors, cache, manner, name):
     ("manner", "reason"),
     [
         ("gone", "404"),
-        ("wrong", "sends another file: its SHA-256 is not "),
+        ("wrong", "sent a different file: its SHA-256 is not "),
         ("short", "20 bytes read"),
-        ("ends", "sends 20 bytes, where the file has "),
-        ("more", "sends more than the "),
-        ("bomb", "sends more than the "),  # of what its Content-Encoding would unpack to
-        ("squeezed", "sends "),
-        ("stall", "sends less than 8,192 bytes within 0.05 s"),
-        ("drip", "sends less than 8,192 bytes within 0.05 s"),
-        ("steady", "takes more than 0.1 s"),
+        ("ends", "sent 20 of the file's "),
+        ("more", "sent more than the "),
+        ("bomb", "sent more than the "),  # of what its Content-Encoding would unpack to
+        ("squeezed", "sent "),
+        ("stall", "sent less than 8,192 bytes within 0.05 s"),
+        ("drip", "sent less than 8,192 bytes within 0.05 s"),
+        ("steady", "took more than 0.1 s"),
         ("circle", "Exceeded 30 redirects"),
     ],
 )
@@ -367,7 +367,7 @@ def test_a_failed_download_leaves_nothing_and_says_why(mirrors, cache, monkeypat
 def test_a_user_without_a_home_directory(tmp_path, tiny, monkeypatch):
     monkeypatch.setattr("platformdirs.user_cache_path", lambda app: Path("~/.cache") / app)
     message = refusal("mnist")
-    assert "is not fetched, for this user has no home directory" in message
+    assert "is not fetched, because this user has no home directory" in message
     assert "--data-dir" in message
     data = load_dataset("auto")
     assert data.name == "digits" and "no home directory" in data.note

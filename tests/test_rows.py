@@ -79,12 +79,12 @@ def test_a_picture(tmp_path):
 def test_pictures_are_for_models_of_images(tmp_path):
     path = tmp_path / "a.png"
     Image.fromarray(np.arange(81, dtype=np.uint8).reshape(9, 9)).save(path)
-    table = "is a picture, where the model takes 49 numbers: pictures are scaled to 8 x 8 pixels or"
+    table = "is a picture, but the model takes 49 numbers, too few for pixels: give them as CSV"
     assert refusal(path, 49).startswith(table)
     for start in ("pixel", "pixel_", "Pixel0_", "px", "", "28x"):
         names = [f"{start}{number}" for number in range(64)]
         assert len(list(read_rows(str(path), 64, names=names))) == 1
-    expected = "is a picture, where the model takes the feature 'sepal width', no pixel$"
+    expected = "is a picture, but the model takes the feature 'sepal width', which is not a pixel$"
     with pytest.raises(DataError, match=expected):
         list(read_rows(str(path), 64, names=[*names[1:], "sepal width"]))
 
@@ -117,10 +117,13 @@ def test_a_name_that_ends_in_gz_without_gzip(tmp_path):  # as browsers unpack do
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (gzip.compress(npy()), "is .npy in gzip, in which only CSV and IDX are read: unpack it"),
-        (gzip.compress(npz()), "is .npz in gzip, in which"),
-        (gzip.compress(b"\x89PNG\r\n\x1a\n"), "is .png in gzip, in which"),
-        (gzip.compress(gzip.compress(CSV)), "is .gz in gzip, in which"),
+        (
+            gzip.compress(npy()),
+            "is .npy in gzip, but only CSV and IDX are read from gzip: unpack it",
+        ),
+        (gzip.compress(npz()), "is .npz in gzip, but only"),
+        (gzip.compress(b"\x89PNG\r\n\x1a\n"), "is .png in gzip, but only"),
+        (gzip.compress(gzip.compress(CSV)), "is .gz in gzip, but only"),
         (gzip.compress(b""), "is empty"),
         (gzip.compress(CSV)[:-9], "damaged gzip: "),
         (gzip.compress(CSV)[:-8] + bytes(8), "damaged gzip: "),

@@ -73,7 +73,7 @@ def test_names_must_be_those_of_the_model():
 
 
 COUNTING = ",".join(map(str, range(784)))
-A_HEADER, A_SAMPLE = "is taken for a header, not a sample", "is taken for a sample, not a header"
+A_HEADER, A_SAMPLE = "is read as a header, not as a sample", "is read as a sample, not as a header"
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_a_wrong_line_below_numbers_is_named():
         ("1,2\n3," + "x" * 99 + "\n", "line 2, column 2: '" + "x" * 40 + "...' is not a number"),
         ("\n1,2\n", "line 1: is empty"),
         ("1,2\n\n\n3,4\n", "line 2: is empty"),
-        ("1,2" + "\n" * 1_100, "line 1002: is empty, as the 1,000 lines before it are"),
+        ("1,2" + "\n" * 1_100, "line 1002: is empty, like the 1,000 lines before it"),
         ("1,2\nnan,4\n", "line 2 holds NaN, infinity or a number beyond float32"),
         ("a,b\n1,2\n3,inf\n", "line 3 holds NaN"),
         ("1,2\n3,1e39\n", "line 2 holds NaN"),

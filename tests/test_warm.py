@@ -45,7 +45,7 @@ def test_it_says_what_it_has_done(
         os.umask(before)
     (place,) = root.iterdir()
     first, second, third = capsys.readouterr().out.splitlines()
-    assert first == "compiling the kernels: some seconds"
+    assert first == "compiling the kernels, which takes some seconds"
     assert second == f"{len(step.KERNELS)} kernels, 0 kB, compiled in 1.2 s: {place}"
     assert "NUMBA_CPU_NAME and NUMBA_CPU_FEATURES" in third
     modes = [path.stat().st_mode & 0o777 for path in (root, place, place / "0.kernel")]

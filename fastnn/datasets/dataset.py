@@ -27,8 +27,8 @@ class Dataset:
     n_classes : int
         The number of classes.
     note : str or None
-        What the user should know: that this is not the set that was hoped for, or that the features
-        are not taken as they are; and why.
+        A message for the user: why another data set was loaded than MNIST, or why the features
+        were converted.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """Download files from mirrors: each file whole and verified, or not at all.
 
-A mirror has a time for each piece of a file and a time for all of it, and may send as many bytes as
-the file is known to have. They are taken as they come: a ``Content-Encoding`` is not unpacked.
+There is a time limit for each piece of a file and for the whole file, and a limit on its size.
+Bytes are stored as they are received: a ``Content-Encoding`` is not decoded.
 """
 
 import hashlib
@@ -19,17 +19,17 @@ from fastnn.files import write_whole
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-STALL_LIMIT = 10.0  # seconds for the next PIECE
+STALL_LIMIT = 10.0  # seconds to wait for the next PIECE bytes
 TOTAL_LIMIT = 1800.0  # seconds for a file
 REACH_LIMIT = 4.0  # seconds for any mirror to answer; with the imports, 5 in all
 PIECE = 1 << 13  # bytes
-_AHEAD = 64  # pieces that have come and are not written yet
+_AHEAD = 64  # pieces that are received and not yet written, at most
 
-_Pieces = queue.Queue[bytes | Exception]  # of a file in order; b"" is its end
+_Pieces = queue.Queue[bytes | Exception]  # of a file, in order; b"" marks its end
 
 
 class Remote(NamedTuple):
-    """What a mirror should send: the number of bytes, and their SHA-256 (hex)."""
+    """A file on a mirror: its size in bytes and its SHA-256 (hex)."""
 
     size: int
     sha256: str
@@ -52,7 +52,7 @@ def download(
     Parameters
     ----------
     files : mapping of str to Remote
-        The files by their names.
+        Size and hash of each file, by its name.
     mirrors : sequence of str
         URLs that a name is appended to, in the order in which they are tried.
     directory : Path
@@ -92,25 +92,25 @@ def download(
 
 
 def _verified(pieces: Iterator[bytes], remote: Remote) -> Iterator[bytes]:
-    """Yield the pieces of a file; raise a ValueError as soon as they are not the right ones."""
+    """Yield the pieces of a file; raise a ValueError if their size or their hash is wrong."""
     digest, size = hashlib.sha256(), 0
     for piece in pieces:
         size += len(piece)
         if size > remote.size:
-            raise ValueError(f"sends more than the {remote.size:,} bytes that the file has")
+            raise ValueError(f"sent more than the file's {remote.size:,} bytes")
         digest.update(piece)
         yield piece
     if size < remote.size:
-        raise ValueError(f"sends {size:,} bytes, where the file has {remote.size:,}")
+        raise ValueError(f"sent {size:,} of the file's {remote.size:,} bytes")
     if digest.hexdigest() != remote.sha256:
-        raise ValueError(f"sends another file: its SHA-256 is not {remote.sha256}")
+        raise ValueError(f"sent a different file: its SHA-256 is not {remote.sha256}")
 
 
 def _pieces(url: str) -> Iterator[bytes]:
-    """Yield what is at a URL, of any size; raise a ValueError where it comes too slowly.
+    """Yield the content of a URL in pieces; raise a ValueError if it arrives too slowly.
 
-    It is fetched in a thread, which is left behind where time is up: no call of the system that
-    looks up a name, or reads the headers, can be interrupted.
+    A thread downloads it. When time is up the thread is abandoned, because the system calls that
+    look up a name or read headers cannot be interrupted.
     """
     pieces: _Pieces = queue.Queue(_AHEAD)
     threading.Thread(target=_fetch, args=(url, pieces), daemon=True).start()
@@ -125,12 +125,12 @@ def _pieces(url: str) -> Iterator[bytes]:
             due, missing = time.monotonic() + STALL_LIMIT, PIECE
     if piece is None:
         if time.monotonic() >= end:
-            raise ValueError(f"takes more than {TOTAL_LIMIT:g} s")
-        raise ValueError(f"sends less than {PIECE:,} bytes within {STALL_LIMIT:g} s")
+            raise ValueError(f"took more than {TOTAL_LIMIT:g} s")
+        raise ValueError(f"sent less than {PIECE:,} bytes within {STALL_LIMIT:g} s")
 
 
 def _next(pieces: _Pieces, due: float) -> bytes | Exception | None:
-    """Return the next piece, or None if it has not come in time."""
+    """Return the next piece, or None if it does not arrive in time."""
     left = due - time.monotonic()
     try:
         return pieces.get(timeout=left) if left > 0 else None
@@ -139,10 +139,10 @@ def _next(pieces: _Pieces, due: float) -> bytes | Exception | None:
 
 
 def _fetch(url: str, pieces: _Pieces) -> None:
-    """Put what is at a URL piece by piece, or what went wrong; end where nobody takes it."""
+    """Put the content of a URL, or an error, into a queue; stop if nobody reads the queue."""
     import requests
 
-    as_it_is, timeout = {"Accept-Encoding": "identity"}, 2 * STALL_LIMIT  # nobody waits as long
+    as_it_is, timeout = {"Accept-Encoding": "identity"}, 2 * STALL_LIMIT  # the reader waits less
     try:
         try:
             with requests.get(url, headers=as_it_is, stream=True, timeout=timeout) as response:
@@ -152,14 +152,14 @@ def _fetch(url: str, pieces: _Pieces) -> None:
             pieces.put(b"", timeout=STALL_LIMIT)
         except queue.Full:
             raise
-        except Exception as error:  # urllib3 has its own
+        except Exception as error:  # urllib3 raises its own types
             pieces.put(error, timeout=STALL_LIMIT)
     except queue.Full:
         pass
 
 
 def _shown(pieces: Iterator[bytes], display: "Progress", name: str, size: int) -> Iterator[bytes]:
-    """Yield the pieces, and move the line of a display."""
+    """Yield the pieces, and advance the file's progress bar."""
     task = display.add_task(name, total=size)
     for piece in pieces:
         display.advance(task, len(piece))
@@ -192,7 +192,7 @@ def _knock(mirror: str, name: str, answers: "queue.SimpleQueue[tuple[str, str | 
     """Ask a mirror for a file's headers; put the mirror and what went wrong, or None."""
     import requests
 
-    try:  # for longer than anybody waits
+    try:  # the time limit is longer than the caller waits
         found = requests.head(mirror + name, timeout=STALL_LIMIT, allow_redirects=True)
         answers.put((mirror, None if found.status_code == 200 else f"does not have {name}"))
     except (OSError, ValueError) as error:

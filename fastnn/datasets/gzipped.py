@@ -1,4 +1,4 @@
-"""Gzip from strangers: damage is named, and what unpacks to far more than it should is refused."""
+"""Read gzip files that may be damaged or malicious: report damage, and limit the unpacked size."""
 
 import gzip
 import zlib
@@ -9,14 +9,14 @@ from pathlib import Path
 from fastnn.errors import DataError
 
 MAGIC = b"\x1f\x8b"
-DEFLATE_RATIO = 1032  # deflate's best: 258 bytes for two bits
-_TABLE_RATIO = 500  # of a table: one-hot columns reach 200
-_TABLE_BYTES = 1 << 24  # that any table may unpack to
+DEFLATE_RATIO = 1032  # the most that deflate reaches: 258 bytes from two bits
+_TABLE_RATIO = 500  # largest of a table: one-hot columns reach 200
+_TABLE_BYTES = 1 << 24  # that a table may have in addition
 
 
 @contextmanager
 def damage_named(path: str | Path) -> Iterator[None]:
-    """Raise a DataError that names the file where its gzip is damaged."""
+    """Turn the errors of a damaged gzip file into a DataError that names the file."""
     try:
         yield
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -24,27 +24,27 @@ def damage_named(path: str | Path) -> Iterator[None]:
 
 
 class GzippedLines:
-    """The lines of a text in gzip, as many as its size allows for.
+    """The lines of a gzipped text, up to a limit that follows from the size of the file.
 
     Parameters
     ----------
     file : GzipFile
     name : str
-        Stands first in the message.
+        Of the file, for the message.
     size : int
-        Bytes of the file, packed.
+        Compressed size in bytes.
     """
 
     def __init__(self, file: gzip.GzipFile, name: str, size: int) -> None:
         self._file, self._name, self._left = file, name, size * _TABLE_RATIO + _TABLE_BYTES
 
     def readline(self, limit: int) -> bytes:
-        """Return the next line, or its first `limit` bytes; raise a DataError if it is too much."""
+        """Return the next line, or its first `limit` bytes; raise a DataError past the limit."""
         line = self._file.readline(limit)
         self._left -= len(line)
         if self._left < 0:
             raise DataError(
-                f"{self._name}: unpacks to more than {_TABLE_RATIO} times its size; if it is to be "
-                "read all the same, unpack it with gunzip"
+                f"{self._name}: unpacks to more than {_TABLE_RATIO} times its size; if that is "
+                "intended, unpack it with gunzip"
             )
         return line

@@ -22,11 +22,11 @@ _PIECE = 1 << 20
 _DIRECTORY_BYTES = 1 << 20  # 10,000 names and more; zipfile keeps some 15 times as much of them
 _COLUMNS_BYTES = 1 << 25  # of an array that lies column by column and so is read whole
 _SHOWN = 120  # characters of a name that a file gives, or of a message with it
-_TABLE_PIXELS = 16  # columns of a table; fewer are measurements, not a picture
-_HIGH = 127  # shades of which a picture has some above it; ages, counts and ratings seldom do
+_TABLE_PIXELS = 16  # columns; a table with fewer holds measurements, not pictures
+_HIGH = 127  # pictures have brighter pixels; ages, counts and ratings are seldom larger
 _BYTES_NOTE = (
-    "the features are taken for bytes, with the scale 1/255: they are whole numbers from 0 to 255, "
-    "as pictures have them (save other features standardized)"
+    "the features are taken for pixels and scaled by 1/255, because they are whole numbers from 0 "
+    "to 255 (if they are not pixels, standardize them before saving)"
 )
 _MANY = 64  # arrays: with more than this, none is looked at that has not the right name
 
@@ -39,9 +39,9 @@ def load_npz(path: str | os.PathLike[str]) -> Dataset:
     Bytes (uint8) stay bytes, with a scale of 1/255; any other real type becomes float32, with a
     scale of 1. Samples of rank 3 (n, h, w) or 4 (n, h, w, 1) are images; all are flattened.
 
-    Pictures that were saved as another type count as bytes too, and `Dataset.note` says so: whole
-    numbers from 0 to 255, some above 127, in images or in a table of 16 columns or more, in which
-    more than half of the columns that vary reach above 127.
+    Pictures of another type are converted to uint8, and `Dataset.note` says so. Features are
+    pictures if they are whole numbers from 0 to 255, some above 127. A table must also have at
+    least 16 columns, and more than half of the columns that vary must exceed 127.
 
     Parameters
     ----------
@@ -235,9 +235,9 @@ def _image_shape(shape: tuple[int, ...]) -> tuple[int, int] | None:
 
 
 def _take_for_bytes(arrays: dict[str, np.ndarray], *, is_image: bool) -> str | None:
-    """Turn pictures of another type into bytes, as `load_npz` explains; return what to say of it.
+    """Convert pictures of another type to uint8, as `load_npz` describes; return a note or None.
 
-    What is not fit to be samples stays as it is, and is refused later.
+    Arrays that cannot be samples are left as they are, and refused later.
     """
     parts = {key: arrays[key] for key in ("x_train", "x_test")}
     if any(x.dtype == np.uint8 or x.ndim < 2 for x in parts.values()):
@@ -256,7 +256,7 @@ def _take_for_bytes(arrays: dict[str, np.ndarray], *, is_image: bool) -> str | N
 
 def _in_bytes(array: np.ndarray) -> bool:
     """Return whether all numbers are whole and from 0 to 255."""
-    if not (array.min() >= 0 and array.max() <= 255):  # nor is NaN
+    if not (array.min() >= 0 and array.max() <= 255):  # NaN fails both
         return False
     return bool((array.astype(np.uint8) == array).all())
 

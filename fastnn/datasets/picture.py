@@ -29,8 +29,8 @@ def read_png(path: str | os.PathLike[str], inputs: int, input_scale: float = 1.0
     What differs from the paper, whose shade is that of the border, is ink. It is cut out, scaled
     to fill 20 of 28 parts of the side, and put where its centre of mass is in the middle: so MNIST
     was made. In 8 x 8 pixels it fills them all, as scikit-learn's digits do. A picture that has
-    the size already is inverted where it is dark on bright, and is otherwise left as it is. None
-    is scaled to fewer than 8 x 8 pixels: what takes so few numbers is no model of images.
+    the size already is inverted where it is dark on bright, and is otherwise left as it is. No
+    picture is scaled to fewer than 8 x 8 pixels: a model with fewer inputs is not one of images.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def read_png(path: str | os.PathLike[str], inputs: int, input_scale: float = 1.0
     ------
     DataError
         If the file cannot be read, is not a PNG, is damaged or too large, or all one colour; if
-        `inputs` is not a square, or one of fewer than 8 x 8 where the picture is of another size.
+        `inputs` is not a square, or is less than 8 x 8 and the picture has another size.
     """
     path = Path(path)
     side = math.isqrt(inputs)
@@ -144,8 +144,8 @@ def _white_on_black(shades: np.ndarray, white: int, side: int) -> np.ndarray:
         return (white - shades if is_dark_on_bright else shades) / white
     if side < _WHOLE_SIDE:
         raise DataError(
-            f"is a picture, where the model takes {side * side} numbers: pictures are scaled to "
-            f"{_WHOLE_SIDE} x {_WHOLE_SIDE} pixels or more"
+            f"is a picture, but the model takes {side * side} numbers, too few for pixels: give "
+            "them as CSV, .npy or .npz"
         )
     ink = shades.astype(np.float32)
     ink -= np.float32(paper)

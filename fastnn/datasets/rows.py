@@ -20,8 +20,8 @@ from fastnn.datasets.table import read_table
 from fastnn.errors import DataError
 
 STANDARD_INPUT = "-"
-_PIXEL = re.compile(r"(pixel|px)?[ _]?\d+([x_]\d+)?", re.IGNORECASE)  # a feature's name
-_KINDS = (  # how the content starts, and the ending of names where it does not tell; .gz never
+_PIXEL = re.compile(r"(pixel|px)?[ _]?\d+([x_]\d+)?", re.IGNORECASE)  # the name of a feature
+_KINDS = (  # first bytes, and the name's ending, used if they are unknown (except .gz)
     (SIGNATURE, ".png"),
     (b"\x93NUMPY", ".npy"),
     (b"PK\x03\x04", ".npz"),
@@ -51,8 +51,8 @@ def read_rows(
     input_scale : float, default 1.0
         What the network multiplies its inputs by, for the shades of a PNG.
     names : sequence of str, optional
-        Of the features, for the header of CSV. Without them, or where they are those of pixels
-        (``pixel7``, ``1x28``), pictures are taken.
+        Names of the features, which a CSV header must match. If they are given, pictures are only
+        accepted if all are names of pixels (``pixel7``, ``1x28``).
     say : callable
         Told what a user should know.
 
@@ -88,8 +88,8 @@ def read_rows(
     if kind == ".png":
         if other := [each for each in names or () if not _PIXEL.fullmatch(each)]:
             raise DataError(
-                f"{name}: is a picture, where the model takes the feature {other[0][:40]!r}, no "
-                "pixel"
+                f"{name}: is a picture, but the model takes the feature {other[0][:40]!r}, which "
+                "is not a pixel"
             )
         yield read_png(path, inputs, input_scale)
     elif kind == ".npy":
@@ -107,7 +107,7 @@ def _read_gzip(
     names: Sequence[str] | None,
     say: Callable[[str], None],
 ) -> Iterator[np.ndarray]:
-    """Yield the samples of CSV or IDX in gzip; refuse what else may be in it."""
+    """Yield the samples of gzipped CSV or IDX; refuse other content."""
     size = os.fstat(file.fileno()).st_size
     with damage_named(name), gzip.GzipFile(fileobj=file) as unpacked:
         kind = _kind(unpacked.peek(len(SIGNATURE)), "")
@@ -117,8 +117,8 @@ def _read_gzip(
             yield from read_idx_rows(name, inputs)
         else:
             raise DataError(
-                f"{name}: is {kind} in gzip, in which only CSV and IDX are read: unpack it with "
-                "gunzip"
+                f"{name}: is {kind} in gzip, but only CSV and IDX are read from gzip: unpack it "
+                "with gunzip"
             )
 
 

@@ -13,7 +13,7 @@ from fastnn.datasets.sources import SETS, load_idx_set
 from fastnn.errors import DataError
 
 _HOW_TO_GET_IT = (
-    "put its four files (train-images-idx3-ubyte.gz and its kin) into a directory and name that "
+    "put its four files (train-images-idx3-ubyte.gz etc.) into a directory and name that "
     "with --data-dir (data_dir in Python) or FASTNN_DATA"
 )
 
@@ -85,7 +85,7 @@ def _load_auto(directory: Path | None, progress: bool) -> Dataset:
     except DownloadError as error:
         note = (
             f"these are scikit-learn's 8x8 digits: {error}. "
-            f"For MNIST, try again with a network, or {_HOW_TO_GET_IT}."
+            f"For MNIST, try again with access to the Internet, or {_HOW_TO_GET_IT}."
         )
         return replace(_load_digits(), note=note)
 

@@ -1,7 +1,7 @@
-"""Where MNIST and its like are found, what they are fetched from and verified against.
+"""The files of MNIST and Fashion-MNIST: where they are found, their mirrors and their hashes.
 
-All mirrors speak https. Fashion-MNIST's own address does not (it is a website in Amazon's S3), so
-its files come from the repository of its authors or, first, from where Keras fetches the same ones.
+All mirrors use https. Fashion-MNIST's original address (a website in Amazon's S3) does not, so the
+same files come from Keras's storage or, if that fails, from the repository of the authors.
 """
 
 import os
@@ -20,9 +20,9 @@ from fastnn.files import user_cache_directory
 
 @dataclass(frozen=True)
 class IdxFile:
-    """A file: its name without .gz, its SHA-256 uncompressed and as the mirrors compress it.
+    """A file: its name without .gz, and its SHA-256 uncompressed and as the mirrors compress it.
 
-    `bytes_gz` is its size as they compress it.
+    `bytes_gz` is the compressed size in bytes.
     """
 
     name: str
@@ -163,7 +163,7 @@ def load_idx_set(
     lost = f"{idx_set.title} was not found in {places} and"
     if cache is None:
         raise DownloadError(
-            f"{lost} is not fetched, for this user has no home directory to keep it"
+            f"{lost} is not fetched, because this user has no home directory to keep it in"
         )
     have = _lying_in(cache, idx_set)
     wanted = {
@@ -188,7 +188,7 @@ def _search_path(idx_set: IdxSet, cache: Path | None) -> list[Path]:
 
 
 def _find(idx_set: IdxSet, root: Path) -> tuple[Path, dict[str, Path]]:
-    """Find the folder under `root` that holds the most of the set's files; return it and them."""
+    """Return the folder under `root` that holds the most of the set's files, and these files."""
     folders = [root / folder for folder in idx_set.folders]
     return max(((each, _lying_in(each, idx_set)) for each in folders), key=lambda it: len(it[1]))
 
@@ -203,10 +203,10 @@ def _lying_in(directory: Path, idx_set: IdxSet) -> dict[str, Path]:
 
 
 def _places(directory: Path, name: str) -> Iterator[Path]:
-    """Yield where a file may lie in a directory; raw ones, which need no inflating, first.
+    """Yield the paths that a file may have in a directory, uncompressed files first.
 
-    Some archives spell the names with a dot, as in ``train-images.idx3-ubyte``. Kaggle's unpacks
-    each file into a folder of its own name.
+    Some archives write the names with a dot, as in ``train-images.idx3-ubyte``. Kaggle's archive
+    unpacks each file into a folder of the same name.
     """
     spellings = (name, name.replace("-idx", ".idx"))
     for suffix in ("", ".gz"):

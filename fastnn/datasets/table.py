@@ -12,14 +12,14 @@ from fastnn.errors import DataError
 
 _LINE_BYTES, _NUMBER_BYTES = 1 << 20, 32  # of a line: so many, and so many more for each number
 _SHOWN = 40  # characters of a field
-_MOST_EMPTY = 1000  # lines at the end
+_MOST_EMPTY = 1000  # lines at the end that may be empty
 _BOM = "\ufeff"
-_AHEAD = 16  # lines below a first one of numbers that are looked at
-_MANY_COLUMNS = 8  # a sample that counts through as many is no chance
+_AHEAD = 16  # lines to examine below a first line of numbers
+_MANY_COLUMNS = 8  # a line that counts up over as many is hardly a sample
 
 
 class Lines(Protocol):
-    """What a table is read from: a binary file."""
+    """A binary file from which a table is read."""
 
     def readline(self, limit: int, /) -> bytes:
         """Return the next line, or its first `limit` bytes."""
@@ -35,12 +35,12 @@ def read_table(
     """Yield the samples of a CSV file, one a line, in blocks; it may be larger than the memory.
 
     Numbers may be quoted and have blanks around them. The first line is a header if no field of
-    it is a number, or if it says what `names` has.
+    it is a number, or if it equals `names`.
 
-    It may also be one if it counts the columns from 0 or 1, as pandas writes a frame without
-    names. It is taken for a header if there are eight columns or more, or a column below it that
-    has no number without a point; else, and where nothing is below it or the same line again, for
-    a sample. `say` is told how it was taken.
+    A first line that counts 0, 1, 2, ... or 1, 2, 3, ... may also be a header: pandas writes one
+    where columns have no names. It is taken for a header if there are eight columns or more, or
+    if all numbers of a column below it have a decimal point. Otherwise it is a sample, as it is if
+    no line follows or if it occurs again. `say` is called with the decision.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def read_table(
     names : sequence of str, optional
         What a header should say, if there is one.
     say : callable
-        Told how a first line of numbers is taken, and where the names are missing.
+        Called with a line on how a first line of numbers is read, or on missing names.
 
     Yields
     ------
@@ -115,7 +115,7 @@ def _lines(file: Lines, name: str, limit: int) -> Iterator[str]:
         if not text.strip():
             empty = empty or number
             if number - empty >= _MOST_EMPTY:
-                raise DataError(f"{where}: is empty, as the {_MOST_EMPTY:,} lines before it are")
+                raise DataError(f"{where}: is empty, like the {_MOST_EMPTY:,} lines before it")
         elif empty:
             raise DataError(f"{name}: line {empty}: is empty")
         else:
@@ -136,7 +136,7 @@ def _blocks(lines: Iterator[str]) -> Iterator[list[str]]:
 
 
 def _checked_fields(line: str, inputs: int, where: str) -> list[str]:
-    """Return the fields of the first line, as many as there should be."""
+    """Return the fields of the first line; raise a DataError if their number is wrong."""
     try:
         fields = next(csv.reader([line], strict=True))
     except csv.Error as error:
@@ -147,7 +147,7 @@ def _checked_fields(line: str, inputs: int, where: str) -> list[str]:
 
 
 def _check_names(fields: list[str], names: Sequence[str] | None, where: str) -> None:
-    """Raise a DataError if a header says something else than the model's names."""
+    """Raise a DataError if a header differs from the model's names."""
     for column, (field, expected) in enumerate(zip(fields, names or fields, strict=True), 1):
         if field != expected:
             raise DataError(
@@ -157,22 +157,22 @@ def _check_names(fields: list[str], names: Sequence[str] | None, where: str) -> 
 
 
 def _counts_up(fields: list[str]) -> bool:
-    """Return whether a line is 0, 1, 2, ... or 1, 2, 3, ..., as headers without names are."""
+    """Return whether a line is 0, 1, 2, ... or 1, 2, 3, ..., like headers without names."""
     return any(fields == [str(k) for k in range(low, low + len(fields))] for low in (0, 1))
 
 
 def _numbered(fields: list[str], first: str, ahead: list[str]) -> str:
-    """Return what a line that counts up is taken for, "header" or "sample"; "" of other lines."""
+    """Return "header" or "sample" if a first line counts up, else ""; "" is a sure sample."""
     if not _counts_up(fields) or first.strip() in map(str.strip, ahead):
         return ""
     has_points = _has_column_with_points(ahead)
-    if len(fields) == 1:  # 0 or 1, as samples often are
+    if len(fields) == 1:  # 0 or 1, which many samples are
         return "sample" if has_points else ""
     return "header" if has_points or (ahead and len(fields) >= _MANY_COLUMNS) else "sample"
 
 
 def _has_column_with_points(lines: list[str]) -> bool:
-    """Return whether some column has no number that is written without a point or an exponent."""
+    """Return whether all numbers of some column have a decimal point or an exponent."""
     columns = zip(*(line.split(",") for line in lines), strict=False)
     return any(
         not any(field.strip(' \t\r\n"').lstrip("+-").isdigit() for field in column)
@@ -181,12 +181,12 @@ def _has_column_with_points(lines: list[str]) -> bool:
 
 
 def _how_taken(taken: str, fields: list[str], names: Sequence[str] | None) -> str:
-    """Say how a first line of numbers was taken if that may be wrong, or the names are missing."""
+    """Return a line on how an uncertain first line is read, or on missing names, or ""."""
     text = ""
     if taken:
         start = ",".join(fields[:3]) + ",..." * (len(fields) > 3)
         other = "sample" if taken == "header" else "header"
-        text = f"line 1 ({start}) is taken for a {taken}, not a {other}"
+        text = f"line 1 ({start}) is read as a {taken}, not as a {other}"
     if names is not None:
         text = f"{text or 'has no header'}; the columns are taken in the order of the model's names"
     return text

@@ -364,7 +364,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
 
 
 def _check_objects(labels: Any, name: str) -> None:
-    """Raise a ValueError that says what labels of dtype object are, if they are not all strings."""
+    """Raise a ValueError that names the types in labels of dtype object, unless all are strings."""
     values = np.asarray(labels).ravel()
     if values.dtype != object or all(isinstance(value, str) for value in values):
         return

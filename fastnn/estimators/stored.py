@@ -104,7 +104,7 @@ def stored_of(estimator: Any) -> dict[str, Any]:
     TypeError
         If it is of a class that is not fastnn's.
     ModelFileError
-        If its classes are of a type that is not stored, or its figures would not be read back.
+        If its classes have a type that is not stored, or its figures could not be read back.
     """
     kind, fitted = type(estimator), vars(estimator)
     if not kind.__module__.startswith("fastnn.estimators."):

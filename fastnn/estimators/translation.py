@@ -144,7 +144,7 @@ def optimizer_of(estimator: Any) -> Optimizer:
     rate = _held(estimator, "learning_rate_init")
     shared = {"learning_rate": rate, "weight_decay": decay}
     if solver in ("adam", "adamw"):
-        moments = {  # what float32 would round to 1 is not quite that
+        moments = {  # at most the largest float32 below 1
             "beta1": min(_held(estimator, "beta_1"), _LARGEST_SHARE),
             "beta2": min(_held(estimator, "beta_2"), _LARGEST_SHARE),
             "eps": _held(estimator, "epsilon"),
@@ -153,7 +153,7 @@ def optimizer_of(estimator: Any) -> Optimizer:
     if estimator.momentum == 0:
         return get_optimizer("sgd", **shared)
     nesterov = {"momentum": False, "nesterov": True}.get(solver, bool(estimator.nesterovs_momentum))
-    momentum = _held(estimator, "momentum")  # of which scikit-learn allows 1
+    momentum = _held(estimator, "momentum")  # scikit-learn allows 1
     return replace(get_optimizer("momentum", **shared), momentum=momentum, nesterov=nesterov)
 
 

@@ -176,7 +176,7 @@ class Recorder(Bookkeeper):
 
 
 class Run(NamedTuple):
-    """A fit that can begin: nothing about it is left to be refused."""
+    """A fit whose arguments have all been checked."""
 
     training: Data
     validation: Data | None

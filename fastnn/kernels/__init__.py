@@ -6,7 +6,7 @@ from fastnn.address_space import check_libraries
 
 
 def _check_environment() -> None:
-    """Raise a ValueError or a MemoryError where Numba could not be imported, or would not start."""
+    """Raise a ValueError or a MemoryError if Numba could not be imported or started."""
     text = os.environ.get("NUMBA_NUM_THREADS", "").strip()
     if text and not (text.isdecimal() and int(text) > 0):
         raise ValueError(f"NUMBA_NUM_THREADS must be a whole number of at least 1, got {text!r}")

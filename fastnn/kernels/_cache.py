@@ -4,18 +4,18 @@ The directory's name is a hash of the code that the kernels are compiled from an
 that they are compiled for: a change anywhere compiles anew. Numba's own cache follows one source
 file.
 
-What is kept there is executed. So a directory is used only if nobody but this user and root can
-change what is in it: it belongs to one of the two, and group and others cannot write to it.
-Neither can another user replace it:
+Files in the directory are executed, so it is used only if nobody but this user and root can change
+its content: it belongs to one of the two, and group and others cannot write to it. Another user
+must not be able to replace it either:
 
-- This user's own directory lies in one that belongs to this user or to root and in which others
-  cannot replace an entry: they cannot write to it, or it is sticky, as /tmp is.
-- Root's directory, which an image of a container may bring (`fastnn.warm`), lies in such
-  directories all the way up, and their groups cannot replace an entry either. The path has no
-  symbolic links, which somebody else could turn.
+- The parent of this user's own directory belongs to this user or to root, and others cannot
+  replace an entry in it: they cannot write to it, or it is sticky, as /tmp is.
+- For a directory of root's, as in a container image (`fastnn.warm`), this holds for all parents up
+  to the root directory, and for their groups as well as for others. The path has no symbolic
+  links, which another user could redirect.
 
-The files obey the same rule as the directory, and each begins with a hash of its content, because
-a damaged file would be executed, too.
+The same rule applies to each file. It begins with a hash of its content, so that a damaged file is
+not executed.
 """
 
 import hashlib
@@ -57,10 +57,9 @@ _told: set[str] = set()
 
 @cache
 def source_hash() -> str:
-    """Hash all code that compiled code can depend on, and what it is compiled for.
+    """Hash all code that the kernels depend on, and the target for which they are compiled.
 
-    Code is hashed in whatever form it is there: in files, in a zip file, or compiled to bytecode
-    alone, as in a frozen program.
+    The code may be in source files, in a zip file, or bytecode alone, as in a frozen program.
     """
     target = numba.__version__, sys.implementation.cache_tag, CPU, sorted(FEATURES)
     digest = hashlib.sha256(repr(target).encode())
@@ -74,7 +73,7 @@ def source_hash() -> str:
 
 
 def code_text(code: CodeType) -> str:
-    """Describe what bytecode does, without the file and the lines that it comes from."""
+    """Return bytecode as text, without its file name and line numbers."""
 
     def text(value: Any) -> str:
         if isinstance(value, CodeType):
@@ -89,11 +88,11 @@ def code_text(code: CodeType) -> str:
 
 
 def cache_directory() -> Path | None:
-    """Return where these kernels' machine code is kept, if anywhere; NUMBA_CACHE_DIR moves it."""
+    """Return the directory of the kernels' machine code, or None; NUMBA_CACHE_DIR moves it."""
     root = Path(config.CACHE_DIR) if config.CACHE_DIR else user_cache_directory()
     try:
         return None if root is None else root.resolve() / f"kernels-{source_hash()}"
-    except (OSError, RuntimeError):  # the current directory is gone; links that lead in a circle
+    except (OSError, RuntimeError):  # the current directory was deleted; links form a circle
         return None
 
 
@@ -104,18 +103,18 @@ def is_cached() -> bool:
 
 
 def usable() -> bool:
-    """Return whether kernels can be kept; if not, say so once."""
+    """Return whether kernels can be kept; warn once if they cannot."""
     if why := obstacle():
         _tell_unkept(why)
     return not why
 
 
 def obstacle() -> str:
-    """Make the directory, and say why kernels cannot be kept, if they cannot."""
+    """Make the directory; return why kernels cannot be kept in it, or ""."""
     directory = cache_directory()
     if directory is None:
         return "compiled kernels cannot be kept: this user has no home directory"
-    with suppress(OSError):  # which shows in what is there
+    with suppress(OSError):  # `_fault` finds the reason
         if not directory.exists():
             make(directory)
             _remove_old(directory)
@@ -138,7 +137,7 @@ def tell(message: str) -> None:
 
 
 def make(directory: Path, mode: int = 0o700) -> None:
-    """Make a directory, and those above it, with these permissions, whatever the umask."""
+    """Make a directory and its missing parents with these permissions, whatever the umask."""
     if not directory.parent.exists():
         make(directory.parent, mode)
     with suppress(FileExistsError):
@@ -147,7 +146,7 @@ def make(directory: Path, mode: int = 0o700) -> None:
 
 
 def make_shared(root: Path) -> None:
-    """Have kernels kept in a directory, which is made, as all users can read them."""
+    """Make a directory that all users can read, and keep the kernels in it."""
     config.CACHE_DIR = str(root)
     if directory := cache_directory():
         make(directory, 0o755)
@@ -183,7 +182,7 @@ def _is_owners_or_roots(status: os.stat_result) -> bool:
 
 
 def _is_replaceable(directory: Path, *, own: bool) -> bool:
-    """Return whether another user could replace a directory, or one of those above root's."""
+    """Return whether another user could replace a directory or, if it is root's, a parent of it."""
     for above in directory.parents[: 1 if own else None]:
         status = above.lstat()
         open_to_others = status.st_mode & (stat.S_IWOTH if own else _OTHERS_WRITE)
@@ -207,14 +206,14 @@ def _remove_old(directory: Path) -> None:
 
 
 class _Locator(caching._CacheLocator):
-    """Tells Numba of our directory, which has been checked."""
+    """Gives Numba fastnn's cache directory, which has been checked."""
 
     def __init__(self, function: Callable) -> None:
         self._function = function
 
     @classmethod
     def from_function(cls, function: Callable, file: str) -> "_Locator":
-        """Return a locator, whether or not the function's source is a file."""
+        """Return a locator, even if the function has no source file."""
         return cls(function)
 
     def get_cache_path(self) -> str:
@@ -228,7 +227,7 @@ class _Locator(caching._CacheLocator):
         return ""
 
     def get_disambiguator(self) -> str:
-        """Return what tells functions of the same name apart."""
+        """Return a hash that distinguishes functions of the same name."""
         text = self._function.__module__ + code_text(self._function.__code__)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -271,7 +270,7 @@ class _KernelFile:
         try:
             write_whole(path, [hashlib.sha256(content).digest(), content])
             path.chmod(0o600 | path.parent.stat().st_mode & _OTHERS_READ)
-        except OSError as error:  # what an image of a system brings can be read all the same
+        except OSError as error:  # a read-only cache can still be read
             _tell_unkept(f"compiled kernels cannot be kept in {path.parent}: {error.strerror}")
 
 

@@ -27,7 +27,7 @@ from fastnn.control_groups import control_groups
 from fastnn.forks import making
 from fastnn.kernels._cache import tell
 
-# Where TBB has wheels, the library in them. Elsewhere Numba's other layers are what there is.
+# The library in TBB's wheels, where there are wheels. Elsewhere Numba uses its other layers.
 _TBB = {("Linux", "x86_64"): "libtbb.so.12", ("Windows", "AMD64"): "tbb12.dll"}
 _LAYERS = ("default", "tbb", "omp", "workqueue", "safe", "threadsafe", "forksafe")
 
@@ -62,7 +62,7 @@ def _layer_wanted() -> str:
 
 
 def _check_layer() -> None:
-    """Raise a ValueError if Numba knows no such layer."""
+    """Raise a ValueError if Numba has no layer of the name that was chosen."""
     if _layer_wanted() not in _LAYERS:
         raise ValueError(
             f"NUMBA_THREADING_LAYER must be one of {', '.join(_LAYERS)}; got "
@@ -80,7 +80,7 @@ def _start_layer() -> None:
 
 
 def _tell_fallback(tbb: Path | None) -> None:
-    """Warn where Numba has fallen back to another layer than TBB, and there is a cure."""
+    """Warn if Numba has fallen back from TBB to another layer and the user can change that."""
     layer = numba.threading_layer()
     chosen = _layer_wanted() != "default" or os.environ.get("NUMBA_THREADING_LAYER_PRIORITY")
     library = _TBB.get((platform.system(), platform.machine()))
@@ -94,7 +94,7 @@ def _tell_fallback(tbb: Path | None) -> None:
     tell(
         f"{why}, and Numba's threads run on {layer} instead: beside other busy processes training "
         f"can take many times as long, and forked processes have one thread; {cure}, or set "
-        f"NUMBA_THREADING_LAYER={layer} to choose this"
+        f"NUMBA_THREADING_LAYER={layer} to keep {layer} without this warning"
     )
 
 
@@ -119,9 +119,9 @@ def _check_room_for(threads: int) -> None:
 
 
 def _preload_tbb() -> Path | None:
-    """Load TBB from its wheel, wherever that is installed; return the library's path, if any.
+    """Load TBB from its wheel, wherever that is installed; return the library's path or None.
 
-    Numba looks for it by name, which only a loaded one answers to.
+    Numba opens the library by its name, which finds it only if it is loaded already.
     """
     name = _TBB.get((platform.system(), platform.machine()))
     if name is None or _layer_wanted() not in ("default", "tbb", "safe", "threadsafe"):
@@ -143,7 +143,7 @@ def start() -> str:
     with making:
         if not _serial:
             prepare()
-            numba.get_num_threads()  # which may start them anew after a fork
+            numba.get_num_threads()  # which may restart them after a fork
         return numba.threading_layer()
 
 

@@ -264,7 +264,7 @@ def open_chunk(job):
 
 @jit
 def add_losses(job, buffers):
-    """Add the chunk's losses and hits to the running sums; return whether to go on."""
+    """Add the chunk's losses and hits to the running sums; return whether to continue."""
     loss_sum, correct = 0.0, 0.0  # float64: sums of a whole epoch
     for i in range(job.rows):
         loss_sum += buffers.losses[i]

@@ -117,10 +117,10 @@ def place_entries(job):
 
 @jit
 def _columns_rise(columns, at, count, inputs):
-    """Return whether the `count` columns from ``columns[at]`` on rise, from 0 to below `inputs`.
+    """Return whether `count` columns from ``columns[at]`` increase, from 0 to below `inputs`.
 
-    They did when Python checked them, but the array may have been changed since. What is checked
-    here is the chunk's own copy, which nobody else changes.
+    Python has checked them, but the caller's array may have changed since. This checks the chunk's
+    own copy, which nothing else changes.
     """
     rise = True
     for p in range(at + 1, at + count):
@@ -145,7 +145,7 @@ def gather_entries(job_at, row, source):
     if not _columns_rise(entries.row_columns, at, count, layer.inputs):
         job.ordered = False
         for p in range(count):
-            entries.row_columns[at + p] = layer.inputs  # a row of weights that is there
+            entries.row_columns[at + p] = layer.inputs  # a row of weights that exists
     if job.mode == TRAIN and job.drops and layer.keep_level < LEVELS:
         block, bits = np.int64(-1), np.int64(0)
         for p in range(count):

@@ -82,13 +82,13 @@ def kernels_are_cached() -> bool:
 
 
 def fill_cache(root: Path | None, say: Callable[[str], None]) -> None:
-    """Have all kernels in the cache, and say what came of it."""
+    """Put all kernels into the cache, and report where and how."""
     if root is not None:
         _cache.make_shared(root)
     if why := _cache.obstacle():
         raise OSError(why)
     if not _cache.is_cached():
-        say("compiling the kernels: some seconds")
+        say("compiling the kernels, which takes some seconds")
     seconds, compiled = compile_kernels()
     directory = _cache.cache_directory()
     files = list(directory.glob("*.kernel"))
@@ -100,8 +100,8 @@ def fill_cache(root: Path | None, say: Callable[[str], None]) -> None:
     done = "compiled in" if compiled else "were there already, read in"
     say(f"{len(files)} kernels, {size / 1e3:.0f} kB, {done} {seconds:.1f} s: {directory}")
     say(
-        f"for processors like this one ({CPU}): on another kind they are compiled anew, unless "
-        "NUMBA_CPU_NAME and NUMBA_CPU_FEATURES are set alike here and there"
+        f"for processors like this one ({CPU}): another kind compiles them anew, unless "
+        "NUMBA_CPU_NAME and NUMBA_CPU_FEATURES are set alike when building and running"
     )
 
 
@@ -299,11 +299,11 @@ class NumbaEngine:
         _run(_rows.address, _weights.address, job.this)
 
     def _measure(self, epoch: Epoch) -> None:
-        """Find the work of each group of the first layer's inputs; None where zeros are computed.
+        """Find the work of each group of the first layer's inputs; None if zeros are not skipped.
 
-        It decides which task does what, and no bit of the result. What was found last is kept
-        for as long as the features are the same object. A weak reference tells: it neither keeps
-        them alive nor takes others for them.
+        The work decides which task takes which groups, and does not change the result. It is
+        measured again only for another features object. A weak reference recognises the last one:
+        it does not keep that alive, and cannot mistake a new object at the same address for it.
         """
         x = epoch.data.x
         sparse = isinstance(_source_of(x), SparseRows)
@@ -318,12 +318,12 @@ class NumbaEngine:
             self._measured = ref(x)
 
     def _deal_out(self, tasks: int) -> None:
-        """Write which groups of the first layer's inputs each task takes.
+        """Assign the groups of the first layer's inputs to tasks.
 
         Raises
         ------
         RuntimeError
-            If a group were left out or taken twice: its weights would not be trained, or wrongly.
+            If a group is left out or assigned twice: its weights would be trained wrongly.
         """
         assert self._work is not None
         shares = balanced(self._work, tasks)

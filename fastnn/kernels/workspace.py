@@ -58,7 +58,7 @@ JOB = np.dtype(
         *((name, np.int64) for name in ("x_starts", "x_columns", "x_rows", "source_rows")),
         ("skip_zeros", np.int8),
         ("finite", np.bool_),  # stays true where all features that were predicted from are
-        ("ordered", np.bool_),  # stays true while the columns of sparse rows rise, within range
+        ("ordered", np.bool_),  # stays true while sparse columns increase, within range
         *((name, np.int64) for name in ("x", "data_rows", "targets", "weights", "order", "out")),
         # What to do with it.
         *((name, np.int64) for name in ("tasks", "mode", "rule", "n", "batch_size")),
