@@ -22,10 +22,10 @@ from fastnn.sparse import SparseRows
 OFFSET_LIMIT = 2.0**16  # mean over spread: float32 has 24 bits, of which 8 are left for the spread
 _LARGE_FEATURE, _LARGE_TARGET = 10.0, 1000.0  # root mean square of a column that may be too large
 _SMALL = 0.05  # largest distance from a column's mean that may be too small
-# Shares of a constant prediction's loss above which a loss is no better: on an estimate of that
-# loss, and on the same rows.
+# A loss above this share of a constant prediction's loss is no better: compared first with an
+# estimate of the constant's loss, then with its loss on the same rows.
 _MAYBE_NO_BETTER, _NO_BETTER = 0.95, 0.99
-_JUDGED_UPDATE = 250  # when fits of one epoch each, such as partial fits, are judged, once
+_JUDGED_UPDATE = 250  # update at which fits of one epoch, such as partial fits, are judged, once
 _CONSTANT_ROWS, _SAMPLE_ROWS, _SAMPLE_VALUES = 8192, 1024, 2**22
 
 _TARGET_CURE = (
@@ -76,7 +76,7 @@ def warn_of_offset(y: Any, data: Data, loss: Loss) -> bool:
         return False
     values = np.asarray(y).reshape(len(data.targets), -1)
     low, high = (each.astype(np.float64) for each in (values.min(axis=0), values.max(axis=0)))
-    least_spread = (high - low) / math.sqrt(2 * len(values))  # of rows of equal weight
+    least_spread = (high - low) / math.sqrt(2 * len(values))  # lower bound for rows of equal weight
     if data.weights is None and (np.maximum(high, -low) <= OFFSET_LIMIT * least_spread).all():
         return False
     columns = _columns_of(values.astype(np.float64), data.weights)

@@ -10,7 +10,7 @@ from fastnn.errors import DataError
 
 MAGIC = b"\x1f\x8b"
 DEFLATE_RATIO = 1032  # the most that deflate reaches: 258 bytes from two bits
-_TABLE_RATIO = 500  # largest of a table: one-hot columns reach 200
+_TABLE_RATIO = 500  # most that is accepted of a table: one-hot columns reach 200
 _TABLE_BYTES = 1 << 24  # that a table may have in addition
 
 

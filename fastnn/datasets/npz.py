@@ -25,7 +25,7 @@ _SHOWN = 120  # characters of a name that a file gives, or of a message with it
 _TABLE_PIXELS = 16  # columns; a table with fewer holds measurements, not pictures
 _HIGH = 127  # pictures have brighter pixels; ages, counts and ratings are seldom larger
 _BYTES_NOTE = (
-    "the features are taken for pixels and scaled by 1/255, because they are whole numbers from 0 "
+    "the features are treated as pixels and scaled by 1/255, because they are whole numbers from 0 "
     "to 255 (if they are not pixels, standardize them before saving)"
 )
 _MANY = 64  # arrays: with more than this, none is looked at that has not the right name

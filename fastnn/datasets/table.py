@@ -39,8 +39,8 @@ def read_table(
 
     A first line that counts 0, 1, 2, ... or 1, 2, 3, ... may also be a header: pandas writes one
     where columns have no names. It is taken for a header if there are eight columns or more, or
-    if all numbers of a column below it have a decimal point. Otherwise it is a sample, as it is if
-    no line follows or if it occurs again. `say` is called with the decision.
+    if all numbers of a column below it have a decimal point. Otherwise, or if no line follows, or
+    if the same line occurs again, it is taken for a sample. `say` is called with the decision.
 
     Parameters
     ----------
@@ -181,7 +181,7 @@ def _has_column_with_points(lines: list[str]) -> bool:
 
 
 def _how_taken(taken: str, fields: list[str], names: Sequence[str] | None) -> str:
-    """Return a line on how an uncertain first line is read, or on missing names, or ""."""
+    """Return a note on how an uncertain first line is read, or on missing names, or ""."""
     text = ""
     if taken:
         start = ",".join(fields[:3]) + ",..." * (len(fields) > 3)
