@@ -336,3 +336,12 @@ def test_a_task_without_columns_writes_nothing_behind_the_starts(rng, monkeypatc
     x, y = sparse.csr_array(few(rng, 40, 4)), rng.integers(0, 2, 40)
     Network([4, 3, 2]).fit(x, y, epochs=1, threads=min(2, usable_threads()))
     assert room[0] == 0 and (room[starts:] == -1).all()
+
+
+def test_there_is_room_for_the_entries_and_biases_of_fuller_rows(rng):
+    net = Network([4, 3, 2])
+    engine = net.use_engine("numba", threads=1)
+    empty, full = sparse.csr_array((CHUNK_ROWS, 4)), few(rng, CHUNK_ROWS, 4, 0.2)
+    for x in (empty, sparse.csr_array(full)):
+        net.predict(x)
+        assert engine._entries.size >= x.nnz + CHUNK_ROWS
