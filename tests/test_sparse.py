@@ -9,9 +9,12 @@ from scipy import sparse
 
 from fastnn import DataError, MLPClassifier, MLPRegressor, Network
 from fastnn.batches import CHUNK_ROWS, Data
-from fastnn.engine import get_engine
+from fastnn.engine import get_engine, usable_threads
 from fastnn.inputs import as_features
+from fastnn.kernels import step
 from fastnn.kernels._simd import NR
+from fastnn.kernels.sparse import EntryBuffers
+from fastnn.kernels.workspace import address
 from fastnn.sparse import SparseRows
 
 FORMS = [sparse.csr_array, sparse.csr_matrix, sparse.csc_array, sparse.coo_array, sparse.dok_array]
@@ -317,3 +320,28 @@ def test_memory_grows_with_the_weights_and_not_with_rows_times_columns(optimizer
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 15
+
+
+def test_a_task_without_columns_writes_nothing_behind_the_starts(rng, monkeypatch):
+    starts, tail = 4 + 1 + 2 * 2, 64  # of the columns, as `Entries` says; and what lies behind
+    room = np.full(starts + tail, -1, np.int64)
+    tell = EntryBuffers.tell
+
+    def tell_of_more_room(buffers, job):
+        tell(buffers, job)
+        job.column_starts = address(room)
+
+    monkeypatch.setattr(EntryBuffers, "tell", tell_of_more_room)
+    monkeypatch.setattr(step, "balanced", lambda work, tasks: np.array([0] + [1] * tasks))
+    x, y = sparse.csr_array(few(rng, 40, 4)), rng.integers(0, 2, 40)
+    Network([4, 3, 2]).fit(x, y, epochs=1, threads=min(2, usable_threads()))
+    assert room[0] == 0 and (room[starts:] == -1).all()
+
+
+def test_there_is_room_for_the_entries_and_biases_of_fuller_rows(rng):
+    net = Network([4, 3, 2])
+    engine = net.use_engine("numba", threads=1)
+    empty, full = sparse.csr_array((CHUNK_ROWS, 4)), few(rng, CHUNK_ROWS, 4, 0.2)
+    for x in (empty, sparse.csr_array(full)):
+        net.predict(x)
+        assert engine._entries.size >= x.nnz + CHUNK_ROWS

@@ -65,10 +65,10 @@ def entries_of(job):
 
 
 class EntryBuffers:
-    """Room for a chunk's entries, and the word about it to a job."""
+    """Room for a chunk's entries, biases included, and the word about it to a job."""
 
     def __init__(self, size: int, inputs: int, threads: int) -> None:
-        self.size = size + CHUNK_ROWS  # the biases
+        self.size = size
         arrays = Entries(
             aligned_zeros(CHUNK_ROWS + 1, np.int64),
             aligned_zeros(self.size, np.int32),

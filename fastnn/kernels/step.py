@@ -253,7 +253,7 @@ class NumbaEngine:
             return
         job.x, job.x_is_bytes = address(x.values), False
         job.x_starts, job.x_columns = address(x.starts), address(x.columns)
-        size = given.most_entries(CHUNK_ROWS)
+        size = given.most_entries(CHUNK_ROWS) + CHUNK_ROWS  # the biases
         if self._entries is None or self._entries.size < size:
             self._entries = EntryBuffers(size, x.width, self.threads)
         self._entries.tell(job)

@@ -159,7 +159,9 @@ def weights_region(task, address):
         sparse = i == 0 and job.x_is_sparse
         listed = i == 0 and job.skip_zeros == ALWAYS
         if sparse or listed:
-            low, high = buffers.shares[task] * NR, min(width, buffers.shares[task + 1] * NR)
+            # An empty share at the end begins where the inputs end, not where their panel does.
+            low = min(width, buffers.shares[task] * NR)
+            high = min(width, buffers.shares[task + 1] * NR)
         if job.clipping:
             clipped_block(buffers, job, i, low, high)
             continue
