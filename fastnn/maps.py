@@ -17,6 +17,9 @@ def is_cut_short(array: Any) -> bool:
 
     Reading the missing part would end the process with SIGBUS.
     """
+    base = getattr(array, "base", None)
+    if base is None or (type(base) is np.ndarray and base.base is None):
+        return False  # an array in memory, or a view of one: soon said, for one row's prediction
     owner, root = _owner_and_root(array)
     if not isinstance(owner, mmap.mmap):
         return False

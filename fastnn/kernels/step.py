@@ -306,16 +306,18 @@ class NumbaEngine:
         it does not keep that alive, and cannot mistake a new object at the same address for it.
         """
         x = epoch.data.x
+        if self._measured() is x and self.skip_zeros is None:
+            return
         sparse = isinstance(_source_of(x), SparseRows)
         if self.skip_zeros is not None and not sparse:
             groups = panels_for(self._layout.layers[0].inputs + 1)
             self._work, self._measured = np.ones(groups) if self.skip_zeros else None, lambda: None
-        elif self._measured() is not x:
-            if sparse:
-                self._work = work_of_columns(x, epoch)
-            else:
-                self._work = work_of_groups(x) if len(x) >= DECISIVE_ROWS else None
-            self._measured = ref(x)
+            return
+        if sparse:
+            self._work = work_of_columns(x, epoch)
+        else:
+            self._work = work_of_groups(x) if len(x) >= DECISIVE_ROWS else None
+        self._measured = ref(x)
 
     def _deal_out(self, tasks: int) -> None:
         """Assign the groups of the first layer's inputs to tasks.
