@@ -27,8 +27,8 @@ from peers import PEERS
 
 import fastnn
 from fastnn._cli import check_directory, positive_int
-from fastnn.files import write_whole
 from fastnn.machine import cpu_name
+from fastnn.system.files import write_whole
 
 PACKAGE_HOME = Path(fastnn.__file__).parents[1]  # the processes run the fastnn that started this
 PEERS_SCRIPT = Path(__file__).with_name("peers.py")

@@ -6,7 +6,7 @@ import numpy as np
 
 from fastnn.datasets import Dataset, load_dataset
 from fastnn.errors import DataError
-from fastnn.files import user_cache_directory
+from fastnn.system.files import user_cache_directory
 
 TRAIN_ROWS, TEST_ROWS, SIDE, CLASSES = 60_000, 10_000, 28, 10
 ZEROS = 0.81  # of MNIST's pixels

@@ -20,9 +20,9 @@ from typing import Any, Literal, NoReturn
 
 from fastnn import __version__
 from fastnn.errors import DivergenceError, FastnnError
-from fastnn.interrupts import Terminated, exit_code, heed, heeded
 from fastnn.settings import BELOW_ONE, LARGEST_FLOAT, SMALLEST_NORMAL, normal_range
-from fastnn.terminal import print_line
+from fastnn.system.interrupts import Terminated, exit_code, heed, heeded
+from fastnn.system.terminal import print_line
 
 ENGINES = ("numba", "numpy")  # as in fastnn.engine, which needs NumPy
 DATASETS = ("auto", "mnist", "fashion-mnist", "digits")

@@ -10,10 +10,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from fastnn import _cli
-from fastnn.address_space import check_libraries
 from fastnn.console import counted
 from fastnn.errors import DivergenceError
-from fastnn.terminal import print_line
+from fastnn.system.address_space import check_libraries
+from fastnn.system.terminal import print_line
 
 if TYPE_CHECKING:
     from fastnn.datasets import Dataset

@@ -24,10 +24,10 @@ from fastnn.checkpoint_file import Items, read_snapshot, write_snapshot
 from fastnn.engine import Engine
 from fastnn.errors import CheckpointError, ModelFileError
 from fastnn.features import Features
-from fastnn.files import FilePath, alone_in
 from fastnn.plan import Plan
 from fastnn.settings import whole_number
 from fastnn.sparse import SparseRows
+from fastnn.system.files import FilePath, alone_in
 from fastnn.watch import Snapshot
 
 _NAME = re.compile(r"checkpoint-(\d{12,})\.safetensors")

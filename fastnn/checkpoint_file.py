@@ -15,8 +15,8 @@ import numpy as np
 from fastnn.batches import Progress
 from fastnn.early_stopping import Standing
 from fastnn.errors import ModelFileError
-from fastnn.files import FilePath
 from fastnn.strict_json import brief, counted, listed, typed, within
+from fastnn.system.files import FilePath
 from fastnn.tensor_file import (
     Kind,
     Leaf,

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from fastnn.callbacks import Callback, past_epochs
-from fastnn.terminal import print_line, printable
+from fastnn.system.terminal import print_line, printable
 
 
 def counted(number: int, noun: str) -> str:

@@ -11,7 +11,7 @@ from fastnn.batches import Data, Epoch, Progress
 from fastnn.features import Features
 from fastnn.layers import Dense, Parameters
 from fastnn.losses import LOSSES, Loss
-from fastnn.memory import check_engine
+from fastnn.system.memory import check_engine
 
 ENGINES = ("numba", "numpy")
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastnn.errors import DataError
-from fastnn.files import FilePath
 from fastnn.inputs import as_dense, as_labels
 from fastnn.plots import WIDTH_INCHES, new_figure, save, styled
+from fastnn.system.files import FilePath
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,9 +17,9 @@ from fastnn.features import Features, SelectedRows
 from fastnn.layers import Dense, Parameters
 from fastnn.losses import Loss
 from fastnn.maps import is_cut_short
-from fastnn.memory import check_copy
 from fastnn.settings import SMALLEST_NORMAL
 from fastnn.sparse import SparseRows
+from fastnn.system.memory import check_copy
 
 _BLOCK_ROWS = 4096  # rows checked at a time, so that checking allocates next to nothing
 

@@ -12,8 +12,8 @@ import numpy as np
 from fastnn.batches import Data
 from fastnn.engine import Engine
 from fastnn.errors import DivergenceError
-from fastnn.forks import lock, making
 from fastnn.layers import Parameters
+from fastnn.system.forks import lock, making
 
 # SciPy's status of a search that reached a limit. Every other search ends when the loss no longer
 # falls. In float32 that is a minimum only if the gradient is a small part of the initial one.

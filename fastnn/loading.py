@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING, Union
 
-from fastnn.files import FilePath
 from fastnn.model_file import read_model
 from fastnn.network import Network
 from fastnn.strict_json import within
+from fastnn.system.files import FilePath
 from fastnn.watch import Counts
 
 if TYPE_CHECKING:

@@ -13,12 +13,12 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from fastnn.errors import ModelFileError
-from fastnn.files import FilePath
 from fastnn.layers import Dense, Parameters, dense_layers
 from fastnn.losses import Loss, get_loss
 from fastnn.randomness import SEED_LIMIT
 from fastnn.settings import COUNT_LIMIT, check_setting
 from fastnn.strict_json import counted, listed, typed, within
+from fastnn.system.files import FilePath
 from fastnn.tensor_file import (
     Kind,
     Leaf,

@@ -12,14 +12,10 @@ from fastnn.callbacks import Callback, checked
 from fastnn.checkpoint import checkpoint_in
 from fastnn.early_stopping import EarlyStopping
 from fastnn.engine import Engine, get_engine, usable_threads
-from fastnn.files import FilePath
-from fastnn.forks import Training, making
 from fastnn.initializers import initial_parameters
 from fastnn.inputs import as_data, as_features, as_parameters, with_class_weights
-from fastnn.interrupts import Whole
 from fastnn.layers import Parameters, dense_layers
 from fastnn.losses import get_loss
-from fastnn.memory import check_fit
 from fastnn.model_file import model_of, write_model
 from fastnn.onnx_export import network_graph, write_onnx
 from fastnn.optimizers import Optimizer
@@ -29,6 +25,10 @@ from fastnn.scale import warn_of_offset, warn_of_scale
 from fastnn.schedules import Schedule
 from fastnn.settings import check_setting, whole_number
 from fastnn.splitting import split
+from fastnn.system.files import FilePath
+from fastnn.system.forks import Training, making
+from fastnn.system.interrupts import Whole
+from fastnn.system.memory import check_fit
 from fastnn.training import Outcome, fit
 from fastnn.watch import Counts, History, Score, r2
 

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from fastnn import __version__
-from fastnn.files import FilePath, write_whole
 from fastnn.layers import LEAK, Dense, Parameters
 from fastnn.losses import Loss
+from fastnn.system.files import FilePath, write_whole
 
 OPSET, IR_VERSION = 13, 7
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastnn.files import FilePath, write_whole
+from fastnn.system.files import FilePath, write_whole
 from fastnn.watch import History
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from fastnn import _cli, _session
 from fastnn.errors import DataError
-from fastnn.files import writable_target, write_whole
-from fastnn.terminal import print_line, printable
+from fastnn.system.files import writable_target, write_whole
+from fastnn.system.terminal import print_line, printable
 
 if TYPE_CHECKING:
     import numpy as np

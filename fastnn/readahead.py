@@ -15,9 +15,9 @@ import numpy as np
 
 from fastnn.batches import Data
 from fastnn.features import SelectedRows
-from fastnn.forks import making
 from fastnn.maps import is_mapped
 from fastnn.randomness import block_rows, window_rows
+from fastnn.system.forks import making
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor

@@ -29,8 +29,8 @@ from fastnn.callbacks import Callback
 from fastnn.console import counted, versions
 from fastnn.convergence import Plan, Run, capitalized, number_text
 from fastnn.errors import DivergenceError
-from fastnn.files import write_whole
-from fastnn.terminal import print_line, printable
+from fastnn.system.files import write_whole
+from fastnn.system.terminal import print_line, printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -14,10 +14,10 @@ import numpy as np
 
 from fastnn.batches import Data
 from fastnn.features import Features, dense
-from fastnn.forks import making
 from fastnn.losses import Loss
 from fastnn.plan import Plan
 from fastnn.sparse import SparseRows
+from fastnn.system.forks import making
 
 OFFSET_LIMIT = 2.0**16  # mean over spread: float32 has 24 bits, of which 8 are left for the spread
 _LARGE_FEATURE, _LARGE_TARGET = 10.0, 1000.0  # root mean square of a column that may be too large

@@ -8,10 +8,10 @@ import numpy as np
 from fastnn.batches import Data
 from fastnn.errors import DataError
 from fastnn.features import selected
-from fastnn.forks import making
 from fastnn.inputs import has_classes
 from fastnn.losses import Loss
 from fastnn.randomness import WHOLE_BYTES
+from fastnn.system.forks import making
 
 
 def split(data: Data, fraction: float, loss: Loss, seed: int) -> tuple[Data, Data]:

@@ -13,8 +13,8 @@ from reprlib import repr as brief  # cut to a few words: what a stranger wrote m
 from typing import Any
 
 from fastnn.errors import ModelFileError
-from fastnn.files import FilePath
 from fastnn.settings import COUNT_LIMIT
+from fastnn.system.files import FilePath
 
 _WORDS = {bool: "a bool", int: "a whole number", float: "a number with a point", str: "a text"}
 _WORDS |= {list: "a list", dict: "an object"}

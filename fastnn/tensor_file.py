@@ -20,8 +20,8 @@ import numpy as np
 
 from fastnn import __version__
 from fastnn.errors import ModelFileError
-from fastnn.files import FilePath, regular_mode, write_whole
 from fastnn.strict_json import brief, check_names, dump, listed, parse, typed, within
+from fastnn.system.files import FilePath, regular_mode, write_whole
 
 HEADER_LIMIT = 2 << 20  # bytes; Python's objects for them may take thirty times as many
 _LENGTH_BYTES = 8  # in front of the header: its length

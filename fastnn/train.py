@@ -10,19 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from fastnn import _cli, _session
 from fastnn._train_options import PROGRAM, parse
-from fastnn._train_text import (
-    Run,
-    best_epoch,
-    describe,
-    ending_text,
-    result_text,
-    start_fields,
-)
+from fastnn._train_text import Run, best_epoch, describe, ending_text, result_text, start_fields
 from fastnn.callbacks import Bookkeeper, Callback, past_epochs
 from fastnn.console import Display, JsonLog, open_display
 from fastnn.errors import DivergenceError
-from fastnn.files import writable_target
 from fastnn.schedules import Schedule
+from fastnn.system.files import writable_target
 
 if TYPE_CHECKING:
     from fastnn.batches import Data

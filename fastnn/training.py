@@ -14,7 +14,6 @@ from fastnn.checkpoint import Checkpoint, checkpoint_in
 from fastnn.early_stopping import Standing
 from fastnn.engine import Engine
 from fastnn.errors import DivergenceError
-from fastnn.interrupts import Whole
 from fastnn.layers import Parameters
 from fastnn.lbfgs import Limits, minimize
 from fastnn.losses import Loss
@@ -22,6 +21,7 @@ from fastnn.optimizers import Optimizer
 from fastnn.plan import Plan
 from fastnn.randomness import permutation
 from fastnn.readahead import ReadAhead
+from fastnn.system.interrupts import Whole
 from fastnn.watch import Counts, History, Score, Watch
 
 # A call of the engine is meant to take this long: short enough for a prompt answer to Ctrl-C,

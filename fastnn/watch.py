@@ -9,12 +9,12 @@ from fastnn.batches import Data, Progress
 from fastnn.callbacks import Bookkeeper, Callback
 from fastnn.early_stopping import EarlyStopping, Standing, is_over, judge
 from fastnn.engine import Engine
-from fastnn.interrupts import Whole
 from fastnn.layers import Parameters
 from fastnn.losses import Loss
 from fastnn.plan import Plan
 from fastnn.schedules import ADAPTIVE_END, ADAPTIVE_FACTOR
 from fastnn.settings import COUNT_LIMIT
+from fastnn.system.interrupts import Whole
 
 # Without early stopping, an adaptive rate follows the training loss, as scikit-learn has it.
 _ADAPTIVE = EarlyStopping("loss", patience=10, min_delta=1e-4, restore_best=False)

@@ -11,7 +11,8 @@ import pytest
 from commands import assert_one_line
 
 import fastnn
-from fastnn import _session, address_space
+from fastnn import _session
+from fastnn.system import address_space
 
 
 def test_libraries_that_are_there_need_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from commands import posix
 from fits import names, numbers, small_fit
 
 from fastnn import Checkpoint, CheckpointError, callbacks, checkpoint
-from fastnn.files import alone_in
+from fastnn.system.files import alone_in
 
 
 def test_the_last_two_are_kept(tmp_path: Path) -> None:

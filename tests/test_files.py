@@ -1,4 +1,4 @@
-"""`fastnn.files`: the new file whole, or the old one, whatever call of the system fails."""
+"""`fastnn.system.files`: the new file whole, or the old one, whatever call of the system fails."""
 
 import errno
 import os
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from commands import posix
 
-from fastnn.files import regular_mode, user_cache_directory, write_whole
+from fastnn.system.files import regular_mode, user_cache_directory, write_whole
 
 OLD, NEW = b"old", [b"new ", b"", b"contents"]
 CALLS = ("open", "chmod", "write", "fsync", "close", "replace")

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from commands import posix
 
-from fastnn import Callback, MLPClassifier, Network, forks, network
-from fastnn.interrupts import Whole
+from fastnn import Callback, MLPClassifier, Network, network
 from fastnn.kernels import _threads
+from fastnn.system import forks
+from fastnn.system.interrupts import Whole
 
 X, Y = np.eye(6, dtype=np.float32), np.arange(6) % 3
 

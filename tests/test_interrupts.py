@@ -1,4 +1,4 @@
-"""`fastnn.interrupts`, and that whatever moment an interrupt picks, a network is what it was."""
+"""`fastnn.system.interrupts`, and that whatever moment an interrupt picks, a network is what it was."""
 
 import copy
 import signal
@@ -13,7 +13,7 @@ from commands import posix
 from scipy.sparse import csr_array
 
 from fastnn import Callback, MLPClassifier, Network
-from fastnn.interrupts import Terminated, Whole, exit_code, heed, heeded
+from fastnn.system.interrupts import Terminated, Whole, exit_code, heed, heeded
 
 pytestmark = posix
 
@@ -76,7 +76,7 @@ def test_other_threads_have_no_handlers() -> None:
 def test_the_second_signal_ends_the_process() -> None:
     program = """
 import signal
-from fastnn.interrupts import heeded
+from fastnn.system.interrupts import heeded
 with heeded():
     try:
         signal.raise_signal(signal.SIGINT)

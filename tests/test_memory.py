@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 from commands import assert_one_line, posix, run
 
-from fastnn import EarlyStopping, MLPClassifier, Network, control_groups, memory
+from fastnn import EarlyStopping, MLPClassifier, Network
 from fastnn.estimators.watching import plain
 from fastnn.features import SelectedRows
 from fastnn.inputs import as_features
 from fastnn.kernels import step
 from fastnn.layers import dense_layers
-from fastnn.memory import available, check_copy, check_engine, check_fit, empty_predictions
 from fastnn.optimizers import OPTIMIZERS
 from fastnn.plan import Plan
+from fastnn.system import control_groups, memory
+from fastnn.system.memory import available, check_copy, check_engine, check_fit, empty_predictions
 
 ROOM = 64 << 20
 ADAM = Plan(epochs=1, batch_size=128, optimizer=OPTIMIZERS["adam"])
@@ -125,7 +126,8 @@ def test_what_a_fit_takes_was_foreseen(engine, optimizer, tmp_path):
     width = 600 if optimizer == "lbfgs" else 2000  # 14 MB of weights, or fewer, many times over
     program = f"""
 import numpy as np
-from fastnn import Checkpoint, Network, memory
+from fastnn import Checkpoint, Network
+from fastnn.system import memory
 def resident(mark):
     lines = open("/proc/self/status").read().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(mark))

@@ -7,7 +7,7 @@ import sys
 import numba
 import pytest
 
-from fastnn.forks import Training
+from fastnn.system.forks import Training
 
 compiled = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="about compiled code alone")
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

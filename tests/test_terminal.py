@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from fastnn.terminal import print_line, printable
+from fastnn.system.terminal import print_line, printable
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ import numba
 import numpy as np
 import pytest
 
-from fastnn import Network, control_groups, kernels
+from fastnn import Network, kernels
 from fastnn.kernels import _cache, _threads
+from fastnn.system import control_groups
 
 pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="about compiled code alone")
 

@@ -272,7 +272,8 @@ def test_interrupt_that_an_import_hides(capsys: pytest.CaptureFixture[str]) -> N
 def test_interrupt_that_a_callback_loses(folder: Path) -> None:
     program = """
 import ctypes, signal, sys
-from fastnn import _cli, interrupts
+from fastnn import _cli
+from fastnn.system import interrupts
 with interrupts.heeded(), _cli.exit_on_interrupt("fastnn.train"):
     ctypes.CFUNCTYPE(None)(lambda: signal.raise_signal(int(sys.argv[1])))()
 """

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastnn.errors import DataError
-from fastnn.files import write_whole
+from fastnn.system.files import write_whole
 
 if TYPE_CHECKING:
     from rich.progress import Progress

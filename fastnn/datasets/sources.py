@@ -15,7 +15,7 @@ import numpy as np
 from fastnn.datasets.download import DownloadError, Remote, download
 from fastnn.datasets.idx import read_idx_and_sha256
 from fastnn.errors import DataError
-from fastnn.files import user_cache_directory
+from fastnn.system.files import user_cache_directory
 
 
 @dataclass(frozen=True)

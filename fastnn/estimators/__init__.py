@@ -1,6 +1,6 @@
 """scikit-learn's multi-layer perceptrons on fastnn's engines: its words outside, ours inside."""
 
-from fastnn.address_space import check_libraries
+from fastnn.system.address_space import check_libraries
 
 check_libraries("numpy", "sklearn")  # before they are imported
 

@@ -43,9 +43,9 @@ from fastnn.estimators.watching import (
 from fastnn.inputs import as_data, as_features, check_unmasked
 from fastnn.layers import dense_layers
 from fastnn.losses import Loss
-from fastnn.memory import check_copy
 from fastnn.scale import warn_of_offset
 from fastnn.splitting import split
+from fastnn.system.memory import check_copy
 
 _DTYPES = [np.float64, np.float32, np.uint8]  # stay as they are; all else becomes the first
 _ARRAYS = ("X", "y", "sample_weight", "X_val", "y_val", "sample_weight_val")

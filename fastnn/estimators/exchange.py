@@ -9,11 +9,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from fastnn.estimators.sklearn_exchange import from_sklearn, to_sklearn
 from fastnn.estimators.stored import restored, stored_of
-from fastnn.files import FilePath
 from fastnn.model_file import model_of, write_model
 from fastnn.network import Network
 from fastnn.onnx_export import classifier_graph, regression_graph, write_onnx
 from fastnn.strict_json import within
+from fastnn.system.files import FilePath
 
 
 class ExchangeMixin(BaseEstimator):

@@ -20,11 +20,11 @@ from fastnn.early_stopping import EarlyStopping
 from fastnn.errors import CheckpointError
 from fastnn.estimators.translation import batch_rows_of, reported_outputs, stopping_rule_of
 from fastnn.features import Features, SelectedRows
-from fastnn.forks import Training, making
-from fastnn.memory import check_copy
 from fastnn.network import Network
 from fastnn.plan import Plan
 from fastnn.sparse import SparseRows
+from fastnn.system.forks import Training, making
+from fastnn.system.memory import check_copy
 
 try:
     from sklearn.callback import CallbackSupportMixin, with_callbacks

@@ -2,7 +2,7 @@
 
 import os
 
-from fastnn.address_space import check_libraries
+from fastnn.system.address_space import check_libraries
 
 
 def _check_environment() -> None:

@@ -42,8 +42,8 @@ from numba.core import caching
 from numba.core.serialize import dumps
 
 from fastnn import batches, kernels, layers, losses, randomness
-from fastnn.files import user_cache_directory, write_whole
 from fastnn.kernels._simd import CPU, FEATURES
+from fastnn.system.files import user_cache_directory, write_whole
 
 KEPT_DAYS = 90  # the kernels of other versions and processors, after their last use
 OTHER_MODULES = (kernels, batches, layers, losses, randomness)  # whose constants kernels contain

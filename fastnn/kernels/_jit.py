@@ -24,9 +24,9 @@ import numba
 from numba import config, types
 from numba.extending import models, register_model
 
-from fastnn.forks import making
 from fastnn.kernels._cache import cache_directory, numba_cache, tell, usable
 from fastnn.kernels._simd import name_address
+from fastnn.system.forks import making
 
 _OPTIONS = {"error_model": "numpy", "nogil": True}  # no division checks; other threads may run
 _ADDRESS = types.int64

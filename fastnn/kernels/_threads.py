@@ -23,9 +23,9 @@ import numba
 from numba import config
 from numba.np.ufunc import parallel as layers
 
-from fastnn.control_groups import control_groups
-from fastnn.forks import making
 from fastnn.kernels._cache import tell
+from fastnn.system.control_groups import control_groups
+from fastnn.system.forks import making
 
 # The library in TBB's wheels, where there are wheels. Elsewhere Numba uses its other layers.
 _TBB = {("Linux", "x86_64"): "libtbb.so.12", ("Windows", "AMD64"): "tbb12.dll"}

@@ -30,11 +30,7 @@ from fastnn.kernels._simd import (
 )
 from fastnn.kernels._tile import LISTED_SAMPLES
 from fastnn.kernels.activations import NO_SLOPES, activation_backward, activation_forward
-from fastnn.kernels.dense import (
-    dense_backward_input,
-    dense_forward,
-    dense_forward_listed,
-)
+from fastnn.kernels.dense import dense_backward_input, dense_forward, dense_forward_listed
 from fastnn.kernels.dropout import drop
 from fastnn.kernels.elementary import all_finite
 from fastnn.kernels.losses import CROSS_ENTROPY, UNITS

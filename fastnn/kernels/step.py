@@ -19,7 +19,6 @@ from numba import config
 from fastnn.batches import CHUNK_ROWS, Data, Epoch, Progress
 from fastnn.errors import DataError
 from fastnn.features import Features, SelectedRows, check_in_place
-from fastnn.forks import alone, lock, making
 from fastnn.inputs import check_finite
 from fastnn.kernels import _cache, _gemm, _threads, activations, dropout, losses, sparse, updates
 from fastnn.kernels._jit import Driver, Region
@@ -47,8 +46,9 @@ from fastnn.kernels.workspace import (
 from fastnn.kernels.zeros import balanced, work_of_groups
 from fastnn.layers import Dense, Parameters
 from fastnn.losses import LOSSES, Loss
-from fastnn.memory import check_compiler, empty_predictions
 from fastnn.sparse import COLUMNS_CHANGED, SparseRows
+from fastnn.system.forks import alone, lock, making
+from fastnn.system.memory import check_compiler, empty_predictions
 
 DECISIVE_ROWS = 64  # fewer say too little of how many zeros there are
 # Multiply-adds of a step by which a further thread begins to pay: measured at 2 to 3 million in

@@ -12,11 +12,9 @@ import numpy as np
 
 from fastnn.batches import CHUNK_ROWS, Data, Epoch, Progress, next_chunk
 from fastnn.features import Features, dense
-from fastnn.forks import alone, lock
 from fastnn.inputs import check_finite
 from fastnn.layers import Dense, Parameters
 from fastnn.losses import Loss
-from fastnn.memory import empty_predictions
 from fastnn.optimizers import Optimizer
 from fastnn.randomness import keep_mask
 from fastnn.reference import activations
@@ -31,6 +29,8 @@ from fastnn.reference.updates import (
     momentum_update,
     sgd_update,
 )
+from fastnn.system.forks import alone, lock
+from fastnn.system.memory import empty_predictions
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 

@@ -9,7 +9,7 @@ import os
 import sys
 from contextlib import suppress
 
-from fastnn import control_groups
+from fastnn.system import control_groups
 
 # Megabytes of address space that each import takes with two threads (measured), in the order of
 # import. More threads take more, so an import that is refused here would fail.

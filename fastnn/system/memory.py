@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fastnn.address_space import address_space_left
 from fastnn.batches import CHUNK_ROWS
-from fastnn.control_groups import PROC, control_groups
 from fastnn.layers import Dense
 from fastnn.plan import Plan
+from fastnn.system.address_space import address_space_left
+from fastnn.system.control_groups import PROC, control_groups
 
 _NEVER_MISSED = 1 << 24  # bytes
 _FLOAT, _INDEX = 4, 8
