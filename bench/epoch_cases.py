@@ -9,12 +9,12 @@ from fastnn import training
 from fastnn.batches import Data, Epoch, Progress
 from fastnn.datasets import Dataset
 from fastnn.engine import get_engine
-from fastnn.initializers import he_normal
-from fastnn.layers import dense_layers
-from fastnn.losses import LOSSES
-from fastnn.optimizers import get_optimizer
+from fastnn.model.initializers import he_normal
+from fastnn.model.layers import dense_layers
+from fastnn.model.losses import LOSSES
+from fastnn.model.optimizers import get_optimizer
+from fastnn.model.randomness import permutation
 from fastnn.plan import Plan
-from fastnn.randomness import permutation
 from fastnn.watch import Counts
 
 SIZES = [784, 128, 64, 10]

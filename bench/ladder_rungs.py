@@ -19,8 +19,8 @@ from fastnn.kernels.dense import dense_forward_listed
 from fastnn.kernels.layout import Layout
 from fastnn.kernels.workspace import ROW_BLOCK, Workspace, aligned_zeros
 from fastnn.kernels.zeros import mark
-from fastnn.layers import dense_layers
-from fastnn.losses import LOSSES
+from fastnn.model.layers import dense_layers
+from fastnn.model.losses import LOSSES
 
 ROWS, DEPTH, COLUMNS = 128, 785, 128  # ROWS and COLUMNS are whole tiles on every machine
 FLOPS = 2 * ROWS * DEPTH * COLUMNS  # zeros are counted like other numbers

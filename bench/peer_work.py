@@ -11,10 +11,10 @@ import numpy as np
 from mnist_like import find_or_imitate
 
 from fastnn.datasets import Dataset
-from fastnn.initializers import he_normal
-from fastnn.layers import Parameters, dense_layers
 from fastnn.machine import flops_per_sample
-from fastnn.randomness import permutation
+from fastnn.model.initializers import he_normal
+from fastnn.model.layers import Parameters, dense_layers
+from fastnn.model.randomness import permutation
 
 SEED = 0
 

@@ -24,8 +24,8 @@ from mnist_like import find_or_imitate
 
 from fastnn import MLPClassifier, Network
 from fastnn._cli import positive_int
-from fastnn.initializers import he_normal
-from fastnn.layers import Parameters, dense_layers
+from fastnn.model.initializers import he_normal
+from fastnn.model.layers import Parameters, dense_layers
 from fastnn.system.files import write_whole
 
 SIZES = (784, 128, 64, 10)

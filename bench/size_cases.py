@@ -7,10 +7,10 @@ from epoch_cases import SEED, Trainer, assert_close
 
 from fastnn.batches import Data
 from fastnn.engine import get_engine
-from fastnn.initializers import he_normal
-from fastnn.layers import Dense, dense_layers
 from fastnn.machine import flops_per_sample
-from fastnn.optimizers import get_optimizer
+from fastnn.model.initializers import he_normal
+from fastnn.model.layers import Dense, dense_layers
+from fastnn.model.optimizers import get_optimizer
 
 INPUTS, CLASSES = 256, 10
 

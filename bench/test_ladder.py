@@ -22,9 +22,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from summary import Results
 
 from fastnn.datasets import Dataset
-from fastnn.initializers import he_normal
 from fastnn.kernels._simd import LANES
-from fastnn.layers import dense_layers
+from fastnn.model.initializers import he_normal
+from fastnn.model.layers import dense_layers
 
 NUMPY_PRODUCT = Path(__file__).with_name("numpy_product.py")
 NUMPY_PRODUCTS = 20  # a question: its way to the other process and back is 1 % of the time

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
         register_onnx_converters as register_onnx_converters,
     )
     from fastnn.loading import load as load
+    from fastnn.model.schedules import Schedule as Schedule
     from fastnn.network import Network as Network
-    from fastnn.schedules import Schedule as Schedule
 
 __version__ = "0.1.0"
 
@@ -41,7 +41,7 @@ _HOME = {
     "ModelFileError": "fastnn.errors",
     "Network": "fastnn.network",
     "ProgressBar": "fastnn.callbacks",
-    "Schedule": "fastnn.schedules",
+    "Schedule": "fastnn.model.schedules",
     "load": "fastnn.loading",
     "load_dataset": "fastnn.datasets",
     "register_onnx_converters": "fastnn.estimators.onnx_converters",

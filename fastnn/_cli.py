@@ -20,14 +20,14 @@ from typing import Any, Literal, NoReturn
 
 from fastnn import __version__
 from fastnn.errors import DivergenceError, FastnnError
-from fastnn.settings import BELOW_ONE, LARGEST_FLOAT, SMALLEST_NORMAL, normal_range
+from fastnn.model.settings import BELOW_ONE, LARGEST_FLOAT, SMALLEST_NORMAL, normal_range
 from fastnn.system.interrupts import Terminated, exit_code, heed, heeded
 from fastnn.system.terminal import print_line
 
 ENGINES = ("numba", "numpy")  # as in fastnn.engine, which needs NumPy
 DATASETS = ("auto", "mnist", "fashion-mnist", "digits")
 WIDTH_LIMIT = 1_000_000  # of a hidden layer: a wider one is a slip of the hand
-SEED_LIMIT = 2**64  # as in fastnn.randomness, which needs NumPy
+SEED_LIMIT = 2**64  # as in fastnn.model.randomness, which needs NumPy
 
 
 class UsageError(Exception):

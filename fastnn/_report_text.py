@@ -18,7 +18,7 @@ from fastnn.convergence import (
     learning_rate_choice,
     number_text,
 )
-from fastnn.optimizers import OPTIMIZERS
+from fastnn.model.optimizers import OPTIMIZERS
 
 MINI_BATCH = 128
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from fastnn import _cli
 from fastnn.early_stopping import EarlyStopping
-from fastnn.layers import ACTIVATIONS
-from fastnn.optimizers import OPTIMIZERS
-from fastnn.schedules import SCHEDULES
+from fastnn.model.layers import ACTIVATIONS
+from fastnn.model.optimizers import OPTIMIZERS
+from fastnn.model.schedules import SCHEDULES
 
 PROGRAM = "fastnn.train"
 EXAMPLES = """\

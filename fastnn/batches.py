@@ -16,8 +16,8 @@ import numpy as np
 from fastnn.errors import DataError
 from fastnn.features import Features, check_in_place
 from fastnn.maps import is_cut_short
-from fastnn.optimizers import OPTIMIZERS, Optimizer
-from fastnn.settings import SMALLEST_NORMAL
+from fastnn.model.optimizers import OPTIMIZERS, Optimizer
+from fastnn.model.settings import SMALLEST_NORMAL
 
 CHUNK_ROWS = 512
 _SMALLEST_NORM = np.float32(SMALLEST_NORMAL)  # what is smaller counts as 0
@@ -30,7 +30,7 @@ class Data(NamedTuple):
     ----------
     x : ndarray (n, I), uint8 or float32, C-contiguous; or SparseRows, or SelectedRows of either
     targets : ndarray (n,) int32 or (n, O) float32
-        Class numbers, or what the outputs should be (`fastnn.losses.Loss.takes_labels`).
+        Class numbers, or what the outputs should be (`fastnn.model.losses.Loss.takes_labels`).
     weights : ndarray (n,) float32, optional
         How much each row counts.
     """

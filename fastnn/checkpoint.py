@@ -24,8 +24,8 @@ from fastnn.checkpoint_file import Items, read_snapshot, write_snapshot
 from fastnn.engine import Engine
 from fastnn.errors import CheckpointError, ModelFileError
 from fastnn.features import Features
+from fastnn.model.settings import whole_number
 from fastnn.plan import Plan
-from fastnn.settings import whole_number
 from fastnn.sparse import SparseRows
 from fastnn.system.files import FilePath, alone_in
 from fastnn.watch import Snapshot

@@ -41,7 +41,7 @@ class Plan:
         None for L-BFGS, which searches for it.
     epochs : int
     optimizer : str, default "sgd"
-        One of `fastnn.optimizers.OPTIMIZERS`.
+        One of `fastnn.model.optimizers.OPTIMIZERS`.
     """
 
     method: str

@@ -9,8 +9,8 @@ import numpy as np
 
 from fastnn.batches import Data, Epoch, Progress
 from fastnn.features import Features
-from fastnn.layers import Dense, Parameters
-from fastnn.losses import LOSSES, Loss
+from fastnn.model.layers import Dense, Parameters
+from fastnn.model.losses import LOSSES, Loss
 from fastnn.system.memory import check_engine
 
 ENGINES = ("numba", "numpy")

@@ -14,10 +14,10 @@ import numpy as np
 from fastnn.batches import Data
 from fastnn.errors import DataError
 from fastnn.features import Features, SelectedRows
-from fastnn.layers import Dense, Parameters
-from fastnn.losses import Loss
 from fastnn.maps import is_cut_short
-from fastnn.settings import SMALLEST_NORMAL
+from fastnn.model.layers import Dense, Parameters
+from fastnn.model.losses import Loss
+from fastnn.model.settings import SMALLEST_NORMAL
 from fastnn.sparse import SparseRows
 from fastnn.system.memory import check_copy
 

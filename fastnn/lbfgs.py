@@ -12,7 +12,7 @@ import numpy as np
 from fastnn.batches import Data
 from fastnn.engine import Engine
 from fastnn.errors import DivergenceError
-from fastnn.layers import Parameters
+from fastnn.model.layers import Parameters
 from fastnn.system.forks import lock, making
 
 # SciPy's status of a search that reached a limit. Every other search ends when the loss no longer

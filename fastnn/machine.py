@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from fastnn.layers import Dense
+from fastnn.model.layers import Dense
 
 # What the BLAS libraries that NumPy may have been built with read their thread count from.
 _THREAD_VARIABLES = (
@@ -109,7 +109,7 @@ def flops_per_sample(layers: Iterable[Dense]) -> int:
 
     Examples
     --------
-    >>> from fastnn.layers import dense_layers
+    >>> from fastnn.model.layers import dense_layers
     >>> flops_per_sample(dense_layers([784, 128, 64, 10])) * 60_000 / 1e9  # an epoch of MNIST
     27.264
     """

@@ -13,10 +13,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from fastnn.errors import ModelFileError
-from fastnn.layers import Dense, Parameters, dense_layers
-from fastnn.losses import Loss, get_loss
-from fastnn.randomness import SEED_LIMIT
-from fastnn.settings import COUNT_LIMIT, check_setting
+from fastnn.model.layers import Dense, Parameters, dense_layers
+from fastnn.model.losses import Loss, get_loss
+from fastnn.model.randomness import SEED_LIMIT
+from fastnn.model.settings import COUNT_LIMIT, check_setting
 from fastnn.strict_json import counted, listed, typed, within
 from fastnn.system.files import FilePath
 from fastnn.tensor_file import (

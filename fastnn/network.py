@@ -12,18 +12,18 @@ from fastnn.callbacks import Callback, checked
 from fastnn.checkpoint import checkpoint_in
 from fastnn.early_stopping import EarlyStopping
 from fastnn.engine import Engine, get_engine, usable_threads
-from fastnn.initializers import initial_parameters
 from fastnn.inputs import as_data, as_features, as_parameters, with_class_weights
-from fastnn.layers import Parameters, dense_layers
-from fastnn.losses import get_loss
+from fastnn.model.initializers import initial_parameters
+from fastnn.model.layers import Parameters, dense_layers
+from fastnn.model.losses import get_loss
+from fastnn.model.optimizers import Optimizer
+from fastnn.model.randomness import SEED_LIMIT
+from fastnn.model.schedules import Schedule
+from fastnn.model.settings import check_setting, whole_number
 from fastnn.model_file import model_of, write_model
 from fastnn.onnx_export import network_graph, write_onnx
-from fastnn.optimizers import Optimizer
 from fastnn.plan import Plan, check_monitor, planned
-from fastnn.randomness import SEED_LIMIT
 from fastnn.scale import warn_of_offset, warn_of_scale
-from fastnn.schedules import Schedule
-from fastnn.settings import check_setting, whole_number
 from fastnn.splitting import split
 from fastnn.system.files import FilePath
 from fastnn.system.forks import Training, making
@@ -45,7 +45,7 @@ class Network:
         one of each.
     loss : str, default "cross_entropy"
         "cross_entropy" over classes; "logistic" for one or several labels that are 0 or 1;
-        "squared_error", "poisson", "absolute_error" or "huber" for numbers. `fastnn.losses` has
+        "squared_error", "poisson", "absolute_error" or "huber" for numbers. `fastnn.model.losses` has
         the formulas.
     dropout : float or sequence of float, default 0
         The share of values that training sets to 0: of every hidden layer's outputs, or, of the
@@ -170,7 +170,7 @@ class Network:
             Rows that one update learns from, by default 128; "lbfgs" takes them all. More than
             there are is the same as "full".
         optimizer : {"sgd", "momentum", "nesterov", "adam", "adamw", "lbfgs"} or Optimizer
-            `fastnn.optimizers` has the equations. "lbfgs" takes all rows at once, and an epoch
+            `fastnn.model.optimizers` has the equations. "lbfgs" takes all rows at once, and an epoch
             is one of its iterations.
         learning_rate, momentum, weight_decay : float, optional
             Replace the optimizer's own: 0.1 for "sgd", 0.01 with momentum, 0.001 for "adam" and
@@ -183,7 +183,7 @@ class Network:
         clip_norm : float, default 0
             A batch's gradient that is longer than this is shortened to it; 0 for never.
         shuffle : bool, default True
-            Take the rows in another order every epoch: `fastnn.randomness.permutation`.
+            Take the rows in another order every epoch: `fastnn.model.randomness.permutation`.
         sample_weight : array (rows,), optional
             How much each row counts.
         class_weight : dict or "balanced", optional

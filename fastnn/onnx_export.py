@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from fastnn import __version__
-from fastnn.layers import LEAK, Dense, Parameters
-from fastnn.losses import Loss
+from fastnn.model.layers import LEAK, Dense, Parameters
+from fastnn.model.losses import Loss
 from fastnn.system.files import FilePath, write_whole
 
 OPSET, IR_VERSION = 13, 7

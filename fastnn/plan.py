@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastnn.early_stopping import EarlyStopping, Standing
-from fastnn.losses import Loss
-from fastnn.optimizers import Optimizer, get_optimizer
-from fastnn.schedules import Schedule
-from fastnn.settings import check_setting, whole_number
+from fastnn.model.losses import Loss
+from fastnn.model.optimizers import Optimizer, get_optimizer
+from fastnn.model.schedules import Schedule
+from fastnn.model.settings import check_setting, whole_number
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 from fastnn.batches import Data
 from fastnn.features import SelectedRows
 from fastnn.maps import is_mapped
-from fastnn.randomness import block_rows, window_rows
+from fastnn.model.randomness import block_rows, window_rows
 from fastnn.system.forks import making
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import numpy as np
 
 from fastnn.batches import Data
 from fastnn.features import Features, dense
-from fastnn.losses import Loss
+from fastnn.model.losses import Loss
 from fastnn.plan import Plan
 from fastnn.sparse import SparseRows
 from fastnn.system.forks import making

@@ -9,8 +9,8 @@ from fastnn.batches import Data
 from fastnn.errors import DataError
 from fastnn.features import selected
 from fastnn.inputs import has_classes
-from fastnn.losses import Loss
-from fastnn.randomness import WHOLE_BYTES
+from fastnn.model.losses import Loss
+from fastnn.model.randomness import WHOLE_BYTES
 from fastnn.system.forks import making
 
 

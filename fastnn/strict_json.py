@@ -13,7 +13,7 @@ from reprlib import repr as brief  # cut to a few words: what a stranger wrote m
 from typing import Any
 
 from fastnn.errors import ModelFileError
-from fastnn.settings import COUNT_LIMIT
+from fastnn.model.settings import COUNT_LIMIT
 from fastnn.system.files import FilePath
 
 _WORDS = {bool: "a bool", int: "a whole number", float: "a number with a point", str: "a text"}

@@ -14,7 +14,7 @@ from fastnn._train_text import Run, best_epoch, describe, ending_text, result_te
 from fastnn.callbacks import Bookkeeper, Callback, past_epochs
 from fastnn.console import Display, JsonLog, open_display
 from fastnn.errors import DivergenceError
-from fastnn.schedules import Schedule
+from fastnn.model.schedules import Schedule
 from fastnn.system.files import writable_target
 
 if TYPE_CHECKING:

@@ -14,12 +14,12 @@ from fastnn.checkpoint import Checkpoint, checkpoint_in
 from fastnn.early_stopping import Standing
 from fastnn.engine import Engine
 from fastnn.errors import DivergenceError
-from fastnn.layers import Parameters
 from fastnn.lbfgs import Limits, minimize
-from fastnn.losses import Loss
-from fastnn.optimizers import Optimizer
+from fastnn.model.layers import Parameters
+from fastnn.model.losses import Loss
+from fastnn.model.optimizers import Optimizer
+from fastnn.model.randomness import permutation
 from fastnn.plan import Plan
-from fastnn.randomness import permutation
 from fastnn.readahead import ReadAhead
 from fastnn.system.interrupts import Whole
 from fastnn.watch import Counts, History, Score, Watch

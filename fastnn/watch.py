@@ -9,11 +9,11 @@ from fastnn.batches import Data, Progress
 from fastnn.callbacks import Bookkeeper, Callback
 from fastnn.early_stopping import EarlyStopping, Standing, is_over, judge
 from fastnn.engine import Engine
-from fastnn.layers import Parameters
-from fastnn.losses import Loss
+from fastnn.model.layers import Parameters
+from fastnn.model.losses import Loss
+from fastnn.model.schedules import ADAPTIVE_END, ADAPTIVE_FACTOR
+from fastnn.model.settings import COUNT_LIMIT
 from fastnn.plan import Plan
-from fastnn.schedules import ADAPTIVE_END, ADAPTIVE_FACTOR
-from fastnn.settings import COUNT_LIMIT
 from fastnn.system.interrupts import Whole
 
 # Without early stopping, an adaptive rate follows the training loss, as scikit-learn has it.

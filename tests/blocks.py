@@ -6,8 +6,8 @@ from fastnn.kernels._simd import NR
 from fastnn.kernels.dense import INPUT_BLOCK, PANEL_BLOCK
 from fastnn.kernels.layout import Layout
 from fastnn.kernels.workspace import Workspace
-from fastnn.layers import dense_layers
-from fastnn.losses import LOSSES
+from fastnn.model.layers import dense_layers
+from fastnn.model.losses import LOSSES
 
 NO_RATE = np.float32(0)  # a product that is written, not stepped down
 

@@ -19,7 +19,7 @@ import numpy as np
 
 import fastnn
 from fastnn import Checkpoint, EarlyStopping, Network, _cli, train
-from fastnn.layers import Parameters
+from fastnn.model.layers import Parameters
 
 # By a name: what is given to the network, and to its fit.
 FITS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

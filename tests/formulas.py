@@ -19,7 +19,7 @@ ACTIVATIONS = {
 
 
 def losses_of(z, y, loss):
-    """Return the loss of every row, (B,), as `fastnn.losses` has it; z must not be large."""
+    """Return the loss of every row, (B,), as `fastnn.model.losses` has it; z must not be large."""
     if loss == "cross_entropy":
         p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
         return -np.log(p[np.arange(len(y)), y])

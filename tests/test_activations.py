@@ -9,7 +9,7 @@ from fastnn.kernels import activations as kernels
 from fastnn.kernels._simd import NR
 from fastnn.kernels.step import UNITS
 from fastnn.kernels.workspace import address
-from fastnn.layers import ACTIVATIONS
+from fastnn.model.layers import ACTIVATIONS
 from fastnn.reference import activations as reference
 
 ROOMS = ["reference", "kernels"]

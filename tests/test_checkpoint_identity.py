@@ -12,9 +12,9 @@ from fastnn import Checkpoint, CheckpointError, EarlyStopping, Network
 from fastnn import checkpoint as checkpoints
 from fastnn.batches import Data
 from fastnn.engine import Engine, get_engine
-from fastnn.optimizers import OPTIMIZERS
+from fastnn.model.optimizers import OPTIMIZERS
+from fastnn.model.schedules import Schedule
 from fastnn.plan import Plan
-from fastnn.schedules import Schedule
 from fastnn.watch import Counts, Watch
 
 

@@ -8,10 +8,10 @@ from tolerances import U
 from fastnn import DivergenceError, Network
 from fastnn.batches import Data, Epoch, Progress
 from fastnn.engine import get_engine
-from fastnn.initializers import he_normal
-from fastnn.layers import dense_layers
-from fastnn.losses import LOSSES
-from fastnn.optimizers import get_optimizer
+from fastnn.model.initializers import he_normal
+from fastnn.model.layers import dense_layers
+from fastnn.model.losses import LOSSES
+from fastnn.model.optimizers import get_optimizer
 
 LONG = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="takes too long uncompiled")
 

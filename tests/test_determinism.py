@@ -13,12 +13,12 @@ import pytest
 from fastnn import Network
 from fastnn.batches import Data, Epoch, Progress
 from fastnn.engine import get_engine
-from fastnn.initializers import initial_parameters
 from fastnn.kernels._simd import FEATURES, X86
-from fastnn.layers import ACTIVATIONS, dense_layers
-from fastnn.losses import LOSSES
-from fastnn.optimizers import OPTIMIZERS
-from fastnn.randomness import permutation
+from fastnn.model.initializers import initial_parameters
+from fastnn.model.layers import ACTIVATIONS, dense_layers
+from fastnn.model.losses import LOSSES
+from fastnn.model.optimizers import OPTIMIZERS
+from fastnn.model.randomness import permutation
 
 pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="about compiled code alone")
 

@@ -5,7 +5,7 @@ import pytest
 from scipy.sparse import csr_array
 
 from fastnn import Callback, DivergenceError, Network, train
-from fastnn.losses import LOSSES
+from fastnn.model.losses import LOSSES
 
 ROWS, BATCH, BAD = 2000, 32, 1700  # the row that spoils its batch
 

@@ -13,10 +13,10 @@ from tolerances import U
 from fastnn import Network
 from fastnn.batches import CHUNK_ROWS, Data, Epoch, Progress
 from fastnn.engine import get_engine
-from fastnn.initializers import he_normal, initial_parameters
-from fastnn.layers import ACTIVATIONS, dense_layers
-from fastnn.losses import LOSSES
-from fastnn.randomness import keep_factor, keep_level, keep_mask, philox
+from fastnn.model.initializers import he_normal, initial_parameters
+from fastnn.model.layers import ACTIVATIONS, dense_layers
+from fastnn.model.losses import LOSSES
+from fastnn.model.randomness import keep_factor, keep_level, keep_mask, philox
 
 LONG = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="takes too long uncompiled")
 

@@ -10,10 +10,10 @@ from scipy.sparse import random_array
 from fastnn.batches import Data, Epoch, Progress
 from fastnn.engine import Engine, get_engine
 from fastnn.features import selected
-from fastnn.initializers import initial_parameters
 from fastnn.inputs import as_features
-from fastnn.layers import dense_layers
-from fastnn.optimizers import get_optimizer
+from fastnn.model.initializers import initial_parameters
+from fastnn.model.layers import dense_layers
+from fastnn.model.optimizers import get_optimizer
 
 SIZES, ROWS = [20, 17, 5, 3], 70
 LAYERS = dense_layers(SIZES, dropout=(0.2, 0.3, 0.0))

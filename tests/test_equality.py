@@ -12,9 +12,9 @@ from tolerances import BATCH_GD_20_EPOCHS, FIRST_EPOCH, FIRST_STEPS, THREE_EPOCH
 
 from fastnn.batches import CHUNK_ROWS, Data, Epoch, Progress
 from fastnn.engine import get_engine
-from fastnn.initializers import he_normal
-from fastnn.layers import dense_layers
-from fastnn.randomness import permutation
+from fastnn.model.initializers import he_normal
+from fastnn.model.layers import dense_layers
+from fastnn.model.randomness import permutation
 
 pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="takes too long uncompiled")
 

@@ -8,7 +8,7 @@ from fastnn import MLPClassifier, Network, splitting
 from fastnn.batches import CHUNK_ROWS, Data
 from fastnn.features import SelectedRows, dense, selected
 from fastnn.inputs import as_features
-from fastnn.losses import LOSSES
+from fastnn.model.losses import LOSSES
 from fastnn.splitting import split
 
 ROWS, COLUMNS = CHUNK_ROWS + 300, 37

@@ -11,9 +11,9 @@ from tolerances import U
 
 from fastnn.batches import Data, Epoch, Progress
 from fastnn.engine import ENGINES, get_engine
-from fastnn.initializers import initial_parameters
-from fastnn.layers import ACTIVATIONS, dense_layers
-from fastnn.losses import LOSSES
+from fastnn.model.initializers import initial_parameters
+from fastnn.model.layers import ACTIVATIONS, dense_layers
+from fastnn.model.losses import LOSSES
 
 LONG = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="takes too long uncompiled")
 

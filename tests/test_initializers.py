@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fastnn import Network
-from fastnn.initializers import glorot_uniform, he_normal, initial_parameters
-from fastnn.layers import ACTIVATIONS, dense_layers
+from fastnn.model.initializers import glorot_uniform, he_normal, initial_parameters
+from fastnn.model.layers import ACTIVATIONS, dense_layers
 
 
 def same(one, other):

@@ -6,7 +6,7 @@ import pytest
 from fastnn import Network
 from fastnn.errors import DataError
 from fastnn.inputs import as_data, as_features, as_labels, as_values, as_weights
-from fastnn.losses import LOSSES
+from fastnn.model.losses import LOSSES
 from fastnn.splitting import split
 
 VALUES = [[0, 1, 2], [3, 250, 255]]

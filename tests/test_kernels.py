@@ -17,8 +17,8 @@ from fastnn.kernels._tile import emit_call, operand
 from fastnn.kernels.layout import Layout
 from fastnn.kernels.step import UNITS
 from fastnn.kernels.workspace import address, aligned_zeros
-from fastnn.layers import dense_layers
-from fastnn.losses import LOSSES
+from fastnn.model.layers import dense_layers
+from fastnn.model.losses import LOSSES
 
 jitted = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="about compiled code alone")
 

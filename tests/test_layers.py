@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fastnn import Network
-from fastnn.layers import ACTIVATIONS, Dense, dense_layers
+from fastnn.model.layers import ACTIVATIONS, Dense, dense_layers
 
 
 def test_layers_form_a_chain_with_relu_between_and_logits_at_the_end():

@@ -15,10 +15,10 @@ from fastnn import Callback, DivergenceError, MLPClassifier, Network
 from fastnn.batches import Data
 from fastnn.early_stopping import EarlyStopping
 from fastnn.engine import get_engine
-from fastnn.layers import dense_layers
 from fastnn.lbfgs import Limits, _quiet_blas, _shaped, minimize
-from fastnn.losses import LOSSES
-from fastnn.optimizers import get_optimizer
+from fastnn.model.layers import dense_layers
+from fastnn.model.losses import LOSSES
+from fastnn.model.optimizers import get_optimizer
 from fastnn.plan import Plan
 
 

@@ -6,8 +6,8 @@ import pytest
 from fastnn import Network
 from fastnn.batches import Data
 from fastnn.engine import get_engine
-from fastnn.layers import dense_layers
-from fastnn.losses import LOSSES, get_loss
+from fastnn.model.layers import dense_layers
+from fastnn.model.losses import LOSSES, get_loss
 
 EPS32 = 2.0**-23
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fastnn import machine
-from fastnn.layers import dense_layers
+from fastnn.model.layers import dense_layers
 
 
 def test_flops_of_an_epoch_of_mnist_by_hand() -> None:

@@ -17,8 +17,8 @@ from fastnn.estimators.watching import plain
 from fastnn.features import SelectedRows
 from fastnn.inputs import as_features
 from fastnn.kernels import step
-from fastnn.layers import dense_layers
-from fastnn.optimizers import OPTIMIZERS
+from fastnn.model.layers import dense_layers
+from fastnn.model.optimizers import OPTIMIZERS
 from fastnn.plan import Plan
 from fastnn.system import control_groups, memory
 from fastnn.system.memory import available, check_copy, check_engine, check_fit, empty_predictions

@@ -17,8 +17,8 @@ from safetensors.numpy import load_file
 import fastnn
 from fastnn import ModelFileError, Network, load, tensor_file
 from fastnn.errors import FastnnError
-from fastnn.layers import ACTIVATIONS
-from fastnn.losses import LOSSES
+from fastnn.model.layers import ACTIVATIONS
+from fastnn.model.losses import LOSSES
 from fastnn.model_file import model_of, read_model, write_model
 
 ROWS = 40

@@ -18,8 +18,8 @@ from sklearn.preprocessing import StandardScaler
 from tolerances import U
 
 from fastnn import MLPClassifier, MLPRegressor, Network, register_onnx_converters
-from fastnn.layers import ACTIVATIONS
-from fastnn.losses import LOSSES
+from fastnn.model.layers import ACTIVATIONS
+from fastnn.model.losses import LOSSES
 from fastnn.onnx_export import IR_VERSION, OPSET
 
 onnx = pytest.importorskip("onnx")

@@ -9,11 +9,11 @@ import pytest
 from fastnn import Network
 from fastnn.batches import Data, Epoch, Progress
 from fastnn.engine import get_engine
-from fastnn.initializers import he_normal
-from fastnn.layers import dense_layers
-from fastnn.optimizers import OPTIMIZERS, get_optimizer
-from fastnn.randomness import permutation
-from fastnn.schedules import Schedule
+from fastnn.model.initializers import he_normal
+from fastnn.model.layers import dense_layers
+from fastnn.model.optimizers import OPTIMIZERS, get_optimizer
+from fastnn.model.randomness import permutation
+from fastnn.model.schedules import Schedule
 
 LONG = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="takes too long uncompiled")
 NAMES = [name for name in OPTIMIZERS if name != "lbfgs"]  # takes no steps of its own

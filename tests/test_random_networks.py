@@ -23,13 +23,13 @@ from tolerances import U
 from fastnn.batches import Data, Epoch, Progress
 from fastnn.engine import ENGINES, get_engine
 from fastnn.features import selected
-from fastnn.initializers import initial_parameters
 from fastnn.inputs import as_features
-from fastnn.layers import ACTIVATIONS, dense_layers
-from fastnn.losses import LOSSES
-from fastnn.optimizers import OPTIMIZERS
-from fastnn.randomness import permutation
-from fastnn.schedules import SCHEDULES, Schedule
+from fastnn.model.initializers import initial_parameters
+from fastnn.model.layers import ACTIVATIONS, dense_layers
+from fastnn.model.losses import LOSSES
+from fastnn.model.optimizers import OPTIMIZERS
+from fastnn.model.randomness import permutation
+from fastnn.model.schedules import SCHEDULES, Schedule
 
 LONG = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="takes too long uncompiled")
 REST = pytest.mark.process  # they take seconds

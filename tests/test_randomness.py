@@ -12,9 +12,16 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from fastnn.initializers import he_normal
-from fastnn.layers import dense_layers
-from fastnn.randomness import SEED_LIMIT, Purpose, block_rows, generator, permutation, window_rows
+from fastnn.model.initializers import he_normal
+from fastnn.model.layers import dense_layers
+from fastnn.model.randomness import (
+    SEED_LIMIT,
+    Purpose,
+    block_rows,
+    generator,
+    permutation,
+    window_rows,
+)
 
 LAYERS = dense_layers([784, 128, 64, 10])
 

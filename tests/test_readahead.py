@@ -8,11 +8,12 @@ from itertools import count
 import numpy as np
 import pytest
 
-from fastnn import Network, randomness, readahead
+from fastnn import Network, readahead
 from fastnn.batches import Data
 from fastnn.features import SelectedRows
 from fastnn.maps import is_mapped
-from fastnn.randomness import permutation
+from fastnn.model import randomness
+from fastnn.model.randomness import permutation
 from fastnn.readahead import ReadAhead
 from fastnn.sparse import SparseRows
 

@@ -8,9 +8,9 @@ import pytest
 
 from fastnn.batches import CHUNK_ROWS, Data, Epoch, Progress
 from fastnn.engine import get_engine
-from fastnn.initializers import he_normal
-from fastnn.layers import dense_layers
-from fastnn.losses import LOSSES
+from fastnn.model.initializers import he_normal
+from fastnn.model.layers import dense_layers
+from fastnn.model.losses import LOSSES
 from fastnn.reference.activations import relu_backward, relu_forward
 from fastnn.reference.dense import dense_backward_input, dense_backward_weights, dense_forward
 from fastnn.reference.losses import (

@@ -13,7 +13,7 @@ from fastnn._report_text import (
     report_text,
 )
 from fastnn.convergence import Run
-from fastnn.optimizers import OPTIMIZERS
+from fastnn.model.optimizers import OPTIMIZERS
 
 
 def table_of(*runs: Run) -> dict[str, list[str]]:

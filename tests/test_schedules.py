@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastnn import Network
-from fastnn.schedules import ADAPTIVE_END, SCHEDULES, Schedule
-from fastnn.settings import SMALLEST_NORMAL
+from fastnn.model.schedules import ADAPTIVE_END, SCHEDULES, Schedule
+from fastnn.model.settings import SMALLEST_NORMAL
 
 unhurried = settings(deadline=None)  # other programs may hold the machine up
 ROUNDING = 1e-12  # of a few float64 operations

@@ -9,8 +9,8 @@ import pytest
 from fastnn import MLPClassifier, MLPRegressor, Network, Schedule
 from fastnn._cli import at_least_zero, below_one, positive_float
 from fastnn._train_options import parse
-from fastnn.optimizers import Optimizer
-from fastnn.settings import LARGEST_FLOAT, SMALLEST_NORMAL, check_setting
+from fastnn.model.optimizers import Optimizer
+from fastnn.model.settings import LARGEST_FLOAT, SMALLEST_NORMAL, check_setting
 
 DENORMAL = float(np.nextafter(SMALLEST_NORMAL, 0))
 X, Y = np.arange(12.0).reshape(6, 2), np.array([0, 1, 0, 1, 0, 1])

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 import fastnn
 from fastnn import EarlyStopping, Network, datasets, engine, train
-from fastnn.optimizers import OPTIMIZERS
+from fastnn.model.optimizers import OPTIMIZERS
 
 # What it prints
 

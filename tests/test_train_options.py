@@ -12,8 +12,8 @@ from commands import arguments, assert_one_line
 import fastnn
 from fastnn import EarlyStopping, _cli, engine, train
 from fastnn._train_options import parse
-from fastnn.optimizers import OPTIMIZERS
-from fastnn.randomness import SEED_LIMIT
+from fastnn.model.optimizers import OPTIMIZERS
+from fastnn.model.randomness import SEED_LIMIT
 
 
 @pytest.mark.parametrize(

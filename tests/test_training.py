@@ -6,8 +6,9 @@ import time
 import numpy as np
 import pytest
 
-from fastnn import Callback, DivergenceError, Network, randomness
-from fastnn.randomness import permutation
+from fastnn import Callback, DivergenceError, Network
+from fastnn.model import randomness
+from fastnn.model.randomness import permutation
 
 U64 = 2.0**-53  # unit roundoff of float64, in which losses are summed
 

@@ -6,7 +6,7 @@ import pytest
 from fastnn import DataError, Network
 from fastnn.batches import CHUNK_ROWS, Data, Epoch
 from fastnn.inputs import as_weights
-from fastnn.losses import LOSSES
+from fastnn.model.losses import LOSSES
 
 every_loss = pytest.mark.parametrize("loss", LOSSES)
 

@@ -41,8 +41,8 @@ from fastnn.estimators.watching import (
     with_callbacks,
 )
 from fastnn.inputs import as_data, as_features, check_unmasked
-from fastnn.layers import dense_layers
-from fastnn.losses import Loss
+from fastnn.model.layers import dense_layers
+from fastnn.model.losses import Loss
 from fastnn.scale import warn_of_offset
 from fastnn.splitting import split
 from fastnn.system.memory import check_copy

@@ -20,8 +20,8 @@ from fastnn.early_stopping import EarlyStopping
 from fastnn.estimators.base import BaseMLP
 from fastnn.estimators.translation import CONSTRAINTS
 from fastnn.inputs import check_class_weight, with_class_weights
-from fastnn.losses import LOSSES, Loss
-from fastnn.schedules import Schedule
+from fastnn.model.losses import LOSSES, Loss
+from fastnn.model.schedules import Schedule
 
 
 class MLPClassifier(ClassifierMixin, BaseMLP):

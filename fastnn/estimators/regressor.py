@@ -13,8 +13,8 @@ from fastnn.callbacks import Callback
 from fastnn.early_stopping import EarlyStopping
 from fastnn.estimators.base import BaseMLP
 from fastnn.estimators.translation import CONSTRAINTS
-from fastnn.losses import LOSSES, Loss
-from fastnn.schedules import Schedule
+from fastnn.model.losses import LOSSES, Loss
+from fastnn.model.schedules import Schedule
 
 
 class MLPRegressor(RegressorMixin, BaseMLP):

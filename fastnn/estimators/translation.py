@@ -11,13 +11,13 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 from fastnn.callbacks import Callback
 from fastnn.early_stopping import EarlyStopping, Standing
 from fastnn.engine import ENGINES
-from fastnn.initializers import he_normal
-from fastnn.layers import ACTIVATIONS, Dense, Parameters
+from fastnn.model.initializers import he_normal
+from fastnn.model.layers import ACTIVATIONS, Dense, Parameters
+from fastnn.model.optimizers import OPTIMIZERS, Optimizer, get_optimizer
+from fastnn.model.schedules import SCHEDULES, Schedule
+from fastnn.model.settings import LARGEST_FLOAT, check_normal
 from fastnn.network import Network
-from fastnn.optimizers import OPTIMIZERS, Optimizer, get_optimizer
 from fastnn.plan import Plan
-from fastnn.schedules import SCHEDULES, Schedule
-from fastnn.settings import LARGEST_FLOAT, check_normal
 
 _AT_LEAST_0 = Interval(Real, 0, None, closed="left")
 _ABOVE_0 = Interval(Real, 0, None, closed="neither")
@@ -63,7 +63,7 @@ CONSTRAINTS: dict[str, list[Any]] = {
 
 
 def structure_of(estimator: Any, inputs: int, outputs: int) -> dict[str, Any]:
-    """Return what `fastnn.layers.dense_layers` takes.
+    """Return what `fastnn.model.layers.dense_layers` takes.
 
     Raises
     ------

@@ -41,8 +41,9 @@ from numba import config
 from numba.core import caching
 from numba.core.serialize import dumps
 
-from fastnn import batches, kernels, layers, losses, randomness
+from fastnn import batches, kernels
 from fastnn.kernels._simd import CPU, FEATURES
+from fastnn.model import layers, losses, randomness
 from fastnn.system.files import user_cache_directory, write_whole
 
 KEPT_DAYS = 90  # the kernels of other versions and processors, after their last use

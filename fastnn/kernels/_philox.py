@@ -1,6 +1,6 @@
 """Philox-4x32-10 as vector instructions, and what a dropout mask does to numbers.
 
-With `_simd` and `_tile` the only file that speaks LLVM. `fastnn.randomness.philox` is the function
+With `_simd` and `_tile` the only file that speaks LLVM. `fastnn.model.randomness.philox` is the function
 in NumPy; the plain twins for interpreters where the JIT is off stand at the end.
 """
 
@@ -11,7 +11,7 @@ from numba.core import config
 from numba.extending import intrinsic
 
 from fastnn.kernels._simd import FLOAT, INT64, NR, constant, emit_pointer, emit_splat
-from fastnn.randomness import GROUP, KEY_STEPS, MULTIPLIERS, ROUNDS, WORD, philox
+from fastnn.model.randomness import GROUP, KEY_STEPS, MULTIPLIERS, ROUNDS, WORD, philox
 
 _HALF_WORD = 0xFFFF
 

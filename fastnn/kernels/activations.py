@@ -12,7 +12,7 @@ from numba import types
 from fastnn.kernels._jit import Unit, jit
 from fastnn.kernels._simd import NR, ONE, ZERO, address_in, array_at
 from fastnn.kernels.elementary import HALF, logistic, tanh
-from fastnn.layers import ACTIVATIONS, LEAK
+from fastnn.model.layers import ACTIVATIONS, LEAK
 
 RELU, LEAKY_RELU, LOGISTIC, TANH, GELU = map(
     ACTIVATIONS.index, ("relu", "leaky_relu", "logistic", "tanh", "gelu")

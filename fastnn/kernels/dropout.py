@@ -1,4 +1,4 @@
-"""Dropout over a block of rows, by the masks of `fastnn.randomness.keep_mask`.
+"""Dropout over a block of rows, by the masks of `fastnn.model.randomness.keep_mask`.
 
 Twin of `reference.dropout`.
 """
@@ -9,7 +9,7 @@ from numba import types
 from fastnn.kernels._jit import Unit, jit
 from fastnn.kernels._philox import keep_bits, keep_marked
 from fastnn.kernels._simd import NR, ONE, address_in, array_at
-from fastnn.randomness import BLOCK, GROUP
+from fastnn.model.randomness import BLOCK, GROUP
 
 
 def mask_rows(x_at, stride, rows, width, key, epoch, layer, position, level, factor):

@@ -23,9 +23,9 @@ import numpy as np
 
 from fastnn.kernels._simd import NR
 from fastnn.kernels.activations import NO_SLOPES, keeps_slopes
-from fastnn.layers import ACTIVATIONS, Dense, Parameters
-from fastnn.losses import Loss
-from fastnn.randomness import LEVELS, keep_factor, keep_level
+from fastnn.model.layers import ACTIVATIONS, Dense, Parameters
+from fastnn.model.losses import Loss
+from fastnn.model.randomness import LEVELS, keep_factor, keep_level
 
 # One row a layer; offsets and strides count float32. `a` is the layer's input in the workspace,
 # with a column of ones behind it; `z` its output (for a hidden layer, where the next one's `a`

@@ -1,4 +1,4 @@
-"""Losses over a block of rows. Twin of `reference.losses`; `fastnn.losses` has the formulas.
+"""Losses over a block of rows. Twin of `reference.losses`; `fastnn.model.losses` has the formulas.
 
 A block's `z` become predictions `p` in place, and these the gradient `dz` of the batch's loss: it
 is the residual, or what the loss makes of it, times the row's weight, divided by the batch's norm.
@@ -15,7 +15,7 @@ from fastnn.kernels._jit import Unit, jit
 from fastnn.kernels._simd import NR, ONE, ZERO, address_in, record_at
 from fastnn.kernels.elementary import HALF, exp
 from fastnn.kernels.workspace import JOB, layer_of, views
-from fastnn.losses import LOSSES
+from fastnn.model.losses import LOSSES
 
 CROSS_ENTROPY, LOGISTIC, POISSON, ABSOLUTE_ERROR, HUBER = map(
     list(LOSSES).index, ("cross_entropy", "logistic", "poisson", "absolute_error", "huber")

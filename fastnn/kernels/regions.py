@@ -47,7 +47,7 @@ from fastnn.kernels.workspace import (
     views,
 )
 from fastnn.kernels.zeros import few_marked, mark
-from fastnn.randomness import LEVELS
+from fastnn.model.randomness import LEVELS
 
 ROWS_AHEAD = 16  # that are asked for before they are needed
 ROW_UNIT = 8  # rows are dealt out to tasks in eights, whole register tiles

@@ -20,7 +20,7 @@ from fastnn.kernels._tile import down, operand
 from fastnn.kernels.elementary import all_finite
 from fastnn.kernels.layout import panels_for
 from fastnn.kernels.workspace import JOB, PREDICT, TRAIN, address, aligned_zeros, layer_of
-from fastnn.randomness import BLOCK, GROUP, LEVELS
+from fastnn.model.randomness import BLOCK, GROUP, LEVELS
 
 # What an input costs an update of all weights, and one of those alone that have a gradient, in
 # entries of the chunk.

@@ -44,8 +44,8 @@ from fastnn.kernels.workspace import (
     address,
 )
 from fastnn.kernels.zeros import balanced, work_of_groups
-from fastnn.layers import Dense, Parameters
-from fastnn.losses import LOSSES, Loss
+from fastnn.model.layers import Dense, Parameters
+from fastnn.model.losses import LOSSES, Loss
 from fastnn.sparse import COLUMNS_CHANGED, SparseRows
 from fastnn.system.forks import alone, lock, making
 from fastnn.system.memory import check_compiler, empty_predictions

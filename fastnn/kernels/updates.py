@@ -1,6 +1,6 @@
 """Update rules over a run of parameters, applied while their gradient is in the cache.
 
-Twin of `reference.updates`; `fastnn.optimizers` holds the equations. Every rule takes the
+Twin of `reference.updates`; `fastnn.model.optimizers` holds the equations. Every rule takes the
 parameters w (count,) from ``w[at]`` on and their gradient from ``dw[dw_at]`` on; state lies as the
 parameters do, at the same place.
 """

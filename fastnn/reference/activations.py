@@ -7,7 +7,7 @@ differentiated at a kink has the derivative from its left.
 
 import numpy as np
 
-from fastnn.layers import LEAK
+from fastnn.model.layers import LEAK
 
 # GELU as its authors approximate it: z / 2 · (1 + tanh(GELU_SCALE · (z + GELU_CUBIC · z³)))
 GELU_SCALE, GELU_CUBIC = np.float32(np.sqrt(2 / np.pi)), np.float32(0.044715)

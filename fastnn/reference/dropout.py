@@ -1,8 +1,8 @@
-"""Dropout: a mask, drawn by `fastnn.randomness.keep_mask`, over the inputs of a layer."""
+"""Dropout: a mask, drawn by `fastnn.model.randomness.keep_mask`, over the inputs of a layer."""
 
 import numpy as np
 
-from fastnn.randomness import keep_factor
+from fastnn.model.randomness import keep_factor
 
 
 def drop(x: np.ndarray, mask: np.ndarray, dropout: float) -> None:

@@ -1,4 +1,4 @@
-"""Losses, straight from the last layer's z. `fastnn.losses` holds the formulas.
+"""Losses, straight from the last layer's z. `fastnn.model.losses` holds the formulas.
 
 Each forward function writes every sample's loss (B,) and the predictions p (B, O), which may be z
 itself, and each backward function the gradient of every sample's loss with respect to z (B, O).
@@ -7,7 +7,7 @@ Computing p first and the loss from it would lose it all where p underflows.
 
 import numpy as np
 
-from fastnn.losses import Loss
+from fastnn.model.losses import Loss
 from fastnn.reference.activations import logistic_forward
 
 

@@ -13,10 +13,10 @@ import numpy as np
 from fastnn.batches import CHUNK_ROWS, Data, Epoch, Progress, next_chunk
 from fastnn.features import Features, dense
 from fastnn.inputs import check_finite
-from fastnn.layers import Dense, Parameters
-from fastnn.losses import Loss
-from fastnn.optimizers import Optimizer
-from fastnn.randomness import keep_mask
+from fastnn.model.layers import Dense, Parameters
+from fastnn.model.losses import Loss
+from fastnn.model.optimizers import Optimizer
+from fastnn.model.randomness import keep_mask
 from fastnn.reference import activations
 from fastnn.reference.dense import dense_backward_input, dense_backward_weights, dense_forward
 from fastnn.reference.dropout import drop

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING
 
-from fastnn.settings import check_normal
+from fastnn.model.settings import check_normal
 
 if TYPE_CHECKING:
     import numpy as np

@@ -23,7 +23,7 @@ with a line search in place of a learning rate.
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from fastnn.settings import check_setting
+from fastnn.model.settings import check_setting
 
 
 @dataclass(frozen=True)

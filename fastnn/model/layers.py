@@ -6,7 +6,7 @@ from itertools import pairwise
 from operator import index
 from typing import TYPE_CHECKING, Any
 
-from fastnn.settings import check_normal
+from fastnn.model.settings import check_normal
 
 if TYPE_CHECKING:
     import numpy as np  # not otherwise: the command line asks for names alone

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from fastnn.layers import Dense, Parameters
-from fastnn.randomness import Purpose, generator
+from fastnn.model.layers import Dense, Parameters
+from fastnn.model.randomness import Purpose, generator
 
 
 def initial_parameters(layers: Sequence[Dense], seed: int) -> Parameters:

@@ -1,0 +1,1 @@
+"""What a network is: layers, losses, optimizers, schedules, random numbers; no arithmetic."""
