@@ -1,4 +1,4 @@
-"""A fit that can go on, in a file: what a snapshot is, as `fastnn.tensor_file` writes and reads it.
+"""A fit that can go on, in a file: what a snapshot is, as `fastnn.storage.tensor_file` writes and reads it.
 
 The tensors are the weights as in a model file, the optimizer's state with ``state.0.`` before the
 same names, the best weights with ``best.``, ``history.NAME`` (epochs,) and ``kept.NAME``, what
@@ -15,9 +15,8 @@ import numpy as np
 from fastnn.batches import Progress
 from fastnn.early_stopping import Standing
 from fastnn.errors import ModelFileError
-from fastnn.strict_json import brief, counted, listed, typed, within
-from fastnn.system.files import FilePath
-from fastnn.tensor_file import (
+from fastnn.storage.strict_json import brief, counted, listed, typed, within
+from fastnn.storage.tensor_file import (
     Kind,
     Leaf,
     Leaves,
@@ -27,6 +26,7 @@ from fastnn.tensor_file import (
     read,
     write,
 )
+from fastnn.system.files import FilePath
 from fastnn.watch import Snapshot
 
 Items = dict[str, str]

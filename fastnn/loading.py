@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING, Union
 
-from fastnn.model_file import read_model
 from fastnn.network import Network
-from fastnn.strict_json import within
+from fastnn.storage.model_file import read_model
+from fastnn.storage.strict_json import within
 from fastnn.system.files import FilePath
 from fastnn.watch import Counts
 

@@ -20,11 +20,11 @@ from fastnn.model.optimizers import Optimizer
 from fastnn.model.randomness import SEED_LIMIT
 from fastnn.model.schedules import Schedule
 from fastnn.model.settings import check_setting, whole_number
-from fastnn.model_file import model_of, write_model
-from fastnn.onnx_export import network_graph, write_onnx
 from fastnn.plan import Plan, check_monitor, planned
 from fastnn.scale import warn_of_offset, warn_of_scale
 from fastnn.splitting import split
+from fastnn.storage.model_file import model_of, write_model
+from fastnn.storage.onnx_export import network_graph, write_onnx
 from fastnn.system.files import FilePath
 from fastnn.system.forks import Training, making
 from fastnn.system.interrupts import Whole
@@ -340,7 +340,7 @@ class Network:
         return self._outputs(x)
 
     def save(self, path: FilePath) -> None:
-        """Write the network to a file for `fastnn.load`; `fastnn.model_file` describes it.
+        """Write the network to a file for `fastnn.load`; `fastnn.storage.model_file` describes it.
 
         The optimizer's state is left out: further training begins with a fresh one.
 
@@ -352,7 +352,7 @@ class Network:
         write_model(path, model_of(self))
 
     def to_onnx(self, path: FilePath) -> None:
-        """Write an ONNX model that predicts the same; `fastnn.onnx_export` tells of it."""
+        """Write an ONNX model that predicts the same; `fastnn.storage.onnx_export` tells of it."""
         write_onnx(network_graph(self), path)
 
     def _outputs(self, x: Any) -> np.ndarray:

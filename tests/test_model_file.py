@@ -1,4 +1,4 @@
-"""`fastnn.model_file` and `fastnn.load`: a network comes back as it was, from an open format."""
+"""`fastnn.storage.model_file` and `fastnn.load`: a network comes back as it was, from an open format."""
 
 import hashlib
 import json
@@ -15,11 +15,12 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import fastnn
-from fastnn import ModelFileError, Network, load, tensor_file
+from fastnn import ModelFileError, Network, load
 from fastnn.errors import FastnnError
 from fastnn.model.layers import ACTIVATIONS
 from fastnn.model.losses import LOSSES
-from fastnn.model_file import model_of, read_model, write_model
+from fastnn.storage import tensor_file
+from fastnn.storage.model_file import model_of, read_model, write_model
 
 ROWS = 40
 

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 from fastnn import ModelFileError, Network, __version__, load
-from fastnn.model_file import Model, _read
-from fastnn.tensor_file import HEADER_LIMIT
+from fastnn.storage.model_file import Model, _read
+from fastnn.storage.tensor_file import HEADER_LIMIT
 
 MEMORY = 64 << 20
 DEEP = 100_000

@@ -20,7 +20,7 @@ from tolerances import U
 from fastnn import MLPClassifier, MLPRegressor, Network, register_onnx_converters
 from fastnn.model.layers import ACTIVATIONS
 from fastnn.model.losses import LOSSES
-from fastnn.onnx_export import IR_VERSION, OPSET
+from fastnn.storage.onnx_export import IR_VERSION, OPSET
 
 onnx = pytest.importorskip("onnx")
 runtime = pytest.importorskip("onnxruntime")

@@ -1,4 +1,4 @@
-"""`fastnn.strict_json`: what is taken, and how the errors read."""
+"""`fastnn.storage.strict_json`: what is taken, and how the errors read."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from fastnn import ModelFileError
-from fastnn.strict_json import check_names, counted, dump, listed, parse, typed, within
+from fastnn.storage.strict_json import check_names, counted, dump, listed, parse, typed, within
 
 VALUE: dict[str, Any] = {"a": [1, -0.0, 5e-324, True, None], "\ud800 \n": {"ä": "\U0001f600"}}
 

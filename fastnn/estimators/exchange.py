@@ -9,10 +9,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from fastnn.estimators.sklearn_exchange import from_sklearn, to_sklearn
 from fastnn.estimators.stored import restored, stored_of
-from fastnn.model_file import model_of, write_model
 from fastnn.network import Network
-from fastnn.onnx_export import classifier_graph, regression_graph, write_onnx
-from fastnn.strict_json import within
+from fastnn.storage.model_file import model_of, write_model
+from fastnn.storage.onnx_export import classifier_graph, regression_graph, write_onnx
+from fastnn.storage.strict_json import within
 from fastnn.system.files import FilePath
 
 
@@ -31,7 +31,7 @@ class ExchangeMixin(BaseEstimator):
         With it come all parameters that are plain values; what is not, such as callbacks, a
         RandomState or a function, is the default when it comes back. The fitted attributes come
         too, but neither the optimizer's state nor how long early stopping has waited: a further
-        fit begins anew there. `fastnn.model_file` describes the file.
+        fit begins anew there. `fastnn.storage.model_file` describes the file.
 
         Parameters
         ----------
@@ -55,7 +55,7 @@ class ExchangeMixin(BaseEstimator):
         write_model(path, model_of(self._network, stored))
 
     def to_onnx(self, path: FilePath) -> None:
-        """Write the fitted estimator as an ONNX model, as `fastnn.onnx_export` says.
+        """Write the fitted estimator as an ONNX model, as `fastnn.storage.onnx_export` says.
 
         It takes X (N, n_features) float32. A classifier's has the outputs `label`, int64 or
         strings (N,), of an indicator matrix int64 (N, n_labels), and `probabilities` (N,

@@ -9,7 +9,7 @@ from typing import Any
 
 from fastnn.estimators.classifier import MLPClassifier
 from fastnn.estimators.regressor import MLPRegressor
-from fastnn.onnx_export import missing
+from fastnn.storage.onnx_export import missing
 
 _OPTIONS = {  # those of scikit-learn's own
     "zipmap": [True, False, "columns"],

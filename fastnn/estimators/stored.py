@@ -20,7 +20,7 @@ from fastnn.errors import ModelFileError
 from fastnn.model.schedules import Schedule
 from fastnn.model.settings import COUNT_LIMIT
 from fastnn.network import Network
-from fastnn.strict_json import brief, check_names, listed, typed, within
+from fastnn.storage.strict_json import brief, check_names, listed, typed, within
 
 LABEL_LIMIT = 1 << 23  # characters of all classes, each as long as the longest
 

@@ -1,4 +1,4 @@
-"""A trained network in a file: what a model is, as `fastnn.tensor_file` writes and reads it.
+"""A trained network in a file: what a model is, as `fastnn.storage.tensor_file` writes and reads it.
 
 The tensors are ``layers.0.weights`` (I, O), ``layers.0.biases`` (O,), ``layers.1.weights`` and so
 on, float32, and ``curves.NAME`` (epochs,), float64, what an estimator's fits reported. The
@@ -17,9 +17,8 @@ from fastnn.model.layers import Dense, Parameters, dense_layers
 from fastnn.model.losses import Loss, get_loss
 from fastnn.model.randomness import SEED_LIMIT
 from fastnn.model.settings import COUNT_LIMIT, check_setting
-from fastnn.strict_json import counted, listed, typed, within
-from fastnn.system.files import FilePath
-from fastnn.tensor_file import (
+from fastnn.storage.strict_json import counted, listed, typed, within
+from fastnn.storage.tensor_file import (
     Kind,
     Leaf,
     Leaves,
@@ -30,6 +29,7 @@ from fastnn.tensor_file import (
     unpacked,
     write,
 )
+from fastnn.system.files import FilePath
 
 KIND = Kind(
     "model file",

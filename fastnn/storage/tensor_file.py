@@ -20,7 +20,7 @@ import numpy as np
 
 from fastnn import __version__
 from fastnn.errors import ModelFileError
-from fastnn.strict_json import brief, check_names, dump, listed, parse, typed, within
+from fastnn.storage.strict_json import brief, check_names, dump, listed, parse, typed, within
 from fastnn.system.files import FilePath, regular_mode, write_whole
 
 HEADER_LIMIT = 2 << 20  # bytes; Python's objects for them may take thirty times as many
