@@ -69,8 +69,8 @@ def predict(options: argparse.Namespace) -> None:
         _cli.check_directory(Path(writable_target(options.output)[0]).parent)
     elif sys.stdout is None:
         raise _cli.UsageError("standard output is closed: name a file with --output")
-    _session.import_ahead(PROGRAM, "fastnn.loading", "fastnn.datasets.rows")
-    from fastnn.datasets.rows import read_rows
+    _session.import_ahead(PROGRAM, "fastnn.loading", "fastnn.data.files.detection")
+    from fastnn.data.files.detection import read_rows
     from fastnn.loading import load
 
     model: Any = load(options.model)

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastnn.datasets import samples
-from fastnn.datasets.idx import read_idx, read_idx_and_sha256, read_idx_rows
+from fastnn.data.files import samples
+from fastnn.data.files.idx import read_idx, read_idx_and_sha256, read_idx_rows
 from fastnn.errors import DataError
 
 UINT8 = 8

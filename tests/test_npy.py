@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastnn.datasets import samples
-from fastnn.datasets.npy import read_npy
+from fastnn.data.files import samples
+from fastnn.data.files.npy import read_npy
 from fastnn.errors import DataError
 
 X = np.arange(28).reshape(7, 4)

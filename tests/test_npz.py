@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastnn.datasets import load_dataset, npz, samples
-from fastnn.datasets.npz import load_npz, read_npz
+from fastnn.data.files import npz, samples
+from fastnn.data.files.npz import load_npz, read_npz
+from fastnn.datasets import load_dataset
 from fastnn.errors import DataError
 
 

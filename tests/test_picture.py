@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fastnn import Network
-from fastnn.datasets import load_dataset, picture
-from fastnn.datasets.picture import SIGNATURE, read_png
+from fastnn.data.files import pictures as picture
+from fastnn.data.files.pictures import SIGNATURE, read_png
+from fastnn.datasets import load_dataset
 from fastnn.errors import DataError
 
 SIDE = 28

@@ -17,7 +17,7 @@ from commands import PATIENCE, posix, small_arrays
 from PIL import Image
 
 from fastnn import Checkpoint, MLPClassifier, MLPRegressor, Network, load, predict
-from fastnn.datasets import samples
+from fastnn.data.files import samples
 from fastnn.engine import ENGINES
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

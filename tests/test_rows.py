@@ -16,8 +16,8 @@ import pytest
 from commands import posix
 from PIL import Image
 
-from fastnn.datasets import gzipped
-from fastnn.datasets.rows import read_rows
+from fastnn.data.files import gzipped
+from fastnn.data.files.detection import read_rows
 from fastnn.errors import DataError
 
 X = np.arange(28, dtype=np.uint8).reshape(7, 4)
@@ -204,7 +204,7 @@ PROGRAM = """
 import re, sys
 from pathlib import Path
 import numpy, PIL.Image, PIL.ImageStat, PIL.PngImagePlugin
-from fastnn.datasets.rows import read_rows
+from fastnn.data.files.detection import read_rows
 from fastnn.errors import DataError
 
 def memory(name):

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastnn.datasets import table
-from fastnn.datasets.table import read_table
+from fastnn.data.files import table
+from fastnn.data.files.table import read_table
 from fastnn.errors import DataError
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from fastnn.data.files.npz import load_npz
 from fastnn.datasets.dataset import Dataset
 from fastnn.datasets.download import DownloadError
-from fastnn.datasets.npz import load_npz
 from fastnn.datasets.sources import SETS, load_idx_set
 from fastnn.errors import DataError
 

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from fastnn.data.files.idx import read_idx_and_sha256
 from fastnn.datasets.download import DownloadError, Remote, download
-from fastnn.datasets.idx import read_idx_and_sha256
 from fastnn.errors import DataError
 from fastnn.system.files import user_cache_directory
 

@@ -16,8 +16,8 @@ from typing import IO
 
 import numpy as np
 
-from fastnn.datasets.gzipped import DEFLATE_RATIO, MAGIC, damage_named
-from fastnn.datasets.samples import blocks_of_stream, check_shape
+from fastnn.data.files.gzipped import DEFLATE_RATIO, MAGIC, damage_named
+from fastnn.data.files.samples import blocks_of_stream, check_shape
 from fastnn.errors import DataError
 
 _Stream = IO[bytes] | gzip.GzipFile

@@ -11,12 +11,12 @@ from typing import BinaryIO
 
 import numpy as np
 
-from fastnn.datasets.gzipped import MAGIC, GzippedLines, damage_named
-from fastnn.datasets.idx import read_idx_rows
-from fastnn.datasets.npy import read_npy
-from fastnn.datasets.npz import read_npz
-from fastnn.datasets.picture import SIGNATURE, read_png
-from fastnn.datasets.table import read_table
+from fastnn.data.files.gzipped import MAGIC, GzippedLines, damage_named
+from fastnn.data.files.idx import read_idx_rows
+from fastnn.data.files.npy import read_npy
+from fastnn.data.files.npz import read_npz
+from fastnn.data.files.pictures import SIGNATURE, read_png
+from fastnn.data.files.table import read_table
 from fastnn.errors import DataError
 
 STANDARD_INPUT = "-"

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastnn.datasets.samples import blocks_of_array, blocks_of_stream, check_shape
+from fastnn.data.files.samples import blocks_of_array, blocks_of_stream, check_shape
 from fastnn.errors import DataError
 
 HEADER_LIMIT = 1 << 16  # bytes; more than any header of a plain array

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from fastnn.datasets.samples import BLOCK_BYTES, BLOCK_ROWS, as_samples
+from fastnn.data.files.samples import BLOCK_BYTES, BLOCK_ROWS, as_samples
 from fastnn.errors import DataError
 
 _LINE_BYTES, _NUMBER_BYTES = 1 << 20, 32  # of a line: so many, and so many more for each number

@@ -1,0 +1,1 @@
+"""Files that hold samples: how each format is read, and how a file's format is detected."""
