@@ -7,7 +7,7 @@ import numpy as np
 
 from fastnn import training
 from fastnn.batches import Data, Epoch, Progress
-from fastnn.datasets import Dataset
+from fastnn.data.sets import Dataset
 from fastnn.engine import get_engine
 from fastnn.model.initializers import he_normal
 from fastnn.model.layers import dense_layers

@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 
-from fastnn.datasets import Dataset, load_dataset
+from fastnn.data.sets import Dataset, load_dataset
 from fastnn.errors import DataError
 from fastnn.system.files import user_cache_directory
 

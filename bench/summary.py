@@ -8,7 +8,7 @@ from typing import Any
 
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from fastnn.datasets import Dataset
+from fastnn.data.sets import Dataset
 
 Row = dict[str, Any]
 Columns = dict[str, Callable[[Row], str]]

@@ -8,7 +8,7 @@ from measuring import Effort, Machine, let_blas_rest
 from pytest_benchmark.fixture import BenchmarkFixture
 from summary import Results
 
-from fastnn.datasets import Dataset
+from fastnn.data.sets import Dataset
 from fastnn.machine import flops_per_sample
 
 

@@ -21,7 +21,7 @@ from measuring import Effort, Machine, let_blas_rest
 from pytest_benchmark.fixture import BenchmarkFixture
 from summary import Results
 
-from fastnn.datasets import Dataset
+from fastnn.data.sets import Dataset
 from fastnn.kernels._simd import LANES
 from fastnn.model.initializers import he_normal
 from fastnn.model.layers import dense_layers

@@ -14,7 +14,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from summary import Results
 
 import fastnn
-from fastnn.datasets import Dataset
+from fastnn.data.sets import Dataset
 
 PEAK_MEMORY = Path(__file__).with_name("peak_memory.py")
 PACKAGE_HOME = Path(fastnn.__file__).parents[1]  # the processes run the fastnn that is tested

@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from fastnn.callbacks import LogFile as LogFile
     from fastnn.callbacks import ProgressBar as ProgressBar
     from fastnn.checkpoint import Checkpoint as Checkpoint
-    from fastnn.datasets import Dataset as Dataset
-    from fastnn.datasets import load_dataset as load_dataset
+    from fastnn.data.sets import Dataset as Dataset
+    from fastnn.data.sets import load_dataset as load_dataset
     from fastnn.early_stopping import EarlyStopping as EarlyStopping
     from fastnn.errors import CheckpointError as CheckpointError
     from fastnn.errors import DataError as DataError
@@ -32,7 +32,7 @@ _HOME = {
     "Checkpoint": "fastnn.checkpoint",
     "CheckpointError": "fastnn.errors",
     "DataError": "fastnn.errors",
-    "Dataset": "fastnn.datasets",
+    "Dataset": "fastnn.data.sets",
     "DivergenceError": "fastnn.errors",
     "EarlyStopping": "fastnn.early_stopping",
     "LogFile": "fastnn.callbacks",
@@ -43,7 +43,7 @@ _HOME = {
     "ProgressBar": "fastnn.callbacks",
     "Schedule": "fastnn.model.schedules",
     "load": "fastnn.loading",
-    "load_dataset": "fastnn.datasets",
+    "load_dataset": "fastnn.data.sets",
     "register_onnx_converters": "fastnn.estimators.onnx_converters",
 }
 __all__ = [*_HOME, "__version__"]

@@ -16,7 +16,7 @@ from fastnn.system.address_space import check_libraries
 from fastnn.system.terminal import print_line
 
 if TYPE_CHECKING:
-    from fastnn.datasets import Dataset
+    from fastnn.data.sets import Dataset
     from fastnn.engine import Engine
     from fastnn.network import Network
 
@@ -40,7 +40,7 @@ def import_ahead(program: str, *modules: str) -> None:
 
 def load(program: str, options: argparse.Namespace, *, quiet: bool = False) -> "Dataset":
     """Load the data set, and say at once where it is not the one that was hoped for."""
-    from fastnn.datasets import load_dataset
+    from fastnn.data.sets import load_dataset
 
     watched = not quiet and sys.stderr is not None and sys.stderr.isatty()
     data = load_dataset(options.dataset, options.data_dir, progress=watched)

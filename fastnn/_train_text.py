@@ -10,7 +10,7 @@ from fastnn.early_stopping import EarlyStopping, Standing, is_over, judge
 
 if TYPE_CHECKING:
     from fastnn.batches import Data
-    from fastnn.datasets import Dataset
+    from fastnn.data.sets import Dataset
     from fastnn.engine import Engine
     from fastnn.network import Network
     from fastnn.watch import History

@@ -35,7 +35,7 @@ from fastnn.system.terminal import print_line, printable
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from fastnn.datasets import Dataset
+    from fastnn.data.sets import Dataset
     from fastnn.engine import Engine
     from fastnn.network import Network
     from fastnn.watch import History
@@ -99,7 +99,7 @@ def report(options: argparse.Namespace) -> None:
     if options.quick:
         contest = contest.quick()
     _check_writable(options.out, contest.files)
-    _session.import_ahead(PROGRAM, "fastnn.network", "fastnn.datasets", "fastnn.machine")
+    _session.import_ahead(PROGRAM, "fastnn.network", "fastnn.data.sets", "fastnn.machine")
     data = _session.load(PROGRAM, options)
     setup = Setup(data, options.engine, options.threads, options.seed)
     network, engine = prepare(setup)

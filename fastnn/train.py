@@ -20,7 +20,7 @@ from fastnn.system.files import writable_target
 if TYPE_CHECKING:
     from fastnn.batches import Data
     from fastnn.checkpoint import Checkpoint
-    from fastnn.datasets import Dataset
+    from fastnn.data.sets import Dataset
     from fastnn.network import Network
     from fastnn.watch import History
 
@@ -130,7 +130,7 @@ def train(options: argparse.Namespace) -> None:
 
 def modules_of(options: argparse.Namespace) -> Iterator[str]:
     """Yield the modules that a run needs and that take their time."""
-    yield from ("fastnn.network", "fastnn.datasets")
+    yield from ("fastnn.network", "fastnn.data.sets")
     if options.dataset == "digits":
         yield "sklearn.datasets"
     if options.dataset == "digits" or options.validation_fraction is not None:

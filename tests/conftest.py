@@ -16,7 +16,7 @@ from started import unmarked, watch_compilations, watch_processes
 from threadpoolctl import threadpool_limits
 
 import fastnn
-from fastnn.datasets import Dataset, load_dataset
+from fastnn.data.sets import Dataset, load_dataset
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

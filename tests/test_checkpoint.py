@@ -23,7 +23,7 @@ from test_files import failing
 import fastnn
 from fastnn import Checkpoint, CheckpointError, MLPClassifier, MLPRegressor, Network, callbacks
 from fastnn import checkpoint as checkpoints
-from fastnn.datasets import Dataset, load_dataset
+from fastnn.data.sets import Dataset, load_dataset
 from fastnn.kernels.step import NumbaEngine
 from fastnn.plan import Plan
 

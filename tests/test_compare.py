@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from fastnn.datasets import Dataset
+from fastnn.data.sets import Dataset
 
 BENCH = Path(__file__).parents[1] / "bench"
 SAID = {"rows": 600, "blas": ["openblas 1, Some kernels"], "data": "mnist, from somewhere"}

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastnn.datasets import load_dataset
-from fastnn.datasets.sources import SETS, IdxFile, IdxSet
+from fastnn.data.sets import load_dataset
+from fastnn.data.sets.sources import SETS, IdxFile, IdxSet
 from fastnn.errors import DataError
 
 CLOSED_PORT = "http://127.0.0.1:9/"
@@ -204,7 +204,7 @@ def test_the_real_mnist(mnist):
 @pytest.mark.process
 def test_the_import_is_cheap():
     heavy = "pooch requests rich sklearn platformdirs pandas"
-    code = f"import sys, fastnn.datasets; print(sys.modules.keys() & set({heavy.split()}))"
+    code = f"import sys, fastnn.data.sets; print(sys.modules.keys() & set({heavy.split()}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 
@@ -347,10 +347,10 @@ def test_the_second_mirror_helps_out(mirrors, cache, manner, name):
 )
 def test_a_failed_download_leaves_nothing_and_says_why(mirrors, cache, monkeypatch, manner, reason):
     if manner in ("stall", "drip"):
-        monkeypatch.setattr("fastnn.datasets.download.STALL_LIMIT", 0.05)
+        monkeypatch.setattr("fastnn.data.sets.download.STALL_LIMIT", 0.05)
     if manner == "steady":
-        monkeypatch.setattr("fastnn.datasets.download.PIECE", 1)
-        monkeypatch.setattr("fastnn.datasets.download.TOTAL_LIMIT", 0.1)
+        monkeypatch.setattr("fastnn.data.sets.download.PIECE", 1)
+        monkeypatch.setattr("fastnn.data.sets.download.TOTAL_LIMIT", 0.1)
     mirrors(manner)
     start = time.monotonic()
     message = refusal("mnist")
@@ -384,7 +384,7 @@ def test_without_a_network_auto_takes_the_digits():
 
 def test_silent_mirrors_do_not_add_up(mirrors, monkeypatch):
     load_dataset("digits")  # its import is not what is timed here
-    monkeypatch.setattr("fastnn.datasets.download.REACH_LIMIT", 0.4)
+    monkeypatch.setattr("fastnn.data.sets.download.REACH_LIMIT", 0.4)
     mirrors("hang-1", "hang-2", "hang-3")
     start = time.monotonic()
     data = load_dataset("auto")

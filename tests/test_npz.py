@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fastnn.data.files import npz, samples
 from fastnn.data.files.npz import load_npz, read_npz
-from fastnn.datasets import load_dataset
+from fastnn.data.sets import load_dataset
 from fastnn.errors import DataError
 
 

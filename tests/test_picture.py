@@ -14,7 +14,7 @@ from PIL import Image
 from fastnn import Network
 from fastnn.data.files import pictures as picture
 from fastnn.data.files.pictures import SIGNATURE, read_png
-from fastnn.datasets import load_dataset
+from fastnn.data.sets import load_dataset
 from fastnn.errors import DataError
 
 SIDE = 28

@@ -34,7 +34,7 @@ def test_there_are_snippets_and_commands():
 def test_snippet(snippet, images, monkeypatch, capsys):
     if "onnx" in snippet:
         pytest.importorskip("onnx")
-    monkeypatch.setattr("fastnn.datasets.load_dataset", lambda name="auto": images)
+    monkeypatch.setattr("fastnn.data.sets.load_dataset", lambda name="auto": images)
     exec(compile(snippet, "README.md", "exec"), {})
     assert capsys.readouterr().out
 

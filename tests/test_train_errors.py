@@ -28,7 +28,8 @@ from commands import (
 )
 
 import fastnn
-from fastnn import _cli, datasets, engine, train
+from fastnn import _cli, engine, train
+from fastnn.data import sets as datasets
 
 needs_dev_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from fastnn.data.dataset import Dataset
 from fastnn.data.files.npy import HEADER_LIMIT, Header, parse_header
 from fastnn.data.files.samples import as_samples, blocks_of_array, blocks_of_stream, check_shape
-from fastnn.datasets.dataset import Dataset
 from fastnn.errors import DataError
 
 _PIECE = 1 << 20

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from fastnn.data.dataset import Dataset
 from fastnn.data.files.npz import load_npz
-from fastnn.datasets.dataset import Dataset
-from fastnn.datasets.download import DownloadError
-from fastnn.datasets.sources import SETS, load_idx_set
+from fastnn.data.sets.download import DownloadError
+from fastnn.data.sets.sources import SETS, load_idx_set
 from fastnn.errors import DataError
 
 _HOW_TO_GET_IT = (

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from fastnn.data.files.idx import read_idx_and_sha256
-from fastnn.datasets.download import DownloadError, Remote, download
+from fastnn.data.sets.download import DownloadError, Remote, download
 from fastnn.errors import DataError
 from fastnn.system.files import user_cache_directory
 
