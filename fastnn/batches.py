@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastnn.data.features import Features, check_in_place
+from fastnn.data.maps import is_cut_short
 from fastnn.errors import DataError
-from fastnn.features import Features, check_in_place
-from fastnn.maps import is_cut_short
 from fastnn.model.optimizers import OPTIMIZERS, Optimizer
 from fastnn.model.settings import SMALLEST_NORMAL
 

@@ -21,12 +21,12 @@ from fastnn import __version__
 from fastnn.batches import Data
 from fastnn.callbacks import Callback
 from fastnn.checkpoint_file import Items, read_snapshot, write_snapshot
+from fastnn.data.features import Features
+from fastnn.data.sparse import SparseRows
 from fastnn.engine import Engine
 from fastnn.errors import CheckpointError, ModelFileError
-from fastnn.features import Features
 from fastnn.model.settings import whole_number
 from fastnn.plan import Plan
-from fastnn.sparse import SparseRows
 from fastnn.system.files import FilePath, alone_in
 from fastnn.watch import Snapshot
 

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from fastnn.batches import Data, Epoch, Progress
-from fastnn.features import Features
+from fastnn.data.features import Features
 from fastnn.model.layers import Dense, Parameters
 from fastnn.model.losses import LOSSES, Loss
 from fastnn.system.memory import check_engine
@@ -19,7 +19,7 @@ ENGINES = ("numba", "numpy")
 class Engine(Protocol):
     """The arithmetic of one network: its parameters, and the buffers that training needs.
 
-    Data are as `fastnn.inputs` leaves them. Parameters cross this border as plain (I, O) weights
+    Data are as `fastnn.data.conversion` leaves them. Parameters cross this border as plain (I, O) weights
     and (O,) biases in float32, whatever the engine keeps inside.
 
     Attributes

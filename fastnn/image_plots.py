@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastnn.data.conversion import as_dense, as_labels
 from fastnn.errors import DataError
-from fastnn.inputs import as_dense, as_labels
 from fastnn.plots import WIDTH_INCHES, new_figure, save, styled
 from fastnn.system.files import FilePath
 

@@ -10,9 +10,10 @@ import numpy as np
 from fastnn.batches import Data
 from fastnn.callbacks import Callback, checked
 from fastnn.checkpoint import checkpoint_in
+from fastnn.data.conversion import as_data, as_features, as_parameters, with_class_weights
+from fastnn.data.splitting import split
 from fastnn.early_stopping import EarlyStopping
 from fastnn.engine import Engine, get_engine, usable_threads
-from fastnn.inputs import as_data, as_features, as_parameters, with_class_weights
 from fastnn.model.initializers import initial_parameters
 from fastnn.model.layers import Parameters, dense_layers
 from fastnn.model.losses import get_loss
@@ -22,7 +23,6 @@ from fastnn.model.schedules import Schedule
 from fastnn.model.settings import check_setting, whole_number
 from fastnn.plan import Plan, check_monitor, planned
 from fastnn.scale import warn_of_offset, warn_of_scale
-from fastnn.splitting import split
 from fastnn.storage.model_file import model_of, write_model
 from fastnn.storage.onnx_export import network_graph, write_onnx
 from fastnn.system.files import FilePath

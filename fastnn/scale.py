@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastnn.batches import Data
-from fastnn.features import Features, dense
+from fastnn.data.features import Features, dense
+from fastnn.data.sparse import SparseRows
 from fastnn.model.losses import Loss
 from fastnn.plan import Plan
-from fastnn.sparse import SparseRows
 from fastnn.system.forks import making
 
 OFFSET_LIMIT = 2.0**16  # mean over spread: float32 has 24 bits, of which 8 are left for the spread

@@ -174,8 +174,8 @@ def part(
 
     Here, so that what cannot be parted is known before anything is printed or written.
     """
-    from fastnn.inputs import as_data, with_class_weights
-    from fastnn.splitting import split
+    from fastnn.data.conversion import as_data, with_class_weights
+    from fastnn.data.splitting import split
 
     rows = as_data(data.x_train, data.y_train, data.x_train.shape[1], data.n_classes, network.loss)
     validation = None

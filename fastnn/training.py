@@ -11,6 +11,7 @@ import numpy as np
 from fastnn.batches import Data, Epoch
 from fastnn.callbacks import Callback
 from fastnn.checkpoint import Checkpoint, checkpoint_in
+from fastnn.data.readahead import ReadAhead
 from fastnn.early_stopping import Standing
 from fastnn.engine import Engine
 from fastnn.errors import DivergenceError
@@ -20,7 +21,6 @@ from fastnn.model.losses import Loss
 from fastnn.model.optimizers import Optimizer
 from fastnn.model.randomness import permutation
 from fastnn.plan import Plan
-from fastnn.readahead import ReadAhead
 from fastnn.system.interrupts import Whole
 from fastnn.watch import Counts, History, Score, Watch
 

@@ -329,8 +329,8 @@ def test_a_plan_is_compared_in_full() -> None:
 
 
 def test_selected_rows_are_what_a_copy_of_them_is(rng: np.random.Generator) -> None:
-    from fastnn.features import selected
-    from fastnn.sparse import SparseRows
+    from fastnn.data.features import selected
+    from fastnn.data.sparse import SparseRows
 
     x, rows = rng.normal(size=(9000, 3)).astype(np.float32), rng.permutation(9000)[:8500]
     assert checkpoints._digest(selected(x, rows)) == checkpoints._digest(x[rows])

@@ -8,9 +8,9 @@ import numpy as np
 from scipy.sparse import random_array
 
 from fastnn.batches import Data, Epoch, Progress
+from fastnn.data.conversion import as_features
+from fastnn.data.features import selected
 from fastnn.engine import Engine, get_engine
-from fastnn.features import selected
-from fastnn.inputs import as_features
 from fastnn.model.initializers import initial_parameters
 from fastnn.model.layers import dense_layers
 from fastnn.model.optimizers import get_optimizer

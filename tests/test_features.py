@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from fastnn import MLPClassifier, Network, splitting
+from fastnn import MLPClassifier, Network
 from fastnn.batches import CHUNK_ROWS, Data
-from fastnn.features import SelectedRows, dense, selected
-from fastnn.inputs import as_features
+from fastnn.data import splitting
+from fastnn.data.conversion import as_features
+from fastnn.data.features import SelectedRows, dense, selected
+from fastnn.data.splitting import split
 from fastnn.model.losses import LOSSES
-from fastnn.splitting import split
 
 ROWS, COLUMNS = CHUNK_ROWS + 300, 37
 

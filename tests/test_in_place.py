@@ -139,7 +139,7 @@ def test_validation_rows_that_are_resized_during_a_fit_end_it(rng, what, engine)
 
 def test_selected_rows_of_what_was_resized_are_refused(x, y, engine):
     net = network()
-    data, _ = fastnn.splitting.split(net._checked(x, y), 0.1, net.loss, 0)
+    data, _ = fastnn.data.splitting.split(net._checked(x, y), 0.1, net.loss, 0)
     x.resize((10, INPUTS), refcheck=False)
     with pytest.raises(DataError, match="resized"):
         net.use_engine(engine).evaluate(data)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from fastnn import Network
+from fastnn.data.conversion import as_data, as_features, as_labels, as_values, as_weights
+from fastnn.data.splitting import split
 from fastnn.errors import DataError
-from fastnn.inputs import as_data, as_features, as_labels, as_values, as_weights
 from fastnn.model.losses import LOSSES
-from fastnn.splitting import split
 
 VALUES = [[0, 1, 2], [3, 250, 255]]
 

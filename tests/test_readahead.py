@@ -8,14 +8,15 @@ from itertools import count
 import numpy as np
 import pytest
 
-from fastnn import Network, readahead
+from fastnn import Network
 from fastnn.batches import Data
-from fastnn.features import SelectedRows
-from fastnn.maps import is_mapped
+from fastnn.data import readahead
+from fastnn.data.features import SelectedRows
+from fastnn.data.maps import is_mapped
+from fastnn.data.readahead import ReadAhead
+from fastnn.data.sparse import SparseRows
 from fastnn.model import randomness
 from fastnn.model.randomness import permutation
-from fastnn.readahead import ReadAhead
-from fastnn.sparse import SparseRows
 
 ROWS, WIDTH = 3001, 64
 SIZES = [WIDTH, 8, 3]

@@ -10,10 +10,10 @@ from sklearn.exceptions import ConvergenceWarning
 
 from fastnn import Callback, MLPClassifier, MLPRegressor, Network
 from fastnn.batches import Data
-from fastnn.features import selected
+from fastnn.data.features import selected
+from fastnn.data.sparse import SparseRows
 from fastnn.model.losses import LOSSES
 from fastnn.scale import OFFSET_LIMIT, _constant_loss, _feature_columns, warn_of_offset
-from fastnn.sparse import SparseRows
 
 REGRESSIONS = ("squared_error", "absolute_error", "huber")
 

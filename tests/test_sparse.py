@@ -9,13 +9,13 @@ from scipy import sparse
 
 from fastnn import DataError, MLPClassifier, MLPRegressor, Network
 from fastnn.batches import CHUNK_ROWS, Data
+from fastnn.data.conversion import as_features
+from fastnn.data.sparse import SparseRows
 from fastnn.engine import get_engine, usable_threads
-from fastnn.inputs import as_features
 from fastnn.kernels import step
 from fastnn.kernels._simd import NR
 from fastnn.kernels.sparse import EntryBuffers
 from fastnn.kernels.workspace import address
-from fastnn.sparse import SparseRows
 
 FORMS = [sparse.csr_array, sparse.csr_matrix, sparse.csc_array, sparse.coo_array, sparse.dok_array]
 

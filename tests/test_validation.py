@@ -6,8 +6,8 @@ from sklearn.model_selection import train_test_split
 
 from fastnn import Callback, DataError, EarlyStopping, Network
 from fastnn.batches import Data
+from fastnn.data.splitting import split
 from fastnn.model.losses import LOSSES
-from fastnn.splitting import split
 from fastnn.watch import r2
 
 

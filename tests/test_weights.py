@@ -5,7 +5,7 @@ import pytest
 
 from fastnn import DataError, Network
 from fastnn.batches import CHUNK_ROWS, Data, Epoch
-from fastnn.inputs import as_weights
+from fastnn.data.conversion import as_weights
 from fastnn.model.losses import LOSSES
 
 every_loss = pytest.mark.parametrize("loss", LOSSES)
@@ -192,7 +192,7 @@ def test_class_weights_are_the_weights_of_their_rows(engine, rng, given, batch_s
 
 
 def test_balanced_classes_all_weigh_the_same(rng):
-    from fastnn.inputs import as_data, with_class_weights
+    from fastnn.data.conversion import as_data, with_class_weights
 
     y = rng.choice(4, 200, p=[0.7, 0.2, 0, 0.1])  # one is missing
     loss = LOSSES["cross_entropy"]

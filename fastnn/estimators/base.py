@@ -16,6 +16,8 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from fastnn.batches import Data
 from fastnn.callbacks import Callback
 from fastnn.checkpoint import checkpoint_in
+from fastnn.data.conversion import as_data, as_features, check_unmasked
+from fastnn.data.splitting import split
 from fastnn.early_stopping import Standing
 from fastnn.engine import Engine, usable_threads
 from fastnn.errors import DataError, DivergenceError
@@ -40,11 +42,9 @@ from fastnn.estimators.watching import (
     say_how_it_ended,
     with_callbacks,
 )
-from fastnn.inputs import as_data, as_features, check_unmasked
 from fastnn.model.layers import dense_layers
 from fastnn.model.losses import Loss
 from fastnn.scale import warn_of_offset
-from fastnn.splitting import split
 from fastnn.system.memory import check_copy
 
 _DTYPES = [np.float64, np.float32, np.uint8]  # stay as they are; all else becomes the first
@@ -88,7 +88,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         raise NotImplementedError
 
     def _encoded(self, y: np.ndarray, new: bool, incremental: bool, name: str = "y") -> np.ndarray:
-        """Return targets as `fastnn.inputs` takes them; learn the classes if the fit is new."""
+        """Return targets as `fastnn.data.conversion` takes them; learn the classes if the fit is new."""
         raise NotImplementedError
 
     def _decoded(self, targets: np.ndarray) -> np.ndarray:

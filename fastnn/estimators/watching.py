@@ -16,13 +16,13 @@ from sklearn.metrics import check_scoring
 
 from fastnn.batches import Data
 from fastnn.callbacks import Bookkeeper, Callback, past_epochs
+from fastnn.data.features import Features, SelectedRows
+from fastnn.data.sparse import SparseRows
 from fastnn.early_stopping import EarlyStopping
 from fastnn.errors import CheckpointError
 from fastnn.estimators.translation import batch_rows_of, reported_outputs, stopping_rule_of
-from fastnn.features import Features, SelectedRows
 from fastnn.network import Network
 from fastnn.plan import Plan
-from fastnn.sparse import SparseRows
 from fastnn.system.forks import Training, making
 from fastnn.system.memory import check_copy
 

@@ -17,9 +17,10 @@ import numpy as np
 from numba import config
 
 from fastnn.batches import CHUNK_ROWS, Data, Epoch, Progress
+from fastnn.data.conversion import check_finite
+from fastnn.data.features import Features, SelectedRows, check_in_place
+from fastnn.data.sparse import COLUMNS_CHANGED, SparseRows
 from fastnn.errors import DataError
-from fastnn.features import Features, SelectedRows, check_in_place
-from fastnn.inputs import check_finite
 from fastnn.kernels import _cache, _gemm, _threads, activations, dropout, losses, sparse, updates
 from fastnn.kernels._jit import Driver, Region
 from fastnn.kernels._simd import CPU, HAS_FMA
@@ -46,7 +47,6 @@ from fastnn.kernels.workspace import (
 from fastnn.kernels.zeros import balanced, work_of_groups
 from fastnn.model.layers import Dense, Parameters
 from fastnn.model.losses import LOSSES, Loss
-from fastnn.sparse import COLUMNS_CHANGED, SparseRows
 from fastnn.system.forks import alone, lock, making
 from fastnn.system.memory import check_compiler, empty_predictions
 

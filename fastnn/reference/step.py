@@ -11,8 +11,8 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from fastnn.batches import CHUNK_ROWS, Data, Epoch, Progress, next_chunk
-from fastnn.features import Features, dense
-from fastnn.inputs import check_finite
+from fastnn.data.conversion import check_finite
+from fastnn.data.features import Features, dense
 from fastnn.model.layers import Dense, Parameters
 from fastnn.model.losses import Loss
 from fastnn.model.optimizers import Optimizer

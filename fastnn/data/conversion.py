@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from fastnn.batches import Data
+from fastnn.data.features import Features, SelectedRows
+from fastnn.data.maps import is_cut_short
+from fastnn.data.sparse import SparseRows
 from fastnn.errors import DataError
-from fastnn.features import Features, SelectedRows
-from fastnn.maps import is_cut_short
 from fastnn.model.layers import Dense, Parameters
 from fastnn.model.losses import Loss
 from fastnn.model.settings import SMALLEST_NORMAL
-from fastnn.sparse import SparseRows
 from fastnn.system.memory import check_copy
 
 _BLOCK_ROWS = 4096  # rows checked at a time, so that checking allocates next to nothing

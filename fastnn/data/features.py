@@ -5,9 +5,9 @@ from functools import cached_property
 
 import numpy as np
 
+from fastnn.data.maps import is_cut_short
+from fastnn.data.sparse import SparseRows, entries_of_longest
 from fastnn.errors import DataError
-from fastnn.maps import is_cut_short
-from fastnn.sparse import SparseRows, entries_of_longest
 
 
 @dataclass(frozen=True, eq=False)
