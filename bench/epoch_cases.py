@@ -5,7 +5,6 @@ from itertools import count
 
 import numpy as np
 
-from fastnn import training
 from fastnn.batches import Data, Epoch, Progress
 from fastnn.data.sets import Dataset
 from fastnn.engine import get_engine
@@ -14,8 +13,9 @@ from fastnn.model.layers import dense_layers
 from fastnn.model.losses import LOSSES
 from fastnn.model.optimizers import get_optimizer
 from fastnn.model.randomness import permutation
-from fastnn.plan import Plan
-from fastnn.watch import Counts
+from fastnn.training import fit as training
+from fastnn.training.plan import Plan
+from fastnn.training.state import Counts
 
 SIZES = [784, 128, 64, 10]
 LAYERS = dense_layers(SIZES)

@@ -23,8 +23,8 @@ from peer_frameworks import jax_scan, torch_compiled, torch_eager
 from peer_numpy import numpy_in_place
 from peer_work import SEED, Case, Epochs, Work
 
-from fastnn.callbacks import Callback
 from fastnn.network import Network
+from fastnn.training.callbacks import Callback
 
 # ---- fastnn, and its reference engine in NumPy ----------------------------------------------
 

@@ -4,13 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastnn.callbacks import Callback as Callback
-    from fastnn.callbacks import LogFile as LogFile
-    from fastnn.callbacks import ProgressBar as ProgressBar
-    from fastnn.checkpoint import Checkpoint as Checkpoint
     from fastnn.data.sets import Dataset as Dataset
     from fastnn.data.sets import load_dataset as load_dataset
-    from fastnn.early_stopping import EarlyStopping as EarlyStopping
     from fastnn.errors import CheckpointError as CheckpointError
     from fastnn.errors import DataError as DataError
     from fastnn.errors import DivergenceError as DivergenceError
@@ -23,24 +18,29 @@ if TYPE_CHECKING:
     from fastnn.loading import load as load
     from fastnn.model.schedules import Schedule as Schedule
     from fastnn.network import Network as Network
+    from fastnn.training.callbacks import Callback as Callback
+    from fastnn.training.callbacks import LogFile as LogFile
+    from fastnn.training.callbacks import ProgressBar as ProgressBar
+    from fastnn.training.checkpoint import Checkpoint as Checkpoint
+    from fastnn.training.early_stopping import EarlyStopping as EarlyStopping
 
 __version__ = "0.1.0"
 
 # Public name: the module that defines it, imported when the name is first used.
 _HOME = {
-    "Callback": "fastnn.callbacks",
-    "Checkpoint": "fastnn.checkpoint",
+    "Callback": "fastnn.training.callbacks",
+    "Checkpoint": "fastnn.training.checkpoint",
     "CheckpointError": "fastnn.errors",
     "DataError": "fastnn.errors",
     "Dataset": "fastnn.data.sets",
     "DivergenceError": "fastnn.errors",
-    "EarlyStopping": "fastnn.early_stopping",
-    "LogFile": "fastnn.callbacks",
+    "EarlyStopping": "fastnn.training.early_stopping",
+    "LogFile": "fastnn.training.callbacks",
     "MLPClassifier": "fastnn.estimators",
     "MLPRegressor": "fastnn.estimators",
     "ModelFileError": "fastnn.errors",
     "Network": "fastnn.network",
-    "ProgressBar": "fastnn.callbacks",
+    "ProgressBar": "fastnn.training.callbacks",
     "Schedule": "fastnn.model.schedules",
     "load": "fastnn.loading",
     "load_dataset": "fastnn.data.sets",

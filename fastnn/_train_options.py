@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from fastnn import _cli
-from fastnn.early_stopping import EarlyStopping
 from fastnn.model.layers import ACTIVATIONS
 from fastnn.model.optimizers import OPTIMIZERS
 from fastnn.model.schedules import SCHEDULES
+from fastnn.training.early_stopping import EarlyStopping
 
 PROGRAM = "fastnn.train"
 EXAMPLES = """\

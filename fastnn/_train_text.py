@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from fastnn._session import threads_text, widths_of
 from fastnn.console import counted, loss_text, versions
-from fastnn.early_stopping import EarlyStopping, Standing, is_over, judge
+from fastnn.training.early_stopping import EarlyStopping, Standing, is_over, judge
 
 if TYPE_CHECKING:
     from fastnn.batches import Data
     from fastnn.data.sets import Dataset
     from fastnn.engine import Engine
     from fastnn.network import Network
-    from fastnn.watch import History
+    from fastnn.training.state import History
 
 
 @dataclass(frozen=True)

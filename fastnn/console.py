@@ -14,8 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from fastnn.callbacks import Callback, past_epochs
 from fastnn.system.terminal import print_line, printable
+from fastnn.training.callbacks import Callback, past_epochs
 
 
 def counted(number: int, noun: str) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from fastnn.console import counted, loss_text
 
 if TYPE_CHECKING:
-    from fastnn.watch import History
+    from fastnn.training.state import History
 
 ACCURACY_MARKS = (0.90, 0.95, 0.97)
 

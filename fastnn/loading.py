@@ -6,7 +6,7 @@ from fastnn.network import Network
 from fastnn.storage.model_file import read_model
 from fastnn.storage.strict_json import within
 from fastnn.system.files import FilePath
-from fastnn.watch import Counts
+from fastnn.training.state import Counts
 
 if TYPE_CHECKING:
     from fastnn.estimators import MLPClassifier, MLPRegressor

@@ -8,11 +8,8 @@ from typing import Any, Literal
 import numpy as np
 
 from fastnn.batches import Data
-from fastnn.callbacks import Callback, checked
-from fastnn.checkpoint import checkpoint_in
 from fastnn.data.conversion import as_data, as_features, as_parameters, with_class_weights
 from fastnn.data.splitting import split
-from fastnn.early_stopping import EarlyStopping
 from fastnn.engine import Engine, get_engine, usable_threads
 from fastnn.model.initializers import initial_parameters
 from fastnn.model.layers import Parameters, dense_layers
@@ -21,16 +18,19 @@ from fastnn.model.optimizers import Optimizer
 from fastnn.model.randomness import SEED_LIMIT
 from fastnn.model.schedules import Schedule
 from fastnn.model.settings import check_setting, whole_number
-from fastnn.plan import Plan, check_monitor, planned
-from fastnn.scale import warn_of_offset, warn_of_scale
 from fastnn.storage.model_file import model_of, write_model
 from fastnn.storage.onnx_export import network_graph, write_onnx
 from fastnn.system.files import FilePath
 from fastnn.system.forks import Training, making
 from fastnn.system.interrupts import Whole
 from fastnn.system.memory import check_fit
-from fastnn.training import Outcome, fit
-from fastnn.watch import Counts, History, Score, r2
+from fastnn.training.callbacks import Callback, checked
+from fastnn.training.checkpoint import checkpoint_in
+from fastnn.training.early_stopping import EarlyStopping
+from fastnn.training.fit import Outcome, fit
+from fastnn.training.plan import Plan, check_monitor, planned
+from fastnn.training.scale import warn_of_offset, warn_of_scale
+from fastnn.training.state import Counts, History, Score, r2
 
 
 class Network:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastnn.system.files import FilePath, write_whole
-from fastnn.watch import History
+from fastnn.training.state import History
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -25,12 +25,12 @@ from fastnn._report_text import (
     picture_of,
     report_text,
 )
-from fastnn.callbacks import Callback
 from fastnn.console import counted, versions
 from fastnn.convergence import Plan, Run, capitalized, number_text
 from fastnn.errors import DivergenceError
 from fastnn.system.files import write_whole
 from fastnn.system.terminal import print_line, printable
+from fastnn.training.callbacks import Callback
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from fastnn.data.sets import Dataset
     from fastnn.engine import Engine
     from fastnn.network import Network
-    from fastnn.watch import History
+    from fastnn.training.state import History
 
 PROGRAM = "fastnn.report"
 HIDDEN = (128, 64)

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 from fastnn import _cli, _session
 from fastnn._train_options import PROGRAM, parse
 from fastnn._train_text import Run, best_epoch, describe, ending_text, result_text, start_fields
-from fastnn.callbacks import Bookkeeper, Callback, past_epochs
 from fastnn.console import Display, JsonLog, open_display
 from fastnn.errors import DivergenceError
 from fastnn.model.schedules import Schedule
 from fastnn.system.files import writable_target
+from fastnn.training.callbacks import Bookkeeper, Callback, past_epochs
 
 if TYPE_CHECKING:
     from fastnn.batches import Data
-    from fastnn.checkpoint import Checkpoint
     from fastnn.data.sets import Dataset
     from fastnn.network import Network
-    from fastnn.watch import History
+    from fastnn.training.checkpoint import Checkpoint
+    from fastnn.training.state import History
 
 LOSS_ACCURACY, CONFUSION_MATRIX = "loss_accuracy.png", "confusion_matrix.png"
 FIRST_LAYER_WEIGHTS, MOST_WRONG = "first_layer_weights.png", "most_wrong.png"  # of images alone
@@ -142,7 +142,7 @@ def checkpoints(options: argparse.Namespace) -> "Checkpoint | None":
     directory = options.resume or options.checkpoint
     if directory is None:
         return None
-    from fastnn.checkpoint import Checkpoint
+    from fastnn.training.checkpoint import Checkpoint
 
     class Keeper(Checkpoint):
         def warn(self, text: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fastnn import Callback, DivergenceError, Network
-from fastnn.callbacks import LogFile, ProgressBar
+from fastnn.training.callbacks import LogFile, ProgressBar
 
 
 @pytest.fixture

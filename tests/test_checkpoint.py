@@ -21,11 +21,12 @@ from scipy.sparse import csr_array
 from test_files import failing
 
 import fastnn
-from fastnn import Checkpoint, CheckpointError, MLPClassifier, MLPRegressor, Network, callbacks
-from fastnn import checkpoint as checkpoints
+from fastnn import Checkpoint, CheckpointError, MLPClassifier, MLPRegressor, Network
 from fastnn.data.sets import Dataset, load_dataset
 from fastnn.kernels.step import NumbaEngine
-from fastnn.plan import Plan
+from fastnn.training import callbacks
+from fastnn.training import checkpoint as checkpoints
+from fastnn.training.plan import Plan
 
 pytestmark = pytest.mark.filterwarnings("ignore:Training interrupted by user")
 

@@ -15,8 +15,9 @@ import pytest
 from commands import posix
 from fits import names, numbers, small_fit
 
-from fastnn import Checkpoint, CheckpointError, callbacks, checkpoint
+from fastnn import Checkpoint, CheckpointError
 from fastnn.system.files import alone_in
+from fastnn.training import callbacks, checkpoint
 
 
 def test_the_last_two_are_kept(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from test_model_file_hostile import (
 )
 
 from fastnn import CheckpointError, ModelFileError
-from fastnn.checkpoint_file import read_snapshot
+from fastnn.training.checkpoint_file import read_snapshot
 
 KEY = "fastnn_checkpoint"
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from fastnn import Checkpoint, CheckpointError, EarlyStopping, Network
-from fastnn import checkpoint as checkpoints
 from fastnn.batches import Data
 from fastnn.engine import Engine, get_engine
 from fastnn.model.optimizers import OPTIMIZERS
 from fastnn.model.schedules import Schedule
-from fastnn.plan import Plan
-from fastnn.watch import Counts, Watch
+from fastnn.training import checkpoint as checkpoints
+from fastnn.training.plan import Plan
+from fastnn.training.state import Counts, Watch
 
 
 class Fit(NamedTuple):

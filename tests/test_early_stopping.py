@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastnn import Callback, DivergenceError, Network
-from fastnn.early_stopping import EarlyStopping, Standing, is_over, judge
+from fastnn.training.early_stopping import EarlyStopping, Standing, is_over, judge
 
 unhurried = settings(deadline=None)  # other programs may hold the machine up
 

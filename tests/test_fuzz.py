@@ -26,13 +26,13 @@ from PIL import Image
 from test_model_file_hostile import forged, joined, parts
 
 import fastnn
-from fastnn.checkpoint_file import read_snapshot
 from fastnn.data.files.detection import read_rows
 from fastnn.data.files.idx import read_idx, read_idx_rows
 from fastnn.data.files.npy import read_npy
 from fastnn.data.files.npz import load_npz, read_npz
 from fastnn.data.files.pictures import SIGNATURE, read_png
 from fastnn.data.files.table import read_table
+from fastnn.training.checkpoint_file import read_snapshot
 
 SECONDS, MEMORY = 1.0, 64 << 20
 EXAMPLES = 100, 500  # by default, and with the tests that take seconds

@@ -13,13 +13,13 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from fastnn import Callback, DivergenceError, MLPClassifier, Network
 from fastnn.batches import Data
-from fastnn.early_stopping import EarlyStopping
 from fastnn.engine import get_engine
-from fastnn.lbfgs import Limits, _quiet_blas, _shaped, minimize
 from fastnn.model.layers import dense_layers
 from fastnn.model.losses import LOSSES
 from fastnn.model.optimizers import get_optimizer
-from fastnn.plan import Plan
+from fastnn.training.early_stopping import EarlyStopping
+from fastnn.training.lbfgs import Limits, _quiet_blas, _shaped, minimize
+from fastnn.training.plan import Plan
 
 
 @pytest.fixture

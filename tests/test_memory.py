@@ -19,9 +19,9 @@ from fastnn.estimators.watching import plain
 from fastnn.kernels import step
 from fastnn.model.layers import dense_layers
 from fastnn.model.optimizers import OPTIMIZERS
-from fastnn.plan import Plan
 from fastnn.system import control_groups, memory
 from fastnn.system.memory import available, check_copy, check_engine, check_fit, empty_predictions
+from fastnn.training.plan import Plan
 
 ROOM = 64 << 20
 ADAM = Plan(epochs=1, batch_size=128, optimizer=OPTIMIZERS["adam"])

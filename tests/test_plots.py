@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from fastnn import plots
-from fastnn.watch import History
+from fastnn.training.state import History
 
 WIDTH = 1800
 SECONDS = pytest.mark.process  # which many pictures take

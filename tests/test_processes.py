@@ -272,7 +272,7 @@ def test_a_killed_child_holds_nobody_up(tmp_path, layer):
 
 
 BLAS = """
-import fastnn.lbfgs
+import fastnn.training.lbfgs
 from threadpoolctl import threadpool_info, threadpool_limits
 import scipy.linalg
 
@@ -291,7 +291,7 @@ for number in (1, 2):
     with ThreadPoolExecutor(3) as threads:
         list(threads.map(search, range(6)))
     assert blas() == before, (blas(), before)
-    quiet = fastnn.lbfgs._quiet_blas
+    quiet = fastnn.training.lbfgs._quiet_blas
     quiet.__enter__()  # two fits, of which the first ends first
     quiet.__enter__()
     quiet.__exit__()

@@ -18,8 +18,9 @@ import pytest
 from commands import MNIST, events, posix
 from fits import FITS, Server
 
-from fastnn import checkpoint, train
-from fastnn.checkpoint_file import read_snapshot
+from fastnn import train
+from fastnn.training import checkpoint
+from fastnn.training.checkpoint_file import read_snapshot
 
 pytestmark = posix
 

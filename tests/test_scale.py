@@ -13,7 +13,7 @@ from fastnn.batches import Data
 from fastnn.data.features import selected
 from fastnn.data.sparse import SparseRows
 from fastnn.model.losses import LOSSES
-from fastnn.scale import OFFSET_LIMIT, _constant_loss, _feature_columns, warn_of_offset
+from fastnn.training.scale import OFFSET_LIMIT, _constant_loss, _feature_columns, warn_of_offset
 
 REGRESSIONS = ("squared_error", "absolute_error", "huber")
 

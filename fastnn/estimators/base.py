@@ -14,11 +14,8 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fastnn.batches import Data
-from fastnn.callbacks import Callback
-from fastnn.checkpoint import checkpoint_in
 from fastnn.data.conversion import as_data, as_features, check_unmasked
 from fastnn.data.splitting import split
-from fastnn.early_stopping import Standing
 from fastnn.engine import Engine, usable_threads
 from fastnn.errors import DataError, DivergenceError
 from fastnn.estimators.exchange import ExchangeMixin
@@ -44,8 +41,11 @@ from fastnn.estimators.watching import (
 )
 from fastnn.model.layers import dense_layers
 from fastnn.model.losses import Loss
-from fastnn.scale import warn_of_offset
 from fastnn.system.memory import check_copy
+from fastnn.training.callbacks import Callback
+from fastnn.training.checkpoint import checkpoint_in
+from fastnn.training.early_stopping import Standing
+from fastnn.training.scale import warn_of_offset
 
 _DTYPES = [np.float64, np.float32, np.uint8]  # stay as they are; all else becomes the first
 _ARRAYS = ("X", "y", "sample_weight", "X_val", "y_val", "sample_weight_val")

@@ -15,13 +15,13 @@ from sklearn.utils.multiclass import (
 )
 
 from fastnn.batches import Data
-from fastnn.callbacks import Callback
 from fastnn.data.conversion import check_class_weight, with_class_weights
-from fastnn.early_stopping import EarlyStopping
 from fastnn.estimators.base import BaseMLP
 from fastnn.estimators.translation import CONSTRAINTS
 from fastnn.model.losses import LOSSES, Loss
 from fastnn.model.schedules import Schedule
+from fastnn.training.callbacks import Callback
+from fastnn.training.early_stopping import EarlyStopping
 
 
 class MLPClassifier(ClassifierMixin, BaseMLP):

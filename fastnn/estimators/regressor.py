@@ -9,12 +9,12 @@ from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 
-from fastnn.callbacks import Callback
-from fastnn.early_stopping import EarlyStopping
 from fastnn.estimators.base import BaseMLP
 from fastnn.estimators.translation import CONSTRAINTS
 from fastnn.model.losses import LOSSES, Loss
 from fastnn.model.schedules import Schedule
+from fastnn.training.callbacks import Callback
+from fastnn.training.early_stopping import EarlyStopping
 
 
 class MLPRegressor(RegressorMixin, BaseMLP):

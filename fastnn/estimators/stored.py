@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from sklearn.base import is_classifier
 
-from fastnn.early_stopping import EarlyStopping, Standing
 from fastnn.errors import ModelFileError
 from fastnn.model.schedules import Schedule
 from fastnn.model.settings import COUNT_LIMIT
 from fastnn.network import Network
 from fastnn.storage.strict_json import brief, check_names, listed, typed, within
+from fastnn.training.early_stopping import EarlyStopping, Standing
 
 LABEL_LIMIT = 1 << 23  # characters of all classes, each as long as the longest
 

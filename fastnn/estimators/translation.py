@@ -8,8 +8,6 @@ import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 
-from fastnn.callbacks import Callback
-from fastnn.early_stopping import EarlyStopping, Standing
 from fastnn.engine import ENGINES
 from fastnn.model.initializers import he_normal
 from fastnn.model.layers import ACTIVATIONS, Dense, Parameters
@@ -17,7 +15,9 @@ from fastnn.model.optimizers import OPTIMIZERS, Optimizer, get_optimizer
 from fastnn.model.schedules import SCHEDULES, Schedule
 from fastnn.model.settings import LARGEST_FLOAT, check_normal
 from fastnn.network import Network
-from fastnn.plan import Plan
+from fastnn.training.callbacks import Callback
+from fastnn.training.early_stopping import EarlyStopping, Standing
+from fastnn.training.plan import Plan
 
 _AT_LEAST_0 = Interval(Real, 0, None, closed="left")
 _ABOVE_0 = Interval(Real, 0, None, closed="neither")

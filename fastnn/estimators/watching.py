@@ -15,16 +15,16 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import check_scoring
 
 from fastnn.batches import Data
-from fastnn.callbacks import Bookkeeper, Callback, past_epochs
 from fastnn.data.features import Features, SelectedRows
 from fastnn.data.sparse import SparseRows
-from fastnn.early_stopping import EarlyStopping
 from fastnn.errors import CheckpointError
 from fastnn.estimators.translation import batch_rows_of, reported_outputs, stopping_rule_of
 from fastnn.network import Network
-from fastnn.plan import Plan
 from fastnn.system.forks import Training, making
 from fastnn.system.memory import check_copy
+from fastnn.training.callbacks import Bookkeeper, Callback, past_epochs
+from fastnn.training.early_stopping import EarlyStopping
+from fastnn.training.plan import Plan
 
 try:
     from sklearn.callback import CallbackSupportMixin, with_callbacks

@@ -15,9 +15,9 @@ import numpy as np
 
 from fastnn.batches import CHUNK_ROWS
 from fastnn.model.layers import Dense
-from fastnn.plan import Plan
 from fastnn.system.address_space import address_space_left
 from fastnn.system.control_groups import PROC, control_groups
+from fastnn.training.plan import Plan
 
 _NEVER_MISSED = 1 << 24  # bytes
 _FLOAT, _INDEX = 4, 8

@@ -16,8 +16,8 @@ from fastnn.batches import Data
 from fastnn.data.features import Features, dense
 from fastnn.data.sparse import SparseRows
 from fastnn.model.losses import Loss
-from fastnn.plan import Plan
 from fastnn.system.forks import making
+from fastnn.training.plan import Plan
 
 OFFSET_LIMIT = 2.0**16  # mean over spread: float32 has 24 bits, of which 8 are left for the spread
 _LARGE_FEATURE, _LARGE_TARGET = 10.0, 1000.0  # root mean square of a column that may be too large

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastnn.batches import Data, Progress
-from fastnn.callbacks import Bookkeeper, Callback
-from fastnn.early_stopping import EarlyStopping, Standing, is_over, judge
 from fastnn.engine import Engine
 from fastnn.model.layers import Parameters
 from fastnn.model.losses import Loss
 from fastnn.model.schedules import ADAPTIVE_END, ADAPTIVE_FACTOR
 from fastnn.model.settings import COUNT_LIMIT
-from fastnn.plan import Plan
 from fastnn.system.interrupts import Whole
+from fastnn.training.callbacks import Bookkeeper, Callback
+from fastnn.training.early_stopping import EarlyStopping, Standing, is_over, judge
+from fastnn.training.plan import Plan
 
 # Without early stopping, an adaptive rate follows the training loss, as scikit-learn has it.
 _ADAPTIVE = EarlyStopping("loss", patience=10, min_delta=1e-4, restore_best=False)
@@ -67,7 +67,7 @@ class Snapshot:
     standing, rate_divisor, stopped
         As in `fastnn.training.Outcome`.
     kept : dict of str to list of float
-        Of the callbacks that are `fastnn.callbacks.Bookkeeper`.
+        Of the callbacks that are `fastnn.training.callbacks.Bookkeeper`.
     """
 
     parameters: Parameters

@@ -3,7 +3,7 @@
 The tensors are the weights as in a model file, the optimizer's state with ``state.0.`` before the
 same names, the best weights with ``best.``, ``history.NAME`` (epochs,) and ``kept.NAME``, what
 callbacks keep, float64, and ``figures``, the numbers that may be anything. The description counts,
-and holds the items of the fit's identity, which `fastnn.checkpoint` compares.
+and holds the items of the fit's identity, which `fastnn.training.checkpoint` compares.
 """
 
 import math
@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from fastnn.batches import Progress
-from fastnn.early_stopping import Standing
 from fastnn.errors import ModelFileError
 from fastnn.storage.strict_json import brief, counted, listed, typed, within
 from fastnn.storage.tensor_file import (
@@ -27,7 +26,8 @@ from fastnn.storage.tensor_file import (
     write,
 )
 from fastnn.system.files import FilePath
-from fastnn.watch import Snapshot
+from fastnn.training.early_stopping import Standing
+from fastnn.training.state import Snapshot
 
 Items = dict[str, str]
 

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from fastnn.early_stopping import EarlyStopping, Standing
 from fastnn.model.losses import Loss
 from fastnn.model.optimizers import Optimizer, get_optimizer
 from fastnn.model.schedules import Schedule
 from fastnn.model.settings import check_setting, whole_number
+from fastnn.training.early_stopping import EarlyStopping, Standing
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Plan:
     rate_divisor : float
         What an adaptive rate was divided by then.
     max_evaluations, tolerance
-        Of L-BFGS, as in `fastnn.lbfgs.Limits`.
+        Of L-BFGS, as in `fastnn.training.lbfgs.Limits`.
     """
 
     epochs: int

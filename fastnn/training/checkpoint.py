@@ -1,7 +1,7 @@
 """Checkpoints: a fit that is stopped, or killed, goes on to the same bits as if it never had been.
 
 A directory has the last two of one fit, ``checkpoint-UPDATES.safetensors``, as
-`fastnn.checkpoint_file` writes them. Beside where the fit stood they say what it was: its data by
+`fastnn.training.checkpoint_file` writes them. Beside where the fit stood they say what it was: its data by
 SHA-256, network, settings, and versions. A fit that differs in one of these does not go on from
 them.
 """
@@ -19,16 +19,16 @@ import numpy as np
 
 from fastnn import __version__
 from fastnn.batches import Data
-from fastnn.callbacks import Callback
-from fastnn.checkpoint_file import Items, read_snapshot, write_snapshot
 from fastnn.data.features import Features
 from fastnn.data.sparse import SparseRows
 from fastnn.engine import Engine
 from fastnn.errors import CheckpointError, ModelFileError
 from fastnn.model.settings import whole_number
-from fastnn.plan import Plan
 from fastnn.system.files import FilePath, alone_in
-from fastnn.watch import Snapshot
+from fastnn.training.callbacks import Callback
+from fastnn.training.checkpoint_file import Items, read_snapshot, write_snapshot
+from fastnn.training.plan import Plan
+from fastnn.training.state import Snapshot
 
 _NAME = re.compile(r"checkpoint-(\d{12,})\.safetensors")
 _LEFTOVER = re.compile(r"\.checkpoint-\d{12,}\.safetensors\.\d+\.[0-9a-f]+\.tmp")

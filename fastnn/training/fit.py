@@ -9,20 +9,20 @@ from typing import NamedTuple, NoReturn
 import numpy as np
 
 from fastnn.batches import Data, Epoch
-from fastnn.callbacks import Callback
-from fastnn.checkpoint import Checkpoint, checkpoint_in
 from fastnn.data.readahead import ReadAhead
-from fastnn.early_stopping import Standing
 from fastnn.engine import Engine
 from fastnn.errors import DivergenceError
-from fastnn.lbfgs import Limits, minimize
 from fastnn.model.layers import Parameters
 from fastnn.model.losses import Loss
 from fastnn.model.optimizers import Optimizer
 from fastnn.model.randomness import permutation
-from fastnn.plan import Plan
 from fastnn.system.interrupts import Whole
-from fastnn.watch import Counts, History, Score, Watch
+from fastnn.training.callbacks import Callback
+from fastnn.training.checkpoint import Checkpoint, checkpoint_in
+from fastnn.training.early_stopping import Standing
+from fastnn.training.lbfgs import Limits, minimize
+from fastnn.training.plan import Plan
+from fastnn.training.state import Counts, History, Score, Watch
 
 # A call of the engine is meant to take this long: short enough for a prompt answer to Ctrl-C,
 # long enough that its overhead (a few microseconds) vanishes.
@@ -42,7 +42,7 @@ class Outcome(NamedTuple):
         As in `Plan`, for a fit that goes on.
     stopped : str
         Why it ended before its last epoch: "converged" (a stopping rule was met), "stalled" (see
-        `fastnn.lbfgs.minimize`) or "callback"; "" if it did not.
+        `fastnn.training.lbfgs.minimize`) or "callback"; "" if it did not.
     """
 
     history: History

@@ -1,0 +1,1 @@
+"""Training: the loop over epochs, its plan and state, callbacks, checkpoints."""
