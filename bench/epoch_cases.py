@@ -5,9 +5,10 @@ from itertools import count
 
 import numpy as np
 
-from fastnn.batches import Data, Epoch, Progress
+from fastnn.data.rows import Data
 from fastnn.data.sets import Dataset
 from fastnn.engine import get_engine
+from fastnn.epoch import Epoch, Progress
 from fastnn.model.initializers import he_normal
 from fastnn.model.layers import dense_layers
 from fastnn.model.losses import LOSSES

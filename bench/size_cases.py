@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from epoch_cases import SEED, Trainer, assert_close
 
-from fastnn.batches import Data
+from fastnn.data.rows import Data
 from fastnn.engine import get_engine
 from fastnn.machine import flops_per_sample
 from fastnn.model.initializers import he_normal

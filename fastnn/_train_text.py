@@ -9,7 +9,7 @@ from fastnn.console import counted, loss_text, versions
 from fastnn.training.early_stopping import EarlyStopping, Standing, is_over, judge
 
 if TYPE_CHECKING:
-    from fastnn.batches import Data
+    from fastnn.data.rows import Data
     from fastnn.data.sets import Dataset
     from fastnn.engine import Engine
     from fastnn.network import Network

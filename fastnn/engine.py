@@ -7,8 +7,9 @@ from typing import Protocol
 
 import numpy as np
 
-from fastnn.batches import Data, Epoch, Progress
 from fastnn.data.features import Features
+from fastnn.data.rows import Data
+from fastnn.epoch import Epoch, Progress
 from fastnn.model.layers import Dense, Parameters
 from fastnn.model.losses import LOSSES, Loss
 from fastnn.system.memory import check_engine

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fastnn.batches import Data
 from fastnn.data.conversion import as_data, as_features, as_parameters, with_class_weights
+from fastnn.data.rows import Data
 from fastnn.data.splitting import split
 from fastnn.engine import Engine, get_engine, usable_threads
 from fastnn.model.initializers import initial_parameters

@@ -18,7 +18,7 @@ from fastnn.system.files import writable_target
 from fastnn.training.callbacks import Bookkeeper, Callback, past_epochs
 
 if TYPE_CHECKING:
-    from fastnn.batches import Data
+    from fastnn.data.rows import Data
     from fastnn.data.sets import Dataset
     from fastnn.network import Network
     from fastnn.training.checkpoint import Checkpoint

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fastnn.batches import CHUNK_ROWS, Chunk, Data, Epoch, Progress, next_chunk
+from fastnn.data.rows import Data
+from fastnn.epoch import CHUNK_ROWS, Chunk, Epoch, Progress, next_chunk
 
 
 def chunks(rows: int, batch_size: int) -> list[Chunk]:

@@ -73,7 +73,7 @@ def new_hash():
 
 def test_its_name_follows_every_kernel_source_and_the_processor(root, monkeypatch):
     before = new_hash()
-    for name in ("fastnn.kernels.regions", "fastnn.kernels._simd", "fastnn.batches"):
+    for name in ("fastnn.kernels.regions", "fastnn.kernels._simd", "fastnn.epoch"):
 
         def changed(loader, module, real=SourceFileLoader.get_source, name=name):
             return real(loader, module) + ("#" if module == name else "")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fastnn import Checkpoint, CheckpointError, EarlyStopping, Network
-from fastnn.batches import Data
+from fastnn.data.rows import Data
 from fastnn.engine import Engine, get_engine
 from fastnn.model.optimizers import OPTIMIZERS
 from fastnn.model.schedules import Schedule

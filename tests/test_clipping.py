@@ -6,8 +6,9 @@ import pytest
 from tolerances import U
 
 from fastnn import DivergenceError, Network
-from fastnn.batches import Data, Epoch, Progress
+from fastnn.data.rows import Data
 from fastnn.engine import get_engine
+from fastnn.epoch import Epoch, Progress
 from fastnn.model.initializers import he_normal
 from fastnn.model.layers import dense_layers
 from fastnn.model.losses import LOSSES

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from fastnn import Network
-from fastnn.batches import Data, Epoch, Progress
+from fastnn.data.rows import Data
 from fastnn.engine import get_engine
+from fastnn.epoch import Epoch, Progress
 from fastnn.kernels._simd import FEATURES, X86
 from fastnn.model.initializers import initial_parameters
 from fastnn.model.layers import ACTIVATIONS, dense_layers

@@ -11,8 +11,9 @@ from formulas import flat_arrays, gradient, mean_loss
 from tolerances import U
 
 from fastnn import Network
-from fastnn.batches import CHUNK_ROWS, Data, Epoch, Progress
+from fastnn.data.rows import Data
 from fastnn.engine import get_engine
+from fastnn.epoch import CHUNK_ROWS, Epoch, Progress
 from fastnn.model.initializers import he_normal, initial_parameters
 from fastnn.model.layers import ACTIVATIONS, dense_layers
 from fastnn.model.losses import LOSSES

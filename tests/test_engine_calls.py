@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from scipy.sparse import random_array
 
-from fastnn.batches import Data, Epoch, Progress
 from fastnn.data.conversion import as_features
 from fastnn.data.features import selected
+from fastnn.data.rows import Data
 from fastnn.engine import Engine, get_engine
+from fastnn.epoch import Epoch, Progress
 from fastnn.model.initializers import initial_parameters
 from fastnn.model.layers import dense_layers
 from fastnn.model.optimizers import get_optimizer

@@ -10,8 +10,9 @@ from numba.core import event
 from numba.core.runtime import _nrt_python, rtsys
 from tolerances import BATCH_GD_20_EPOCHS, FIRST_EPOCH, FIRST_STEPS, THREE_EPOCHS, U
 
-from fastnn.batches import CHUNK_ROWS, Data, Epoch, Progress
+from fastnn.data.rows import Data
 from fastnn.engine import get_engine
+from fastnn.epoch import CHUNK_ROWS, Epoch, Progress
 from fastnn.model.initializers import he_normal
 from fastnn.model.layers import dense_layers
 from fastnn.model.randomness import permutation

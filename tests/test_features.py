@@ -5,11 +5,12 @@ import pytest
 from scipy import sparse
 
 from fastnn import MLPClassifier, Network
-from fastnn.batches import CHUNK_ROWS, Data
 from fastnn.data import splitting
 from fastnn.data.conversion import as_features
 from fastnn.data.features import SelectedRows, dense, selected
+from fastnn.data.rows import Data
 from fastnn.data.splitting import split
+from fastnn.epoch import CHUNK_ROWS
 from fastnn.model.losses import LOSSES
 
 ROWS, COLUMNS = CHUNK_ROWS + 300, 37

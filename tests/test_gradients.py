@@ -9,8 +9,9 @@ import pytest
 from formulas import flat_arrays, gradient, mean_loss, slope
 from tolerances import U
 
-from fastnn.batches import Data, Epoch, Progress
+from fastnn.data.rows import Data
 from fastnn.engine import ENGINES, get_engine
+from fastnn.epoch import Epoch, Progress
 from fastnn.model.initializers import initial_parameters
 from fastnn.model.layers import ACTIVATIONS, dense_layers
 from fastnn.model.losses import LOSSES

@@ -12,7 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from fastnn import Callback, DivergenceError, MLPClassifier, Network
-from fastnn.batches import Data
+from fastnn.data.rows import Data
 from fastnn.engine import get_engine
 from fastnn.model.layers import dense_layers
 from fastnn.model.losses import LOSSES

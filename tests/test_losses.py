@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fastnn import Network
-from fastnn.batches import Data
+from fastnn.data.rows import Data
 from fastnn.engine import get_engine
 from fastnn.model.layers import dense_layers
 from fastnn.model.losses import LOSSES, get_loss

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from fastnn import Network
-from fastnn.batches import Data, Epoch, Progress
+from fastnn.data.rows import Data
 from fastnn.engine import get_engine
+from fastnn.epoch import Epoch, Progress
 from fastnn.model.initializers import he_normal
 from fastnn.model.layers import dense_layers
 from fastnn.model.optimizers import OPTIMIZERS, get_optimizer

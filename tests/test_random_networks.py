@@ -20,10 +20,11 @@ import pytest
 from scipy.sparse import csr_array, random_array
 from tolerances import U
 
-from fastnn.batches import Data, Epoch, Progress
 from fastnn.data.conversion import as_features
 from fastnn.data.features import selected
+from fastnn.data.rows import Data
 from fastnn.engine import ENGINES, get_engine
+from fastnn.epoch import Epoch, Progress
 from fastnn.model.initializers import initial_parameters
 from fastnn.model.layers import ACTIVATIONS, dense_layers
 from fastnn.model.losses import LOSSES

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from fastnn import Network
-from fastnn.batches import Data
 from fastnn.data import readahead
 from fastnn.data.features import SelectedRows
 from fastnn.data.maps import is_mapped
 from fastnn.data.readahead import ReadAhead
+from fastnn.data.rows import Data
 from fastnn.data.sparse import SparseRows
 from fastnn.model import randomness
 from fastnn.model.randomness import permutation

@@ -6,8 +6,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from fastnn.batches import CHUNK_ROWS, Data, Epoch, Progress
+from fastnn.data.rows import Data
 from fastnn.engine import get_engine
+from fastnn.epoch import CHUNK_ROWS, Epoch, Progress
 from fastnn.model.initializers import he_normal
 from fastnn.model.layers import dense_layers
 from fastnn.model.losses import LOSSES

@@ -17,8 +17,8 @@ from runs import WORK, runs_of
 
 from fastnn import _cli, report
 from fastnn._report_text import BATCH_SIZES, OPTIMIZER_CONTEST, Contest
-from fastnn.batches import Data
 from fastnn.convergence import Plan
+from fastnn.data.rows import Data
 
 ALL_DIVERGED = {plan.name: None for plan in (*BATCH_SIZES.plans, *OPTIMIZER_CONTEST.plans)}
 

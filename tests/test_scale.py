@@ -9,8 +9,8 @@ from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wi
 from sklearn.exceptions import ConvergenceWarning
 
 from fastnn import Callback, MLPClassifier, MLPRegressor, Network
-from fastnn.batches import Data
 from fastnn.data.features import selected
+from fastnn.data.rows import Data
 from fastnn.data.sparse import SparseRows
 from fastnn.model.losses import LOSSES
 from fastnn.training.scale import OFFSET_LIMIT, _constant_loss, _feature_columns, warn_of_offset

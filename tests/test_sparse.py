@@ -8,10 +8,11 @@ import pytest
 from scipy import sparse
 
 from fastnn import DataError, MLPClassifier, MLPRegressor, Network
-from fastnn.batches import CHUNK_ROWS, Data
 from fastnn.data.conversion import as_features
+from fastnn.data.rows import Data
 from fastnn.data.sparse import SparseRows
 from fastnn.engine import get_engine, usable_threads
+from fastnn.epoch import CHUNK_ROWS
 from fastnn.kernels import step
 from fastnn.kernels._simd import NR
 from fastnn.kernels.sparse import EntryBuffers

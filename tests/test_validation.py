@@ -5,7 +5,7 @@ import pytest
 from sklearn.model_selection import train_test_split
 
 from fastnn import Callback, DataError, EarlyStopping, Network
-from fastnn.batches import Data
+from fastnn.data.rows import Data
 from fastnn.data.splitting import split
 from fastnn.model.losses import LOSSES
 from fastnn.training.state import r2

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from fastnn import DataError, Network
-from fastnn.batches import CHUNK_ROWS, Data, Epoch
 from fastnn.data.conversion import as_weights
+from fastnn.data.rows import Data
+from fastnn.epoch import CHUNK_ROWS, Epoch
 from fastnn.model.losses import LOSSES
 
 every_loss = pytest.mark.parametrize("loss", LOSSES)

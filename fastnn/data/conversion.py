@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from fastnn.batches import Data
 from fastnn.data.features import Features, SelectedRows
 from fastnn.data.maps import is_cut_short
+from fastnn.data.rows import Data
 from fastnn.data.sparse import SparseRows
 from fastnn.errors import DataError
 from fastnn.model.layers import Dense, Parameters

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastnn.batches import Data
 from fastnn.data.features import SelectedRows
 from fastnn.data.maps import is_mapped
+from fastnn.data.rows import Data
 from fastnn.model.randomness import block_rows, window_rows
 from fastnn.system.forks import making
 

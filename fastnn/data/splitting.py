@@ -5,9 +5,9 @@ from numbers import Real
 
 import numpy as np
 
-from fastnn.batches import Data
 from fastnn.data.conversion import has_classes
 from fastnn.data.features import selected
+from fastnn.data.rows import Data
 from fastnn.errors import DataError
 from fastnn.model.losses import Loss
 from fastnn.model.randomness import WHOLE_BYTES

@@ -13,8 +13,8 @@ from sklearn.utils import assert_all_finite
 from sklearn.utils.multiclass import _check_partial_fit_first_call
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from fastnn.batches import Data
 from fastnn.data.conversion import as_data, as_features, check_unmasked
+from fastnn.data.rows import Data
 from fastnn.data.splitting import split
 from fastnn.engine import Engine, usable_threads
 from fastnn.errors import DataError, DivergenceError

@@ -14,8 +14,8 @@ from sklearn.utils.multiclass import (
     unique_labels,
 )
 
-from fastnn.batches import Data
 from fastnn.data.conversion import check_class_weight, with_class_weights
+from fastnn.data.rows import Data
 from fastnn.estimators.base import BaseMLP
 from fastnn.estimators.translation import CONSTRAINTS
 from fastnn.model.losses import LOSSES, Loss

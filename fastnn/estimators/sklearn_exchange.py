@@ -11,7 +11,7 @@ from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils._param_validation import make_constraint
 from sklearn.utils.validation import check_is_fitted
 
-from fastnn.batches import Data
+from fastnn.data.rows import Data
 
 _SOLVERS = {  # of ours, what scikit-learn calls them
     "momentum": {"solver": "sgd", "nesterovs_momentum": False},

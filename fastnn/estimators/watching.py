@@ -14,8 +14,8 @@ from scipy.sparse import csr_array
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import check_scoring
 
-from fastnn.batches import Data
 from fastnn.data.features import Features, SelectedRows
+from fastnn.data.rows import Data
 from fastnn.data.sparse import SparseRows
 from fastnn.errors import CheckpointError
 from fastnn.estimators.translation import batch_rows_of, reported_outputs, stopping_rule_of

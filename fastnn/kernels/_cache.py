@@ -41,7 +41,8 @@ from numba import config
 from numba.core import caching
 from numba.core.serialize import dumps
 
-from fastnn import batches, kernels
+from fastnn import epoch as batches
+from fastnn import kernels
 from fastnn.kernels._simd import CPU, FEATURES
 from fastnn.model import layers, losses, randomness
 from fastnn.system.files import user_cache_directory, write_whole

@@ -17,7 +17,7 @@ import math
 import numpy as np
 from numba import prange
 
-from fastnn import batches
+from fastnn import epoch as batches
 from fastnn.kernels._jit import jit
 from fastnn.kernels._simd import (
     ONE,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import types
 
-from fastnn.batches import CHUNK_ROWS
+from fastnn.epoch import CHUNK_ROWS
 from fastnn.kernels._gemm import multiply_compact
 from fastnn.kernels._jit import Unit, jit
 from fastnn.kernels._philox import keep_bits

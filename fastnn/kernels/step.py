@@ -16,10 +16,11 @@ import numba
 import numpy as np
 from numba import config
 
-from fastnn.batches import CHUNK_ROWS, Data, Epoch, Progress
 from fastnn.data.conversion import check_finite
 from fastnn.data.features import Features, SelectedRows, check_in_place
+from fastnn.data.rows import Data
 from fastnn.data.sparse import COLUMNS_CHANGED, SparseRows
+from fastnn.epoch import CHUNK_ROWS, Epoch, Progress
 from fastnn.errors import DataError
 from fastnn.kernels import _cache, _gemm, _threads, activations, dropout, losses, sparse, updates
 from fastnn.kernels._jit import Driver, Region

@@ -10,9 +10,10 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from fastnn.batches import CHUNK_ROWS, Data, Epoch, Progress, next_chunk
 from fastnn.data.conversion import check_finite
 from fastnn.data.features import Features, dense
+from fastnn.data.rows import Data
+from fastnn.epoch import CHUNK_ROWS, Epoch, Progress, next_chunk
 from fastnn.model.layers import Dense, Parameters
 from fastnn.model.losses import Loss
 from fastnn.model.optimizers import Optimizer

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastnn.batches import CHUNK_ROWS
+from fastnn.epoch import CHUNK_ROWS
 from fastnn.model.layers import Dense
 from fastnn.system.address_space import address_space_left
 from fastnn.system.control_groups import PROC, control_groups

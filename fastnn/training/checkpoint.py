@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from fastnn import __version__
-from fastnn.batches import Data
 from fastnn.data.features import Features
+from fastnn.data.rows import Data
 from fastnn.data.sparse import SparseRows
 from fastnn.engine import Engine
 from fastnn.errors import CheckpointError, ModelFileError

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fastnn.batches import Progress
+from fastnn.epoch import Progress
 from fastnn.errors import ModelFileError
 from fastnn.storage.strict_json import brief, counted, listed, typed, within
 from fastnn.storage.tensor_file import (

@@ -8,9 +8,10 @@ from typing import NamedTuple, NoReturn
 
 import numpy as np
 
-from fastnn.batches import Data, Epoch
 from fastnn.data.readahead import ReadAhead
+from fastnn.data.rows import Data
 from fastnn.engine import Engine
+from fastnn.epoch import Epoch
 from fastnn.errors import DivergenceError
 from fastnn.model.layers import Parameters
 from fastnn.model.losses import Loss

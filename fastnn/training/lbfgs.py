@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fastnn.batches import Data
+from fastnn.data.rows import Data
 from fastnn.engine import Engine
 from fastnn.errors import DivergenceError
 from fastnn.model.layers import Parameters

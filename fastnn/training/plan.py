@@ -21,7 +21,7 @@ class Plan:
     schedule : Schedule
         Spans the epochs of this fit.
     l2, l2_is_shared, clip_norm
-        As in `fastnn.batches.Epoch`.
+        As in `fastnn.epoch.Epoch`.
     shuffle : bool
     seed : int
         Decides the order of the rows and the dropout masks.

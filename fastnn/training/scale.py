@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastnn.batches import Data
 from fastnn.data.features import Features, dense
+from fastnn.data.rows import Data
 from fastnn.data.sparse import SparseRows
 from fastnn.model.losses import Loss
 from fastnn.system.forks import making

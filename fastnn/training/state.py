@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastnn.batches import Data, Progress
+from fastnn.data.rows import Data
 from fastnn.engine import Engine
+from fastnn.epoch import Progress
 from fastnn.model.layers import Parameters
 from fastnn.model.losses import Loss
 from fastnn.model.schedules import ADAPTIVE_END, ADAPTIVE_FACTOR
