@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from peer_work import Case
 
-from fastnn import plots
+from fastnn.plots import curves as plots
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -133,7 +133,7 @@ def write_report(
 
     The arguments are as `report_text` takes them.
     """
-    from fastnn.plots import comparison, loss_accuracy
+    from fastnn.plots.curves import comparison, loss_accuracy
 
     text = report_text(contest, runs, setup, work, quick=quick)
     out.mkdir(parents=True, exist_ok=True)

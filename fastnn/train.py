@@ -252,7 +252,8 @@ def finish(run: Run, history: "History", display: Display, result: dict[str, Any
 
 def draw(run: Run, history: "History", test_accuracy: float, folder: Path) -> Iterator[str]:
     """Draw the pictures of a run that can be drawn; yield the name of each once it is there."""
-    from fastnn import image_plots, plots
+    from fastnn.plots import curves as plots
+    from fastnn.plots import images as image_plots
 
     data, network, shape = run.data, run.network, run.data.image_shape
     watched = "test" if run.validation is None else "validation"

@@ -1,4 +1,4 @@
-"""`fastnn.image_plots`: the pictures show what they should, and all of it can be read."""
+"""`fastnn.plots.images`: the pictures show what they should, and all of it can be read."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from fastnn.errors import DataError
-from fastnn.image_plots import confusion_matrix, first_layer_weights, most_wrong
+from fastnn.plots.images import confusion_matrix, first_layer_weights, most_wrong
 
 SECONDS = pytest.mark.process  # which many tiles take
 

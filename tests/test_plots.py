@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from fastnn import plots
+from fastnn.plots import curves as plots
 from fastnn.training.state import History
 
 WIDTH = 1800
@@ -190,7 +190,7 @@ def test_matplotlib_is_imported_when_a_picture_is_drawn_and_pyplot_never(tmp_pat
     program = f"""
 import sys
 import numpy as np
-from fastnn import image_plots, plots
+from fastnn.plots import images as image_plots, curves as plots
 assert "matplotlib" not in sys.modules
 history = {made_up(2)!r}
 plots.loss_accuracy(history, {str(tmp_path / "a.png")!r}, title="A run")
@@ -212,7 +212,7 @@ def test_a_backend_that_is_not_there_does_not_matter(tmp_path: Path) -> None:
     for named, shown in (("not_there", "not_there False"), ("svg", "svg True")):
         program = """
 import os
-from fastnn import plots
+from fastnn.plots import curves as plots
 plots.loss_accuracy({"loss": [1], "accuracy": [0], "seconds": [1]}, "a.png", title="a")
 import matplotlib
 named = os.environ["MPLBACKEND"]

@@ -258,7 +258,7 @@ def test_pictures_of_images(folder: Path, figures: list[Figure]) -> None:
 
 
 def test_more_classes_than_a_matrix_can_show(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastnn.image_plots.MOST_CLASSES", 2)
+    monkeypatch.setattr("fastnn.plots.images.MOST_CLASSES", 2)
     assert train.main(arguments("--plots", ".")) == 0
     assert os.listdir(".") == ["loss_accuracy.png"]
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from fastnn.data.conversion import as_dense, as_labels
 from fastnn.errors import DataError
-from fastnn.plots import WIDTH_INCHES, new_figure, save, styled
+from fastnn.plots.curves import WIDTH_INCHES, new_figure, save, styled
 from fastnn.system.files import FilePath
 
 if TYPE_CHECKING:
