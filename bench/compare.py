@@ -26,8 +26,8 @@ from peer_work import Case
 from peers import PEERS
 
 import fastnn
-from fastnn._cli import check_directory, positive_int
-from fastnn.machine import cpu_name
+from fastnn.commands.machine import cpu_name
+from fastnn.commands.running import check_directory, positive_int
 from fastnn.system.files import write_whole
 
 PACKAGE_HOME = Path(fastnn.__file__).parents[1]  # the processes run the fastnn that started this
@@ -263,9 +263,7 @@ def run_peer(name: str, case: Case, plan: Plan) -> dict[str, Any]:
 
 def sgemm_limit(threads: int) -> float:
     """Measure the matrix-product limit in the environment that the peers get."""
-    program = (
-        "import sys; from fastnn.machine import sgemm_peak; print(sgemm_peak(int(sys.argv[1])))"
-    )
+    program = "import sys; from fastnn.commands.machine import sgemm_peak; print(sgemm_peak(int(sys.argv[1])))"
     return float(run_python(["-c", program, str(threads)], threads))
 
 

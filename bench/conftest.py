@@ -8,9 +8,9 @@ from measuring import Effort, Machine, let_blas_rest, load_average, sgemm_limits
 from mnist_like import find_or_imitate
 from summary import Results
 
+from fastnn.commands.machine import cpu_name
 from fastnn.data.sets import Dataset
 from fastnn.engine import get_engine
-from fastnn.machine import cpu_name
 
 RESULTS = pytest.StashKey[Results]()
 

@@ -36,8 +36,8 @@ from sklearn.datasets import (
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import scale
 
-from fastnn._cli import positive_int
-from fastnn.machine import cpu_name
+from fastnn.commands.machine import cpu_name
+from fastnn.commands.running import positive_int
 
 LIBRARIES = ("fastnn", "scikit-learn")
 Arrays = tuple[np.ndarray, np.ndarray]

@@ -4,7 +4,7 @@ import os
 import time
 from typing import NamedTuple
 
-from fastnn.machine import sgemm_peak
+from fastnn.commands.machine import sgemm_peak
 
 # OpenBLAS's idle threads spin for tens of milliseconds after a product, and whatever runs next
 # shares their cores: an epoch of the Numba engine was seen to take 230 ms instead of 133.

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from mnist_like import find_or_imitate
 
+from fastnn.commands.machine import flops_per_sample
 from fastnn.data.sets import Dataset
-from fastnn.machine import flops_per_sample
 from fastnn.model.initializers import he_normal
 from fastnn.model.layers import Parameters, dense_layers
 from fastnn.model.randomness import permutation

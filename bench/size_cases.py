@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from epoch_cases import SEED, Trainer, assert_close
 
+from fastnn.commands.machine import flops_per_sample
 from fastnn.data.rows import Data
 from fastnn.engine import get_engine
-from fastnn.machine import flops_per_sample
 from fastnn.model.initializers import he_normal
 from fastnn.model.layers import Dense, dense_layers
 from fastnn.model.optimizers import get_optimizer

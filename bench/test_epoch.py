@@ -8,8 +8,8 @@ from measuring import Effort, Machine, let_blas_rest
 from pytest_benchmark.fixture import BenchmarkFixture
 from summary import Results
 
+from fastnn.commands.machine import flops_per_sample
 from fastnn.data.sets import Dataset
-from fastnn.machine import flops_per_sample
 
 
 @pytest.fixture(params=CASES, ids=str)

@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 
 import fastnn
-from fastnn import Checkpoint, EarlyStopping, Network, _cli, train
+from fastnn import Checkpoint, EarlyStopping, Network
+from fastnn.commands import running as _cli
+from fastnn.commands import train
 from fastnn.model.layers import Parameters
 
 # By a name: what is given to the network, and to its fit.

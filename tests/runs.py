@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from fastnn._report_text import BATCH_SIZES, Contest, Work
-from fastnn.convergence import Plan, Run
+from fastnn.commands.report_runs import Plan, Run
+from fastnn.commands.report_text import BATCH_SIZES, Contest, Work
 
 WORK = Work(flops_per_sample=1_000, peak=2.0)  # a row takes 500 ns at the peak
 

@@ -11,7 +11,7 @@ import pytest
 from commands import assert_one_line
 
 import fastnn
-from fastnn import _session
+from fastnn.commands import session as _session
 from fastnn.system import address_space
 
 

@@ -23,7 +23,7 @@ from test_house import SOURCES, own_imports
 from test_jit import small_region
 
 from fastnn import kernels
-from fastnn._session import use_engine
+from fastnn.commands.session import use_engine
 from fastnn.kernels import _cache
 from fastnn.kernels._jit import Region
 

@@ -1,4 +1,4 @@
-"""`fastnn.console`: what a terminal shows, and what the log can hold."""
+"""`fastnn.commands.console`: what a terminal shows, and what the log can hold."""
 
 import os
 import re
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from commands import PATIENCE, arguments, command, events, posix
 
-from fastnn.console import JsonLog
+from fastnn.commands.console import JsonLog
 
 
 def test_log_holds_no_nan(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
-"""`fastnn.convergence`: when runs reached what, and what is said about it."""
+"""`fastnn.commands.report_runs`: when runs reached what, and what is said about it."""
 
 from runs import FAST, RATES, SLOW, run
 
-from fastnn.convergence import (
+from fastnn.commands.report_runs import (
     Reached,
     Run,
     best_of,

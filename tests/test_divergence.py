@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
-from fastnn import Callback, DivergenceError, Network, train
+from fastnn import Callback, DivergenceError, Network
+from fastnn.commands import train
 from fastnn.model.losses import LOSSES
 
 ROWS, BATCH, BAD = 2000, 32, 1700  # the row that spoils its batch

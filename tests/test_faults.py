@@ -13,7 +13,8 @@ from commands import PATIENCE, posix
 from test_console import read_all, terminal  # noqa: F401
 
 import fastnn
-from fastnn import Callback, predict, report, train
+from fastnn import Callback
+from fastnn.commands import predict, report, train
 
 pytestmark = [posix, pytest.mark.process]
 

@@ -1,4 +1,4 @@
-"""`fastnn.machine`: what is counted is exact; what is measured is measured in another process."""
+"""`fastnn.commands.machine`: what is counted is exact; what is measured is measured in another process."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fastnn import machine
+from fastnn.commands import machine
 from fastnn.model.layers import dense_layers
 
 

@@ -301,7 +301,7 @@ def test_the_command_says_so_in_a_line(engine, folder):
 def test_a_limit_of_address_space_is_met_with_a_line(folder):
     program = """
 import resource, sys
-from fastnn import train
+from fastnn.commands import train
 import fastnn.network, fastnn.reference.step, fastnn.data.sets
 pages = int(open("/proc/self/statm").read().split()[0])
 most = pages * resource.getpagesize() + (300 << 20)

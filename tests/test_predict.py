@@ -16,7 +16,8 @@ import pytest
 from commands import PATIENCE, posix, small_arrays
 from PIL import Image
 
-from fastnn import Checkpoint, MLPClassifier, MLPRegressor, Network, load, predict
+from fastnn import Checkpoint, MLPClassifier, MLPRegressor, Network, load
+from fastnn.commands import predict
 from fastnn.data.files import samples
 from fastnn.engine import ENGINES
 
@@ -414,7 +415,7 @@ def test_no_standard_output(saved, monkeypatch, capsys):
 def test_help_and_usage_errors_answer_at_once(argv, folder):
     program = f"""
 import sys
-from fastnn import predict
+from fastnn.commands import predict
 code = predict.main({argv})
 heavy = {{"numpy", "numba", "sklearn", "PIL", "scipy"}} & sys.modules.keys()
 print(code, heavy, file=sys.stderr)

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from runs import WORK, runs_of
 
-from fastnn import _cli, report
-from fastnn._report_text import BATCH_SIZES, OPTIMIZER_CONTEST, Contest
-from fastnn.convergence import Plan
+from fastnn.commands import report
+from fastnn.commands import running as _cli
+from fastnn.commands.report_runs import Plan
+from fastnn.commands.report_text import BATCH_SIZES, OPTIMIZER_CONTEST, Contest
 from fastnn.data.rows import Data
 
 ALL_DIVERGED = {plan.name: None for plan in (*BATCH_SIZES.plans, *OPTIMIZER_CONTEST.plans)}
@@ -235,7 +236,7 @@ def test_more_threads_than_there_are_is_a_mistake_in_usage(
 def test_help_needs_neither_numpy_nor_matplotlib() -> None:
     program = """
 import sys
-from fastnn import report
+from fastnn.commands import report
 assert report.main(["--help"]) == 0
 assert not {"numpy", "numba", "matplotlib", "rich"} & set(sys.modules), sys.modules
 """

@@ -1,18 +1,18 @@
-"""`fastnn._report_text`: what the reports compare, their tables and their pages."""
+"""`fastnn.commands.report_text`: what the reports compare, their tables and their pages."""
 
 import re
 
 import pytest
 from runs import FAST, RATES, SLOW, WORK, run, runs_of
 
-from fastnn._report_text import (
+from fastnn.commands.report_runs import Run
+from fastnn.commands.report_text import (
     BATCH_SIZES,
     OPTIMIZER_CONTEST,
     Contest,
     comparison_table,
     report_text,
 )
-from fastnn.convergence import Run
 from fastnn.model.optimizers import OPTIMIZERS
 
 

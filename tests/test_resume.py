@@ -18,7 +18,7 @@ import pytest
 from commands import MNIST, events, posix
 from fits import FITS, Server
 
-from fastnn import train
+from fastnn.commands import train
 from fastnn.training import checkpoint
 from fastnn.training.checkpoint_file import read_snapshot
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from fastnn import MLPClassifier, MLPRegressor, Network, Schedule
-from fastnn._cli import at_least_zero, below_one, positive_float
-from fastnn._train_options import parse
+from fastnn.commands.running import at_least_zero, below_one, positive_float
+from fastnn.commands.train_options import parse
 from fastnn.model.optimizers import Optimizer
 from fastnn.model.settings import LARGEST_FLOAT, SMALLEST_NORMAL, check_setting
 

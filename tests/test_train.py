@@ -15,7 +15,8 @@ from commands import ROWS, TEST_ROWS, arguments, assert_one_line, events, run, s
 from matplotlib.figure import Figure
 
 import fastnn
-from fastnn import EarlyStopping, Network, engine, train
+from fastnn import EarlyStopping, Network, engine
+from fastnn.commands import train
 from fastnn.data import sets as datasets
 from fastnn.model.optimizers import OPTIMIZERS
 

@@ -28,7 +28,9 @@ from commands import (
 )
 
 import fastnn
-from fastnn import _cli, engine, train
+from fastnn import engine
+from fastnn.commands import running as _cli
+from fastnn.commands import train
 from fastnn.data import sets as datasets
 
 needs_dev_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
@@ -273,7 +275,7 @@ def test_interrupt_that_an_import_hides(capsys: pytest.CaptureFixture[str]) -> N
 def test_interrupt_that_a_callback_loses(folder: Path) -> None:
     program = """
 import ctypes, signal, sys
-from fastnn import _cli
+from fastnn.commands import running as _cli
 from fastnn.system import interrupts
 with interrupts.heeded(), _cli.exit_on_interrupt("fastnn.train"):
     ctypes.CFUNCTYPE(None)(lambda: signal.raise_signal(int(sys.argv[1])))()

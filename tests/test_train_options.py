@@ -1,4 +1,4 @@
-"""`fastnn._train_options`: what is taken, by default too, and what contradicts itself."""
+"""`fastnn.commands.train_options`: what is taken, by default too, and what contradicts itself."""
 
 import os
 import re
@@ -10,8 +10,10 @@ import pytest
 from commands import arguments, assert_one_line
 
 import fastnn
-from fastnn import EarlyStopping, _cli, engine, train
-from fastnn._train_options import parse
+from fastnn import EarlyStopping, engine
+from fastnn.commands import running as _cli
+from fastnn.commands import train
+from fastnn.commands.train_options import parse
 from fastnn.model.optimizers import OPTIMIZERS
 from fastnn.model.randomness import SEED_LIMIT
 

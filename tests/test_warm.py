@@ -10,7 +10,7 @@ import numba
 import pytest
 from commands import posix
 
-from fastnn import warm
+from fastnn.commands import warm
 from fastnn.kernels import _cache, step
 
 pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="about compiled code alone")

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import NamedTuple
 
-from fastnn.console import loss_text
-from fastnn.convergence import (
+from fastnn.commands.console import loss_text
+from fastnn.commands.report_runs import (
     ACCURACY_MARKS,
     Plan,
     Run,
@@ -138,7 +138,7 @@ OPTIMIZER_CONTEST = Contest(
 
 
 class Work(NamedTuple):
-    """What a sample costs, as `fastnn.machine` counts it, and the machine's peak in GFLOP/s."""
+    """What a sample costs, as `fastnn.commands.machine` counts it, and the machine's peak in GFLOP/s."""
 
     flops_per_sample: int
     peak: float

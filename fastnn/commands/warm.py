@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from fastnn import _cli, _session
+from fastnn.commands import running as _cli
+from fastnn.commands import session as _session
 
 PROGRAM = "fastnn.warm"
 EXAMPLES = """\
@@ -50,7 +51,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def warm(options: argparse.Namespace) -> None:
-    """Run a command line; `fastnn._cli.run` turns exceptions into exit codes."""
+    """Run a command line; `fastnn.commands.running.run` turns exceptions into exit codes."""
     if options.directory is not None:
         _cli.check_new_directory(options.directory)
     if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):

@@ -4,8 +4,8 @@ import argparse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fastnn._session import threads_text, widths_of
-from fastnn.console import counted, loss_text, versions
+from fastnn.commands.console import counted, loss_text, versions
+from fastnn.commands.session import threads_text, widths_of
 from fastnn.training.early_stopping import EarlyStopping, Standing, is_over, judge
 
 if TYPE_CHECKING:

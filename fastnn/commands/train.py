@@ -8,10 +8,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastnn import _cli, _session
-from fastnn._train_options import PROGRAM, parse
-from fastnn._train_text import Run, best_epoch, describe, ending_text, result_text, start_fields
-from fastnn.console import Display, JsonLog, open_display
+from fastnn.commands import running as _cli
+from fastnn.commands import session as _session
+from fastnn.commands.console import Display, JsonLog, open_display
+from fastnn.commands.train_options import PROGRAM, parse
+from fastnn.commands.train_text import (
+    Run,
+    best_epoch,
+    describe,
+    ending_text,
+    result_text,
+    start_fields,
+)
 from fastnn.errors import DivergenceError
 from fastnn.model.schedules import Schedule
 from fastnn.system.files import writable_target
@@ -90,7 +98,7 @@ class Reached(Bookkeeper):
 
 
 def train(options: argparse.Namespace) -> None:
-    """Do what a command line asks for; `fastnn._cli.run` turns what it raises into exit codes."""
+    """Do what a command line asks for; `fastnn.commands.running.run` turns what it raises into exit codes."""
     start = time.perf_counter()
     if options.log_json is not None:
         _cli.check_file(options.log_json)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastnn import _cli
+from fastnn.commands import running as _cli
 from fastnn.model.layers import ACTIVATIONS
 from fastnn.model.optimizers import OPTIMIZERS
 from fastnn.model.schedules import SCHEDULES

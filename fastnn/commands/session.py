@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from fastnn import _cli
-from fastnn.console import counted
+from fastnn.commands import running as _cli
+from fastnn.commands.console import counted
 from fastnn.errors import DivergenceError
 from fastnn.system.address_space import check_libraries
 from fastnn.system.terminal import print_line

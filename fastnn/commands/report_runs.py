@@ -11,7 +11,7 @@ from itertools import accumulate
 from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
-from fastnn.console import counted, loss_text
+from fastnn.commands.console import counted, loss_text
 
 if TYPE_CHECKING:
     from fastnn.training.state import History

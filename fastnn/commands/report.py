@@ -14,8 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastnn import _cli, _session
-from fastnn._report_text import (
+from fastnn.commands import running as _cli
+from fastnn.commands import session as _session
+from fastnn.commands.console import counted, versions
+from fastnn.commands.report_runs import Plan, Run, capitalized, number_text
+from fastnn.commands.report_text import (
     BATCH_SIZES,
     OPTIMIZER_CONTEST,
     Contest,
@@ -25,8 +28,6 @@ from fastnn._report_text import (
     picture_of,
     report_text,
 )
-from fastnn.console import counted, versions
-from fastnn.convergence import Plan, Run, capitalized, number_text
 from fastnn.errors import DivergenceError
 from fastnn.system.files import write_whole
 from fastnn.system.terminal import print_line, printable
@@ -93,13 +94,13 @@ class Setup:
 
 def report(options: argparse.Namespace) -> None:
     """Do what a command line asks for; `_cli.run` turns what it raises into exit codes."""
-    from fastnn.machine import flops_per_sample, sgemm_peak
+    from fastnn.commands.machine import flops_per_sample, sgemm_peak
 
     contest = OPTIMIZER_CONTEST if options.optimizers else BATCH_SIZES
     if options.quick:
         contest = contest.quick()
     _check_writable(options.out, contest.files)
-    _session.import_ahead(PROGRAM, "fastnn.network", "fastnn.data.sets", "fastnn.machine")
+    _session.import_ahead(PROGRAM, "fastnn.network", "fastnn.data.sets", "fastnn.commands.machine")
     data = _session.load(PROGRAM, options)
     setup = Setup(data, options.engine, options.threads, options.seed)
     network, engine = prepare(setup)
@@ -165,7 +166,7 @@ def describe(setup: Setup, network: "Network", engine: "Engine") -> dict[str, st
     import platform
     from datetime import date
 
-    from fastnn.machine import cpu_name
+    from fastnn.commands.machine import cpu_name
 
     data = setup.data
     widths = "-".join(map(str, _session.widths_of(network)))

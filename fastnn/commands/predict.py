@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastnn import _cli, _session
+from fastnn.commands import running as _cli
+from fastnn.commands import session as _session
 from fastnn.errors import DataError
 from fastnn.system.files import writable_target, write_whole
 from fastnn.system.terminal import print_line, printable
@@ -64,7 +65,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def predict(options: argparse.Namespace) -> None:
-    """Do what a command line asks for; `fastnn._cli.run` turns what it raises into exit codes."""
+    """Do what a command line asks for; `fastnn.commands.running.run` turns what it raises into exit codes."""
     if options.output is not None:
         _cli.check_directory(Path(writable_target(options.output)[0]).parent)
     elif sys.stdout is None:
