@@ -15,7 +15,7 @@ from commands import assert_one_line, posix, run
 from fastnn import EarlyStopping, MLPClassifier, Network
 from fastnn.data.conversion import as_features
 from fastnn.data.features import SelectedRows
-from fastnn.estimators.watching import plain
+from fastnn.estimators.fitting import plain
 from fastnn.kernels import step
 from fastnn.model.layers import dense_layers
 from fastnn.model.optimizers import OPTIMIZERS

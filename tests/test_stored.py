@@ -1,4 +1,4 @@
-"""`fastnn.estimators.stored`: an estimator comes back from a file as it was, and nothing else."""
+"""`fastnn.estimators.saving`: an estimator comes back from a file as it was, and nothing else."""
 
 import pickle
 from pathlib import Path
@@ -21,7 +21,7 @@ from fastnn import (
     Schedule,
     load,
 )
-from fastnn.estimators.stored import LABEL_LIMIT, decoded, encoded, restored, stored_of
+from fastnn.estimators.saving import LABEL_LIMIT, decoded, encoded, restored, stored_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 KINDS = [MLPClassifier, MLPRegressor]

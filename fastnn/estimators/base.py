@@ -19,16 +19,7 @@ from fastnn.data.splitting import split
 from fastnn.engine import Engine, usable_threads
 from fastnn.errors import DataError, DivergenceError
 from fastnn.estimators.exchange import ExchangeMixin
-from fastnn.estimators.summary import summary_of
-from fastnn.estimators.translation import (
-    CONSTRAINTS,
-    callbacks_of,
-    new_network_of,
-    plan_of,
-    stopping_rule_of,
-    structure_of,
-)
-from fastnn.estimators.watching import (
+from fastnn.estimators.fitting import (
     CallbackSupportMixin,
     Recorder,
     Run,
@@ -39,6 +30,15 @@ from fastnn.estimators.watching import (
     say_how_it_ended,
     with_callbacks,
 )
+from fastnn.estimators.parameters import (
+    CONSTRAINTS,
+    callbacks_of,
+    new_network_of,
+    plan_of,
+    stopping_rule_of,
+    structure_of,
+)
+from fastnn.estimators.summary import summary_of
 from fastnn.model.layers import dense_layers
 from fastnn.model.losses import Loss
 from fastnn.system.memory import check_copy

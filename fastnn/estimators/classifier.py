@@ -17,7 +17,7 @@ from sklearn.utils.multiclass import (
 from fastnn.data.conversion import check_class_weight, with_class_weights
 from fastnn.data.rows import Data
 from fastnn.estimators.base import BaseMLP
-from fastnn.estimators.translation import CONSTRAINTS
+from fastnn.estimators.parameters import CONSTRAINTS
 from fastnn.model.losses import LOSSES, Loss
 from fastnn.model.schedules import Schedule
 from fastnn.training.callbacks import Callback

@@ -7,8 +7,8 @@ import numpy as np
 from sklearn.base import BaseEstimator, is_classifier
 from sklearn.utils.validation import check_is_fitted
 
+from fastnn.estimators.saving import restored, stored_of
 from fastnn.estimators.sklearn_exchange import from_sklearn, to_sklearn
-from fastnn.estimators.stored import restored, stored_of
 from fastnn.network import Network
 from fastnn.storage.model_file import model_of, write_model
 from fastnn.storage.onnx_export import classifier_graph, regression_graph, write_onnx

@@ -10,7 +10,7 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 
 from fastnn.estimators.base import BaseMLP
-from fastnn.estimators.translation import CONSTRAINTS
+from fastnn.estimators.parameters import CONSTRAINTS
 from fastnn.model.losses import LOSSES, Loss
 from fastnn.model.schedules import Schedule
 from fastnn.training.callbacks import Callback

@@ -18,7 +18,7 @@ from fastnn.data.features import Features, SelectedRows
 from fastnn.data.rows import Data
 from fastnn.data.sparse import SparseRows
 from fastnn.errors import CheckpointError
-from fastnn.estimators.translation import batch_rows_of, reported_outputs, stopping_rule_of
+from fastnn.estimators.parameters import batch_rows_of, reported_outputs, stopping_rule_of
 from fastnn.network import Network
 from fastnn.system.forks import Training, making
 from fastnn.system.memory import check_copy
