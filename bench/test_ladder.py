@@ -22,7 +22,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from summary import Results
 
 from fastnn.data.sets import Dataset
-from fastnn.kernels._simd import LANES
+from fastnn.kernels.jit.simd import LANES
 from fastnn.model.initializers import he_normal
 from fastnn.model.layers import dense_layers
 

@@ -162,6 +162,6 @@ def fill_cache(directory: Path | None, say: Callable[[str], None]) -> None:
 @cache
 def usable_threads() -> int:
     """Return how many threads the Numba engine may have in this process."""
-    from fastnn.kernels import _threads
+    from fastnn.kernels.jit import threads as _threads
 
     return _threads.usable()

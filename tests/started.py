@@ -58,7 +58,7 @@ def watch_compilations() -> None:
         def on_start(self, event: Any) -> None:
             if event.data["qualname"] not in REGIONS:
                 return
-            cached = caching.IndexDataCacheFile.__module__ == "fastnn.kernels._cache"
+            cached = caching.IndexDataCacheFile.__module__ == "fastnn.kernels.jit.cache"
             if not cached or os.environ["NUMBA_CACHE_DIR"] != config.CACHE_DIR:
                 refuse("compiles the kernels anew")
 

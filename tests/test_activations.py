@@ -6,7 +6,7 @@ import pytest
 from formulas import ACTIVATIONS as FORMULAS
 
 from fastnn.kernels import activations as kernels
-from fastnn.kernels._simd import NR
+from fastnn.kernels.jit.simd import NR
 from fastnn.kernels.step import UNITS
 from fastnn.kernels.workspace import address
 from fastnn.model.layers import ACTIVATIONS

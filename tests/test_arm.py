@@ -10,7 +10,8 @@ pytestmark = pytest.mark.process
 PROGRAM = """
 import llvmlite.binding as llvm
 from llvmlite import ir
-from fastnn.kernels import _simd, _tile
+from fastnn.kernels.jit import simd as _simd
+from fastnn.kernels import _tile
 
 _simd.X86, _simd.ARM64, _simd.HAS_FMA = False, True, True
 llvm.initialize_all_targets()

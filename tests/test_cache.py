@@ -24,8 +24,8 @@ from test_jit import small_region
 
 from fastnn import kernels
 from fastnn.commands.session import use_engine
-from fastnn.kernels import _cache
-from fastnn.kernels._jit import Region
+from fastnn.kernels.jit import cache as _cache
+from fastnn.kernels.jit.compiling import Region
 
 pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="about compiled code alone")
 posix = pytest.mark.skipif(os.name != "posix", reason="about POSIX permissions")
@@ -73,7 +73,7 @@ def new_hash():
 
 def test_its_name_follows_every_kernel_source_and_the_processor(root, monkeypatch):
     before = new_hash()
-    for name in ("fastnn.kernels.regions", "fastnn.kernels._simd", "fastnn.epoch"):
+    for name in ("fastnn.kernels.regions", "fastnn.kernels.jit.simd", "fastnn.epoch"):
 
         def changed(loader, module, real=SourceFileLoader.get_source, name=name):
             return real(loader, module) + ("#" if module == name else "")

@@ -14,7 +14,7 @@ from fastnn import Network
 from fastnn.data.rows import Data
 from fastnn.engine import get_engine
 from fastnn.epoch import Epoch, Progress
-from fastnn.kernels._simd import FEATURES, X86
+from fastnn.kernels.jit.simd import FEATURES, X86
 from fastnn.model.initializers import initial_parameters
 from fastnn.model.layers import ACTIVATIONS, dense_layers
 from fastnn.model.losses import LOSSES

@@ -13,7 +13,7 @@ import pytest
 from commands import posix
 
 from fastnn import Callback, MLPClassifier, Network, network
-from fastnn.kernels import _threads
+from fastnn.kernels.jit import threads as _threads
 from fastnn.system import forks
 from fastnn.system.interrupts import Whole
 

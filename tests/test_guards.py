@@ -8,7 +8,8 @@ import pytest
 import scipy.sparse as sp
 
 from fastnn import Network
-from fastnn.kernels import _threads, sparse, step, workspace
+from fastnn.kernels import sparse, step, workspace
+from fastnn.kernels.jit import threads as _threads
 
 GUARD, BYTES = 0xAB, 1 << 12
 

@@ -7,8 +7,8 @@ import pytest
 from numba import config
 from numba.core import caching
 
-from fastnn.kernels._cache import cache_directory, is_cached
-from fastnn.kernels._jit import Region
+from fastnn.kernels.jit.cache import cache_directory, is_cached
+from fastnn.kernels.jit.compiling import Region
 
 pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="about compiled code alone")
 

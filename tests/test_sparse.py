@@ -14,7 +14,7 @@ from fastnn.data.sparse import SparseRows
 from fastnn.engine import get_engine, usable_threads
 from fastnn.epoch import CHUNK_ROWS
 from fastnn.kernels import step
-from fastnn.kernels._simd import NR
+from fastnn.kernels.jit.simd import NR
 from fastnn.kernels.sparse import EntryBuffers
 from fastnn.kernels.workspace import address
 

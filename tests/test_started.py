@@ -9,7 +9,7 @@ import joblib
 import numba
 import pytest
 
-from fastnn.kernels._jit import Region
+from fastnn.kernels.jit.compiling import Region
 from fastnn.kernels.regions import rows_region
 
 STARTS = [

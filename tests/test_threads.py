@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from fastnn import Network, kernels
-from fastnn.kernels import _cache, _threads
+from fastnn.kernels.jit import cache as _cache
+from fastnn.kernels.jit import threads as _threads
 from fastnn.system import control_groups
 
 pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="about compiled code alone")
@@ -83,7 +84,7 @@ FORKS = """
 import os, threading
 import numpy as np
 from fastnn import Network
-from fastnn.kernels import _threads
+from fastnn.kernels.jit import threads as _threads
 
 def train():
     Network([4, 3, 2]).fit(np.ones((8, 4)), np.arange(8) % 2, epochs=1, threads=2)
@@ -208,7 +209,7 @@ def test_control_group_quota(tmp_path, monkeypatch, groups, files, cores):
 def test_affinity_is_respected():
     program = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-        "from fastnn.kernels._threads import usable; print(usable())"
+        "from fastnn.kernels.jit.threads import usable; print(usable())"
     )
     environment = {k: v for k, v in os.environ.items() if k != "NUMBA_NUM_THREADS"}
     command = [sys.executable, "-c", program]

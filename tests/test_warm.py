@@ -11,7 +11,8 @@ import pytest
 from commands import posix
 
 from fastnn.commands import warm
-from fastnn.kernels import _cache, step
+from fastnn.kernels import step
+from fastnn.kernels.jit import cache as _cache
 
 pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="about compiled code alone")
 

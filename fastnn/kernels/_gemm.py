@@ -14,8 +14,6 @@ What knows the micro-kernels is in `UNITS`: compiled once, and called by name fr
 import numpy as np
 from numba import types
 
-from fastnn.kernels._jit import Unit, jit
-from fastnn.kernels._simd import ZERO, array_at
 from fastnn.kernels._tile import (
     LISTED_INPUTS,
     LISTED_PANELS,
@@ -30,6 +28,8 @@ from fastnn.kernels._tile import (
     tile_compact,
     tile_listed,
 )
+from fastnn.kernels.jit.compiling import Unit, jit
+from fastnn.kernels.jit.simd import ZERO, array_at
 
 DEPTH_BLOCK = 256
 INT_BYTES = 4

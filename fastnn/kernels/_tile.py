@@ -12,8 +12,8 @@ from numba import types
 from numba.core import config
 from numba.extending import intrinsic
 
-from fastnn.kernels._jit import jit
-from fastnn.kernels._simd import (
+from fastnn.kernels.jit.compiling import jit
+from fastnn.kernels.jit.simd import (
     ARM64,
     FLOAT,
     INT32,

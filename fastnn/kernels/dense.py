@@ -6,9 +6,9 @@ I stands for the bias.
 """
 
 from fastnn.kernels._gemm import multiply, multiply_into, multiply_listed
-from fastnn.kernels._jit import jit
-from fastnn.kernels._simd import NR, ZERO, address_in, transpose_square
 from fastnn.kernels._tile import LISTED_INPUTS, LISTED_SAMPLES, WIDE_PANELS, operand
+from fastnn.kernels.jit.compiling import jit
+from fastnn.kernels.jit.simd import NR, ZERO, address_in, transpose_square
 from fastnn.kernels.zeros import BLOCK_GROUPS, LIST_MARGIN, list_inputs, list_rows
 
 # The gradient of so many inputs and panels is computed and used at a time, so that it never leaves

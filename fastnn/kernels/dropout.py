@@ -6,9 +6,9 @@ Twin of `reference.dropout`.
 import numpy as np
 from numba import types
 
-from fastnn.kernels._jit import Unit, jit
-from fastnn.kernels._philox import keep_bits, keep_marked
-from fastnn.kernels._simd import NR, ONE, address_in, array_at
+from fastnn.kernels.jit.compiling import Unit, jit
+from fastnn.kernels.jit.philox import keep_bits, keep_marked
+from fastnn.kernels.jit.simd import NR, ONE, address_in, array_at
 from fastnn.model.randomness import BLOCK, GROUP
 
 

@@ -6,8 +6,8 @@ whether numbers are finite.
 
 import numpy as np
 
-from fastnn.kernels._jit import jit
-from fastnn.kernels._simd import ONE, ZERO, array_at, fma
+from fastnn.kernels.jit.compiling import jit
+from fastnn.kernels.jit.simd import ONE, ZERO, array_at, fma
 
 # exp(x) = 2ⁿ · e^r with n = round(x / ln 2) and |r| ≤ ln 2 / 2; ln 2 in two parts, so that
 # n · ln 2 is exact. Below LOWEST the result would be denormal, and is 0; above HIGHEST n would

@@ -18,8 +18,13 @@ import numpy as np
 from numba import prange
 
 from fastnn import epoch as batches
-from fastnn.kernels._jit import jit
-from fastnn.kernels._simd import (
+from fastnn.kernels._tile import LISTED_SAMPLES
+from fastnn.kernels.activations import NO_SLOPES, activation_backward, activation_forward
+from fastnn.kernels.dense import dense_backward_input, dense_forward, dense_forward_listed
+from fastnn.kernels.dropout import drop
+from fastnn.kernels.elementary import all_finite
+from fastnn.kernels.jit.compiling import jit
+from fastnn.kernels.jit.simd import (
     ONE,
     array_at,
     call_region,
@@ -28,11 +33,6 @@ from fastnn.kernels._simd import (
     record_at,
     restore_denormals,
 )
-from fastnn.kernels._tile import LISTED_SAMPLES
-from fastnn.kernels.activations import NO_SLOPES, activation_backward, activation_forward
-from fastnn.kernels.dense import dense_backward_input, dense_forward, dense_forward_listed
-from fastnn.kernels.dropout import drop
-from fastnn.kernels.elementary import all_finite
 from fastnn.kernels.losses import CROSS_ENTROPY, UNITS
 from fastnn.kernels.sparse import UNITS as SPARSE_UNITS
 from fastnn.kernels.sparse import dense_forward_sparse, feature_row, place_entries, source_row

@@ -13,11 +13,11 @@ from numba import types
 
 from fastnn.epoch import CHUNK_ROWS
 from fastnn.kernels._gemm import multiply_compact
-from fastnn.kernels._jit import Unit, jit
-from fastnn.kernels._philox import keep_bits
-from fastnn.kernels._simd import NR, ONE, ZERO, address_in, array_at, record_at
 from fastnn.kernels._tile import down, operand
 from fastnn.kernels.elementary import all_finite
+from fastnn.kernels.jit.compiling import Unit, jit
+from fastnn.kernels.jit.philox import keep_bits
+from fastnn.kernels.jit.simd import NR, ONE, ZERO, address_in, array_at, record_at
 from fastnn.kernels.layout import panels_for
 from fastnn.kernels.workspace import JOB, PREDICT, TRAIN, address, aligned_zeros, layer_of
 from fastnn.model.randomness import BLOCK, GROUP, LEVELS

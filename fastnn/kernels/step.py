@@ -22,9 +22,11 @@ from fastnn.data.rows import Data
 from fastnn.data.sparse import COLUMNS_CHANGED, SparseRows
 from fastnn.epoch import CHUNK_ROWS, Epoch, Progress
 from fastnn.errors import DataError
-from fastnn.kernels import _cache, _gemm, _threads, activations, dropout, losses, sparse, updates
-from fastnn.kernels._jit import Driver, Region
-from fastnn.kernels._simd import CPU, HAS_FMA
+from fastnn.kernels import _gemm, activations, dropout, losses, sparse, updates
+from fastnn.kernels.jit import cache as _cache
+from fastnn.kernels.jit import threads as _threads
+from fastnn.kernels.jit.compiling import Driver, Region
+from fastnn.kernels.jit.simd import CPU, HAS_FMA
 from fastnn.kernels.layout import Layout, panels_for
 from fastnn.kernels.regions import rows_region, run
 from fastnn.kernels.sparse import EntryBuffers, work_of_columns

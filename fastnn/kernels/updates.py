@@ -8,8 +8,8 @@ parameters do, at the same place.
 import numpy as np
 from numba import types
 
-from fastnn.kernels._jit import Unit, jit
-from fastnn.kernels._simd import array_at, fma, record_at
+from fastnn.kernels.jit.compiling import Unit, jit
+from fastnn.kernels.jit.simd import array_at, fma, record_at
 from fastnn.kernels.workspace import JOB, MOMENTUM, SGD, STATE_SLOTS
 
 

@@ -5,16 +5,6 @@ gradient never to leave the first cache: it is computed, regularised and applied
 """
 
 from fastnn.kernels._gemm import DEPTH_BLOCK
-from fastnn.kernels._jit import jit
-from fastnn.kernels._simd import (
-    NR,
-    ONE,
-    ZERO,
-    address_in,
-    flush_denormals,
-    record_at,
-    restore_denormals,
-)
 from fastnn.kernels._tile import operand
 from fastnn.kernels.dense import (
     BLOCK_SIZE,
@@ -24,6 +14,16 @@ from fastnn.kernels.dense import (
     dense_backward_weights_listed,
     list_block,
     transpose,
+)
+from fastnn.kernels.jit.compiling import jit
+from fastnn.kernels.jit.simd import (
+    NR,
+    ONE,
+    ZERO,
+    address_in,
+    flush_denormals,
+    record_at,
+    restore_denormals,
 )
 from fastnn.kernels.regions import share
 from fastnn.kernels.sparse import dense_backward_weights_sparse, descend_sparse, list_columns

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastnn.kernels._jit import jit
-from fastnn.kernels._simd import array_at, record_at
 from fastnn.kernels.dense import BLOCK_SIZE, INPUT_BLOCK
+from fastnn.kernels.jit.compiling import jit
+from fastnn.kernels.jit.simd import array_at, record_at
 from fastnn.kernels.layout import LAYER, Layout, panels_for
 from fastnn.kernels.zeros import MASK_PADDING, list_size
 

@@ -12,8 +12,9 @@ there are, and then the places, increasing.
 
 import numpy as np
 
-from fastnn.kernels._jit import jit
-from fastnn.kernels._simd import (
+from fastnn.kernels._tile import LISTED_INPUTS, LISTED_SAMPLES
+from fastnn.kernels.jit.compiling import jit
+from fastnn.kernels.jit.simd import (
     HAS_COMPRESS,
     NR,
     compress_places,
@@ -22,7 +23,6 @@ from fastnn.kernels._simd import (
     marked_mask,
     nonzero_mask,
 )
-from fastnn.kernels._tile import LISTED_INPUTS, LISTED_SAMPLES
 
 # Inputs of so many groups are listed and summed at a time: the panels that they meet then stay in
 # the first cache while the rows of a block pass by.

@@ -10,7 +10,7 @@ from numba import types
 from numba.core import config
 from numba.extending import intrinsic
 
-from fastnn.kernels._simd import FLOAT, INT64, NR, constant, emit_pointer, emit_splat
+from fastnn.kernels.jit.simd import FLOAT, INT64, NR, constant, emit_pointer, emit_splat
 from fastnn.model.randomness import GROUP, KEY_STEPS, MULTIPLIERS, ROUNDS, WORD, philox
 
 _HALF_WORD = 0xFFFF

@@ -23,7 +23,7 @@ import numba
 from numba import config
 from numba.np.ufunc import parallel as layers
 
-from fastnn.kernels._cache import tell
+from fastnn.kernels.jit.cache import tell
 from fastnn.system.control_groups import control_groups
 from fastnn.system.forks import making
 

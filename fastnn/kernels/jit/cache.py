@@ -43,7 +43,7 @@ from numba.core.serialize import dumps
 
 from fastnn import epoch as batches
 from fastnn import kernels
-from fastnn.kernels._simd import CPU, FEATURES
+from fastnn.kernels.jit.simd import CPU, FEATURES
 from fastnn.model import layers, losses, randomness
 from fastnn.system.files import user_cache_directory, write_whole
 

@@ -24,8 +24,8 @@ import numba
 from numba import config, types
 from numba.extending import models, register_model
 
-from fastnn.kernels._cache import cache_directory, numba_cache, tell, usable
-from fastnn.kernels._simd import name_address
+from fastnn.kernels.jit.cache import cache_directory, numba_cache, tell, usable
+from fastnn.kernels.jit.simd import name_address
 from fastnn.system.forks import making
 
 _OPTIONS = {"error_model": "numpy", "nogil": True}  # no division checks; other threads may run
