@@ -11,7 +11,7 @@ PROGRAM = """
 import llvmlite.binding as llvm
 from llvmlite import ir
 from fastnn.kernels.jit import simd as _simd
-from fastnn.kernels import _tile
+from fastnn.kernels.gemm import tile as _tile
 
 _simd.X86, _simd.ARM64, _simd.HAS_FMA = False, True, True
 llvm.initialize_all_targets()

@@ -8,7 +8,7 @@ from tolerances import assert_product
 
 from fastnn import kernels, reference
 from fastnn.kernels import dense
-from fastnn.kernels._tile import operand
+from fastnn.kernels.gemm.tile import operand
 from fastnn.kernels.jit.simd import NR
 from fastnn.reference import dense as plain_dense
 

@@ -11,8 +11,8 @@ from numba.extending import intrinsic
 from tolerances import assert_product
 
 from fastnn.kernels import elementary, losses
-from fastnn.kernels._gemm import DEPTH_BLOCK, multiply
-from fastnn.kernels._tile import emit_call, operand
+from fastnn.kernels.gemm.product import DEPTH_BLOCK, multiply
+from fastnn.kernels.gemm.tile import emit_call, operand
 from fastnn.kernels.jit import simd as _simd
 from fastnn.kernels.jit.simd import NR, flush_denormals, fma, restore_denormals
 from fastnn.kernels.layout import Layout

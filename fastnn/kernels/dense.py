@@ -5,8 +5,8 @@ Twin of `reference.dense`, which holds the formulas. `layer` is a row of the lay
 I stands for the bias.
 """
 
-from fastnn.kernels._gemm import multiply, multiply_into, multiply_listed
-from fastnn.kernels._tile import LISTED_INPUTS, LISTED_SAMPLES, WIDE_PANELS, operand
+from fastnn.kernels.gemm.product import multiply, multiply_into, multiply_listed
+from fastnn.kernels.gemm.tile import LISTED_INPUTS, LISTED_SAMPLES, WIDE_PANELS, operand
 from fastnn.kernels.jit.compiling import jit
 from fastnn.kernels.jit.simd import NR, ZERO, address_in, transpose_square
 from fastnn.kernels.zeros import BLOCK_GROUPS, LIST_MARGIN, list_inputs, list_rows

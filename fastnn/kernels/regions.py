@@ -18,11 +18,11 @@ import numpy as np
 from numba import prange
 
 from fastnn import epoch as batches
-from fastnn.kernels._tile import LISTED_SAMPLES
 from fastnn.kernels.activations import NO_SLOPES, activation_backward, activation_forward
 from fastnn.kernels.dense import dense_backward_input, dense_forward, dense_forward_listed
 from fastnn.kernels.dropout import drop
 from fastnn.kernels.elementary import all_finite
+from fastnn.kernels.gemm.tile import LISTED_SAMPLES
 from fastnn.kernels.jit.compiling import jit
 from fastnn.kernels.jit.simd import (
     ONE,

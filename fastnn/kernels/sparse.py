@@ -12,9 +12,9 @@ import numpy as np
 from numba import types
 
 from fastnn.epoch import CHUNK_ROWS
-from fastnn.kernels._gemm import multiply_compact
-from fastnn.kernels._tile import down, operand
 from fastnn.kernels.elementary import all_finite
+from fastnn.kernels.gemm.product import multiply_compact
+from fastnn.kernels.gemm.tile import down, operand
 from fastnn.kernels.jit.compiling import Unit, jit
 from fastnn.kernels.jit.philox import keep_bits
 from fastnn.kernels.jit.simd import NR, ONE, ZERO, address_in, array_at, record_at

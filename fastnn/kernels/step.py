@@ -22,7 +22,8 @@ from fastnn.data.rows import Data
 from fastnn.data.sparse import COLUMNS_CHANGED, SparseRows
 from fastnn.epoch import CHUNK_ROWS, Epoch, Progress
 from fastnn.errors import DataError
-from fastnn.kernels import _gemm, activations, dropout, losses, sparse, updates
+from fastnn.kernels import activations, dropout, losses, sparse, updates
+from fastnn.kernels.gemm import product as _gemm
 from fastnn.kernels.jit import cache as _cache
 from fastnn.kernels.jit import threads as _threads
 from fastnn.kernels.jit.compiling import Driver, Region

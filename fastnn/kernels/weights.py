@@ -4,8 +4,6 @@ A task takes its share of every layer's inputs, block by block, small enough for
 gradient never to leave the first cache: it is computed, regularised and applied at once.
 """
 
-from fastnn.kernels._gemm import DEPTH_BLOCK
-from fastnn.kernels._tile import operand
 from fastnn.kernels.dense import (
     BLOCK_SIZE,
     INPUT_BLOCK,
@@ -15,6 +13,8 @@ from fastnn.kernels.dense import (
     list_block,
     transpose,
 )
+from fastnn.kernels.gemm.product import DEPTH_BLOCK
+from fastnn.kernels.gemm.tile import operand
 from fastnn.kernels.jit.compiling import jit
 from fastnn.kernels.jit.simd import (
     NR,

@@ -12,7 +12,7 @@ there are, and then the places, increasing.
 
 import numpy as np
 
-from fastnn.kernels._tile import LISTED_INPUTS, LISTED_SAMPLES
+from fastnn.kernels.gemm.tile import LISTED_INPUTS, LISTED_SAMPLES
 from fastnn.kernels.jit.compiling import jit
 from fastnn.kernels.jit.simd import (
     HAS_COMPRESS,

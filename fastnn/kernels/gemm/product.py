@@ -14,7 +14,7 @@ What knows the micro-kernels is in `UNITS`: compiled once, and called by name fr
 import numpy as np
 from numba import types
 
-from fastnn.kernels._tile import (
+from fastnn.kernels.gemm.tile import (
     LISTED_INPUTS,
     LISTED_PANELS,
     LISTED_SAMPLES,
