@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from formulas import ACTIVATIONS as FORMULAS
 
-from fastnn.kernels import activations as kernels
 from fastnn.kernels.jit.simd import NR
+from fastnn.kernels.pointwise import activations as kernels
 from fastnn.kernels.step import UNITS
 from fastnn.kernels.workspace import address
 from fastnn.model.layers import ACTIVATIONS

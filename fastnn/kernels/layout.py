@@ -21,8 +21,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from fastnn.kernels.activations import NO_SLOPES, keeps_slopes
 from fastnn.kernels.jit.simd import NR
+from fastnn.kernels.pointwise.activations import NO_SLOPES, keeps_slopes
 from fastnn.model.layers import ACTIVATIONS, Dense, Parameters
 from fastnn.model.losses import Loss
 from fastnn.model.randomness import LEVELS, keep_factor, keep_level

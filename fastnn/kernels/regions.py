@@ -18,10 +18,7 @@ import numpy as np
 from numba import prange
 
 from fastnn import epoch as batches
-from fastnn.kernels.activations import NO_SLOPES, activation_backward, activation_forward
 from fastnn.kernels.dense import dense_backward_input, dense_forward, dense_forward_listed
-from fastnn.kernels.dropout import drop
-from fastnn.kernels.elementary import all_finite
 from fastnn.kernels.gemm.tile import LISTED_SAMPLES
 from fastnn.kernels.jit.compiling import jit
 from fastnn.kernels.jit.simd import (
@@ -33,7 +30,10 @@ from fastnn.kernels.jit.simd import (
     record_at,
     restore_denormals,
 )
-from fastnn.kernels.losses import CROSS_ENTROPY, UNITS
+from fastnn.kernels.pointwise.activations import NO_SLOPES, activation_backward, activation_forward
+from fastnn.kernels.pointwise.dropout import drop
+from fastnn.kernels.pointwise.elementary import all_finite
+from fastnn.kernels.pointwise.losses import CROSS_ENTROPY, UNITS
 from fastnn.kernels.sparse import UNITS as SPARSE_UNITS
 from fastnn.kernels.sparse import dense_forward_sparse, feature_row, place_entries, source_row
 from fastnn.kernels.workspace import (

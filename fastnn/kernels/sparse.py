@@ -12,13 +12,13 @@ import numpy as np
 from numba import types
 
 from fastnn.epoch import CHUNK_ROWS
-from fastnn.kernels.elementary import all_finite
 from fastnn.kernels.gemm.product import multiply_compact
 from fastnn.kernels.gemm.tile import down, operand
 from fastnn.kernels.jit.compiling import Unit, jit
 from fastnn.kernels.jit.philox import keep_bits
 from fastnn.kernels.jit.simd import NR, ONE, ZERO, address_in, array_at, record_at
 from fastnn.kernels.layout import panels_for
+from fastnn.kernels.pointwise.elementary import all_finite
 from fastnn.kernels.workspace import JOB, PREDICT, TRAIN, address, aligned_zeros, layer_of
 from fastnn.model.randomness import BLOCK, GROUP, LEVELS
 

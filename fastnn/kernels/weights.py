@@ -25,9 +25,7 @@ from fastnn.kernels.jit.simd import (
     record_at,
     restore_denormals,
 )
-from fastnn.kernels.regions import share
-from fastnn.kernels.sparse import dense_backward_weights_sparse, descend_sparse, list_columns
-from fastnn.kernels.updates import (
+from fastnn.kernels.pointwise.updates import (
     UNITS,
     accumulate,
     add_l2,
@@ -35,6 +33,8 @@ from fastnn.kernels.updates import (
     clip_gradient,
     decay_weights,
 )
+from fastnn.kernels.regions import share
+from fastnn.kernels.sparse import dense_backward_weights_sparse, descend_sparse, list_columns
 from fastnn.kernels.workspace import ALWAYS, JOB, KEEP_GRADIENT, SGD, layer_of, views
 
 (_update,) = (unit.call for unit in UNITS)

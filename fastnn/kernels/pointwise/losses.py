@@ -10,10 +10,10 @@ import math
 import numpy as np
 from numba import types
 
-from fastnn.kernels import activations
-from fastnn.kernels.elementary import HALF, exp
 from fastnn.kernels.jit.compiling import Unit, jit
 from fastnn.kernels.jit.simd import NR, ONE, ZERO, address_in, record_at
+from fastnn.kernels.pointwise import activations
+from fastnn.kernels.pointwise.elementary import HALF, exp
 from fastnn.kernels.workspace import JOB, layer_of, views
 from fastnn.model.losses import LOSSES
 

@@ -9,9 +9,9 @@ has made 0 has slope 0.)
 import numpy as np
 from numba import types
 
-from fastnn.kernels.elementary import HALF, logistic, tanh
 from fastnn.kernels.jit.compiling import Unit, jit
 from fastnn.kernels.jit.simd import NR, ONE, ZERO, address_in, array_at
+from fastnn.kernels.pointwise.elementary import HALF, logistic, tanh
 from fastnn.model.layers import ACTIVATIONS, LEAK
 
 RELU, LEAKY_RELU, LOGISTIC, TANH, GELU = map(
