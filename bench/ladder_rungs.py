@@ -12,13 +12,13 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from fastnn.kernels.dense import dense_forward_listed
 from fastnn.kernels.gemm.product import multiply
 from fastnn.kernels.gemm.tile import TILE_PANELS, TILE_ROWS, operand, tile
 from fastnn.kernels.jit.simd import NR, address_in, array_at
+from fastnn.kernels.layers.dense import dense_forward_listed
+from fastnn.kernels.layers.zeros import mark
 from fastnn.kernels.layout import Layout
 from fastnn.kernels.workspace import ROW_BLOCK, Workspace, aligned_zeros
-from fastnn.kernels.zeros import mark
 from fastnn.model.layers import dense_layers
 from fastnn.model.losses import LOSSES
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from fastnn.kernels.dense import INPUT_BLOCK, PANEL_BLOCK
 from fastnn.kernels.jit.simd import NR
+from fastnn.kernels.layers.dense import INPUT_BLOCK, PANEL_BLOCK
 from fastnn.kernels.layout import Layout
 from fastnn.kernels.workspace import Workspace
 from fastnn.model.layers import dense_layers

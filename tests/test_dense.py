@@ -7,9 +7,9 @@ from blocks import NO_RATE, block_operand, buffers_of, collect_blocks
 from tolerances import assert_product
 
 from fastnn import kernels, reference
-from fastnn.kernels import dense
 from fastnn.kernels.gemm.tile import operand
 from fastnn.kernels.jit.simd import NR
+from fastnn.kernels.layers import dense
 from fastnn.reference import dense as plain_dense
 
 ROOMS = [reference, kernels]

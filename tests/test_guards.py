@@ -8,8 +8,9 @@ import pytest
 import scipy.sparse as sp
 
 from fastnn import Network
-from fastnn.kernels import sparse, step, workspace
+from fastnn.kernels import step, workspace
 from fastnn.kernels.jit import threads as _threads
+from fastnn.kernels.layers import sparse
 
 GUARD, BYTES = 0xAB, 1 << 12
 

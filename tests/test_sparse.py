@@ -15,7 +15,7 @@ from fastnn.engine import get_engine, usable_threads
 from fastnn.epoch import CHUNK_ROWS
 from fastnn.kernels import step
 from fastnn.kernels.jit.simd import NR
-from fastnn.kernels.sparse import EntryBuffers
+from fastnn.kernels.layers.sparse import EntryBuffers
 from fastnn.kernels.workspace import address
 
 FORMS = [sparse.csr_array, sparse.csr_matrix, sparse.csc_array, sparse.coo_array, sparse.dok_array]

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from blocks import NO_RATE, block_operand, buffers_of, collect_blocks
 
-from fastnn.kernels import dense, zeros
 from fastnn.kernels.gemm.tile import LISTED_INPUTS, LISTED_SAMPLES, operand
 from fastnn.kernels.jit.simd import NR
+from fastnn.kernels.layers import dense, zeros
 from fastnn.kernels.workspace import ROW_BLOCK
 
 

@@ -18,7 +18,6 @@ import numpy as np
 from numba import prange
 
 from fastnn import epoch as batches
-from fastnn.kernels.dense import dense_backward_input, dense_forward, dense_forward_listed
 from fastnn.kernels.gemm.tile import LISTED_SAMPLES
 from fastnn.kernels.jit.compiling import jit
 from fastnn.kernels.jit.simd import (
@@ -30,12 +29,19 @@ from fastnn.kernels.jit.simd import (
     record_at,
     restore_denormals,
 )
+from fastnn.kernels.layers.dense import dense_backward_input, dense_forward, dense_forward_listed
+from fastnn.kernels.layers.sparse import UNITS as SPARSE_UNITS
+from fastnn.kernels.layers.sparse import (
+    dense_forward_sparse,
+    feature_row,
+    place_entries,
+    source_row,
+)
+from fastnn.kernels.layers.zeros import few_marked, mark
 from fastnn.kernels.pointwise.activations import NO_SLOPES, activation_backward, activation_forward
 from fastnn.kernels.pointwise.dropout import drop
 from fastnn.kernels.pointwise.elementary import all_finite
 from fastnn.kernels.pointwise.losses import CROSS_ENTROPY, UNITS
-from fastnn.kernels.sparse import UNITS as SPARSE_UNITS
-from fastnn.kernels.sparse import dense_forward_sparse, feature_row, place_entries, source_row
 from fastnn.kernels.workspace import (
     BY_BLOCK,
     JOB,
@@ -46,7 +52,6 @@ from fastnn.kernels.workspace import (
     layer_of,
     views,
 )
-from fastnn.kernels.zeros import few_marked, mark
 from fastnn.model.randomness import LEVELS
 
 ROWS_AHEAD = 16  # that are asked for before they are needed

@@ -22,16 +22,17 @@ from fastnn.data.rows import Data
 from fastnn.data.sparse import COLUMNS_CHANGED, SparseRows
 from fastnn.epoch import CHUNK_ROWS, Epoch, Progress
 from fastnn.errors import DataError
-from fastnn.kernels import sparse
 from fastnn.kernels.gemm import product as _gemm
 from fastnn.kernels.jit import cache as _cache
 from fastnn.kernels.jit import threads as _threads
 from fastnn.kernels.jit.compiling import Driver, Region
 from fastnn.kernels.jit.simd import CPU, HAS_FMA
+from fastnn.kernels.layers import sparse
+from fastnn.kernels.layers.sparse import EntryBuffers, work_of_columns
+from fastnn.kernels.layers.zeros import balanced, work_of_groups
 from fastnn.kernels.layout import Layout, panels_for
 from fastnn.kernels.pointwise import activations, dropout, losses, updates
 from fastnn.kernels.regions import rows_region, run
-from fastnn.kernels.sparse import EntryBuffers, work_of_columns
 from fastnn.kernels.weights import weights_region
 from fastnn.kernels.workspace import (
     ADAM,
@@ -49,7 +50,6 @@ from fastnn.kernels.workspace import (
     Workspace,
     address,
 )
-from fastnn.kernels.zeros import balanced, work_of_groups
 from fastnn.model.layers import Dense, Parameters
 from fastnn.model.losses import LOSSES, Loss
 from fastnn.system.forks import alone, lock, making

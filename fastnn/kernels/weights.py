@@ -4,15 +4,6 @@ A task takes its share of every layer's inputs, block by block, small enough for
 gradient never to leave the first cache: it is computed, regularised and applied at once.
 """
 
-from fastnn.kernels.dense import (
-    BLOCK_SIZE,
-    INPUT_BLOCK,
-    PANEL_BLOCK,
-    dense_backward_weights,
-    dense_backward_weights_listed,
-    list_block,
-    transpose,
-)
 from fastnn.kernels.gemm.product import DEPTH_BLOCK
 from fastnn.kernels.gemm.tile import operand
 from fastnn.kernels.jit.compiling import jit
@@ -25,6 +16,20 @@ from fastnn.kernels.jit.simd import (
     record_at,
     restore_denormals,
 )
+from fastnn.kernels.layers.dense import (
+    BLOCK_SIZE,
+    INPUT_BLOCK,
+    PANEL_BLOCK,
+    dense_backward_weights,
+    dense_backward_weights_listed,
+    list_block,
+    transpose,
+)
+from fastnn.kernels.layers.sparse import (
+    dense_backward_weights_sparse,
+    descend_sparse,
+    list_columns,
+)
 from fastnn.kernels.pointwise.updates import (
     UNITS,
     accumulate,
@@ -34,7 +39,6 @@ from fastnn.kernels.pointwise.updates import (
     decay_weights,
 )
 from fastnn.kernels.regions import share
-from fastnn.kernels.sparse import dense_backward_weights_sparse, descend_sparse, list_columns
 from fastnn.kernels.workspace import ALWAYS, JOB, KEEP_GRADIENT, SGD, layer_of, views
 
 (_update,) = (unit.call for unit in UNITS)

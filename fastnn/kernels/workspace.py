@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastnn.kernels.dense import BLOCK_SIZE, INPUT_BLOCK
 from fastnn.kernels.jit.compiling import jit
 from fastnn.kernels.jit.simd import array_at, record_at
+from fastnn.kernels.layers.dense import BLOCK_SIZE, INPUT_BLOCK
+from fastnn.kernels.layers.zeros import MASK_PADDING, list_size
 from fastnn.kernels.layout import LAYER, Layout, panels_for
-from fastnn.kernels.zeros import MASK_PADDING, list_size
 
 ROW_BLOCK = 64  # rows that go through all layers together: their activations stay in the cache
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register

@@ -9,7 +9,7 @@ from fastnn.kernels.gemm.product import multiply, multiply_into, multiply_listed
 from fastnn.kernels.gemm.tile import LISTED_INPUTS, LISTED_SAMPLES, WIDE_PANELS, operand
 from fastnn.kernels.jit.compiling import jit
 from fastnn.kernels.jit.simd import NR, ZERO, address_in, transpose_square
-from fastnn.kernels.zeros import BLOCK_GROUPS, LIST_MARGIN, list_inputs, list_rows
+from fastnn.kernels.layers.zeros import BLOCK_GROUPS, LIST_MARGIN, list_inputs, list_rows
 
 # The gradient of so many inputs and panels is computed and used at a time, so that it never leaves
 # the first cache: 16 kB.

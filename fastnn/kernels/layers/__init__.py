@@ -1,0 +1,1 @@
+"""Layers: dense, dense with zeros skipped, sparse."""
