@@ -122,7 +122,7 @@ def get_engine(
     """
     check_engine(layers)
     if name == "numba":
-        from fastnn.kernels.step import NumbaEngine
+        from fastnn.kernels.engine import NumbaEngine
 
         return NumbaEngine(layers, loss, input_scale=input_scale, threads=threads)
     if name == "numpy":
@@ -136,7 +136,7 @@ def needs_compiling(name: str) -> bool:
     """Return whether building this engine will first compile its kernels, which takes seconds."""
     if name != "numba":
         return False
-    from fastnn.kernels.step import kernels_are_cached
+    from fastnn.kernels.engine import kernels_are_cached
 
     return not kernels_are_cached()
 
@@ -154,7 +154,7 @@ def fill_cache(directory: Path | None, say: Callable[[str], None]) -> None:
     OSError
         If they cannot be stored.
     """
-    from fastnn.kernels import step
+    from fastnn.kernels import engine as step
 
     step.fill_cache(directory, say)
 

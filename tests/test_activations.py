@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from formulas import ACTIVATIONS as FORMULAS
 
+from fastnn.kernels.engine import UNITS
 from fastnn.kernels.jit.simd import NR
 from fastnn.kernels.pointwise import activations as kernels
-from fastnn.kernels.step import UNITS
 from fastnn.kernels.workspace import address
 from fastnn.model.layers import ACTIVATIONS
 from fastnn.reference import activations as reference

@@ -23,7 +23,7 @@ from test_files import failing
 import fastnn
 from fastnn import Checkpoint, CheckpointError, MLPClassifier, MLPRegressor, Network
 from fastnn.data.sets import Dataset, load_dataset
-from fastnn.kernels.step import NumbaEngine
+from fastnn.kernels.engine import NumbaEngine
 from fastnn.training import callbacks
 from fastnn.training import checkpoint as checkpoints
 from fastnn.training.plan import Plan

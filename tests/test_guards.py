@@ -8,7 +8,8 @@ import pytest
 import scipy.sparse as sp
 
 from fastnn import Network
-from fastnn.kernels import step, workspace
+from fastnn.kernels import engine as step
+from fastnn.kernels import workspace
 from fastnn.kernels.jit import threads as _threads
 from fastnn.kernels.layers import sparse
 

@@ -12,7 +12,7 @@ from numpy.testing import assert_array_equal
 
 import fastnn
 from fastnn import Callback, DataError, Network
-from fastnn.kernels import step
+from fastnn.kernels import engine as step
 
 ROWS, INPUTS, CLASSES = 300, 40, 3
 unix = pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps a mapped file as it is")

@@ -10,13 +10,13 @@ from numba import types
 from numba.extending import intrinsic
 from tolerances import assert_product
 
+from fastnn.kernels.engine import UNITS
 from fastnn.kernels.gemm.product import DEPTH_BLOCK, multiply
 from fastnn.kernels.gemm.tile import emit_call, operand
 from fastnn.kernels.jit import simd as _simd
 from fastnn.kernels.jit.simd import NR, flush_denormals, fma, restore_denormals
 from fastnn.kernels.layout import Layout
 from fastnn.kernels.pointwise import elementary, losses
-from fastnn.kernels.step import UNITS
 from fastnn.kernels.workspace import address, aligned_zeros
 from fastnn.model.layers import dense_layers
 from fastnn.model.losses import LOSSES

@@ -16,7 +16,7 @@ from fastnn import EarlyStopping, MLPClassifier, Network
 from fastnn.data.conversion import as_features
 from fastnn.data.features import SelectedRows
 from fastnn.estimators.fitting import plain
-from fastnn.kernels import step
+from fastnn.kernels import engine as step
 from fastnn.model.layers import dense_layers
 from fastnn.model.optimizers import OPTIMIZERS
 from fastnn.system import control_groups, memory

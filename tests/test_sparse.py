@@ -13,7 +13,7 @@ from fastnn.data.rows import Data
 from fastnn.data.sparse import SparseRows
 from fastnn.engine import get_engine, usable_threads
 from fastnn.epoch import CHUNK_ROWS
-from fastnn.kernels import step
+from fastnn.kernels import engine as step
 from fastnn.kernels.jit.simd import NR
 from fastnn.kernels.layers.sparse import EntryBuffers
 from fastnn.kernels.workspace import address

@@ -11,7 +11,7 @@ import pytest
 from commands import posix
 
 from fastnn.commands import warm
-from fastnn.kernels import step
+from fastnn.kernels import engine as step
 from fastnn.kernels.jit import cache as _cache
 
 pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="about compiled code alone")
@@ -91,7 +91,7 @@ def test_a_place_that_will_not_do_is_an_error(
 # First as root, for another user may not be able to read the libraries.
 AS_ANOTHER = """
 import os
-from fastnn.kernels import step
+from fastnn.kernels import engine as step
 step.compile_kernels()
 os.setgroups([])
 os.setgid(12345)

@@ -1,6 +1,6 @@
 """The reference engine: one chunk forward and backward, in the order of the formulas.
 
-Made to be read and trusted, not to be fast: `fastnn.kernels.step` does the same work and is
+Made to be read and trusted, not to be fast: `fastnn.kernels.engine` does the same work and is
 tested against this.
 """
 
