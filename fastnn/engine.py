@@ -126,7 +126,7 @@ def get_engine(
 
         return NumbaEngine(layers, loss, input_scale=input_scale, threads=threads)
     if name == "numpy":
-        from fastnn.reference.step import ReferenceEngine
+        from fastnn.reference.engine import ReferenceEngine
 
         return ReferenceEngine(layers, loss, input_scale=input_scale)
     raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {name!r}")

@@ -329,7 +329,7 @@ class Missing:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Missing())
-import fastnn.reference.step
+import fastnn.reference.engine
 from fastnn import Network
 
 net = Network([3, 4, 2])

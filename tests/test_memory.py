@@ -302,7 +302,7 @@ def test_a_limit_of_address_space_is_met_with_a_line(folder):
     program = """
 import resource, sys
 from fastnn.commands import train
-import fastnn.network, fastnn.reference.step, fastnn.data.sets
+import fastnn.network, fastnn.reference.engine, fastnn.data.sets
 pages = int(open("/proc/self/statm").read().split()[0])
 most = pages * resource.getpagesize() + (300 << 20)
 resource.setrlimit(resource.RLIMIT_AS, (most, most))

@@ -14,12 +14,12 @@ from fastnn.model.layers import dense_layers
 from fastnn.model.losses import LOSSES
 from fastnn.reference.activations import relu_backward, relu_forward
 from fastnn.reference.dense import dense_backward_input, dense_backward_weights, dense_forward
+from fastnn.reference.engine import ReferenceEngine
 from fastnn.reference.losses import (
     softmax,
     softmax_cross_entropy_backward,
     softmax_cross_entropy_forward,
 )
-from fastnn.reference.step import ReferenceEngine
 from fastnn.reference.updates import sgd_update
 
 # ---- a 3-2-2 network worked by hand ---------------------------------------------------------
