@@ -263,7 +263,8 @@ def run_peer(name: str, case: Case, plan: Plan) -> dict[str, Any]:
 
 def sgemm_limit(threads: int) -> float:
     """Measure the matrix-product limit in the environment that the peers get."""
-    program = "import sys; from fastnn.commands.machine import sgemm_peak; print(sgemm_peak(int(sys.argv[1])))"
+    program = "import sys; from fastnn.commands.machine import sgemm_peak as peak; "
+    program += "print(peak(int(sys.argv[1])))"
     return float(run_python(["-c", program, str(threads)], threads))
 
 

@@ -9,10 +9,10 @@ import numpy as np
 
 from fastnn.data.features import Features
 from fastnn.data.rows import Data
-from fastnn.epoch import Epoch, Progress
+from fastnn.epoch import CHUNK_ROWS, Epoch, Progress
 from fastnn.model.layers import Dense, Parameters
 from fastnn.model.losses import LOSSES, Loss
-from fastnn.system.memory import check_engine
+from fastnn.system.memory import FLOAT_BYTES, check
 
 ENGINES = ("numba", "numpy")
 
@@ -20,8 +20,8 @@ ENGINES = ("numba", "numpy")
 class Engine(Protocol):
     """The arithmetic of one network: its parameters, and the buffers that training needs.
 
-    Data are as `fastnn.data.conversion` leaves them. Parameters cross this border as plain (I, O) weights
-    and (O,) biases in float32, whatever the engine keeps inside.
+    Data are as `fastnn.data.conversion` leaves them. Parameters cross this border as plain (I, O)
+    weights and (O,) biases in float32, whatever the engine keeps inside.
 
     Attributes
     ----------
@@ -165,3 +165,20 @@ def usable_threads() -> int:
     from fastnn.kernels.jit import threads as _threads
 
     return _threads.usable()
+
+
+def check_engine(layers: Sequence[Dense]) -> None:
+    """Raise a MemoryError if there is no room for an engine of these layers.
+
+    The network has the weights and so has the engine, which needs them once more on their way in,
+    or transposed. Of every layer a chunk of rows has its input, its output and the gradient of
+    that.
+    """
+    rows = sum(layer.inputs + 2 * layer.outputs for layer in layers) * CHUNK_ROWS
+    needs = {"weights": 3 * weight_bytes(layers), "rows at work": rows * FLOAT_BYTES}
+    check("the network", needs, "narrower layers need less")
+
+
+def weight_bytes(layers: Sequence[Dense]) -> int:
+    """Return the bytes of all weights and biases."""
+    return FLOAT_BYTES * sum(layer.parameters for layer in layers)

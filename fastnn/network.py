@@ -23,11 +23,11 @@ from fastnn.storage.onnx_export import network_graph, write_onnx
 from fastnn.system.files import FilePath
 from fastnn.system.forks import Training, making
 from fastnn.system.interrupts import Whole
-from fastnn.system.memory import check_fit
 from fastnn.training.callbacks import Callback, checked
 from fastnn.training.checkpoint import checkpoint_in
 from fastnn.training.early_stopping import EarlyStopping
 from fastnn.training.fit import Outcome, fit
+from fastnn.training.memory import check_fit
 from fastnn.training.plan import Plan, check_monitor, planned
 from fastnn.training.scale import warn_of_offset, warn_of_scale
 from fastnn.training.state import Counts, History, Score, r2
@@ -45,8 +45,8 @@ class Network:
         one of each.
     loss : str, default "cross_entropy"
         "cross_entropy" over classes; "logistic" for one or several labels that are 0 or 1;
-        "squared_error", "poisson", "absolute_error" or "huber" for numbers. `fastnn.model.losses` has
-        the formulas.
+        "squared_error", "poisson", "absolute_error" or "huber" for numbers. The formulas are in
+        `fastnn.model.losses`.
     dropout : float or sequence of float, default 0
         The share of values that training sets to 0: of every hidden layer's outputs, or, of the
         input and then of each hidden layer.
@@ -170,8 +170,8 @@ class Network:
             Rows that one update learns from, by default 128; "lbfgs" takes them all. More than
             there are is the same as "full".
         optimizer : {"sgd", "momentum", "nesterov", "adam", "adamw", "lbfgs"} or Optimizer
-            `fastnn.model.optimizers` has the equations. "lbfgs" takes all rows at once, and an epoch
-            is one of its iterations.
+            The equations are in `fastnn.model.optimizers`. "lbfgs" takes all rows at once, and an
+            epoch is one of its iterations.
         learning_rate, momentum, weight_decay : float, optional
             Replace the optimizer's own: 0.1 for "sgd", 0.01 with momentum, 0.001 for "adam" and
             "adamw"; momentum 0.9; no weight decay, but 0.01 for "adamw".

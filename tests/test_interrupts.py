@@ -1,4 +1,4 @@
-"""`fastnn.system.interrupts`, and that whatever moment an interrupt picks, a network is what it was."""
+"""`system.interrupts`: whatever moment an interrupt picks, a network is what it was."""
 
 import copy
 import signal

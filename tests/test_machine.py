@@ -1,4 +1,4 @@
-"""`fastnn.commands.machine`: what is counted is exact; what is measured is measured in another process."""
+"""`commands.machine`: what is counted is exact; what is measured is measured in another process."""
 
 import os
 import subprocess

@@ -15,12 +15,14 @@ from commands import assert_one_line, posix, run
 from fastnn import EarlyStopping, MLPClassifier, Network
 from fastnn.data.conversion import as_features
 from fastnn.data.features import SelectedRows
+from fastnn.engine import check_engine
 from fastnn.estimators.fitting import plain
 from fastnn.kernels import engine as step
 from fastnn.model.layers import dense_layers
 from fastnn.model.optimizers import OPTIMIZERS
 from fastnn.system import control_groups, memory
-from fastnn.system.memory import available, check_copy, check_engine, check_fit, empty_predictions
+from fastnn.system.memory import available, check_copy, empty_predictions
+from fastnn.training.memory import check_fit
 from fastnn.training.plan import Plan
 
 ROOM = 64 << 20
@@ -128,6 +130,7 @@ def test_what_a_fit_takes_was_foreseen(engine, optimizer, tmp_path):
 import numpy as np
 from fastnn import Checkpoint, Network
 from fastnn.system import memory
+from fastnn.training import memory as of_fits
 def resident(mark):
     lines = open("/proc/self/status").read().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(mark))
@@ -141,7 +144,7 @@ if {bool(checkpoints)}:
 net = Network([1800, {width}, 2], activation="tanh")
 net.use_engine({engine!r}, threads=1)
 asked = []
-memory._check = lambda what, needs, advice: asked.append(sum(needs.values()))
+memory.check = of_fits.check = lambda what, needs, advice: asked.append(sum(needs.values()))
 open("/proc/self/clear_refs", "w").write("5")
 before = resident("VmRSS")
 net.fit(x, y, **options)

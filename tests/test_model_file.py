@@ -1,4 +1,4 @@
-"""`fastnn.storage.model_file` and `fastnn.load`: a network comes back as it was, from an open format."""
+"""`storage.model_file` and `fastnn.load`: a network comes back as it was, from an open format."""
 
 import hashlib
 import json

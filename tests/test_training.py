@@ -333,5 +333,5 @@ def test_the_seconds_of_an_epoch_count_its_shuffle(network, data, monkeypatch):
         time.sleep(0.01)
         return permutation(*arguments)
 
-    monkeypatch.setattr("fastnn.training.permutation", slowly)
+    monkeypatch.setattr("fastnn.training.fit.permutation", slowly)
     assert min(network.fit(*data, epochs=2, engine="numpy")["seconds"]) >= 0.01

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastnn.commands import running as _cli
-from fastnn.commands import session as _session
+from fastnn.commands import running, session
 from fastnn.errors import DataError
 from fastnn.system.files import writable_target, write_whole
 from fastnn.system.terminal import print_line, printable
@@ -40,7 +39,7 @@ Rows = list[tuple[int, Any, list[float]]]  # number, what the model says, the pr
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Predict as the arguments say; return the exit code of the process."""
-    return _cli.run(PROGRAM, lambda: predict(parse(argv)))
+    return running.run(PROGRAM, lambda: predict(parse(argv)))
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -51,7 +50,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     UsageError
         If it asks for what cannot be.
     """
-    parser = _cli.Parser(PROGRAM, "Ask a saved model about the rows of a file.", EXAMPLES)
+    parser = running.Parser(PROGRAM, "Ask a saved model about the rows of a file.", EXAMPLES)
     parser.usage = f"python -m {PROGRAM} MODEL INPUT [options]"
     parser.add_argument("model", metavar="MODEL", type=Path, help="a file that was saved")
     parser.add_argument("input", metavar="INPUT", help="a file of features, see below")
@@ -60,23 +59,23 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     form = "a table, or a JSON object a line (csv)"
     parser.add_argument("--format", choices=FORMATS, default="csv", help=form)
-    _cli.add_engine_options(parser)
+    running.add_engine_options(parser)
     return parser.parse_args(argv)
 
 
 def predict(options: argparse.Namespace) -> None:
-    """Do what a command line asks for; `fastnn.commands.running.run` turns what it raises into exit codes."""
+    """Do what a command line asks for; `running.run` turns errors into exit codes."""
     if options.output is not None:
-        _cli.check_directory(Path(writable_target(options.output)[0]).parent)
+        running.check_directory(Path(writable_target(options.output)[0]).parent)
     elif sys.stdout is None:
-        raise _cli.UsageError("standard output is closed: name a file with --output")
-    _session.import_ahead(PROGRAM, "fastnn.loading", "fastnn.data.files.detection")
+        raise running.UsageError("standard output is closed: name a file with --output")
+    session.import_ahead(PROGRAM, "fastnn.loading", "fastnn.data.files.detection")
     from fastnn.data.files.detection import read_rows
     from fastnn.loading import load
 
     model: Any = load(options.model)
     network: Network = getattr(model, "_network", model)  # that an estimator has, or a network is
-    _session.use_engine(PROGRAM, network, options.engine, options.threads, say)
+    session.use_engine(PROGRAM, network, options.engine, options.threads, say)
     if model is not network:  # an estimator moves its network to the engine of its parameters
         model.set_params(engine=options.engine, n_threads=options.threads)
     feature_names = vars(model).pop("feature_names_in_", None)  # or it would warn of plain arrays
@@ -109,7 +108,7 @@ def watched(blocks: "Iterator[np.ndarray]", input_scale: float) -> "Iterator[np.
     for number, block in enumerate(blocks):
         if number == 0 and input_scale < 1 and block.dtype.kind == "f":
             if 0 <= block.min() and block.max() <= 1:
-                _session.warn(
+                session.warn(
                     PROGRAM,
                     "these features are from 0 to 1, and the model takes ones up to "
                     f"{1 / input_scale:g}, which it scales itself",
@@ -219,7 +218,3 @@ def as_json_lines(answers: Iterator[Rows], classes: list[str]) -> Iterator[bytes
 
 
 FORMATS = {"csv": as_csv, "jsonl": as_json_lines}
-
-
-if __name__ == "__main__":
-    _cli.leave(main())

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastnn.commands import running as _cli
-from fastnn.commands import session as _session
+from fastnn.commands import running, session
 from fastnn.commands.console import counted, versions
 from fastnn.commands.report_runs import Plan, Run, capitalized, number_text
 from fastnn.commands.report_text import (
@@ -51,7 +50,7 @@ EXAMPLES = """\
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the report as the arguments say; return the exit code of the process."""
-    return _cli.run(PROGRAM, lambda: report(parse(argv)))
+    return running.run(PROGRAM, lambda: report(parse(argv)))
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -63,15 +62,15 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         If it asks for what cannot be.
     """
     purpose = "Compare batch GD with mini-batch GD, or the optimizers, on this machine."
-    parser = _cli.Parser(PROGRAM, purpose, EXAMPLES)
+    parser = running.Parser(PROGRAM, purpose, EXAMPLES)
     add = parser.add_argument
     optimizers = "compare the optimizers, each at the best of a few learning rates"
     add("--optimizers", action="store_true", help=optimizers)
     add("--out", metavar="DIR", type=Path, default=Path("report"), help="write there (report)")
     add("--quick", action="store_true", help="a few epochs each: to see that it works")
-    _cli.add_engine_options(parser)
-    _cli.add_dataset_options(parser)
-    add("--seed", metavar="N", type=_cli.seed, default=0, help="of weights and row order (0)")
+    running.add_engine_options(parser)
+    running.add_dataset_options(parser)
+    add("--seed", metavar="N", type=running.seed, default=0, help="of weights and row order (0)")
     return parser.parse_args(argv)
 
 
@@ -93,15 +92,15 @@ class Setup:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Do what a command line asks for; `_cli.run` turns what it raises into exit codes."""
+    """Do what a command line asks for; `running.run` turns what it raises into exit codes."""
     from fastnn.commands.machine import flops_per_sample, sgemm_peak
 
     contest = OPTIMIZER_CONTEST if options.optimizers else BATCH_SIZES
     if options.quick:
         contest = contest.quick()
     _check_writable(options.out, contest.files)
-    _session.import_ahead(PROGRAM, "fastnn.network", "fastnn.data.sets", "fastnn.commands.machine")
-    data = _session.load(PROGRAM, options)
+    session.import_ahead(PROGRAM, "fastnn.network", "fastnn.data.sets", "fastnn.commands.machine")
+    data = session.load(PROGRAM, options)
     setup = Setup(data, options.engine, options.threads, options.seed)
     network, engine = prepare(setup)
     facts = describe(setup, network, engine)
@@ -118,7 +117,7 @@ def report(options: argparse.Namespace) -> None:
     work = Work(flops_per_sample(network.layers), peak)
     write_report(options.out, contest, runs, facts, work, quick=options.quick)
     print_line(f"wrote {', '.join(contest.files)} in {options.out}")
-    _session.say_note(PROGRAM, data, again=True)
+    session.say_note(PROGRAM, data, again=True)
 
 
 def write_report(
@@ -148,16 +147,16 @@ def write_report(
 
 
 def _check_writable(out: Path, files: Sequence[str]) -> None:
-    _cli.check_new_directory(out)
+    running.check_new_directory(out)
     for name in files:
         if (out / name).exists():
-            _cli.check_file(out / name)
+            running.check_file(out / name)
 
 
 def prepare(setup: Setup) -> tuple["Network", "Engine"]:
     """Build the network once before the runs, so that its engine is ready and can be described."""
     network = setup.network()
-    engine = _session.use_engine(PROGRAM, network, setup.engine, setup.threads, print_line)
+    engine = session.use_engine(PROGRAM, network, setup.engine, setup.threads, print_line)
     return network, engine
 
 
@@ -169,14 +168,14 @@ def describe(setup: Setup, network: "Network", engine: "Engine") -> dict[str, st
     from fastnn.commands.machine import cpu_name
 
     data = setup.data
-    widths = "-".join(map(str, _session.widths_of(network)))
+    widths = "-".join(map(str, session.widths_of(network)))
     return {
         "Data": f"{printable(data.name)}, {counted(len(data.x_train), 'row')} to train on, "
         f"{len(data.x_test):,} to test on, from {printable(data.source)}",
         "Network": f"{widths}, {counted(network.n_parameters, 'parameter')}; "
         "ReLU, then softmax with categorical cross-entropy",
         "Initial weights": f"He normal, biases 0, seed {setup.seed}: the same for all runs",
-        "Engine": f"{engine.name}, float32, {_session.threads_text(engine)}",
+        "Engine": f"{engine.name}, float32, {session.threads_text(engine)}",
         "Machine": f"{cpu_name()} ({platform.machine()}), {platform.system()}",
         "Versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
         "Date": date.today().isoformat(),
@@ -190,7 +189,7 @@ def train_runs(plans: Sequence[Plan], setup: Setup) -> list[Run]:
     """
     runs: list[Run] = []
     try:
-        with _session.warnings_as_lines(PROGRAM), _progress_bar(plans) as progress:
+        with session.warnings_as_lines(PROGRAM), _progress_bar(plans) as progress:
             for plan in plans:
                 runs.append(_train(plan, setup, _Watch(progress, plan)))
                 print_line(_line(runs[-1]))
@@ -252,7 +251,7 @@ class _Watch(Callback):
             self._next_refresh = now + self.REFRESH_SECONDS
         self._progress.update(self._task, advance=1, description=self._plan.name, refresh=due)
         rate = self._plan.learning_rate
-        _session.check_loss(metrics["val_loss"], "test", epoch=epoch, learning_rate=rate)
+        session.check_loss(metrics["val_loss"], "test", epoch=epoch, learning_rate=rate)
         for name, value in metrics.items():
             self.history.setdefault(name, []).append(value)
 
@@ -265,7 +264,3 @@ def _line(run: Run) -> str:
         f"{run.name:<26} {counted(run.epochs, 'epoch')} in {number_text(run.seconds[-1])} s, "
         f"test accuracy {run.history['val_accuracy'][-1]:.2%}{end}"
     )
-
-
-if __name__ == "__main__":
-    _cli.leave(main())

@@ -138,7 +138,7 @@ OPTIMIZER_CONTEST = Contest(
 
 
 class Work(NamedTuple):
-    """What a sample costs, as `fastnn.commands.machine` counts it, and the machine's peak in GFLOP/s."""
+    """What a sample costs, as `machine` counts it, and the machine's peak in GFLOP/s."""
 
     flops_per_sample: int
     peak: float

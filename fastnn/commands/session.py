@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from fastnn.commands import running as _cli
+from fastnn.commands import running
 from fastnn.commands.console import counted
 from fastnn.errors import DivergenceError
 from fastnn.system.address_space import check_libraries
@@ -33,7 +33,7 @@ def import_ahead(program: str, *modules: str) -> None:
     """
     sklearn = any(module.startswith("sklearn.") for module in modules)
     check_libraries("numpy", *(["sklearn"] if sklearn else []))
-    with _cli.exit_on_interrupt(program):
+    with running.exit_on_interrupt(program):
         for module in modules:
             import_module(module)
 
@@ -82,12 +82,12 @@ def use_engine(
 @contextmanager
 def engine_made(program: str) -> Iterator[None]:
     """Show warnings of making an engine on one line each; raise its ValueErrors as UsageErrors."""
-    with _cli.exit_on_interrupt(program), warnings_as_lines(program):
+    with running.exit_on_interrupt(program), warnings_as_lines(program):
         try:
             yield
         except ValueError as error:
             option = "argument --threads: " if str(error).startswith("threads ") else ""
-            raise _cli.UsageError(f"{option}{error}") from None  # else an environment variable
+            raise running.UsageError(f"{option}{error}") from None  # else an environment variable
 
 
 @contextmanager

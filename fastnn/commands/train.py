@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastnn.commands import running as _cli
-from fastnn.commands import session as _session
+from fastnn.commands import running, session
 from fastnn.commands.console import Display, JsonLog, open_display
 from fastnn.commands.train_options import PROGRAM, parse
 from fastnn.commands.train_text import (
@@ -38,7 +37,7 @@ FIRST_LAYER_WEIGHTS, MOST_WRONG = "first_layer_weights.png", "most_wrong.png"  #
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train as the arguments say; return the exit code of the process."""
-    return _cli.run(PROGRAM, lambda: train(parse(argv)))
+    return running.run(PROGRAM, lambda: train(parse(argv)))
 
 
 class Reached(Bookkeeper):
@@ -87,7 +86,7 @@ class Reached(Bookkeeper):
             self._log.write("stopped", reason="diverged", epoch=error.epoch, step=error.step)
             raise
         except KeyboardInterrupt as error:
-            why = _cli.reason(error)
+            why = running.reason(error)
             if self._log.begun:
                 self._log.write("stopped", reason=why, epoch=self._epoch, step=self._step)
             place = f"in epoch {self._epoch} of {self._run.options.epochs}"
@@ -98,22 +97,22 @@ class Reached(Bookkeeper):
 
 
 def train(options: argparse.Namespace) -> None:
-    """Do what a command line asks for; `fastnn.commands.running.run` turns what it raises into exit codes."""
+    """Do what a command line asks for; `running.run` turns errors into exit codes."""
     start = time.perf_counter()
     if options.log_json is not None:
-        _cli.check_file(options.log_json)
+        running.check_file(options.log_json)
     if options.save is not None:
-        _cli.check_directory(Path(writable_target(options.save)[0]).parent)
+        running.check_directory(Path(writable_target(options.save)[0]).parent)
     if options.plots is not None:
-        _cli.check_new_directory(options.plots)
-    _session.import_ahead(PROGRAM, *modules_of(options))
+        running.check_new_directory(options.plots)
+    session.import_ahead(PROGRAM, *modules_of(options))
     keeper = checkpoints(options)
-    data = _session.load(PROGRAM, options, quiet=options.quiet)
+    data = session.load(PROGRAM, options, quiet=options.quiet)
     network = build(options, data)
     training, validation = part(options, data, network)
     watched = "test" if validation is None else "val"
     display = open_display(len(training.x), watched, quiet=options.quiet)
-    engine = _session.use_engine(PROGRAM, network, options.engine, options.threads, display.say)
+    engine = session.use_engine(PROGRAM, network, options.engine, options.threads, display.say)
     run = Run(options, data, network, engine, training, validation)
     for line in describe(run):
         display.say(line)
@@ -121,7 +120,7 @@ def train(options: argparse.Namespace) -> None:
     with JsonLog(options.log_json or Path(os.devnull), run.rows, watched) as log:
         reached = Reached(run, log)
         with reached.told():
-            with _session.warnings_as_lines(PROGRAM), display.table(options.epochs):
+            with session.warnings_as_lines(PROGRAM), display.table(options.epochs):
                 history = fit(run, (reached, display, *([keeper] if keeper else [])))
             if keeper and keeper.snapshot and keeper.snapshot.epochs == len(history["loss"]):
                 display.say(f"finished before: {options.resume} has nothing left to train")
@@ -133,7 +132,7 @@ def train(options: argparse.Namespace) -> None:
         log.check()
     finally:  # a file that cannot be written does not hide what was reached
         display.conclude(result_text(result))
-        _session.say_note(PROGRAM, data, again=not options.quiet)
+        session.say_note(PROGRAM, data, again=not options.quiet)
 
 
 def modules_of(options: argparse.Namespace) -> Iterator[str]:
@@ -154,11 +153,11 @@ def checkpoints(options: argparse.Namespace) -> "Checkpoint | None":
 
     class Keeper(Checkpoint):
         def warn(self, text: str) -> None:
-            _session.warn(PROGRAM, text)
+            session.warn(PROGRAM, text)
 
     keeper = Keeper(directory, options.checkpoint_every, options.resume is not None)
     keeper.check()
-    _cli.check_new_directory(directory)
+    running.check_new_directory(directory)
     return keeper
 
 
@@ -221,7 +220,7 @@ def fit(run: Run, callbacks: Sequence[Callback]) -> "History":
 def check_loss(run: Run, loss: float, rows: str, epoch: int) -> None:
     """Raise a DivergenceError if the loss on rows that are not learned from is not finite."""
     rate = run.options.learning_rate
-    _session.check_loss(loss, rows, epoch=epoch, step=run.updates, learning_rate=rate)
+    session.check_loss(loss, rows, epoch=epoch, step=run.updates, learning_rate=rate)
 
 
 def measure(run: Run, history: "History") -> dict[str, Any]:
@@ -296,7 +295,3 @@ def draw(run: Run, history: "History", test_accuracy: float, folder: Path) -> It
             title=f"{title}: the test rows it is most wrong about",
         )
         yield MOST_WRONG
-
-
-if __name__ == "__main__":
-    _cli.leave(main())

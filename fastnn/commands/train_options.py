@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastnn.commands import running as _cli
+from fastnn.commands import running
 from fastnn.model.layers import ACTIVATIONS
 from fastnn.model.optimizers import OPTIMIZERS
 from fastnn.model.schedules import SCHEDULES
@@ -55,11 +55,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     UsageError
         If it asks for what cannot be.
     """
-    parser = _cli.Parser(PROGRAM, "Train a small neural network on a CPU.", EXAMPLES)
-    _cli.add_engine_options(parser)
-    _cli.add_dataset_options(parser)
+    parser = running.Parser(PROGRAM, "Train a small neural network on a CPU.", EXAMPLES)
+    running.add_engine_options(parser)
+    running.add_dataset_options(parser)
     seed = "decides the initial weights, the order of the rows and the dropout (0)"
-    parser.add_argument("--seed", metavar="N", type=_cli.seed, default=0, help=seed)
+    parser.add_argument("--seed", metavar="N", type=running.seed, default=0, help=seed)
     _add_network(parser.add_argument_group("network").add_argument)
     _add_training(parser.add_argument_group("training").add_argument)
     _add_validation(parser.add_argument_group("validation").add_argument)
@@ -76,7 +76,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def _add_network(add: _Add) -> None:
     widths = "widths of the hidden layers; an empty string for none (128,64)"
-    add("--hidden", metavar="N,N", type=_cli.hidden_widths, default=(128, 64), help=widths)
+    add("--hidden", metavar="N,N", type=running.hidden_widths, default=(128, 64), help=widths)
     names = (
         f"{', '.join(ACTIVATIONS)}; one for all hidden layers, or one for each with commas "
         "between them (relu)"
@@ -91,26 +91,26 @@ def _add_network(add: _Add) -> None:
 
 def _add_training(add: _Add) -> None:
     epochs = "passes over the data, iterations of lbfgs (20)"
-    add("--epochs", metavar="N", type=_cli.count, default=20, help=epochs)
+    add("--epochs", metavar="N", type=running.count, default=20, help=epochs)
     rows = "rows that an update learns from, or full (128; lbfgs full)"
-    add("--batch-size", metavar="N", type=_cli.batch_size, help=rows)
+    add("--batch-size", metavar="N", type=running.batch_size, help=rows)
     names = f"{', '.join(OPTIMIZERS)} (sgd)"
     add("--optimizer", metavar="NAME", choices=OPTIMIZERS, default="sgd", help=names)
     rates = [f"{name} {each.learning_rate:g}" for name, each in _rated()]
     rate = f"size of the steps ({', '.join(rates)}; lbfgs has none)"
-    add("--learning-rate", metavar="F", type=_cli.positive_float, help=rate)
+    add("--learning-rate", metavar="F", type=running.positive_float, help=rate)
     momentum = "of momentum and nesterov, below 1 (0.9)"
-    add("--momentum", metavar="F", type=_cli.below_one, help=momentum)
+    add("--momentum", metavar="F", type=running.below_one, help=momentum)
     decay = "decoupled: learning rate times this off the weights (adamw 0.01, others 0)"
-    add("--weight-decay", metavar="F", type=_cli.at_least_zero, help=decay)
+    add("--weight-decay", metavar="F", type=running.at_least_zero, help=decay)
     l2 = "add F / 2 times the sum of the squared weights to the loss (0)"
-    add("--l2", metavar="F", type=_cli.at_least_zero, default=0.0, help=l2)
+    add("--l2", metavar="F", type=running.at_least_zero, default=0.0, help=l2)
     clip = "shorten gradients that are longer than this; 0 for never (0)"
-    add("--clip-norm", metavar="F", type=_cli.at_least_zero, help=clip)
+    add("--clip-norm", metavar="F", type=running.at_least_zero, help=clip)
     names = f"of the learning rate: {', '.join(SCHEDULES)} (constant)"
     add("--schedule", metavar="NAME", choices=SCHEDULES, help=names)
     warmup = "epochs in which the learning rate rises from 0, whatever its schedule (0)"
-    add("--warmup-epochs", metavar="F", type=_cli.at_least_zero, help=warmup)
+    add("--warmup-epochs", metavar="F", type=running.at_least_zero, help=warmup)
     weight = "balanced: in training, every class counts the same, however many rows it has (none)"
     add("--class-weight", metavar="NAME", choices=("balanced",), help=weight)
 
@@ -126,9 +126,9 @@ def _add_validation(add: _Add) -> None:
     monitor = f"what is to improve: val_loss or val_accuracy ({_STOPPING.monitor})"
     add("--monitor", metavar="NAME", choices=("val_loss", "val_accuracy"), help=monitor)
     patience = f"epochs without improvement that are put up with ({_STOPPING.patience})"
-    add("--patience", metavar="N", type=_cli.whole_number(0, 2**31 - 1), help=patience)
+    add("--patience", metavar="N", type=running.whole_number(0, 2**31 - 1), help=patience)
     delta = f"what counts as an improvement ({_STOPPING.min_delta})"
-    add("--min-delta", metavar="F", type=_cli.at_least_zero, help=delta)
+    add("--min-delta", metavar="F", type=running.at_least_zero, help=delta)
 
 
 def _add_output(add: _Add) -> None:
@@ -143,7 +143,7 @@ def _add_output(add: _Add) -> None:
     checkpoint = "the last two checkpoints; from them --resume goes on to the same bits"
     add("--checkpoint", metavar="DIR", type=Path, help=checkpoint)
     every = "epochs from one checkpoint to the next (1)"
-    add("--checkpoint-every", metavar="N", type=_cli.count, help=every)
+    add("--checkpoint-every", metavar="N", type=running.count, help=every)
     resume = "go on from the last checkpoint there; the other options are those of the run before"
     add("--resume", metavar="DIR", type=Path, help=resume)
     add("--quiet", action="store_true", help="print the last line only")
@@ -168,7 +168,7 @@ def _activations(text: str) -> str | tuple[str, ...]:
 def _dropouts(text: str) -> float | tuple[float, ...]:
     """Take a share, or several with commas between them."""
     try:
-        shares = tuple(_cli.below_one(part) for part in text.split(","))
+        shares = tuple(running.below_one(part) for part in text.split(","))
     except argparse.ArgumentTypeError as error:
         if "float32" in str(error):
             raise
@@ -199,7 +199,7 @@ def _is_off(value: Any) -> bool:
     return not any(value) if isinstance(value, tuple) else value in (None, 0, "constant", "full")
 
 
-def _check_layers(parser: _cli.Parser, options: argparse.Namespace) -> None:
+def _check_layers(parser: running.Parser, options: argparse.Namespace) -> None:
     """Raise a UsageError if there are not as many activations or dropouts as layers."""
     hidden = len(options.hidden)
     for name, needed, whose in (
@@ -220,7 +220,7 @@ def _check_layers(parser: _cli.Parser, options: argparse.Namespace) -> None:
             )
 
 
-def _check_optimizer(parser: _cli.Parser, options: argparse.Namespace) -> None:
+def _check_optimizer(parser: running.Parser, options: argparse.Namespace) -> None:
     """Raise a UsageError if something is given that the optimizer has no use for."""
     chosen = f"--optimizer {options.optimizer}"
     rule = OPTIMIZERS[options.optimizer].rule
@@ -234,14 +234,14 @@ def _check_optimizer(parser: _cli.Parser, options: argparse.Namespace) -> None:
             parser.error(f"argument {_option(name)}: {chosen} {why}")
 
 
-def _check_stopping(parser: _cli.Parser, options: argparse.Namespace) -> None:
+def _check_stopping(parser: running.Parser, options: argparse.Namespace) -> None:
     """Raise a UsageError if early stopping is adjusted, but not wanted."""
     for name in _OF_STOPPING:
         if getattr(options, name) is not None and not options.early_stopping:
             parser.error(f"argument {_option(name)}: is for --early-stopping, which is not given")
 
 
-def _check_checkpoints(parser: _cli.Parser, options: argparse.Namespace) -> None:
+def _check_checkpoints(parser: running.Parser, options: argparse.Namespace) -> None:
     """Raise a UsageError if there can be no checkpoints, or nobody wants those it adjusts."""
     directories = [each for each in ("checkpoint", "resume") if getattr(options, each) is not None]
     if len(directories) > 1:
@@ -257,7 +257,7 @@ def _check_checkpoints(parser: _cli.Parser, options: argparse.Namespace) -> None
         )
 
 
-def _check_files(parser: _cli.Parser, options: argparse.Namespace) -> None:
+def _check_files(parser: running.Parser, options: argparse.Namespace) -> None:
     """Raise a UsageError if one file would be written over another."""
     given: dict[str, str] = {}
     for name in ("checkpoint", "resume", "plots", "log_json", "save"):

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from fastnn.commands import running as _cli
-from fastnn.commands import session as _session
+from fastnn.commands import running, session
 
 PROGRAM = "fastnn.warm"
 EXAMPLES = """\
@@ -26,7 +25,7 @@ building and when running."""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compile as the arguments say; return the exit code of the process."""
-    return _cli.run(PROGRAM, lambda: warm(parse(argv)))
+    return running.run(PROGRAM, lambda: warm(parse(argv)))
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -37,7 +36,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     UsageError
         If the arguments are invalid.
     """
-    parser = _cli.Parser(PROGRAM, DESCRIPTION, EXAMPLES)
+    parser = running.Parser(PROGRAM, DESCRIPTION, EXAMPLES)
     parser.usage = f"python -m {PROGRAM} [DIR]"
     parser.add_argument(
         "directory",
@@ -53,15 +52,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def warm(options: argparse.Namespace) -> None:
     """Run a command line; `fastnn.commands.running.run` turns exceptions into exit codes."""
     if options.directory is not None:
-        _cli.check_new_directory(options.directory)
+        running.check_new_directory(options.directory)
     if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
-        raise _cli.UsageError("NUMBA_DISABLE_JIT is set: there is nothing to compile")
-    _session.import_ahead(PROGRAM, "fastnn.engine")
+        raise running.UsageError("NUMBA_DISABLE_JIT is set: there is nothing to compile")
+    session.import_ahead(PROGRAM, "fastnn.engine")
     from fastnn.engine import fill_cache
 
-    with _session.engine_made(PROGRAM):
+    with session.engine_made(PROGRAM):
         fill_cache(options.directory, partial(print, flush=True))
-
-
-if __name__ == "__main__":
-    _cli.leave(main())

@@ -88,7 +88,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         raise NotImplementedError
 
     def _encoded(self, y: np.ndarray, new: bool, incremental: bool, name: str = "y") -> np.ndarray:
-        """Return targets as `fastnn.data.conversion` takes them; learn the classes if the fit is new."""
+        """Return targets as `data.conversion` takes them; learn the classes if the fit is new."""
         raise NotImplementedError
 
     def _decoded(self, targets: np.ndarray) -> np.ndarray:

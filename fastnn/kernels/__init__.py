@@ -1,4 +1,4 @@
-"""The fast engine, compiled by Numba. Begin with `step`; `_gemm` holds the arithmetic's core."""
+"""The fast engine, compiled by Numba. Begin with `regions`; `gemm` holds the matrix products."""
 
 import os
 

@@ -1,6 +1,6 @@
 """The Numba engine: it fills the job, and calls the compiled loop over chunks.
 
-`regions` holds what is compiled; `workspace` the job and the buffers. Twin of `reference.step`.
+`regions` holds what is compiled; `workspace` the job and the buffers. Twin of `reference.engine`.
 """
 
 import ctypes

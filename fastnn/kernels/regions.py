@@ -9,7 +9,7 @@
 
 A task touches only its rows in the first region and only its weights in the second, so nothing
 is locked, and nothing is added in an order that depends on the number of tasks. Twin of
-`reference.step`; `kernels.step` is the engine around it.
+`reference.engine`; `kernels.engine` is the engine around it.
 """
 
 import math

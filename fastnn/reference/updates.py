@@ -1,4 +1,4 @@
-"""Update rules: how a parameter follows its gradient. `fastnn.model.optimizers` holds the equations.
+"""Update rules: how a parameter follows its gradient, as `fastnn.model.optimizers` says.
 
 Parameters ``w``, gradients ``dw`` and state have one shape; all but ``dw`` are updated in place.
 """

@@ -1,4 +1,4 @@
-"""A trained network in a file: what a model is, as `fastnn.storage.tensor_file` writes and reads it.
+"""A trained network in a file: what a model is, as `tensor_file` writes and reads it.
 
 The tensors are ``layers.0.weights`` (I, O), ``layers.0.biases`` (O,), ``layers.1.weights`` and so
 on, float32, and ``curves.NAME`` (epochs,), float64, what an estimator's fits reported. The

@@ -6,79 +6,38 @@ rows'; what is as small as `_NEVER_MISSED` is not asked about.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from itertools import starmap
 from pathlib import Path
 
 import numpy as np
 
-from fastnn.epoch import CHUNK_ROWS
-from fastnn.model.layers import Dense
 from fastnn.system.address_space import address_space_left
 from fastnn.system.control_groups import PROC, control_groups
-from fastnn.training.plan import Plan
 
 _NEVER_MISSED = 1 << 24  # bytes
-_FLOAT, _INDEX = 4, 8
-# For each weight SciPy's L-BFGS has ten steps, ten changes of the gradient and about ten more
-# vectors, in float64: so many float32.
-_LBFGS = 60
+FLOAT_BYTES = 4
 _COMPILER = 280 << 20  # bytes of address space, from 337 MB to where all was fine
-_UPDATE = 60  # bytes: an update's learning rate on its way
 
 
-def check_engine(layers: Sequence[Dense]) -> None:
-    """Raise a MemoryError if there is no room for an engine of these layers.
-
-    The network has the weights and so has the engine, which needs them once more on their way in,
-    or transposed. Of every layer a chunk of rows has its input, its output and the gradient of
-    that.
-    """
-    rows = sum(layer.inputs + 2 * layer.outputs for layer in layers) * CHUNK_ROWS
-    needs = {"weights": 3 * _weights(layers), "rows at work": rows * _FLOAT}
-    _check("the network", needs, "narrower layers need less")
-
-
-def check_fit(layers: Sequence[Dense], rows: int, plan: Plan, *, checkpoints: bool) -> None:
-    """Raise a MemoryError if there is no room for a fit, beside the engine.
-
-    Weights are copied after every epoch, for when the loss diverges, while the copy before is
-    there; the best are kept. So is the order of the rows. What is copied at the end takes the
-    copies' place. A checkpoint is copied from the engine, as bytes, and into the file's.
-    """
-    size = _weights(layers)
-    slots = _LBFGS if plan.optimizer.rule == "lbfgs" else plan.optimizer.slots
-    kept = size if plan.early_stopping is not None and plan.early_stopping.restore_best else 0
-    updates = -(-rows // (plan.batch_size or rows))
-    needs = {
-        "weights": 2 * size + kept,
-        "gradients": size,
-        "the optimizer's state": slots * size,
-        "a checkpoint": 3 * (1 + slots) * size + 2 * kept if checkpoints else 0,
-        "the order of the rows": 2 * rows * _INDEX + updates * _UPDATE,
-    }
-    advice = "narrower layers need less"
-    _check("training", needs, advice + (", and so does the optimizer 'sgd'" if slots else ""))
-
-
-def check_copy(name: str, numbers: int, each: int = _FLOAT) -> None:
+def check_copy(name: str, numbers: int, each: int = FLOAT_BYTES) -> None:
     """Raise a MemoryError if there is no room for a copy of so many numbers of so many bytes."""
     needs = numbers * each
     if needs > _NEVER_MISSED:
-        _check(name, {"a copy": needs}, "float32 rows in C order are not copied")
+        check(name, {"a copy": needs}, "float32 rows in C order are not copied")
 
 
 def check_compiler() -> None:
     """Raise a MemoryError if there is no room to compile: LLVM would end the process."""
-    _check("compiling", {"the compiler": _COMPILER}, "the engine 'numpy' compiles nothing")
+    check("compiling", {"the compiler": _COMPILER}, "the engine 'numpy' compiles nothing")
 
 
 def empty_predictions(rows: int, outputs: int) -> np.ndarray:
     """Return room for predictions (rows, outputs) float32, or raise a MemoryError."""
-    needs = rows * outputs * _FLOAT
+    needs = rows * outputs * FLOAT_BYTES
     if needs > _NEVER_MISSED:
-        _check("prediction", {"predictions": needs}, "fewer rows at a time need less")
+        check("prediction", {"predictions": needs}, "fewer rows at a time need less")
     return np.empty((rows, outputs), np.float32)
 
 
@@ -91,11 +50,8 @@ def available() -> float:
     return max(0.0, min(_of_machine(), _of_groups(), address_space_left()))
 
 
-def _weights(layers: Sequence[Dense]) -> int:
-    return _FLOAT * sum(layer.parameters for layer in layers)
-
-
-def _check(what: str, needs: Mapping[str, int], advice: str) -> None:
+def check(what: str, needs: Mapping[str, int], advice: str) -> None:
+    """Raise a MemoryError that says what needs how many bytes, if they are not there."""
     total = sum(needs.values())
     if total <= _NEVER_MISSED or total <= (there := available()):
         return

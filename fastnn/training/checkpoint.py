@@ -1,7 +1,7 @@
 """Checkpoints: a fit that is stopped, or killed, goes on to the same bits as if it never had been.
 
 A directory has the last two of one fit, ``checkpoint-UPDATES.safetensors``, as
-`fastnn.training.checkpoint_file` writes them. Beside where the fit stood they say what it was: its data by
+`checkpoint_file` writes them. Beside where the fit stood they say what it was: its data by
 SHA-256, network, settings, and versions. A fit that differs in one of these does not go on from
 them.
 """

@@ -1,4 +1,4 @@
-"""A fit that can go on, in a file: what a snapshot is, as `fastnn.storage.tensor_file` writes and reads it.
+"""A fit that can go on, in a file: what a snapshot is, as `tensor_file` writes and reads it.
 
 The tensors are the weights as in a model file, the optimizer's state with ``state.0.`` before the
 same names, the best weights with ``best.``, ``history.NAME`` (epochs,) and ``kept.NAME``, what

@@ -1,7 +1,7 @@
 """The matrix product that everything else is made of.
 
-`multiply` walks three operands (see `_tile.Operand`) in blocks and hands register tiles to the
-micro-kernel, `_tile.tile`. Forward, backward to the input and backward to the weights are this
+`multiply` walks three operands (see `tile.Operand`) in blocks and hands register tiles to the
+micro-kernel, `tile.tile`. Forward, backward to the input and backward to the weights are this
 one function over other strides (`dense.py`).
 
 Blocks: a panel pair of `DEPTH_BLOCK` rows of the right factor takes 32 kB and stays in the first
@@ -66,7 +66,7 @@ def block_product(
     c_at, c_row, c_step, a_at, a_row, a_step, b_at, b_row, b_step,
     rows, panels, depth, resume, rate,
 ):  # fmt: skip
-    """Multiply without cutting the sums: `_tile.tile` for a result of any size."""
+    """Multiply without cutting the sums: `tile.tile` for a result of any size."""
     c, a = Operand(c_at, c_row, c_step), Operand(a_at, a_row, a_step)
     b = Operand(b_at, b_row, b_step)
     panel = 0
@@ -113,7 +113,7 @@ def listed_product(
     c_at, c_row, c_step, a_at, a_row, a_step, b_at, b_row, b_step,
     rows, panels, height, lists, list_size, resume, rate,
 ):  # fmt: skip
-    """Multiply so many rows at a time over their own list: `_tile.tile_listed` for any size.
+    """Multiply so many rows at a time over their own list: `tile.tile_listed` for any size.
 
     The lists, as `zeros` makes them, begin at the address `lists`, `list_size` int32 apart.
     """

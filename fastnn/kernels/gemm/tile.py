@@ -1,6 +1,6 @@
 """The micro-kernel: a tile of a matrix product, summed up in vector registers.
 
-Numba cannot be talked into it from plain loops, so it is emitted as LLVM vectors. `_gemm` walks
+Numba cannot be talked into it from plain loops, so it is emitted as LLVM vectors. `product` walks
 whole matrices with it.
 """
 

@@ -1,1 +1,1 @@
-"""How kernels are compiled, cached and run on threads; everything that touches Numba's internals."""
+"""How kernels are compiled, cached and run on threads: all that knows Numba's internals."""

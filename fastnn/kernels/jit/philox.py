@@ -1,7 +1,7 @@
 """Philox-4x32-10 as vector instructions, and what a dropout mask does to numbers.
 
-With `_simd` and `_tile` the only file that speaks LLVM. `fastnn.model.randomness.philox` is the function
-in NumPy; the plain twins for interpreters where the JIT is off stand at the end.
+With `simd` and `gemm.tile` the only file that emits LLVM. `fastnn.model.randomness.philox` is the
+function in NumPy; the plain versions, for interpreters without the JIT, stand at the end.
 """
 
 import numpy as np

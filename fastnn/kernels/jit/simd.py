@@ -1,6 +1,6 @@
 """What Numba cannot say in Python: fused multiply-add, masks, denormals, addresses.
 
-Only this file and `_tile`, the micro-kernel, speak LLVM. Each function is an intrinsic, that is,
+Only this file and `tile`, the micro-kernel, speak LLVM. Each function is an intrinsic, that is,
 a generator of LLVM instructions which end up inside the compiled function that calls it. Each has
 a plain twin of the same name and signature for interpreters where the JIT is off; the twins stand
 at the end.
@@ -45,6 +45,7 @@ def name_address(symbol: str, address: int) -> None:
 
 
 def constant(value: int) -> ir.Constant:
+    """Return an int64 constant."""
     return ir.Constant(INT64, value)
 
 

@@ -1,0 +1,7 @@
+"""``python -m fastnn.predict``: the command line in `fastnn.commands.predict`."""
+
+from fastnn.commands.predict import main
+from fastnn.commands.running import leave
+
+if __name__ == "__main__":
+    leave(main())

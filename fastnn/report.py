@@ -1,0 +1,7 @@
+"""``python -m fastnn.report``: the command line in `fastnn.commands.report`."""
+
+from fastnn.commands.report import main
+from fastnn.commands.running import leave
+
+if __name__ == "__main__":
+    leave(main())

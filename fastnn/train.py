@@ -1,0 +1,7 @@
+"""``python -m fastnn.train``: the command line in `fastnn.commands.train`."""
+
+from fastnn.commands.running import leave
+from fastnn.commands.train import main
+
+if __name__ == "__main__":
+    leave(main())

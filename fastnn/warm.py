@@ -1,0 +1,7 @@
+"""``python -m fastnn.warm``: the command line in `fastnn.commands.warm`."""
+
+from fastnn.commands.running import leave
+from fastnn.commands.warm import main
+
+if __name__ == "__main__":
+    leave(main())
