@@ -17,9 +17,6 @@ def is_cut_short(array: Any) -> bool:
 
     Reading the missing part would end the process with SIGBUS.
     """
-    base = getattr(array, "base", None)
-    if base is None or (type(base) is np.ndarray and base.base is None):
-        return False  # an array in memory, or a view of one: soon said, for one row's prediction
     owner, root = _owner_and_root(array)
     if not isinstance(owner, mmap.mmap):
         return False
@@ -32,8 +29,19 @@ def is_cut_short(array: Any) -> bool:
 
 
 def _owner_and_root(array: Any) -> tuple[Any, Any]:
-    """Return the object that owns an array's memory, and the array that views it directly."""
+    """Return the object that owns an array's memory, and the array that views it directly.
+
+    It is called for one row's prediction, so exact types are compared first.
+    """
     owner = root = array
-    while isinstance(owner, np.ndarray | memoryview):
-        root, owner = owner, owner.base if isinstance(owner, np.ndarray) else owner.obj
+    base = getattr(array, "base", None)
+    while base is not None:
+        root, owner = owner, base
+        kind = type(base)
+        if kind is np.ndarray or kind is np.memmap:
+            base = base.base
+        elif kind is memoryview:
+            base = base.obj
+        else:
+            base = base.base if isinstance(base, np.ndarray) else None
     return owner, root
