@@ -234,7 +234,7 @@ def test_a_directory_that_is_moved_away_is_begun_anew(made_anew: bool, tmp_path:
             folder.mkdir()
 
     def intrude() -> None:
-        with pytest.raises(CheckpointError, match="a fit that is running has its checkpoints"):
+        with pytest.raises(CheckpointError, match=f"^{folder}: a fit that is running "):
             small_fit(folder, resume=True)
 
     hooks = [AtTheEndOf(2, move), AtTheEndOf(4, intrude)]

@@ -44,7 +44,7 @@ def test_a_row_beyond_float32_stops_its_batch(engine, loss, form, rng):
     before.fit(form(x[:good]), y[:good], engine=engine, **options)
     x[BAD] = [3e38, -3e38, 3e38, 3e38]
     network = network_for(loss)
-    with pytest.raises(DivergenceError, match="^the loss is not finite in epoch 1") as caught:
+    with pytest.raises(DivergenceError, match="^the loss is not finite") as caught:
         network.fit(form(x), y, engine=engine, **options)
     assert (caught.value.epoch, caught.value.step) == (1, good // BATCH + 1)
     assert bytes_of(network) == bytes_of(before)  # those that gave the loss, to the bit

@@ -149,7 +149,7 @@ def test_rows_come_in_blocks(file, monkeypatch, pack, shape):
     ("content", "expected"),
     [
         (SMALL, "has 12 features a row, where the model takes 9"),
-        (gzip.compress(SMALL), "has 12 features a row, where the model takes 9"),
+        (gzip.compress(SMALL), "has 12 features"),
         (idx_bytes((9,), bytes(9)), "has the shape (9,), where (n, 9) is needed"),
         (idx_bytes((2, 9), bytes(17)), "truncated: the header promises 30 bytes"),
         (gzip.compress(idx_bytes((2, 9), bytes(17))), "truncated: it ends in row 1 of 2"),

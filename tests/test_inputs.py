@@ -303,16 +303,14 @@ def test_another_number_of_values_is_refused(y):
 
 @pytest.mark.parametrize("y", [["1", "2"], [1, None], [1j, 2], np.array([1, 2], object)], ids=str)
 def test_values_that_are_no_real_numbers_are_refused(y):
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match="^y must hold real numbers"):
         as_values(y, 2, 1, SQUARED)
-    assert str(caught.value) == f"y must hold real numbers, got dtype {np.asarray(y).dtype}"
 
 
 @pytest.mark.parametrize(("bad", "shown"), [(np.nan, "nan"), (-np.inf, "-inf"), (1e39, "inf")])
 def test_the_first_value_that_is_not_finite_is_named(bad, shown):
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match=f"^y must be finite .* {shown} in row 1, column 1$"):
         as_values([[1, 2], [3, bad]], 2, 2, SQUARED)
-    assert str(caught.value) == f"y must be finite in float32, found {shown} in row 1, column 1"
 
 
 @pytest.mark.parametrize(
@@ -353,9 +351,9 @@ def test_data_are_what_the_loss_takes():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"x": [[1]]}, r"validation x must have shape \(rows, 2\)"),
-        ({"y": [3]}, "validation y must hold whole numbers from 0 to 2"),
-        ({"sample_weight": [1, 2]}, r"validation sample_weight must have shape \(1,\)"),
+        ({"x": [[1]]}, "validation x must have shape"),
+        ({"y": [3]}, "validation y must hold whole numbers"),
+        ({"sample_weight": [1, 2]}, "validation sample_weight must have shape"),
     ],
 )
 def test_an_error_says_whose_array_it_is(given, message):

@@ -315,4 +315,4 @@ sys.exit(train.main(sys.argv[1:]))
     done = subprocess.run([sys.executable, "-c", program, *argv], capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
     assert_one_line(done.stderr)
-    assert "not enough memory: the network needs" in done.stderr
+    assert "not enough memory: the network" in done.stderr
