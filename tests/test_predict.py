@@ -308,7 +308,7 @@ def test_which_array_is_predicted_is_said(saved, capsysbinary):
     [
         (X[:, :3], "x.npy: has 3 features a row, where the model takes 4"),
         (X[0], "x.npy: has the shape (4,), where (n, 4) is needed"),
-        (np.where(np.arange(20)[:, None] == 11, np.nan, X), "x.npy: row 11 holds NaN, infinity or"),
+        (np.where(np.arange(20)[:, None] == 11, np.nan, X), "x.npy: row 11 holds NaN"),
         (X.astype(str), "x.npy: holds <U"),
     ],
 )
@@ -356,8 +356,8 @@ def test_models_that_are_none(content, folder, capsysbinary):
         (["missing", "../x.npy"], "missing: No such file or directory"),
         ([MODEL, "missing"], "missing: cannot be read: No such file or directory"),
         ([MODEL, ".."], "..: cannot be read: "),
-        ([MODEL, "a\nb\x1b[2J"], r"a\nb\x1b[2J: cannot be read: No such file or directory"),
-        ([MODEL, "../x.npy", "--output", "missing/out"], "missing: No such file or directory"),
+        ([MODEL, "a\nb\x1b[2J"], r"a\nb\x1b[2J: cannot be read: "),
+        ([MODEL, "../x.npy", "--output", "missing/out"], "missing: No such file"),
         ([MODEL, "../x.npy", "--output", ".."], "..: "),
     ],
 )
