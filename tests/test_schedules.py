@@ -121,10 +121,10 @@ def test_rates_know_updates_and_no_epochs(name, parts, updates):
         ({"name": "step"}, "schedule must be one of constant, invscaling, adaptive, cosine, one_"),
         ({"name": None}, "schedule must be one of .*, got None"),
         ({"warmup_epochs": -1}, "warmup_epochs must be a number of at least 0, got -1"),
-        ({"warmup_epochs": math.nan}, "warmup_epochs must be a number of at least 0, got nan"),
-        ({"warmup_epochs": math.inf}, "warmup_epochs must be a number of at least 0, got inf"),
-        ({"warmup_epochs": "1"}, "warmup_epochs must be a number of at least 0, got '1'"),
-        ({"power_t": -0.5}, "power_t must be a number of at least 0, got -0.5"),
+        ({"warmup_epochs": math.nan}, "warmup_epochs must be a number"),
+        ({"warmup_epochs": math.inf}, "warmup_epochs must be a number"),
+        ({"warmup_epochs": "1"}, "warmup_epochs must be a number"),
+        ({"power_t": -0.5}, "power_t must be a number"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

@@ -137,7 +137,7 @@ def test_what_is_not_finite_is_named(engine, value):
         (sparse.csr_array((3, 5)), r"x must have shape \(rows, 4\), got \(3, 5\)"),
         (sparse.csr_array((0, 4)), "x has no rows"),
         (sparse.csr_array(np.eye(4) * 1j), "x must hold real numbers, got dtype complex128"),
-        (sparse.coo_array(np.ones(4)), r"x must have shape \(rows, 4\), got \(4,\)"),
+        (sparse.coo_array(np.ones(4)), r"x must have shape .*, got \(4,\)"),
     ],
 )
 def test_other_shapes_and_types_are_refused(x, message):
