@@ -1,4 +1,4 @@
-"""The command line: ``python -m fastnn.train``. It parses, calls and prints; nobody imports it."""
+"""The command line: ``python -m fastnn.train``. It parses, calls and prints."""
 
 import argparse
 import os

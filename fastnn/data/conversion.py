@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastnn.data.features import Features, SelectedRows
-from fastnn.data.maps import is_cut_short
+from fastnn.data.maps import check_file
 from fastnn.data.rows import Data
 from fastnn.data.sparse import SparseRows
 from fastnn.errors import DataError
@@ -351,6 +351,5 @@ def _as_array(values: Any, name: str) -> np.ndarray:
         array = np.asarray(values)
     except ValueError as error:  # rows of different lengths
         raise DataError(f"{name} is not an array: {error}") from None
-    if array.base is not None and is_cut_short(array):
-        raise DataError(f"{name} lies in a file that was cut short")
+    check_file(array, name)
     return array

@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
-from fastnn.data.maps import is_cut_short
+from fastnn.data.maps import check_file
 from fastnn.data.sparse import SparseRows, entries_of_longest
 from fastnn.errors import DataError
 
@@ -95,8 +95,7 @@ def check_in_place(x: Features, width: int, name: str = "x") -> None:
     if not whole or (isinstance(x, SelectedRows) and x.last_row >= len(source)):
         raise DataError(f"{name} was resized while it was in use")
     for part in parts:
-        if part.base is not None and is_cut_short(part):
-            raise DataError(f"{name} lies in a file that was cut short")
+        check_file(part, name)
 
 
 def dense(x: Features) -> np.ndarray:

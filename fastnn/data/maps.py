@@ -6,10 +6,18 @@ from typing import Any
 
 import numpy as np
 
+from fastnn.errors import DataError
+
 
 def is_mapped(array: Any) -> bool:
     """Return whether an array lies in a memory map."""
     return isinstance(_owner_and_root(array)[0], mmap.mmap)
+
+
+def check_file(array: np.ndarray, name: str) -> None:
+    """Raise a DataError if an array lies in a map whose file has been cut short."""
+    if array.base is not None and is_cut_short(array):
+        raise DataError(f"{name} lies in a file that was cut short")
 
 
 def is_cut_short(array: Any) -> bool:

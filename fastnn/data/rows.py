@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastnn.data.features import Features, check_in_place
-from fastnn.data.maps import is_cut_short
+from fastnn.data.maps import check_file
 from fastnn.errors import DataError
 
 
@@ -43,8 +43,7 @@ class Data(NamedTuple):
         check_in_place(x, width)
         if len(targets) != len(x) or (rows is not None and rows != len(x)):
             raise DataError("x or y was resized while it was in use")
-        if targets.base is not None and is_cut_short(targets):
-            raise DataError("y lies in a file that was cut short")
+        check_file(targets, "y")
 
     @property
     def total_weight(self) -> float:
