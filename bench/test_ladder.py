@@ -36,7 +36,7 @@ SGEMM = {"NumPy's sgemm": {}, "NumPy's sgemm, AVX-512": {"OPENBLAS_CORETYPE": "S
 
 # Rounding. A float32 operation is exact up to a factor 1 ± U, and a sum of DEPTH products, added
 # in any order and fused or not, is off by at most γ Σ|a||b| with γ = DEPTH·U / (1 - DEPTH·U)
-# (Higham, Accuracy and Stability, section 3.1). The bound of tests/tolerances.py.
+# (Higham, Accuracy and Stability, section 3.1). The bound of tests/support/tolerances.py.
 U = 2.0**-24
 BOUND = DEPTH * U / (1 - DEPTH * U)
 

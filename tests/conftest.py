@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from commands import MNIST, small_arrays, time_limit
+from command_line import MNIST, small_arrays, time_limit
 from started import unmarked, watch_compilations, watch_processes
 from threadpoolctl import threadpool_limits
 

@@ -23,7 +23,6 @@ pytestmark = pytest.mark.skipif(not BENCH.is_dir(), reason="needs the checkout's
 
 @pytest.fixture
 def compare(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(BENCH))
     return import_module("compare")
 
 

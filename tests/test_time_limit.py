@@ -5,7 +5,7 @@ import queue
 import time
 
 import pytest
-from commands import posix, time_limit
+from command_line import posix, time_limit
 
 
 @posix

@@ -1,0 +1,505 @@
+"""`fastnn.train`: what it prints, logs, draws and trains.
+
+In this process where only the answer counts; as a process where pipes, signals or the encoding
+do. The reference engine trains, because the command line is what is tested.
+"""
+
+import errno
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import (
+    ROWS,
+    TEST_ROWS,
+    arguments,
+    assert_one_line,
+    events,
+    run,
+    small_arrays,
+    start,
+)
+from matplotlib.figure import Figure
+
+import fastnn
+from fastnn import EarlyStopping, Network, engine
+from fastnn.commands import train
+from fastnn.data import sets as datasets
+from fastnn.model.optimizers import OPTIMIZERS
+
+# What it prints
+
+
+@pytest.mark.process
+def test_output_in_a_pipe(folder: Path) -> None:
+    done = run(*arguments())
+    lines = done.stdout.splitlines()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\x1b" not in done.stdout and done.stdout.isascii()
+    assert lines[0] == "network   4-128-64-3, 9,091 parameters"
+    assert lines[1] == "data      small, 60 rows to train on, 20 to test on"
+    assert lines[2].endswith("../small.npz")
+    assert "batches   all 60 rows (128 are more than there are), 1 update an epoch" in lines
+    header = next(i for i, line in enumerate(lines) if line.startswith("epoch"))
+    rows = [line.split() for line in lines[header + 1 : header + 4]]
+    assert [row[0] for row in rows] == ["1", "2", "3"]
+    assert {len(line) for line in lines[header : header + 4]} == {len(lines[header])}
+    assert lines[-1] == f"test accuracy {rows[-1][4]}, test loss {rows[-1][3]}, after 3 epochs"
+
+
+@pytest.mark.process
+def test_rows_arrive_while_it_trains(folder: Path) -> None:
+    process = start(*arguments(epochs=1_000_000))
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("    3"):
+            break
+    process.kill()
+    process.communicate()
+    assert line.startswith("    3")
+
+
+@pytest.mark.process
+def test_quiet_leaves_the_last_line(folder: Path) -> None:
+    loud, quiet = run(*arguments()), run(*arguments("--quiet"))
+    assert quiet.stdout.splitlines() == loud.stdout.splitlines()[-1:]
+    assert quiet.stderr == ""
+
+
+def test_seed_decides_the_result(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = []
+    for seed in ("7", "7", "8"):
+        assert train.main(arguments("--quiet", "--seed", seed)) == 0
+        results.append(capsys.readouterr().out)
+    assert results[0] == results[1] != results[2]
+
+
+def test_batch_size_above_the_rows(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outputs = {}
+    for size in ("full", "60", "5000", "59"):
+        assert train.main(arguments("--batch-size", size)) == 0
+        outputs[size] = capsys.readouterr().out.splitlines()
+    assert outputs["5000"][-1] == outputs["60"][-1] == outputs["full"][-1] != outputs["59"][-1]
+    assert (
+        "batches   all 60 rows (5,000 are more than there are), 1 update an epoch"
+        in (outputs["5000"])
+    )
+    assert "batches   all 60 rows, 1 update an epoch" in outputs["full"]
+    assert "batches   59 rows, 2 updates an epoch" in outputs["59"]
+
+
+def test_no_hidden_layer(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(arguments("--hidden", "")) == 0
+    assert "network   4-3, 15 parameters" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_says_that_the_data_are_not_what_was_hoped_for(
+    quiet: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = datasets.Dataset(
+        name="digits",
+        **small_arrays(),
+        scale=1.0,
+        source="here",
+        image_shape=None,
+        n_classes=3,
+        note="no MNIST",
+    )
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: data)
+    assert train.main(arguments("--quiet") if quiet else arguments()) == 0
+    assert capsys.readouterr().err == "fastnn.train: no MNIST\n" * (1 if quiet else 2)
+
+
+def test_says_that_it_compiles_before_it_does(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(engine, "needs_compiling", lambda name: True)
+    assert train.main(arguments()) == 0
+    assert capsys.readouterr().out.startswith("compiling the kernels")
+
+
+@pytest.mark.process
+def test_ascii_output_can_name_any_file(folder: Path) -> None:
+    dataset = str(Path("../données ☃.npz"))
+    np.savez(folder / dataset, **small_arrays())
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+    done = run(*arguments(dataset=dataset), env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\u2603.npz" in done.stdout or "\\udce2\\udc98\\udc83.npz" in done.stdout
+
+
+# The log and the picture
+
+
+def test_log(folder: Path) -> None:
+    log = folder / "run.jsonl"
+    log.write_text("of a run before\n" * 100)
+    assert train.main(arguments("--batch-size", "8", "--log-json", str(log), "--quiet")) == 0
+    begin, *epochs, result = events(log)
+    assert (begin.pop("event"), begin.pop("schema")) == ("start", 1)
+    assert begin.pop("versions").keys() >= {"fastnn", "python", "numpy"}
+    assert Path(begin.pop("data_source")).name == "small.npz"
+    assert begin == {
+        "engine": "numpy",
+        "dataset": "small",
+        "layers": [4, 128, 64, 3],
+        "activations": ["relu", "relu"],
+        "dropout": [0.0, 0.0, 0.0],
+        "parameters": 9091,
+        "train_rows": ROWS,
+        "validation_rows": 0,
+        "test_rows": TEST_ROWS,
+        "batch_size": 8,
+        "epochs": 3,
+        "optimizer": "sgd",
+        "learning_rate": 0.1,
+        "momentum": None,
+        "weight_decay": 0.0,
+        "l2": 0.0,
+        "clip_norm": 0.0,
+        "schedule": "constant",
+        "warmup_epochs": 0.0,
+        "class_weight": None,
+        "validation_fraction": None,
+        "early_stopping": False,
+        "monitor": None,
+        "patience": None,
+        "min_delta": None,
+        "seed": 0,
+        "threads": None,
+        "threading_layer": None,
+    }
+    names = ["event", "epoch", "loss", "accuracy", "test_loss", "test_accuracy", "val_loss"]
+    names += ["val_accuracy", "learning_rate", "seconds", "samples_per_second"]
+    assert [list(event) for event in epochs] == [names] * 3
+    assert epochs[1]["samples_per_second"] == ROWS / epochs[1]["seconds"]
+    assert {event["learning_rate"] for event in epochs} == {0.1}
+    assert {event["val_loss"] for event in epochs} == {None}
+    assert result.pop("total_seconds") > result.pop("train_seconds") > 0
+    assert result == {
+        "event": "result",
+        "epochs_run": 3,
+        "best_epoch": None,
+        "test_loss": epochs[-1]["test_loss"],
+        "test_accuracy": epochs[-1]["test_accuracy"],
+        "compile_seconds": 0.0,
+    }
+
+
+def test_trains_what_the_network_would(folder: Path) -> None:
+    options = ["--batch-size", "8", "--hidden", "5,4", "--learning-rate", "0.03", "--seed", "3"]
+    options += ["--activation", "tanh,gelu", "--dropout", "0.1,0.2,0", "--optimizer", "momentum"]
+    options += ["--momentum", "0.8", "--weight-decay", "0.01", "--l2", "0.001", "--clip-norm", "1"]
+    options += ["--schedule", "cosine", "--warmup-epochs", "1", "--class-weight", "balanced"]
+    assert train.main(arguments(*options, "--log-json", "log")) == 0
+    data = small_arrays()
+    network = Network([4, 5, 4, 3], activation=("tanh", "gelu"), dropout=(0.1, 0.2, 0), seed=3)
+    history = network.fit(
+        data["x_train"],
+        data["y_train"],
+        epochs=3,
+        batch_size=8,
+        optimizer="momentum",
+        learning_rate=0.03,
+        momentum=0.8,
+        weight_decay=0.01,
+        l2=0.001,
+        clip_norm=1.0,
+        schedule=fastnn.Schedule("cosine", warmup_epochs=1.0),
+        class_weight="balanced",
+        engine="numpy",
+        validation_data=(data["x_test"], data["y_test"]),
+    )
+    _, *epochs, _ = events(folder / "log")
+    for name in ("loss", "accuracy", "learning_rate"):
+        assert [event[name] for event in epochs] == history[name]
+    for name in ("loss", "accuracy"):
+        assert [event[f"test_{name}"] for event in epochs] == history[f"val_{name}"]
+
+
+@pytest.mark.process
+def test_log_of_the_numba_engine(folder: Path) -> None:
+    done = run(*arguments("--engine", "numba", "--threads", "1", "--log-json", "log"))
+    assert (done.returncode, done.stderr) == (0, "")
+    begin, *_, result = events(folder / "log")
+    assert (begin["engine"], begin["threads"]) == ("numba", 1)
+    assert "numba" in begin["versions"]
+    assert begin["threading_layer"] in ("tbb", "omp", "workqueue")
+    assert f"engine    numba, 1 thread ({begin['threading_layer']}), kernels" in done.stdout
+    assert result["compile_seconds"] > 0
+
+
+def test_pictures(folder: Path, figures: list[Figure], capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(arguments("--plots", "new/pictures", "--validation-fraction", "0.2")) == 0
+    names = ["loss_accuracy.png", "confusion_matrix.png"]
+    assert sorted(os.listdir("new/pictures")) == sorted(names)
+    wrote = [f"wrote {Path('new', 'pictures', name)}" for name in names]
+    *_, first, second, _ = lines = capsys.readouterr().out.splitlines()
+    assert [first, second] == wrote
+    curves, matrix = figures
+    assert [line.get_label() for line in curves.axes[0].get_lines()] == ["training", "validation"]
+    accuracy = lines[-1].split(",")[0]
+    assert matrix.get_suptitle() == f"small, 4-128-64-3: {accuracy}"
+    right = sum(int(matrix.axes[0].texts[4 * label].get_text()) for label in range(3))
+    assert f"test accuracy {right / TEST_ROWS:.2%}" == accuracy
+
+
+@pytest.mark.process  # it takes seconds
+def test_pictures_of_images(folder: Path, figures: list[Figure]) -> None:
+    arrays = small_arrays()
+    for name in ("x_train", "x_test"):
+        arrays[name] = arrays[name].reshape(-1, 2, 2)
+    np.savez("../images.npz", **arrays)
+    assert train.main(arguments("--plots", ".", "--hidden", "5", dataset="../images.npz")) == 0
+    pictures = {"loss_accuracy", "confusion_matrix", "first_layer_weights", "most_wrong"}
+    assert {Path(name).stem for name in os.listdir(".")} == pictures
+    _, _, weights, wrong = figures
+    assert len(weights.axes) == 5 + 1  # a unit each, and the scale
+    network = Network([4, 5, 3])
+    network.fit(arrays["x_train"].reshape(-1, 4), arrays["y_train"], epochs=3, engine="numpy")
+    image = weights.axes[2].images[0].get_array()
+    assert image is not None
+    assert image.data.tolist() == network.parameters[0][0][:, 2].reshape(2, 2).tolist()
+    rows = (network.predict(arrays["x_test"].reshape(-1, 4)) != arrays["y_test"]).sum()
+    assert f"{rows} of {TEST_ROWS}" in "".join(wrong.get_supxlabel())
+
+
+def test_more_classes_than_a_matrix_can_show(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastnn.plots.images.MOST_CLASSES", 2)
+    assert train.main(arguments("--plots", ".")) == 0
+    assert os.listdir(".") == ["loss_accuracy.png"]
+
+
+def test_result_survives_a_picture_that_cannot_be_saved(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "loss_accuracy.png" / "in the way").mkdir(parents=True)
+    assert train.main(arguments("--plots", ".", "--log-json", "log")) == 1
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[-1].startswith("test accuracy")
+    assert_one_line(captured.err)
+    assert events(folder / "log")[-1]["event"] == "result"
+
+
+# The network, saved
+
+
+@pytest.mark.parametrize("quiet", [(), ("--quiet",)])
+def test_saves_the_network_that_it_judges(
+    quiet: tuple[str, ...], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arrays = small_arrays()
+    arrays["y_train"][::4] = 0  # what is learned by heart does harm elsewhere
+    np.savez("../noisy.npz", **arrays)
+    argv = (*STOPPING, *quiet, "--save", "net", "--log-json", "log")
+    assert train.main(arguments(*argv, dataset="../noisy.npz", epochs=100)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert quiet or lines[-2] == "wrote net"
+    result = events(folder / "log")[-1]
+    assert result["best_epoch"] < result["epochs_run"] == len(events(folder / "log")) - 2
+    network = fastnn.load("net")
+    assert isinstance(network, Network) and network.epochs_trained == result["epochs_run"]
+    network.use_engine("numpy")
+    judged = network.evaluate(arrays["x_test"], arrays["y_test"])
+    assert judged == (result["test_loss"], result["test_accuracy"])
+    assert sorted(os.listdir(folder)) == ["log", "net"]
+
+
+def test_saves_before_it_draws(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "loss_accuracy.png" / "in the way").mkdir(parents=True)
+    assert train.main(arguments("--plots", ".", "--save", "net")) == 1
+    assert "wrote net" in capsys.readouterr().out.splitlines()
+    fastnn.load("net")
+
+
+def test_result_survives_a_network_that_cannot_be_saved(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    Path("net").write_bytes(b"old")
+    monkeypatch.setattr(os, "write", full)
+    assert train.main(arguments("--save", "net")) == 1
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[-1].startswith("test accuracy")
+    assert captured.err == "fastnn.train: error: net: No space left on device\n"
+    assert os.listdir(folder) == ["net"] and Path("net").read_bytes() == b"old"
+
+
+# Validation and early stopping
+
+STOPPING = ("--early-stopping", "--patience", "2", "--learning-rate", "0.5", "--batch-size", "8")
+
+
+def test_validation_is_what_the_table_and_the_log_show(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--validation-fraction", "0.2", "--log-json", "log", "--class-weight", "balanced")
+    assert train.main(arguments(*options)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = "48 rows to train on, 12 to validate on (a share of 0.2), 20 to test on"
+    assert f"data      small, {rows}" in lines
+    assert "epoch    loss  accuracy   val loss   val accuracy  seconds   samples/s" in lines
+    begin, *epochs, result = events(folder / "log")
+    assert (begin["train_rows"], begin["validation_rows"], begin["test_rows"]) == (48, 12, 20)
+    data, network = small_arrays(), Network([4, 128, 64, 3])
+    history = network.fit(
+        data["x_train"],
+        data["y_train"],
+        epochs=3,
+        class_weight="balanced",
+        validation_fraction=0.2,
+        engine="numpy",
+    )
+    for name in ("loss", "val_loss", "val_accuracy"):
+        assert [event[name] for event in epochs] == history[name]
+    assert {event["test_loss"] for event in epochs} == {None}
+    tested = network.evaluate(data["x_test"], data["y_test"])
+    assert (result["test_loss"], result["test_accuracy"]) == tested
+    assert lines[-1] == f"test accuracy {tested[1]:.2%}, test loss {tested[0]:.4f}, after 3 epochs"
+
+
+@pytest.mark.parametrize("monitor", ["val_loss", "val_accuracy"])
+def test_early_stopping_ends_with_the_best_weights(
+    monitor: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, network = small_arrays(), Network([4, 128, 64, 3])
+    data["y_train"][::4] = 0  # what is learned by heart does harm elsewhere
+    np.savez("../noisy.npz", **data)
+    argv = ("--monitor", monitor, "--log-json", "log")
+    assert train.main(arguments(*STOPPING, *argv, dataset="../noisy.npz", epochs=100)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    begin, *epochs, result = events(folder / "log")
+    assert begin["validation_fraction"] == 0.1
+    history = network.fit(
+        data["x_train"],
+        data["y_train"],
+        epochs=100,
+        batch_size=8,
+        learning_rate=0.5,
+        validation_fraction=0.1,
+        early_stopping=EarlyStopping(monitor, patience=2),
+        engine="numpy",
+    )
+    assert [event[monitor] for event in epochs] == history[monitor]
+    best = history[monitor].index((min if monitor == "val_loss" else max)(history[monitor])) + 1
+    ran = len(epochs)
+    assert (result["epochs_run"], result["best_epoch"]) == (ran, best) and best < ran < 100
+    assert result["test_loss"] == network.evaluate(data["x_test"], data["y_test"])[0]
+    stopping = f"stopping  early, when {monitor} has not improved by 0.0001 for more than 2 epochs"
+    assert stopping in lines
+    assert f"ended after {ran} of 100 epochs: {monitor} has stopped improving" in lines
+    assert lines[-1].endswith(f"after {ran} epochs, with the weights of epoch {best}")
+
+
+@pytest.mark.process
+def test_early_stopping_never_looks_at_the_test_rows(folder: Path) -> None:
+    arrays = small_arrays()
+    arrays["y_test"] = arrays["y_test"][::-1]  # now the network is wrong about them
+    np.savez("../other.npz", **arrays)
+    runs = {}
+    for name in ("small", "other"):
+        argv = arguments(*STOPPING, "--log-json", name, dataset=f"../{name}.npz", epochs=100)
+        assert train.main(argv) == 0
+        runs[name] = events(folder / name)
+    small, other = ([event.get("val_loss") for event in run] for run in runs.values())
+    assert small == other
+    small, other = (run[-1] for run in runs.values())
+    assert small["best_epoch"] == other["best_epoch"]
+    assert small["test_accuracy"] > other["test_accuracy"]
+
+
+def test_early_stopping_may_have_no_reason_to_stop(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main(arguments("--early-stopping")) == 0
+    out = capsys.readouterr().out
+    assert "ended after" not in out
+    assert out.endswith("after 3 epochs\n")
+
+
+# Optimizers and schedules
+
+
+def test_lbfgs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = arguments("--optimizer", "lbfgs", "--log-json", "log", epochs=1000)
+    assert train.main(argv) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "batches   all 60 rows, 1 iteration an epoch" in lines
+    assert "training  1,000 epochs of lbfgs, seed 0" in lines
+    begin, *epochs, _ = events(folder / "log")
+    assert (begin["learning_rate"], begin["batch_size"]) == (None, ROWS)
+    data = small_arrays()
+    history = Network([4, 128, 64, 3]).fit(
+        data["x_train"], data["y_train"], epochs=1000, optimizer="lbfgs", engine="numpy"
+    )
+    assert [event["loss"] for event in epochs] == history["loss"]
+    assert {event["learning_rate"] for event in epochs} == {None}
+    assert f"ended after {len(epochs)} of 1,000 epochs: lbfgs finds no better weights" in lines
+
+
+def test_lbfgs_with_nothing_to_do(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x, y = np.zeros((8, 4), np.float32), np.arange(8) % 2  # the first weights are the best
+    np.savez("../still.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    argv = arguments("--optimizer", "lbfgs", "--log-json", "log", dataset="../still.npz")
+    assert train.main([*argv, "--plots", "plots"]) == 0
+    out = capsys.readouterr().out
+    assert "ended after 1 of 3 epochs: lbfgs " in out
+    assert "test accuracy 50.00%, test loss 0.6931, after 1 epoch\n" in out
+    assert [event["event"] for event in events(folder / "log")] == ["start", "epoch", "result"]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_trains_what_the_network_would(name: str, folder: Path) -> None:
+    assert train.main(arguments("--optimizer", name, "--log-json", "log")) == 0
+    data, size = small_arrays(), None if name == "lbfgs" else 128
+    history = Network([4, 128, 64, 3]).fit(
+        data["x_train"],
+        data["y_train"],
+        epochs=3,
+        batch_size=size,
+        optimizer=name,
+        engine="numpy",
+    )
+    assert [event["loss"] for event in events(folder / "log")[1:-1]] == history["loss"]
+
+
+def test_an_adaptive_rate_that_is_at_its_end(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = arguments("--schedule", "adaptive", "--learning-rate", "5e-7", epochs=100)
+    assert train.main(argv) == 0
+    out = capsys.readouterr().out
+    assert "of sgd, learning rate 5e-07, schedule adaptive, seed 0\n" in out
+    assert "of 100 epochs: the training loss has stopped improving\n" in out
+
+
+def test_what_is_not_the_default_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["--activation", "tanh,gelu", "--dropout", "0.1,0.2,0", "--optimizer", "adamw"]
+    argv += ["--l2", "1e-4", "--clip-norm", "2", "--warmup-epochs", "1", "--schedule", "cosine"]
+    assert train.main(arguments(*argv, "--class-weight", "balanced")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "network   4-128-64-3, 9,091 parameters, tanh-gelu, dropout 0.1-0.2-0.0"
+    assert lines[5] == (
+        "training  3 epochs of adamw, learning rate 0.001, weight decay 0.01, l2 0.0001, "
+        "clip norm 2, warmup epochs 1, schedule cosine, class weight balanced, seed 0"
+    )
+
+
+def test_a_network_that_has_not_learned_is_said_in_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arrays = small_arrays()
+    for name in ("x_train", "x_test"):
+        arrays[name] = 1000 * arrays[name] + 5000
+    np.savez(folder / "far.npz", **arrays)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert train.main(arguments("--quiet", dataset="far.npz")) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("fastnn.train: the network has not learned: its loss, ")
+    assert "feature " in line and "scale the features to mean 0 and spread 1" in line

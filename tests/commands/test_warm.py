@@ -1,0 +1,122 @@
+"""`fastnn.warm` fills the cache of compiled kernels, and says what came of it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numba
+import pytest
+from command_line import posix
+
+from fastnn.commands import warm
+from fastnn.kernels import engine as step
+from fastnn.kernels.jit import cache as _cache
+
+pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="about compiled code alone")
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return where kernels are to be kept; to compile them is to write empty files."""
+
+    def compile_kernels() -> tuple[float, bool]:
+        directory = _cache.cache_directory()
+        assert directory is not None
+        for number in range(len(step.KERNELS)):
+            (directory / f"{number}.kernel").touch(0o600)
+        return 1.25, True
+
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "private"))
+    monkeypatch.setattr(step, "compile_kernels", compile_kernels)
+    tmp_path.chmod(0o700)
+    return tmp_path / "cache"
+
+
+@posix
+@pytest.mark.parametrize("umask", [0, 0o077])
+def test_it_says_what_it_has_done(
+    umask: int, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = os.umask(umask)
+    try:
+        assert warm.main([str(root)]) == 0
+    finally:
+        os.umask(before)
+    (place,) = root.iterdir()
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first == "compiling the kernels, which takes some seconds"
+    assert second == f"{len(step.KERNELS)} kernels, 0 kB, compiled in 1.2 s: {place}"
+    assert "NUMBA_CPU_NAME and NUMBA_CPU_FEATURES" in third
+    modes = [path.stat().st_mode & 0o777 for path in (root, place, place / "0.kernel")]
+    assert modes == [0o755, 0o755, 0o644]
+
+
+@posix
+def test_without_a_directory_the_users_own_cache_is_filled(root: Path) -> None:
+    assert warm.main([]) == 0
+    (place,) = (root.parent / "private").iterdir()
+    modes = [path.stat().st_mode & 0o777 for path in (place, place / "0.kernel")]
+    assert modes == [0o700, 0o600] and not root.exists()
+
+
+def refusal(argv: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    code = warm.main(argv)
+    (line,) = capsys.readouterr().err.splitlines()
+    return code, line
+
+
+@posix
+def test_a_place_that_will_not_do_is_an_error(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root.touch()
+    code, line = refusal([str(root)], capsys)
+    assert (code, line) == (1, f"fastnn.warm: error: {root}: Not a directory")
+    root.unlink()
+    root.mkdir()
+    root.chmod(0o777)
+    code, line = refusal([str(root)], capsys)
+    assert code == 1 and line.startswith("fastnn.warm: error: compiled kernels cannot be kept in")
+    assert line.endswith("another user could put a directory in its place")
+    root.chmod(0o755)
+    monkeypatch.setattr(step, "compile_kernels", lambda: (1.0, True))  # as on a full disk
+    code, line = refusal([str(root)], capsys)
+    assert code == 1 and f"only 0 of {len(step.KERNELS)} kernels could be kept in" in line
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
+    assert refusal([], capsys)[0] == 2
+
+
+# First as root, for another user may not be able to read the libraries.
+AS_ANOTHER = """
+import os
+from fastnn.kernels import engine as step
+step.compile_kernels()
+os.setgroups([])
+os.setgid(12345)
+os.setuid(12345)
+for kernel in step.KERNELS:
+    kernel._compiled, kernel.from_cache = None, False
+print(step.compile_kernels()[1])
+"""
+
+
+@pytest.mark.process
+@posix
+def test_another_user_reads_what_root_has_compiled() -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root has root's files")
+    with TemporaryDirectory() as folder:  # tmp_path is private
+        os.chmod(folder, 0o755)
+        place = os.path.join(folder, "kernels")
+        for done in ("compiled in", "were there already"):
+            assert done in run("-m", "fastnn.warm", place).stdout
+        other = run("-W", "error", "-c", AS_ANOTHER, NUMBA_CACHE_DIR=place)
+        assert other.stdout.split() == ["False"], other.stderr
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *arguments]
+    environment = os.environ | environment
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)

@@ -1,0 +1,500 @@
+"""The cache of compiled kernels: private, whole, and never in the way."""
+
+import errno
+import os
+import pickle
+import py_compile
+import stat
+import subprocess
+import sys
+import time
+from importlib import invalidate_caches
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import SimpleNamespace
+from warnings import catch_warnings, simplefilter
+
+import numba
+import numpy as np
+import pytest
+from command_line import run as train
+from command_line import small_arrays
+from source_tree import SOURCES, own_imports
+
+from fastnn import kernels
+from fastnn.commands.session import use_engine
+from fastnn.kernels.jit import cache as _cache
+from fastnn.kernels.jit.compiling import Region
+
+pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="about compiled code alone")
+
+
+def small_region(task, job):
+    task + job
+
+
+posix = pytest.mark.skipif(os.name != "posix", reason="about POSIX permissions")
+CUTS = 8
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(_cache, "_told", set())
+    tmp_path.chmod(0o700)
+    return tmp_path / "cache"
+
+
+def compiled():
+    region = Region(small_region)
+    region.compile()
+    assert region.address and region.ready
+    return region
+
+
+def once(compile):
+    """Fail where a region is compiled for the second time."""
+    seen = []
+
+    def compile_once(region, cached):
+        assert region not in seen
+        seen.append(region)
+        return compile(region, cached)
+
+    return compile_once
+
+
+def kernel_file():
+    (path,) = _cache.cache_directory().glob("*.kernel")
+    return path
+
+
+# ---- its place ------------------------------------------------------------------------------
+
+
+def new_hash():
+    return _cache.source_hash.__wrapped__()
+
+
+def test_its_name_follows_every_kernel_source_and_the_processor(root, monkeypatch):
+    before = new_hash()
+    for name in ("fastnn.kernels.regions", "fastnn.kernels.jit.simd", "fastnn.epoch"):
+
+        def changed(loader, module, real=SourceFileLoader.get_source, name=name):
+            return real(loader, module) + ("#" if module == name else "")
+
+        monkeypatch.setattr(SourceFileLoader, "get_source", changed)
+        assert new_hash() != before
+        monkeypatch.undo()
+    for name, value in (("CPU", "another"), ("FEATURES", frozenset())):
+        monkeypatch.setattr(_cache, name, value)
+        assert new_hash() != before
+        monkeypatch.undo()
+    assert new_hash() == before
+
+
+@pytest.fixture
+def deep(tmp_path, monkeypatch):
+    """Return the place of a module in a folder of a folder of the kernels."""
+    folder = tmp_path / "kernels" / "inner" / "inner"
+    folder.mkdir(parents=True)
+    for package in (folder, folder.parent):
+        (package / "__init__.py").touch()
+    monkeypatch.setattr(kernels, "__path__", [*kernels.__path__, str(tmp_path / "kernels")])
+    invalidate_caches()
+    yield folder / "deep.py"
+    for name in [name for name in sys.modules if name.startswith("fastnn.kernels.inner")]:
+        del sys.modules[name]
+    for name in [name for name in vars(kernels) if name == "inner"]:
+        delattr(kernels, name)
+
+
+def test_its_name_follows_modules_in_folders_of_folders(deep):
+    seen = {new_hash()}
+    for source in ("x = 1", "x = 2"):
+        deep.write_text(source)
+        invalidate_caches()
+        seen.add(new_hash())
+    assert len(seen) == 3
+
+
+def test_its_name_follows_bytecode_where_there_is_no_source(deep, tmp_path):
+    """What it does, and not where it was compiled."""
+    hashes = []
+    function = "def f(x):\n    return x in {'a', 'b'} and (lambda: 0.0 * x)"
+    for number, source in enumerate([function, "\n\n" + function, function.replace("0.0", "-0.0")]):
+        (tmp_path / f"{number}.py").write_text(source)
+        py_compile.compile(str(tmp_path / f"{number}.py"), str(deep.with_suffix(".pyc")))
+        invalidate_caches()
+        hashes.append(new_hash())
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_bytecode_is_described_alike_whatever_the_order_of_sets():
+    code = compile("x in {'a', 'b', 'c', 8, 16}", "", "eval")
+    (members,) = (constant for constant in code.co_consts if isinstance(constant, frozenset))
+
+    class Reversed(frozenset):
+        def __iter__(self):
+            return reversed(list(super().__iter__()))
+
+    consts = tuple(Reversed(each) if each is members else each for each in code.co_consts)
+    assert list(consts[code.co_consts.index(members)]) != list(members)
+    assert _cache.code_text(code.replace(co_consts=consts)) == _cache.code_text(code)
+
+
+# Of fastnn's modules that kernels import, those whose constants no compiled code can contain.
+OF_PYTHON_ALONE = {"data.conversion", "data.features", "data.rows", "data.sparse"}
+OF_PYTHON_ALONE |= {"errors", "model.optimizers", "model.settings"}
+OF_PYTHON_ALONE |= {f"system.{name}" for name in ("address_space", "control_groups", "files")}
+OF_PYTHON_ALONE |= {"system.forks", "system.memory"}
+
+
+def test_its_name_follows_every_module_that_kernels_import():
+    """A module that is new here belongs into one of the two lists."""
+    listed = {module.__name__.removeprefix("fastnn.") for module in _cache.OTHER_MODULES}
+    kernels = {name for name in SOURCES if name.partition(".")[0] == "kernels"}
+    imported = set().union(*map(own_imports, kernels | listed)) - kernels
+    assert imported - listed == OF_PYTHON_ALONE
+
+
+@posix
+@pytest.mark.parametrize("umask", [0, 0o077, 0o777])
+def test_it_is_private_whatever_the_umask(root, umask):
+    before = os.umask(umask)
+    try:
+        compiled()
+    finally:
+        os.umask(before)
+    directory = _cache.cache_directory()
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (root, directory, kernel_file())]
+    assert modes == [0o700, 0o700, 0o600]
+    assert compiled().from_cache
+
+
+def own_made(path, mode):
+    path.mkdir(parents=True)
+    path.chmod(mode)
+
+
+def file_in_the_way(root):
+    root.write_text("in the way")
+
+
+def open_to_others(root):
+    own_made(_cache.cache_directory(), 0o777)
+
+
+def replaceable(root):
+    own_made(root, 0o777)
+
+
+def anothers(root):
+    own_made(_cache.cache_directory(), 0o700)
+    os.chown(_cache.cache_directory(), 12345, 12345)
+
+
+def below_anothers(root):
+    own_made(root, 0o700)
+    os.chown(root, 12345, 12345)
+
+
+def a_link(root):
+    own_made(root.parent / "elsewhere", 0o700)
+    own_made(root, 0o700)
+    _cache.cache_directory().symlink_to(root.parent / "elsewhere")
+
+
+FAULTS = {
+    file_in_the_way: "cannot be made",
+    open_to_others: "other users can write to it",
+    replaceable: "could put a directory in its place",
+    anothers: "belongs to another user",
+    below_anothers: "a directory in its place",
+    a_link: "not a directory",
+}
+
+
+@posix
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_a_directory_that_is_not_the_users_own_is_not_used_and_that_is_said_once(root, fault):
+    if "anothers" in fault.__name__ and os.getuid() != 0:
+        pytest.skip("only root can give a directory away")
+    fault(root)
+    with pytest.warns(RuntimeWarning, match=FAULTS[fault]) as caught:
+        first, second = compiled(), compiled()
+    assert len(caught) == 1 and "\n" not in str(caught[0].message)
+    assert not first.from_cache and not second.from_cache and not _cache.is_cached()
+    assert not list(root.parent.rglob("*.kernel"))
+
+
+class Bomb:
+    """What runs code when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@posix
+def test_what_others_could_have_put_there_is_not_read(root, tmp_path):
+    compiled()
+    path, trace = kernel_file(), tmp_path / "trace"
+    bomb = pickle.dumps(Bomb(trace))
+    path.write_bytes(_cache.hashlib.sha256(bomb).digest() + bomb)
+    _cache.cache_directory().chmod(0o770)
+    with pytest.warns(RuntimeWarning, match="can write to it"):
+        assert not compiled().from_cache
+    _cache.cache_directory().chmod(0o755)
+    path.chmod(0o606)
+    with pytest.warns(RuntimeWarning, match="other users can write to kernels in"):
+        assert not compiled().from_cache
+    assert not trace.exists() and compiled().from_cache
+
+
+@posix
+def test_others_may_read_it(root):
+    compiled()
+    _cache.share(_cache.cache_directory())
+    modes = [path.stat().st_mode & 0o777 for path in (_cache.cache_directory(), kernel_file())]
+    assert modes == [0o755, 0o644]
+    kernel_file().unlink()
+    compiled()
+    assert kernel_file().stat().st_mode & 0o777 == 0o644  # as readable as the directory
+    assert compiled().from_cache
+
+
+@posix
+def test_roots_directory_is_used_where_only_root_can_change_it(root, monkeypatch):
+    if os.getuid() != 0:
+        pytest.skip("only root has root's files")
+    place = root / "deep" / "deeper"
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(place))
+    compiled()
+    for directory in (root, root / "deep", place):
+        directory.chmod(0o755)
+    _cache.share(_cache.cache_directory())
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    assert _cache.is_cached() and compiled().from_cache
+
+    def refused(why):
+        monkeypatch.setattr(_cache, "_told", set())
+        with pytest.warns(RuntimeWarning, match=why):
+            return not compiled().from_cache
+
+    for directory, mode in ((root / "deep", 0o775), (root, 0o757), (place, 0o777)):
+        directory.chmod(mode)
+        assert refused("another user could put a directory")
+        directory.chmod(0o1777 if directory == root else 0o755)  # sticky: nobody can replace
+        assert compiled().from_cache
+    os.chown(root / "deep", 54321, -1)
+    assert refused("a directory in its place")
+    os.chown(root / "deep", 0, -1)
+    os.chown(kernel_file(), 54321, -1)
+    monkeypatch.setattr(_cache, "write_whole", lambda *_: None)  # as another user, it would fail
+    assert refused("can write to kernels")
+
+
+def test_a_user_without_a_home_directory_is_told(root, monkeypatch, tmp_path):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    monkeypatch.setattr(_cache, "user_cache_directory", lambda: None)
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(RuntimeWarning, match="this user has no home directory") as caught:
+        assert not compiled().from_cache and not compiled().from_cache
+    assert not any(tmp_path.iterdir()) and len(caught) == 1
+
+
+def test_old_versions_are_removed_when_a_new_one_comes(root):
+    old = time.time() - (_cache.KEPT_DAYS + 1) * 86_400
+    names = ["kernels-" + 16 * "a", "kernels-" + 16 * "b", "kernels-mine", "index"]
+    for name in names:
+        own_made(root / name, 0o700)
+        (root / name / "file").touch()
+    for name in (names[0], *names[2:]):
+        os.utime(root / name, (old, old))
+    compiled()
+    left = {path.name for path in root.iterdir()} - {_cache.cache_directory().name}
+    assert left == set(names[1:])
+
+
+def test_to_be_read_is_to_be_used(root):
+    compiled()
+    os.utime(_cache.cache_directory(), (0, 0))
+    compiled()
+    assert _cache.cache_directory().stat().st_mtime > time.time() - 3600
+
+
+# ---- its files ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cut", [*range(CUTS), "noise", "one bit", "zeros at the end"])
+def test_a_damaged_file_is_compiled_anew_and_replaced(root, cut):
+    compiled()
+    path = kernel_file()
+    content = whole = path.read_bytes()
+    size = len(content)
+    if cut == "noise":
+        content = np.random.default_rng(0).bytes(size)
+    elif cut == "one bit":
+        content = content[: size // 2] + bytes([content[size // 2] ^ 1]) + content[size // 2 + 1 :]
+    elif cut == "zeros at the end":
+        content = content[: size // 2] + bytes(size - size // 2)
+    else:
+        content = content[: size * cut // CUTS]
+    path.write_bytes(content)
+    with pytest.warns(RuntimeWarning, match="are damaged, and are compiled anew"):
+        assert not compiled().from_cache
+    assert len(path.read_bytes()) >= len(whole) // 2
+    assert compiled().from_cache
+
+
+def test_what_is_filled_and_cannot_be_written_is_read(root, monkeypatch, recwarn):
+    compiled()
+
+    def read_only(path, *_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    for owner, name in ((_cache, "write_whole"), (os, "utime"), (Path, "mkdir"), (Path, "chmod")):
+        monkeypatch.setattr(owner, name, read_only)
+    assert _cache.is_cached() and compiled().from_cache
+    assert not recwarn
+
+
+def test_a_file_that_cannot_be_written_is_done_without(root, monkeypatch):
+    def full(path, pieces):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(_cache, "write_whole", full)
+    monkeypatch.setattr(Region, "_compile", once(Region._compile))
+    with pytest.warns(RuntimeWarning, match="cannot be kept .* No space left on device") as caught:
+        assert not compiled().from_cache
+        assert not compiled().from_cache
+    assert len(caught) == 1
+
+
+# ---- whole processes ------------------------------------------------------------------------
+
+PROGRAM = """
+import hashlib
+import numpy as np
+from fastnn import Network
+rng = np.random.default_rng(0)
+net = Network([20, 30, 3])
+net.fit(rng.standard_normal((600, 20)), rng.integers(0, 3, 600), epochs=2)
+bits = b"".join(w.tobytes() + b.tobytes() for w, b in net.parameters)
+print(net.use_engine("numba").compiled, hashlib.sha256(bits).hexdigest())
+"""
+
+
+def start(cache, **environment):
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(cache)} | environment
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def result(process, told=""):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert (told in err) if told else not err
+    return out.split()
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return result(start(numba.config.CACHE_DIR))[1]
+
+
+def check_cold_start(root, processes, expected):
+    started = [start(root) for _ in range(processes)]
+    assert {result(process)[1] for process in started} == {expected}
+    assert result(start(root)) == ["False", expected]
+    assert all(path.suffix == ".kernel" for path in root.glob("kernels-*/*"))
+
+
+@pytest.mark.long
+def test_another_processor_has_a_directory_of_its_own(tmp_path, expected):
+    cache = tmp_path / "cache"
+    old = {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": "+sse2"}
+    native, plain = ["True", "False"], []
+    for want in native:
+        assert result(start(cache)) == [want, expected]
+        plain.append(result(start(cache, **old)))
+    assert [compiled for compiled, _ in plain] == native and plain[0][1] == plain[1][1]
+    assert len(list(cache.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    "round",
+    [
+        pytest.param(number, marks=pytest.mark.long if number else pytest.mark.process)
+        for number in range(20)
+    ],
+)
+def test_several_cold_processes_at_once(tmp_path, expected, round):
+    check_cold_start(tmp_path / "cache", 8 if round else 3, expected)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("round", range(20))
+def test_processes_whose_files_are_cut(tmp_path, expected, round):
+    rng, cache = np.random.default_rng(round), tmp_path / "cache"
+    assert result(start(cache))[1] == expected
+    for path in cache.glob("kernels-*/*"):
+        content = path.read_bytes()
+        path.write_bytes(content[: rng.integers(len(content))])
+    assert result(start(cache), told="are damaged")[1] == expected
+    assert result(start(cache)) == ["False", expected]
+
+
+WATCHED = f"""
+import os, sys
+touched = set()
+def watch(event, arguments):
+    opens = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    if opens or event in ("os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.chmod", "os.utime"):
+        touched.add(os.path.realpath(arguments[0]))
+sys.addaudithook(watch)
+{PROGRAM}
+import fastnn
+root = os.path.dirname(os.path.dirname(os.path.realpath(fastnn.__file__)))
+print(len(touched), *(path for path in touched if path.startswith(root)))
+"""
+
+
+@pytest.mark.process
+def test_an_installation_may_be_read_only(tmp_path):
+    """Nothing is written beside the code, though kernels are compiled."""
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    count, *beside = done.stdout.splitlines()[-1].split()
+    assert int(count) > 0 and not beside
+
+
+def test_the_command_line_says_it_in_a_line(monkeypatch, capsys):
+    def compile_for_nothing(name, threads):
+        monkeypatch.setattr(_cache, "_told", set())
+        _cache.tell("it will be slow")
+
+    network = SimpleNamespace(use_engine=compile_for_nothing)
+    with catch_warnings():
+        simplefilter("default")
+        use_engine("fastnn.train", network, "numpy", None, print)
+    assert capsys.readouterr().err == "fastnn.train: it will be slow\n"
+
+
+@pytest.mark.long
+@posix
+def test_a_command_without_a_cache_does_its_work(tmp_path, monkeypatch):
+    np.savez(tmp_path / "small.npz", **small_arrays())
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "/dev/null")
+    done = train("--dataset", str(tmp_path / "small.npz"), "--epochs", "1", "--batch-size", "20")
+    assert done.returncode == 0
+    (line,) = [line for line in done.stderr.splitlines() if "compiled kernels" in line]
+    assert line.startswith("fastnn.train: compiled kernels cannot be kept in /dev/null/kernels-")

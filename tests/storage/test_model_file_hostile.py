@@ -1,0 +1,340 @@
+"""Model files that are damaged, or made to do harm: a ModelFileError, in little memory.
+
+`forged` changes a file and makes it consistent again, its SHA-256 too: what is then refused is so
+for what it says.
+"""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from forged_files import (
+    Change,
+    assert_refused_in_little_memory,
+    changed,
+    forged,
+    joined,
+    parts,
+    says,
+    to,
+    without,
+)
+
+from fastnn import ModelFileError, Network, __version__, load
+from fastnn.storage.model_file import Model, _read
+from fastnn.storage.tensor_file import HEADER_LIMIT
+
+DEEP = 100_000
+
+
+def contents_of(network: Network, path: Path) -> bytes:
+    network.save(path)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "net.safetensors"
+
+
+@pytest.fixture
+def small(path: Path) -> bytes:
+    """Return a file of about 1 kB."""
+    return contents_of(Network([3, 4, 2], activation="tanh", dropout=0.5, seed=1), path)
+
+
+def outcome(contents: bytes) -> Model | None:
+    try:
+        return _read(io.BytesIO(contents))
+    except ModelFileError as error:
+        assert str(error) and "\n" not in str(error) and len(str(error)) < 400
+        return None
+
+
+def assert_same(one: Model, other: Model) -> None:
+    for name in ("layers", "loss", "input_scale", "seed", "epochs", "samples", "estimator"):
+        assert getattr(one, name) == getattr(other, name)
+    for pair, other_pair in zip(one.parameters, other.parameters, strict=True):
+        for array, other_array in zip(pair, other_pair, strict=True):
+            np.testing.assert_array_equal(array, other_array, strict=True)
+
+
+# ---- damage ---------------------------------------------------------------------------------
+
+
+def test_the_forge_is_good(small: bytes) -> None:
+    one, other = outcome(small), outcome(forged(small, lambda description, tensors: None))
+    assert one is not None and other is not None
+    assert_same(one, other)
+
+
+def test_no_prefix_is_a_model(small: bytes) -> None:
+    assert 600 < len(small) < 1500
+    for length in range(len(small)):
+        assert outcome(small[:length]) is None
+    assert outcome(small + b"\0") is None
+
+
+@pytest.mark.process  # it takes seconds
+def test_no_changed_byte_makes_another_model(path: Path) -> None:
+    contents = contents_of(Network([2, 1]), path)
+    original = outcome(contents)
+    assert original is not None
+    loaded = refused = 0
+    for damaged in changed(contents):
+        model = outcome(damaged)
+        if model is None:
+            refused += 1
+        else:
+            loaded += 1
+            assert_same(model, original)
+    assert refused > 50_000 and loaded < 100  # a space of the padding, for another
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [b"", b"\0" * 8, b"\0" * 100, b"\xff" * 100, b"PK\x03\x04" + b"\0" * 100, b"\x80\x05\x95" * 30],
+    ids=["empty", "8 zeros", "zeros", "ones", "zip", "pickle"],
+)
+def test_other_files(contents: bytes, path: Path) -> None:
+    path.write_bytes(contents)
+    with pytest.raises(ModelFileError) as raised:
+        load(path)
+    assert str(raised.value) == f"{path}: is not a model file, or is cut short"
+
+
+def test_a_large_file_is_not_read_to_be_refused(small: bytes, path: Path) -> None:
+    with path.open("r+b") as file:
+        file.truncate(2 << 30)  # sparse: it takes no room
+    assert_refused_in_little_memory(path, "is damaged: it has 2147483")
+
+
+# ---- harm -----------------------------------------------------------------------------------
+
+
+def renamed(old: str, new: str) -> Change:
+    return lambda description, tensors: tensors.update({new: tensors.pop(old)})
+
+
+def one_more(description: dict[str, Any], tensors: dict[str, Any]) -> bytes:
+    end = max(entry["data_offsets"][1] for entry in tensors.values())
+    tensors["extra"] = {"dtype": "F32", "shape": [1], "data_offsets": [end, end + 4]}
+    return bytes(4)
+
+
+def apart(description: dict[str, Any], tensors: dict[str, Any]) -> bytes:
+    """Move the last tensor by 4 bytes."""
+    last = tensors["layers.1.weights"]
+    last["data_offsets"] = [offset + 4 for offset in last["data_offsets"]]
+    return bytes(4)
+
+
+def on_top(description: dict[str, Any], tensors: dict[str, Any]) -> None:
+    """Lay the last tensor over others of its size."""
+    tensors["layers.1.weights"]["data_offsets"] = [0, 32]
+
+
+def enormous(description: dict[str, Any], tensors: dict[str, Any]) -> None:
+    size = 4 * 2**62
+    description["sizes"] = [2**31, 2**31]
+    description["activations"], description["dropouts"] = [], [0.0]
+    tensors.clear()
+    tensors["layers.0.weights"] = {
+        "dtype": "F32", "shape": [2**31, 2**31], "data_offsets": [0, size]
+    }  # fmt: skip
+    tensors["layers.0.biases"] = {
+        "dtype": "F32", "shape": [2**31], "data_offsets": [size, size + 2**33]
+    }  # fmt: skip
+
+
+HUGE = 10**4000
+W0, B0, W1 = "layers.0.weights", "layers.0.biases", "layers.1.weights"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        # Tensors
+        (to(W0, dtype="F64"), "layers.0.weights: dtype is 'F64', where F32 is needed"),
+        (to(W0, dtype="I32"), "layers.0.weights: dtype is 'I32'"),
+        (to(W0, dtype=32), "layers.0.weights: dtype is 32, where a text is needed"),
+        (to(W0, shape=[4, 3]), r"layers.0.weights: shape is \[4, 3\], where \[3, 4\] is needed"),
+        (to(W0, shape=[12]), r"layers.0.weights: shape is \[12\]"),
+        (to(W0, shape=[3, 4, 1]), r"layers.0.weights: shape is \[3, 4, 1\]"),
+        (to(W0, shape=[2**31, 2**31]), r"layers.0.weights: shape is \[2147483648, 2147483648\]"),
+        (to(W0, shape=[3.0, 4]), "layers.0.weights: shape has 3.0, where a whole number"),
+        (to(B0, shape=[True]), "layers.0.biases: shape has True"),
+        (to(B0, shape=4), "layers.0.biases: shape is 4, where a list"),
+        (to(B0, data_offsets=[0, 16, 32]), "layers.0.biases: data_offsets are"),
+        (to(B0, data_offsets=[0, 20]), "layers.0.biases: data_offsets are"),
+        (to(B0, data_offsets=[16, 0]), "layers.0.biases: data_offsets are"),
+        (to(B0, data_offsets=[-16, 0]), "layers.0.biases begins at byte -16, where 0 is next"),
+        (to(B0, data_offsets=[2**64, 2**64 + 16]), "layers.0.weights begins at byte 16,"),
+        (to(B0, data_offsets=[HUGE, HUGE + 16]), "layers.0.weights begins at byte 16,"),
+        (to(B0, data_offsets=["0", "16"]), "layers.0.biases: data_offsets has '0'"),
+        (to(B0, data_offsets=None), "layers.0.biases: data_offsets is None"),
+        (to(B0, more=1), "layers.0.biases: its entry has 'more', which does not belong there"),
+        (lambda _, tensors: tensors[B0].pop("shape") and None, "layers.0.biases: its entry has no"),
+        (lambda _, tensors: tensors.update({B0: []}), r"layers.0.biases is \[\], where an object"),
+        (without(W1), "layers.1.weights is missing"),
+        (renamed(W1, "layers.01.weights"), "layers.1.weights is missing"),
+        (renamed(W1, "../weights"), "layers.1.weights is missing"),
+        (one_more, "the header has 'extra'"),
+        (apart, "layers.1.weights begins at byte 76, where 72"),
+        (on_top, "layers.1.weights begins at byte 0, "),
+        (lambda _, tensors: b"more", "is damaged: it has 108 bytes for tensors that take 104"),
+        # The description
+        (enormous, "is damaged: .* take 1844674408"),
+        (says(format=2), "is of format 2, which a later version of fastnn wrote; this one reads"),
+        (says(format=2, sizes=None), "is of format 2, "),
+        (says(format=0), "is of format 0, which no version"),
+        (says(format=True), "format is True"),
+        (says(format="1"), "format is '1'"),
+        (says(more=1), "the description has 'more'"),
+        (without("seed"), "the description has no seed"),
+        (without("format"), "format is missing"),
+        (says(sizes=[3, 4]), "the header has 'layers.1.biases'"),
+        (says(sizes=[3, 4, 2, 2]), "layers.2.weights is missing"),
+        (says(sizes=[3, -4, 2]), r"layers.0.weights: shape is \[3, 4\], where \[3, -4\]"),
+        (says(sizes=[3, 4.0, 2]), "sizes has 4.0"),
+        (says(sizes=[3, 4, True]), "sizes has True"),
+        (says(sizes=[3, HUGE, 2]), r"layers.0.weights: shape is \[3, 4\], where \[3, 1000"),
+        (says(sizes=[]), "the header has 'layers.0."),
+        (says(sizes="342"), "sizes is '342'"),
+        (says(sizes={"3": 4}), "sizes is {'3': 4}"),
+        (says(activations=["swish"]), "activation must be one of identity"),
+        (says(activations=["os.system"]), "activation must be one of"),
+        (says(activations=[["relu"]]), r"activations has \['relu'\]"),
+        (says(activations="relu"), "activations is 'relu'"),
+        (says(activations=["relu", "relu"]), "activation must be one, or 1"),
+        (says(dropouts=[0.5]), "dropout must be one, or 2"),
+        (says(dropouts=[0.0, 1.0]), "dropout must be a number from 0 to below 1"),
+        (says(dropouts=[0.0, 0]), "dropouts has 0, where a number"),
+        (says(loss="mse"), "loss must be one of cross_entropy"),
+        (says(loss=["logistic"]), r"loss is \['logistic'\]"),
+        (says(input_scale=0.0), "input_scale must be a positive number"),
+        (says(input_scale=-1.0), "input_scale must be"),
+        (says(input_scale=1e300), "input_scale must be"),
+        (says(input_scale=1), "input_scale is 1, where a number with a point"),
+        (says(seed=-1), "seed is -1, where 0 to 18446744073709551615 is needed"),
+        (says(seed=2**64), "seed is 18446744073709551616, where"),
+        (says(seed=HUGE), "seed is 1000"),
+        (says(seed=1.0), "seed is 1.0, "),
+        (says(epochs=2**53), "epochs is 9007199254740992, where 0 to 9007199254740991 is needed"),
+        (says(samples=2**63), "samples is 9223372036854775808, where"),
+        (says(samples=-1), "samples is -1, where"),
+        (says(samples=None), "samples is None"),
+        (says(fastnn=1), "fastnn is 1, "),
+        (says(estimator=[]), r"estimator is \[\]"),
+    ],
+)  # fmt: skip
+def test_what_a_file_says_is_checked(
+    change: Change, message: str, small: bytes, path: Path
+) -> None:
+    path.write_bytes(forged(small, change))
+    assert_refused_in_little_memory(path, f"({message})")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite(value: float, small: bytes, path: Path) -> None:
+    header, data = parts(small)
+    start = header["layers.1.biases"]["data_offsets"][0]
+    data = data[:start] + np.array([value], "<f4").tobytes() + data[start + 4 :]
+    path.write_bytes(forged(joined(header, data), lambda description, tensors: None))
+    assert_refused_in_little_memory(path, "layers.1.biases holds NaN or infinity")
+
+
+def described(text: str, small: bytes) -> bytes:
+    """Return a file whose description is this text."""
+    header, data = parts(small)
+    return joined(header | {"__metadata__": {"fastnn": text}}, data)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "null", "[]", '"{}"', "{", '{"format":1,}', '{"format":1}{}', "{'format':1}",
+        '{"format":1,"format":1}', '{"format":NaN}', '{"format":Infinity}', '{"format":1e999}',
+        '{"format":-1e999}', '{"format":' + "9" * 5000 + "}", "[" * DEEP, '{"a":' * DEEP,
+        '{"estimator":' + "[" * DEEP + "]" * DEEP + "}", "\ufeff{}",
+    ],
+    ids=lambda text: text[:24],
+)  # fmt: skip
+@pytest.mark.parametrize("place", ["description", "header"])
+def test_text_that_is_not_the_json_it_should_be(
+    text: str, place: str, small: bytes, path: Path
+) -> None:
+    as_header = joined(text.encode(), parts(small)[1])
+    path.write_bytes(described(text, small) if place == "description" else as_header)
+    wrong = "is (missing|nested too deeply|not a )"
+    if not text:
+        wrong += "|is not a model file"
+    assert_refused_in_little_memory(path, f".*({wrong}|the {place} is not )")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [{}, {"fastnn": 1}, {"fastnn": None}, {"pickle": "x"}, [], "fastnn", None],
+    ids=repr,
+)
+def test_other_metadata(metadata: Any, small: bytes, path: Path) -> None:
+    header, data = parts(small)
+    path.write_bytes(joined(header | {"__metadata__": metadata}, data))
+    assert_refused_in_little_memory(path, "((fastnn|__metadata__) is |is not a model file$)")
+    header["__metadata__"]["format"] = "pt"
+    path.write_bytes(joined(header, data))
+    assert_refused_in_little_memory(path, "the metadata has 'format'")
+
+
+@pytest.mark.parametrize("byte", [b"\xff", b"\xc3", b"\xed\xa0\x80"])
+def test_a_header_that_is_not_utf_8(byte: bytes, small: bytes, path: Path) -> None:
+    header, data = parts(small)
+    text = json.dumps(header).encode().replace(b"tanh", byte)
+    path.write_bytes(joined(text, data))
+    assert_refused_in_little_memory(path, "the header is not the JSON .*utf-8")
+
+
+def test_a_surrogate_that_utf_8_cannot_have(small: bytes, path: Path) -> None:
+    header, data = parts(small)
+    text = header["__metadata__"]["fastnn"].replace(__version__, "\ud800")
+    path.write_bytes(joined(header | {"__metadata__": {"fastnn": text}}, data))
+    assert_refused_in_little_memory(path, "is not as safetensors has it: ")
+
+
+@pytest.mark.process  # it takes seconds
+def test_a_header_of_very_many_small_values(path: Path) -> None:
+    """What takes Python the most memory for its bytes."""
+    count = (HEADER_LIMIT - 2) // len('"00000":[0],')
+    text = "{" + ",".join(f'"{i:05x}":[0]' for i in range(count)) + "}"
+    path.write_bytes(joined(text.encode(), b""))
+    assert_refused_in_little_memory(path, "__metadata__ is missing")
+
+
+@pytest.mark.parametrize("count", [50_000, 1_000_000])
+@pytest.mark.process  # it takes seconds
+def test_a_header_of_very_many_tensors(count: int, small: bytes, path: Path) -> None:
+    tensors = ",".join(f'"layers.{i}.biases":{{}}' for i in range(count))
+    metadata = json.dumps(parts(small)[0]["__metadata__"])
+    path.write_bytes(joined(f'{{"__metadata__":{metadata},{tensors}}}'.encode(), b""))
+    too_long = count > 50_000
+    expected = "is not a model file" if too_long else "layers.0.weights is missing"
+    assert_refused_in_little_memory(path, expected)
+
+
+@pytest.mark.process  # it takes seconds
+def test_very_many_layers(small: bytes, path: Path) -> None:
+    """As many sizes as a header can have; the tensors are not there."""
+    change = says(sizes=[1] * 600_000, activations=["relu"] * 10, dropouts=[0.0])
+    path.write_bytes(forged(small, change))
+    assert_refused_in_little_memory(path, "layers.0.weights: shape is")
+
+
+@pytest.mark.parametrize("length", [0, 1, HEADER_LIMIT + 1, 2**31, 2**63, 2**64 - 1])
+def test_lengths_of_the_header(length: int, small: bytes, path: Path) -> None:
+    path.write_bytes(length.to_bytes(8, "little") + small[8:])
+    with path.open("r+b") as file:
+        file.truncate(4 * HEADER_LIMIT)
+    assert_refused_in_little_memory(path, "(is not a model file|the header is not )")

@@ -1,0 +1,177 @@
+"""`system.interrupts`: whatever moment an interrupt picks, a network is what it was."""
+
+import copy
+import signal
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from command_line import posix
+from scipy.sparse import csr_array
+
+from fastnn import Callback, MLPClassifier, Network
+from fastnn.system.interrupts import Terminated, Whole, exit_code, heed, heeded
+
+pytestmark = posix
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def handlers() -> list[Any]:
+    return [signal.getsignal(number) for number in SIGNALS]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_waits_for_the_end(number: int) -> None:
+    done, before = [], handlers()
+    with pytest.raises(KeyboardInterrupt) as raised, heeded():
+        with Whole():
+            signal.raise_signal(number)
+            with Whole():
+                signal.raise_signal(number)
+            done.append("all")
+        done.append("more")
+    assert done == ["all"] and handlers() == before
+    assert isinstance(raised.value, Terminated) == (number == signal.SIGTERM)
+
+
+def test_without_a_signal_nothing_is_raised() -> None:
+    before = handlers()
+    with Whole():
+        assert handlers()[0] != before[0]
+    assert handlers() == before
+
+
+def test_other_handlers_are_left_alone() -> None:
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        with heeded(), Whole():
+            signal.raise_signal(signal.SIGINT)
+            assert came == [signal.SIGINT]
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_other_threads_have_no_handlers() -> None:
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            with heeded(), Whole():
+                pass
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert not errors
+
+
+@pytest.mark.process
+def test_the_second_signal_ends_the_process() -> None:
+    program = """
+import signal
+from fastnn.system.interrupts import heeded
+with heeded():
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        signal.raise_signal(signal.SIGTERM)
+print("never")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (exit_code(signal.SIGTERM), "")
+    assert heed not in handlers()
+
+
+class Ledger(Callback):
+    """Knows the epochs that are over."""
+
+    def __init__(self) -> None:
+        self.epochs = 0
+
+    def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
+        self.epochs = epoch
+
+
+def interrupted_soon(run: Any, seconds: float) -> bool:
+    """Run until the alarm's interrupt; return whether it came in time."""
+    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        run()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        return False
+    except KeyboardInterrupt:
+        return True
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize("form", ["dense", "sparse"])
+def test_a_network_is_consistent_whenever_it_is_interrupted(
+    form: str, engine: str, rng: np.random.Generator
+) -> None:
+    x = rng.normal(size=(200, 5)).astype(np.float32) * (rng.random((200, 5)) < 0.5)
+    y = rng.integers(0, 3, 200)
+    features: Any = csr_array(x) if form == "sparse" else x
+    settings: dict[str, Any] = {"optimizer": "adam", "batch_size": 16, "engine": engine}
+    network = Network([5, 6, 3], seed=1)
+    network.fit(features, y, epochs=1, **settings)
+    came = 0
+    for _ in range(12):
+        ledger = Ledger()
+        seconds = rng.uniform(1e-4, 0.03)
+        run = lambda: network.fit(features, y, epochs=10_000, callbacks=[ledger], **settings)  # noqa: B023, E731
+        came += interrupted_soon(run, seconds)
+        counts = copy.copy(network._counts)
+        assert counts.epochs in (ledger.epochs, ledger.epochs + 1) or ledger.epochs == 0
+        assert counts.samples == 200 * counts.epochs
+        # A network built from the weights, the state and the counts goes on in the same way.
+        other = Network([5, 6, 3], seed=1)
+        other.use_engine(engine)
+        other.parameters = network.parameters
+        other._current_engine().set_state(network._current_state())
+        other._rule, other._slots, other._counts = "adam", 2, counts
+        for each in (network, other):
+            each.fit(features, y, epochs=1, **settings)
+        assert vars(network._counts) == vars(other._counts)
+        for pair, other_pair in zip(network.parameters, other.parameters, strict=True):
+            for array, other_array in zip(pair, other_pair, strict=True):
+                np.testing.assert_array_equal(array, other_array)
+    assert came == 12
+
+
+def test_updates_are_those_of_the_weights(engine: str, rng: np.random.Generator) -> None:
+    """Every update adds 1 to the bias of a network that learns nothing else: they can be read."""
+    x, y = np.zeros((64, 1), np.float32), np.ones(64, np.float32)
+    settings: dict[str, Any] = {"batch_size": 4, "learning_rate": 2**-20, "engine": engine}
+    for _ in range(10):
+        network = Network([1, 1], loss="absolute_error")
+        network.use_engine(engine)
+        run = lambda: network.fit(x, y, epochs=2000, **settings)  # noqa: B023, E731
+        interrupted_soon(run, rng.uniform(0.001, 0.02))
+        assert network.parameters[0][1][0] == network._counts.updates * 2**-20
+
+
+def test_an_estimator_is_consistent_whenever_it_is_interrupted(
+    engine: str, rng: np.random.Generator
+) -> None:
+    x, y = rng.normal(size=(100, 4)), rng.integers(0, 2, 100)
+    for _ in range(6):
+        model = MLPClassifier((5,), max_iter=100_000, n_iter_no_change=100_000, engine=engine)
+        timer = threading.Timer(rng.uniform(0.03, 0.06), signal.raise_signal, [signal.SIGINT])
+        with pytest.warns(UserWarning, match="interrupted"):
+            timer.start()
+            model.fit(x, y)
+        timer.join()
+        curves = [model.loss_curve_, *model.history_.values()]
+        assert {len(curve) for curve in curves} == {model.n_iter_}
+        assert model._network.epochs_trained == model.n_iter_ == model.t_ // 100
+        assert model.predict(x).shape == (100,)

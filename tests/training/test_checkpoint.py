@@ -1,0 +1,484 @@
+"""`fastnn.Checkpoint`: a fit that is broken off goes on to the same bits, or is refused.
+
+`test_resume` does the same with processes that are killed. What is long here runs with ``pytest -m
+long tests/training/test_checkpoint.py``, in so many rounds as `FASTNN_ROUNDS` says.
+"""
+
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from failing_calls import failing
+from fits import FITS, digest, fitted, names, numbers, small_fit
+from scipy.sparse import csr_array
+
+import fastnn
+from fastnn import Checkpoint, CheckpointError, MLPClassifier, MLPRegressor, Network
+from fastnn.data.sets import Dataset, load_dataset
+from fastnn.kernels.engine import NumbaEngine
+from fastnn.training import callbacks
+from fastnn.training import checkpoint as checkpoints
+from fastnn.training.plan import Plan
+
+pytestmark = pytest.mark.filterwarnings("ignore:Training interrupted by user")
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return load_dataset("digits")
+
+
+class Break(callbacks.Callback):
+    """Interrupts a fit at its call number `at`, counted from 0."""
+
+    def __init__(self, at: int) -> None:
+        self._left = at
+
+    def _count(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise KeyboardInterrupt
+
+    def on_chunk_end(self, epoch: int, rows: int) -> None:
+        self._count()
+
+    def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
+        self._count()
+
+
+def broken_off(run: Callable[..., Any], folder: Path, at: int) -> bool:
+    """Run until the call number `at`; return whether it came to that."""
+    resume = folder.exists()
+    try:
+        run(callbacks=[Break(at), Checkpoint(folder, resume=resume)])
+    except KeyboardInterrupt:
+        return True
+    return False
+
+
+# ---- the same bits --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_a_fit_goes_on_to_the_same_bits(
+    name: str, engine: str, digits: Dataset, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    settings = {"engine": engine, "threads": None, "epochs": 8}
+    whole = fitted(name, digits, **settings)
+
+    def run(**more: Any) -> Any:
+        return fitted(name, digits, **settings, **more)
+
+    breaks = 0
+    while broken_off(run, tmp_path / "fit", int(rng.integers(0, 4))):
+        breaks += 1
+        assert 1 <= len(names(tmp_path / "fit")) <= 2
+        assert breaks < 100
+    assert breaks > 2
+    again = run(callbacks=[Checkpoint(tmp_path / "fit", resume=True)])
+    assert digest(again[0].parameters, again[1]) == digest(whole[0].parameters, whole[1])
+    assert vars(again[0]._counts) == vars(whole[0]._counts)
+    # What comes after is the same, too: the optimizer's state is.
+    for network, _ in (again, whole):
+        network.fit(digits.x_train, digits.y_train, epochs=1, engine=engine, optimizer="adam")
+    assert digest(again[0].parameters, {}) == digest(whole[0].parameters, {})
+
+
+@pytest.mark.parametrize("form", ["sparse", "weighted", "a further fit"])
+def test_other_forms_of_fits(form: str, engine: str, tmp_path: Path, rng: Any) -> None:
+    x = rng.normal(size=(700, 5)).astype(np.float32) * (rng.random((700, 5)) < 0.4)
+    y = rng.integers(0, 3, 700)
+    more: dict[str, Any] = {"validation_fraction": 0.1}
+    if form == "weighted":
+        more = {"sample_weight": rng.uniform(0, 2, 700), "validation_data": (x[:50], y[:50])}
+
+    def run(**callbacks: Any) -> Network:
+        network = Network([5, 6, 3], seed=1, dropout=0.1)
+        settings = {"batch_size": 60, "optimizer": "adam", "engine": engine, **more}
+        features = csr_array(x) if form == "sparse" else x
+        if form == "a further fit":
+            network.fit(features, y, epochs=2, **settings)
+        network.fit(features, y, epochs=4, schedule="invscaling", **settings, **callbacks)
+        return network
+
+    at = 1
+    while broken_off(run, tmp_path / "fit", at):
+        at += 1
+    assert at > 2
+    again = run(callbacks=[Checkpoint(tmp_path / "fit", resume=True)])
+    whole = run()
+    assert digest(again.parameters, {}) == digest(whole.parameters, {})
+    assert vars(again._counts) == vars(whole._counts)
+
+
+@pytest.mark.parametrize("kind", [MLPClassifier, MLPRegressor])
+def test_estimators(kind: Any, engine: str, tmp_path: Path, rng: Any) -> None:
+    x = rng.normal(size=(300, 4))
+    y = x @ rng.normal(size=(4, 3))
+    y = y.argmax(axis=1) if kind is MLPClassifier else y
+
+    def run(**callbacks: Any) -> Any:
+        settings = {"max_iter": 12, "random_state": 0, "engine": engine, "early_stopping": True}
+        estimator = kind(
+            hidden_layer_sizes=(5,), batch_size=50, alpha=0.1, n_iter_no_change=20, **settings
+        )
+        with pytest.warns(Warning):  # interrupted, or not converged
+            return estimator.set_params(**callbacks).fit(x, y)
+
+    whole, folder = run(), tmp_path / "fit"
+    for at in (0, 1, 2, 3):  # an estimator tells an interrupt by a warning
+        run(callbacks=[Break(at), Checkpoint(folder, resume=folder.exists())])
+    again = run(callbacks=[Checkpoint(folder, resume=True)])
+    for estimator in (again, whole):
+        del estimator.history_["seconds"]
+    for name in ("loss_curve_", "history_", "validation_scores_", "n_iter_", "t_", "best_loss_"):
+        assert getattr(again, name) == getattr(whole, name), name
+    assert digest(again._network.parameters, {}) == digest(whole._network.parameters, {})
+
+
+def test_an_estimator_that_goes_on_after_an_interrupt(tmp_path: Path, rng: Any) -> None:
+    """It has the figures of the epochs before already, and of another fit."""
+    x = rng.normal(size=(200, 4))
+    y = (x[:, 0] > 0).astype(int)
+
+    def fits(model: Any, callbacks: list[Any]) -> None:
+        with pytest.warns(Warning):  # interrupted, or not converged
+            model.set_params(callbacks=callbacks).fit(x, y)
+
+    models = [
+        MLPClassifier((5,), max_iter=5, random_state=0, engine="numpy", warm_start=True)
+        for _ in range(2)
+    ]
+    for model in models:
+        fits(model, [])
+    fits(models[0], [])
+    fits(models[1], [Break(7), Checkpoint(tmp_path)])
+    assert 5 < len(models[1].loss_curve_) < 10
+    fits(models[1], [Checkpoint(tmp_path, resume=True)])
+    for model in models:
+        del model.history_["seconds"]
+    for name in ("loss_curve_", "history_", "n_iter_", "t_", "best_loss_"):
+        assert getattr(models[1], name) == getattr(models[0], name), name
+    assert len(models[0].loss_curve_) == 10 and models[0].t_ == 2000
+
+
+def test_more_epochs(engine: str, digits: Dataset, tmp_path: Path) -> None:
+    name, settings = "several chunks a batch", {"engine": engine, "threads": None}
+    fitted(name, digits, epochs=3, **settings, callbacks=[Checkpoint(tmp_path)])
+    resumed = [Checkpoint(tmp_path, resume=True)]
+    again = fitted(name, digits, epochs=5, **settings, callbacks=resumed)
+    assert resumed[0].snapshot is not None and resumed[0].snapshot.epochs == 3
+    assert again[1] == fitted(name, digits, epochs=5, **settings)[1]
+    with pytest.raises(CheckpointError, match="5 epochs are done, and the fit is to have 4: ask"):
+        fitted(name, digits, epochs=4, **settings, callbacks=resumed)
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.jsonl"])
+def test_a_log_file_is_whole_again(name: str, digits: Dataset, tmp_path: Path) -> None:
+    def lines(path: Path) -> list[Any]:
+        """Return what a log says, but for the seconds."""
+        texts = path.read_text().splitlines()
+        if name == "log.jsonl":
+            return [{k: v for k, v in json.loads(each).items() if k != "seconds"} for each in texts]
+        return [each.split(",")[:-1] for each in texts]
+
+    fit = next(iter(FITS))
+    settings = {"engine": "numpy", "threads": None, "epochs": 4}
+    fitted(fit, digits, **settings, callbacks=[callbacks.LogFile(tmp_path / f"whole.{name}")])
+
+    def run(callbacks: list[Any]) -> Any:
+        logs = [fastnn.LogFile(tmp_path / name), fastnn.ProgressBar()]
+        return fitted(fit, digits, **settings, callbacks=[*logs, *callbacks])
+
+    breaks = 0
+    while broken_off(run, tmp_path / "fit", 3):
+        breaks += 1
+    assert breaks > 1
+    assert lines(tmp_path / name) == lines(tmp_path / f"whole.{name}")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("at", [0, 1, 4, 5, 7])
+def test_a_log_file_that_is_added_to(at: int, error: type[BaseException], tmp_path: Path) -> None:
+    """Checkpoint and log are written at different moments: the log is brought to the other's."""
+
+    class Fail(Break):
+        def _count(self) -> None:
+            try:
+                super()._count()
+            except KeyboardInterrupt:
+                raise error from None
+
+    log, folder = fastnn.LogFile(tmp_path / "log.jsonl", append=True), tmp_path / "fit"
+    small_fit(Path(), epochs=2, callbacks=[log])
+    with pytest.raises(error):
+        small_fit(folder, epochs=4, every=3, callbacks=[Fail(at), log])
+    small_fit(folder, epochs=4, every=3, resume=True, callbacks=[log])
+    epochs = [json.loads(line)["epoch"] for line in log.path.read_text().splitlines()]
+    assert epochs == [1, 2, 1, 2, 3, 4]
+
+
+# ---- what is refused ---------------------------------------------------------------------------
+
+
+def test_a_fit_that_is_refused_leaves_the_optimizer_its_state(engine: str, tmp_path: Path) -> None:
+    small_fit(tmp_path)
+    x, y = np.eye(4, dtype=np.float32), [0, 1, 0, 1]
+    networks = [Network([4, 3, 2]), Network([4, 3, 2])]
+    for network in networks:
+        network.fit(x, y, epochs=3, optimizer="adam", engine=engine)
+    with pytest.raises(CheckpointError):
+        networks[0].fit(x, y, optimizer="sgd", engine=engine, callbacks=[Checkpoint(tmp_path)])
+    for network in networks:
+        network.fit(x, y, epochs=3, optimizer="adam", engine=engine)
+    assert len({digest(network.parameters, {}) for network in networks}) == 1
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_an_estimator_that_is_refused_is_what_it_was(resume: bool, tmp_path: Path) -> None:
+    small_fit(tmp_path)
+    x, y = np.eye(9), np.arange(9) % 3
+    model = MLPClassifier((4,), max_iter=30, n_iter_no_change=99, engine="numpy")
+    with pytest.warns(Warning, match="Maximum iterations"):
+        model.fit(x, y)
+    before, shown = model.predict_proba(x), dict(vars(model))
+    model.set_params(callbacks=[Checkpoint(tmp_path, resume=resume)])
+    with pytest.raises(CheckpointError):
+        model.fit(x, y)
+    np.testing.assert_array_equal(model.predict_proba(x), before)
+    assert {**vars(model), "callbacks": None} == {**shown, "callbacks": None}
+    with pytest.raises(ValueError, match="^partial_fit has no checkpoints: save the model"):
+        model.partial_fit(x, y)
+
+
+# ---- what a fit is --------------------------------------------------------------------------
+
+
+def with_cell(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    x[7, 1] = np.nextafter(x[7, 1], np.float32(9))
+    return x, y
+
+
+@pytest.mark.parametrize(
+    ("change", "item"),
+    [
+        ({"seed": 1}, "seed was 0, and is 1"),
+        ({"engine": "numba"}, "engine was numpy, and is numba"),
+        ({"batch_size": 20}, "batch_size was 10, and is 20"),
+        ({"learning_rate": 0.01}, "learning_rate was 0.001, and is 0.01"),
+        ({"optimizer": "sgd"}, "optimizer was adam, and is sgd; learning_rate was 0.001, and is 0"),
+        ({"schedule": "cosine"}, "schedule was constant, and is cosine; epochs was not there, and"),
+        ({"l2": 0.5}, "l2 was 0.0, and is 0.5"),
+        ({"shuffle": False}, "shuffle was True, and is False"),
+        ({"sample_weight": np.ones(40)}, "training weights was none, and is given$"),
+        ({"validation_fraction": 0.5}, "batch_size|training rows was 40, and is 20; "),
+        ({"data": with_cell}, "training features were others$"),
+        ({"data": lambda x, y: (x, 1 - y)}, "training targets were others$"),
+        ({"early_stopping": fastnn.EarlyStopping("loss")}, "early_stopping was None, and is Early"),
+    ],
+)  # fmt: skip
+def test_another_fit_is_refused(change: dict[str, Any], item: str, tmp_path: Path) -> None:
+    small_fit(tmp_path)
+    before = {name: (tmp_path / name).read_bytes() for name in names(tmp_path)}
+    with pytest.raises(CheckpointError, match=rf"^{tmp_path}/checkpoint-0+12.*: {item}") as raised:
+        small_fit(tmp_path, resume=True, **change)
+    assert "\n" not in str(raised.value)
+    assert {name: (tmp_path / name).read_bytes() for name in names(tmp_path)} == before
+
+
+def test_one_and_1_0_are_the_same(tmp_path: Path) -> None:
+    whole = small_fit(tmp_path, learning_rate=1)
+    assert small_fit(tmp_path, learning_rate=1.0, resume=True) == whole
+
+
+def test_what_computes_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_fit(tmp_path, engine="numba")
+    for name, value in (("numba", "0.1"), ("fused multiply-add", "perhaps")):
+        with monkeypatch.context() as patch:
+            patch.setitem(NumbaEngine.arithmetic, name, value)
+            with pytest.raises(CheckpointError, match=f"{name} was .*, and is {value}$"):
+                small_fit(tmp_path, engine="numba", resume=True)
+
+
+@pytest.mark.parametrize("library", ["fastnn", "numpy"])
+def test_another_version_is_refused(
+    library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_fit(tmp_path)
+    old = fastnn.__version__ if library == "fastnn" else np.__version__
+    target = (checkpoints if library == "fastnn" else np), "__version__"
+    monkeypatch.setattr(*target, "9.9")
+    with pytest.raises(CheckpointError, match=f"fit: {library} was {old}, and is 9.9$"):
+        small_fit(tmp_path, resume=True)
+
+
+def test_a_plan_is_compared_in_full() -> None:
+    """Every setting is an item, or is known to be part of where the fit stands."""
+    known = {"epochs", "batch_size", "optimizer", "schedule", "l2", "l2_is_shared", "clip_norm"}
+    known |= {"shuffle", "seed", "early_stopping"}  # items
+    known |= {"first_epoch", "updates_before", "samples_before", "standing", "rate_divisor"}
+    known |= {"max_evaluations", "tolerance"}  # of L-BFGS, which has no checkpoints
+    assert set(Plan.__dataclass_fields__) == known
+
+
+def test_selected_rows_are_what_a_copy_of_them_is(rng: np.random.Generator) -> None:
+    from fastnn.data.features import selected
+    from fastnn.data.sparse import SparseRows
+
+    x, rows = rng.normal(size=(9000, 3)).astype(np.float32), rng.permutation(9000)[:8500]
+    assert checkpoints._digest(selected(x, rows)) == checkpoints._digest(x[rows])
+    csr = csr_array(x * (x > 0.5))
+    sparse = SparseRows(csr.indptr.astype("i8"), csr.indices.astype("i4"), csr.data, 3)
+    found = {checkpoints._digest(each) for each in (sparse, sparse[:8999], x, x[:, ::-1].copy())}
+    assert len(found) == 4
+    assert checkpoints._digest(selected(sparse, rows)) == checkpoints._digest(sparse[rows])
+
+
+def test_lbfgs_and_two_at_once_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="^lbfgs has no checkpoints: "):
+        small_fit(tmp_path, optimizer="lbfgs", batch_size=None)
+    with pytest.raises(ValueError, match="^a fit has one Checkpoint, got 2$"):
+        small_fit(tmp_path, callbacks=[Checkpoint(tmp_path)])
+    with pytest.raises(ValueError, match="^every must be a whole number of at least 1, got 0$"):
+        Checkpoint(tmp_path, every=0)
+    assert names(tmp_path) == []
+
+
+# ---- two things at once -------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:the network has not learned")
+def test_a_mean_square_may_overflow(engine: str, tmp_path: Path) -> None:
+    """Such weights stand still; with checkpoints as without."""
+    x = np.full((20, 2), 1e20, np.float32)
+    x[:, 1] = np.arange(20)
+
+    def run(*keeper: Checkpoint) -> str:
+        network = Network([2, 1], loss="squared_error")
+        network.parameters = [(np.float32([[1e-20], [0]]), np.float32([0]))]
+        settings = {"epochs": 3, "optimizer": "adam", "engine": engine}
+        history = network.fit(x, np.arange(20.0), **settings, callbacks=keeper)
+        return digest(network.parameters, {"loss": history["loss"]})
+
+    whole = run()
+    assert run(Checkpoint(tmp_path)) == whole
+    snapshot, _ = checkpoints.read_snapshot(tmp_path / names(tmp_path)[-1])
+    assert not np.isfinite(snapshot.state[1][0][0]).all()
+    assert run(Checkpoint(tmp_path, resume=True)) == whole
+
+
+def test_an_interrupt_at_the_moment_of_a_divergence(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights are the last finite ones, and no checkpoint is written of others."""
+    x = np.ones((400, 2), np.float32)
+    y = np.ones(400)
+    y[-1] = np.finfo(np.float32).max
+    network = Network([2, 1], loss="squared_error")
+    running = network.use_engine(engine)
+    run_chunk = type(running).run_chunk
+
+    def signalled(*arguments: Any) -> Any:
+        progress = run_chunk(*arguments)
+        if not np.isfinite(progress.loss_sum):
+            signal.raise_signal(signal.SIGINT)
+        return progress
+
+    monkeypatch.setattr(type(running), "run_chunk", signalled)
+    with pytest.raises(KeyboardInterrupt):
+        network.fit(x, y, shuffle=False, engine=engine, batch_size=10,
+                    callbacks=[Checkpoint(tmp_path)])  # fmt: skip
+    assert numbers(tmp_path) == [0]
+    assert all(np.isfinite(array).all() for pair in network.parameters for array in pair)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_checkpoint_that_fails_at_an_interrupt_hides_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+
+    class Look(Break):
+        def on_fit_break(self) -> None:
+            told.append(True)
+
+    write = checkpoints.write_snapshot
+
+    def fail(*arguments: Any) -> None:
+        if names(tmp_path):
+            raise MemoryError
+        write(*arguments)
+
+    monkeypatch.setattr(checkpoints, "write_snapshot", fail)
+    with pytest.raises(KeyboardInterrupt):
+        small_fit(tmp_path, callbacks=[Look(0)])
+    assert told == [True]
+
+
+# ---- a system that fails --------------------------------------------------------------------
+
+
+def saves_that_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int) -> int:
+    """Let call after call of the system fail: the fit goes on from what is there, all the same."""
+    whole, failures = small_fit(Path()), 0
+    for name in ("write", "fsync", "replace", "open"):
+        for code in (errno.ENOSPC, errno.EIO):
+            for at in range(1, most):
+                folder = tmp_path / f"{name} {code} {at}"
+                made: list[str] = []
+                error = OSError(code, os.strerror(code))
+                with monkeypatch.context() as patch:
+                    patch.setattr(os, name, failing(name, at, error, made))
+                    try:
+                        small_fit(folder)
+                    except OSError as raised:
+                        assert raised.errno == code
+                        failures += 1
+                if len(made) < at:
+                    break
+                assert not any(".tmp" in each for each in names(folder))
+                assert small_fit(folder, resume=bool(names(folder))) == whole
+    return failures
+
+
+def test_saves_that_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert saves_that_fail(tmp_path, monkeypatch, 100) >= 2 * 3 * 4
+
+
+@pytest.mark.long
+def test_many_saves_that_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any call fails, and the one after it that tidies up may, too; writes may be short."""
+    whole, chance, write, failures = small_fit(Path()), random.Random(0), os.write, 0
+    for _ in range(int(os.environ.get("FASTNN_ROUNDS", 5000))):
+        shutil.rmtree(tmp_path / "fit", ignore_errors=True)
+        code = chance.choice([errno.ENOSPC, errno.EIO, errno.EDQUOT])
+        error, part = OSError(code, os.strerror(code)), chance.choice([1, 2, 7])
+        made: list[str] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                os, "write", lambda file, data, part=part: write(file, data[: part * 999])
+            )
+            for name in {chance.choice(["write", "fsync", "replace", "close"]), "unlink"}:
+                patch.setattr(os, name, failing(name, chance.randrange(1, 12), error, made))
+            try:
+                small_fit(tmp_path / "fit")
+            except OSError:
+                failures += 1
+        found = list((tmp_path / "fit").glob("checkpoint-*"))
+        assert small_fit(tmp_path / "fit", resume=bool(found)) == whole
+    assert failures
+
+
+def test_short_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    whole = small_fit(Path())
+    monkeypatch.setattr(os, "write", lambda file, data: write(file, data[: len(data) // 2 + 1]))
+    assert small_fit(tmp_path) == whole == small_fit(tmp_path, resume=True)

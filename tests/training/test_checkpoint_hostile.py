@@ -1,0 +1,139 @@
+"""Checkpoints that are damaged, or made to do harm: passed over or refused, in little memory."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fits import small_fit
+from forged_files import (
+    Change,
+    assert_refused_in_little_memory,
+    changed,
+    forged,
+    joined,
+    parts,
+    says,
+    to,
+    without,
+)
+
+from fastnn import CheckpointError, ModelFileError
+from fastnn.training.checkpoint_file import read_snapshot
+
+KEY = "fastnn_checkpoint"
+
+
+@pytest.fixture
+def last(tmp_path: Path) -> Path:
+    small_fit(tmp_path / "fit")
+    return sorted((tmp_path / "fit").iterdir())[-1]
+
+
+def test_the_forge_is_good(last: Path) -> None:
+    last.write_bytes(forged(last.read_bytes(), lambda description, tensors: None, KEY))
+    snapshot, items = read_snapshot(last)
+    assert snapshot.epoch == 3 and items["seed"] == "0"
+
+
+@pytest.mark.process  # it takes seconds
+def test_no_changed_byte_makes_another_checkpoint(last: Path) -> None:
+    contents = last.read_bytes()
+    original, read = read_snapshot(last), 0
+    for number, damaged in enumerate(changed(contents)):
+        if number % 997:  # a prime: all places and changes take part
+            continue
+        last.write_bytes(damaged)
+        try:
+            snapshot, items = read_snapshot(last)
+        except ModelFileError as error:
+            assert "\n" not in str(error)
+            continue
+        read += 1
+        assert items == original[1] and snapshot.history == original[0].history
+    assert read < 9  # a space of the padding, for another
+
+
+@pytest.mark.process  # it takes seconds
+def test_no_prefix_is_a_checkpoint(last: Path) -> None:
+    contents = last.read_bytes()
+    for length in range(0, len(contents), 7):
+        last.write_bytes(contents[:length])
+        with pytest.raises(ModelFileError):
+            read_snapshot(last)
+
+
+def within(kind: str, **values: Any) -> Change:
+    """Return a change of one of the description's objects."""
+    return lambda description, tensors: description[kind].update(values)
+
+
+W0 = "layers.0.weights"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (to(W0, dtype="F64"), "layers.0.weights: dtype is 'F64', where F32 is needed"),
+        (to("figures", dtype="F32"), "figures: dtype is 'F32'"),
+        (to("history.loss", shape=[4]), r"history.loss: shape is \[4\], where \[3\] is needed"),
+        (to("state.0.layers.0.weights", shape=[4, 3]), "state.0.layers.0.weights: shape is"),
+        (without("figures"), "figures is missing"),
+        (without("state.1.layers.1.biases"), "state.1.layers.1.biases is missing"),
+        (says(format=2), "is of format 2, which a later version"),
+        (says(slots=1), "the header has 'state.1"),
+        (says(slots=3), "slots is 3, where 0 to 2 is needed"),
+        (says(keeps_best=True), "best.layers.0.weights is missing"),
+        (says(keeps_best=0), "keeps_best is 0, where a bool"),
+        (says(sizes=[2**31, 2**31]), "layers.0.weights: shape is"),
+        (says(sizes=[1] * 100_000), "layers.0.weights: shape is"),
+        (says(epoch=4), "has a history of .* where 4 are needed"),
+        (says(first_epoch=1), "has a history of .* 2 are needed"),
+        (says(epoch=-1), "epoch is -1, where 0"),
+        (says(position=2**53), "position is 9007199254740992"),
+        (says(stopped=None), "stopped is None, where a text"),
+        (says(items=[]), r"items is \[\], where an object"),
+        (within("items", seed=0), "seed is 0, "),
+        (within("history", loss=2**40), "history.loss: shape is"),
+        (within("history", more=0), "history.more is missing"),
+        (within("kept", more=-1), "more is -1, where 0"),
+    ],
+)  # fmt: skip
+def test_what_a_checkpoint_says_is_checked(change: Change, message: str, last: Path) -> None:
+    last.write_bytes(forged(last.read_bytes(), change, KEY))
+    assert_refused_in_little_memory(last, message, read_snapshot)
+    with pytest.warns(UserWarning, match="^a checkpoint is passed over: "):
+        small_fit(last.parent, resume=True)
+
+
+@pytest.mark.parametrize("name", [W0, "state.1.layers.0.biases", "figures"])
+def test_numbers_that_no_fit_has(name: str, last: Path) -> None:
+    header, data = parts(last.read_bytes())
+    start, stop = header[name]["data_offsets"]
+    data = data[:start] + b"\xff" * (stop - start) + data[stop:]
+    last.write_bytes(forged(joined(header, data), lambda description, tensors: None, KEY))
+    message = "has figures" if name == "figures" else f"{name} holds NaN or infinity"
+    assert_refused_in_little_memory(last, message, read_snapshot)
+
+
+@pytest.mark.parametrize("position", [7, 41, 50, 2**52])
+def test_a_place_that_is_none(position: int, last: Path) -> None:
+    """Kernels trust the position: it is refused before they see it."""
+    last.write_bytes(forged(last.read_bytes(), says(position=position), KEY))
+    with pytest.raises(CheckpointError, match="is not what a checkpoint of this fit can be$"):
+        small_fit(last.parent, resume=True)
+
+
+def test_another_network_under_the_same_items(last: Path) -> None:
+    small_fit(last.parent.parent / "other", batch_size=40)
+    other = sorted((last.parent.parent / "other").iterdir())[-1]
+    description = json.loads(parts(last.read_bytes())[0]["__metadata__"][KEY])
+    change = within("items", **description["items"])
+    last.write_bytes(forged(other.read_bytes(), change, KEY))
+    small_fit(last.parent, resume=True)  # the place is one that such a fit has
+    wrong = says(items=description["items"] | {"layers": "3-4-9"})
+    last.write_bytes(forged(other.read_bytes(), wrong, KEY))
+    with pytest.raises(CheckpointError, match="layers was 3-4-9, and is 3-4-2"):
+        small_fit(last.parent, resume=True)
+    assert np.isfinite(read_snapshot(last)[0].parameters[0][0]).all()
