@@ -1,15 +1,11 @@
-"""The front door: a network that is fitted, asked and evaluated."""
+"""The public `Network`: training, prediction, evaluation and storage of a network."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 
-from fastnn.data.conversion import as_data, as_features, as_parameters, with_class_weights
-from fastnn.data.rows import Data
-from fastnn.data.splitting import split
+from fastnn.data.conversion import as_data, as_features, as_parameters
 from fastnn.engine import Engine, get_engine, usable_threads
 from fastnn.model.initializers import initial_parameters
 from fastnn.model.layers import Parameters, dense_layers
@@ -22,15 +18,16 @@ from fastnn.storage.model_file import model_of, write_model
 from fastnn.storage.onnx_export import network_graph, write_onnx
 from fastnn.system.files import FilePath
 from fastnn.system.forks import Training, making
-from fastnn.system.interrupts import Whole
-from fastnn.training.callbacks import Callback, checked
 from fastnn.training.checkpoint import checkpoint_in
 from fastnn.training.early_stopping import EarlyStopping
-from fastnn.training.fit import Outcome, fit
+from fastnn.training.evaluation import evaluate
+from fastnn.training.fit import Callback, Fit
+from fastnn.training.loop import train
 from fastnn.training.memory import check_fit
-from fastnn.training.plan import Plan, check_monitor, planned
-from fastnn.training.scale import warn_of_offset, warn_of_scale
-from fastnn.training.state import Counts, History, Score, r2
+from fastnn.training.plan import make_plan
+from fastnn.training.preparation import prepare
+from fastnn.training.scale import warn_of_scale
+from fastnn.training.state import History, Position, Prepared
 
 
 class Network:
@@ -96,7 +93,7 @@ class Network:
         if self.seed >= SEED_LIMIT:
             raise ValueError(f"seed must be below 2**64, got {seed!r}")
         self._parameters: Parameters | None = None  # drawn when they are first asked for
-        self._counts = Counts()
+        self._position = Position()
         self._rule, self._slots = "", 0  # of the optimizer that trained last
         self._state: list[Parameters] = []  # its state, until there is an engine that has it
         self._engine: Engine | None = None
@@ -106,7 +103,7 @@ class Network:
     @property
     def epochs_trained(self) -> int:
         """Epochs completed by all calls of `fit` so far."""
-        return self._counts.epochs
+        return self._position.epochs
 
     @property
     def n_parameters(self) -> int:
@@ -223,76 +220,37 @@ class Network:
         RuntimeError
             If the network is being trained already, by another thread or around a callback.
         """
-        plan = planned(
+        plan = make_plan(
             epochs=epochs, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate,
             momentum=momentum, weight_decay=weight_decay, schedule=schedule, l2=l2,
             clip_norm=clip_norm, shuffle=shuffle, early_stopping=early_stopping, seed=self.seed,
         )  # fmt: skip
-        data = self._checked(x, y, sample_weight)
-        warned = warn_of_offset(y, data, self.loss)
-        validation = None
-        if validation_data is not None:
-            if not 2 <= len(validation_data) <= 3:
-                raise ValueError("validation_data must be (x, y) or (x, y, sample_weight)")
-            val_x, val_y, val_weight = (*validation_data, None)[:3]
-            validation = self._checked(val_x, val_y, val_weight, name="validation ")
-            if validation_fraction:
-                raise ValueError("validation_data and validation_fraction exclude each other")
-        elif validation_fraction:
-            data, validation = split(data, validation_fraction, self.loss, self.seed)
-        if class_weight is not None:
-            data = with_class_weights(data, class_weight, self.loss, self.layers[-1].outputs)
-        check_monitor(plan.early_stopping, self.loss, validated=validation is not None)
+        prepared = prepare(
+            self, plan, x, y, sample_weight, class_weight=class_weight,
+            validation_data=validation_data, validation_fraction=validation_fraction,
+        )  # fmt: skip
         self.use_engine(engine, threads=threads)
-        outcome = self.train(data, plan, validation=validation, callbacks=callbacks, warned=warned)
-        return outcome.history
+        return self._train(prepared, callbacks=callbacks).history
 
-    def train(
-        self,
-        data: Data,
-        plan: Plan,
-        *,
-        validation: Data | None = None,
-        callbacks: Sequence[Callback] = (),
-        score: Score | None = None,
-        warned: bool = False,
-    ) -> Outcome:
-        """Train as a plan says, on data that are checked, with the engine that is in use.
+    def _train(self, prepared: Prepared, **options: Any) -> Fit:
+        """Train with the engine in use, and return the finished fit; `Fit` has the options.
 
-        The plan's batch size is at most the number of rows, which 0 stands for; its counts are
-        replaced by the network's. Warn of an unsuitable scale, unless `warned`.
+        Raises
+        ------
+        TypeError
+            If the data were not prepared for this network.
         """
-        if plan.optimizer.rule == "lbfgs":
-            drops = any(layer.dropout for layer in self.layers)
-            if drops or plan.clip_norm or plan.schedule != Schedule():
-                raise ValueError("lbfgs goes without dropout, clip_norm and schedule")
+        if type(prepared) is not Prepared or prepared[:2] != (self.layers, self.loss):
+            raise TypeError("the data must come from `prepare`, for this network")
         with self._training:
-            running, counts, rows = self._current_engine(), self._counts, len(data.x)
-            counts.check_room(plan.epochs, rows)
-            keeper = checkpoint_in(checked(callbacks))
-            check_fit(self.layers, rows, plan, checkpoints=keeper is not None)
-            has_state = self._rule == plan.optimizer.rule
-            plan = replace(
-                plan, batch_size=min(plan.batch_size or rows, rows), first_epoch=counts.epochs,
-                updates_before=counts.updates if has_state else 0, samples_before=counts.samples,
-            )  # fmt: skip
-            asked = (self, running, data, plan, validation)
-            with keeper.in_use(*asked) if keeper else nullcontext(plan) as plan:
-                if not has_state:
-                    with Whole():
-                        self._rule, self._slots = plan.optimizer.rule, plan.optimizer.slots
-                        running.set_state([])
-                        counts.updates = 0
-                outcome = fit(
-                    running, data, plan, counts,
-                    loss=self.loss, validation=validation, callbacks=callbacks, score=score,
-                )  # fmt: skip
-            if not warned:
-                warn_of_scale(
-                    running.evaluate, data, plan, self.loss, self.input_scale, counts.updates,
-                    losses=outcome.history.get("loss", []), stopped=outcome.stopped,
-                )  # fmt: skip
-            return outcome
+            fit = Fit(self, prepared, **options)
+            self._position.check_room(fit.plan.epochs, fit.rows)
+            checkpoints = checkpoint_in(fit.callbacks) is not None
+            check_fit(self.layers, fit.rows, fit.plan, checkpoints=checkpoints)
+            train(fit)
+            if not prepared.warned:
+                warn_of_scale(fit)
+            return fit
 
     def evaluate(self, x: Any, y: Any, sample_weight: Any = None) -> tuple[float, float]:
         """Return the mean loss on these data, and the accuracy or, of a regression, R².
@@ -302,11 +260,9 @@ class Network:
         DataError
             If the data do not fit the network or are not finite.
         """
-        data = self._checked(x, y, sample_weight)
-        loss, accuracy = self._current_engine().evaluate(data)
-        if self.loss.score == "accuracy":
-            return loss, accuracy
-        return loss, r2(self._current_engine().predict(data.x), data)
+        inputs, outputs = self.layers[0].inputs, self.layers[-1].outputs
+        data = as_data(x, y, inputs, outputs, self.loss, sample_weight)
+        return evaluate(self._current_engine(), data, self.loss)
 
     def predict(self, x: Any) -> np.ndarray:
         """Return what the network says of each row.
@@ -383,11 +339,6 @@ class Network:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the engine behind, its buffers and locks: a copy, or a pickle, builds another."""
-        own = {"_counts": replace(self._counts), "_training": Training(), "_engine": None}
+        own: dict[str, Any] = {"_training": Training(), "_engine": None}
         own |= {"_parameters": self.parameters, "_state": self._current_state()}
         return self.__dict__ | own
-
-    def _checked(self, x: Any, y: Any, sample_weight: Any = None, name: str = "") -> Data:
-        """Bring data into the form that engines take."""
-        inputs, outputs = self.layers[0].inputs, self.layers[-1].outputs
-        return as_data(x, y, inputs, outputs, self.loss, sample_weight, name)

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from dataclasses import replace
 from operator import is_
 from typing import Any, Self
 
@@ -13,9 +14,7 @@ from sklearn.utils import assert_all_finite
 from sklearn.utils.multiclass import _check_partial_fit_first_call
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from fastnn.data.conversion import as_data, as_features, check_unmasked
-from fastnn.data.rows import Data
-from fastnn.data.splitting import split
+from fastnn.data.conversion import as_features, check_unmasked
 from fastnn.engine import Engine, usable_threads
 from fastnn.errors import DataError, DivergenceError
 from fastnn.estimators.exchange import ExchangeMixin
@@ -25,9 +24,9 @@ from fastnn.estimators.fitting import (
     Run,
     Tasks,
     exposed,
-    judged,
     one_at_a_time,
     say_how_it_ended,
+    score_of,
     with_callbacks,
 )
 from fastnn.estimators.parameters import (
@@ -42,10 +41,10 @@ from fastnn.estimators.summary import summary_of
 from fastnn.model.layers import dense_layers
 from fastnn.model.losses import Loss
 from fastnn.system.memory import check_copy
-from fastnn.training.callbacks import Callback
 from fastnn.training.checkpoint import checkpoint_in
 from fastnn.training.early_stopping import Standing
-from fastnn.training.scale import warn_of_offset
+from fastnn.training.fit import Callback
+from fastnn.training.preparation import prepare
 
 _DTYPES = [np.float64, np.float32, np.uint8]  # stay as they are; all else becomes the first
 _ARRAYS = ("X", "y", "sample_weight", "X_val", "y_val", "sample_weight_val")
@@ -95,9 +94,9 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         """Return what `_encoded` was given."""
         raise NotImplementedError
 
-    def _class_weighted(self, data: Data, incremental: bool) -> Data:
-        """Return training data whose rows weigh what their classes do."""
-        return data
+    def _class_weights(self, incremental: bool) -> Any:
+        """Return the weights of classes, by their numbers, or "balanced" or None."""
+        return None
 
     # ---- training ---------------------------------------------------------------------------
 
@@ -158,7 +157,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
                 tasks = Tasks(self, X, y, sample_weight)
             self._train(run, tasks, incremental)
         except BaseException:
-            if run is None or not run.recorder.begun:  # what is refused has never been asked for
+            if run is None or not run.recorder.has_begun:  # a refused fit changes nothing
                 self.__dict__.clear()
                 self.__dict__.update(before)
             raise
@@ -186,28 +185,50 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         callbacks = callbacks_of(self)
         if incremental and checkpoint_in(callbacks):
             raise ValueError("partial_fit has no checkpoints: save the model between its calls")
-        goes_on = incremental or self.warm_start
-        new = not (goes_on and "_network" in vars(self))
-        checked, y_checked = self._checked(X, y, new)
-        data = self._data(checked, self._encoded(y_checked, new, incremental), sample_weight)
+        continues = incremental or self.warm_start
+        new = not (continues and "_network" in vars(self))
+        X, y = self._checked(X, y, new)
+        targets = self._encoded(y, new, incremental)
         if new:
-            dtype = np.float32 if checked.dtype == np.float32 else np.float64
-            self._begin(data, dtype, keep=goes_on)
+            self._begin(X, targets, keep=continues)
         else:
-            self._go_on(data)
-        training, validation = self._divided(data, own_validation)
-        training = self._class_weighted(training, incremental)
-        rows = len(training.x)
+            self._continue(X, targets)
+        own = self._own_validation(*own_validation)
+        rule = stopping_rule_of(self)
+        sets_aside = own is None and rule is not None and rule.monitor.startswith("val_")
+        score_name = ""
+        if own is not None or sets_aside:
+            score_name = f"val_{self._objective().score}" if self.scoring is None else "val_score"
+        if rule is not None and rule.monitor == "val_score" and score_name:
+            rule = replace(rule, monitor=score_name)
+        try:
+            prepared = prepare(
+                self._network, plan_of(self, rule, incremental), X, targets,
+                self._checked_weight(sample_weight, X),
+                class_weight=self._class_weights(incremental), validation_data=own,
+                validation_fraction=self.validation_fraction * sets_aside,
+                scored=score_name == "val_score", warn=new or not incremental,
+            )  # fmt: skip
+        except DataError:
+            self._raise_if_not_finite(X, "X")
+            if own is not None:
+                self._raise_if_not_finite(own[0], "X_val")
+            raise
+        rows, validation = len(prepared.training.x), prepared.validation
+        if sets_aside and validation is not None and len(validation.x) < 2:
+            raise ValueError(
+                "The validation set is too small. Increase 'validation_fraction' "
+                "or the size of your dataset."
+            )
         if self.batch_size != "auto" and self.batch_size > rows:
             warnings.warn(_CLIPPED, stacklevel=2)
-        rule, score_name, score = judged(self, validation)
-        monitor = "" if rule is None else rule.monitor
-        before = self._standing if self._standing[0] == monitor else _NOTHING_KNOWN
-        plan = plan_of(self, rows, rule, before[1:], incremental)
+        if score_name and self.validation_scores_ is None:
+            self.validation_scores_, self.best_validation_score_ = [], -math.inf
+        score = None
+        if validation is not None and score_name == "val_score":
+            score = score_of(self, validation)
         self._engine()
-        recorder = Recorder(self, training, score_name)
-        warned = (new or not incremental) and warn_of_offset(y_checked, data, self._objective())
-        return Run(training, validation, plan, score, recorder, callbacks, warned)
+        return Run(prepared, score, Recorder(self, score_name), callbacks)
 
     def _checked(self, X: Any, y: Any, reset: bool) -> tuple[np.ndarray, np.ndarray]:
         """Return arrays as scikit-learn checks them, save that features may not be finite."""
@@ -218,16 +239,11 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
             multi_output=True, y_numeric=not is_classifier(self),
         )  # fmt: skip
 
-    def _data(self, X: np.ndarray, targets: np.ndarray, weight: Any, name: str = "X") -> Data:
-        """Return rows as engines take them."""
-        if weight is not None:
-            weight = _check_sample_weight(weight, X, ensure_non_negative=True)
-        try:
-            outputs = self._n_outputs_of(targets)
-            return as_data(X, targets, X.shape[1], outputs, self._objective(), weight)
-        except DataError:
-            self._raise_if_not_finite(X, name)
-            raise
+    def _checked_weight(self, weight: Any, X: np.ndarray) -> np.ndarray | None:
+        """Return sample weights as scikit-learn checks them."""
+        if weight is None:
+            return None
+        return _check_sample_weight(weight, X, ensure_non_negative=True)
 
     def _n_outputs_of(self, targets: np.ndarray) -> int:
         if self._objective().takes_labels:
@@ -244,17 +260,18 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
                     f"Input {name} contains infinity or a value too large for dtype('float32')."
                 )
 
-    def _begin(self, data: Data, dtype: Any, keep: bool) -> None:
-        """Make a network, and forget what came of another.
+    def _begin(self, X: np.ndarray, targets: np.ndarray, keep: bool) -> None:
+        """Create a network, and reset the fitted attributes.
 
-        A first fit that is to go on goes on from the `coefs_` that someone may have set.
+        With `keep`, it starts from `coefs_` and `intercepts_` if they have been set.
         """
         given = None
         if keep and hasattr(self, "coefs_"):
             given = list(zip(self.coefs_, self.intercepts_, strict=True))
-        outputs = self._n_outputs_of(data.targets)
-        self._network = new_network_of(self, data.x.shape[1], outputs, given)
-        self._dtype, self._standing = np.dtype(dtype), _NOTHING_KNOWN
+        outputs = self._n_outputs_of(targets)
+        self._network = new_network_of(self, X.shape[1], outputs, given)
+        self._dtype = np.dtype(np.float32 if X.dtype == np.float32 else np.float64)
+        self._standing = _NOTHING_KNOWN
         self.n_layers_, self.n_outputs_ = len(self._network.layers) + 1, outputs
         self.out_activation_ = self._network.loss.link
         self.t_, self.loss_, self.loss_curve_, self.history_ = 0, math.nan, [], {}
@@ -262,65 +279,53 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         self.validation_scores_ = self.best_validation_score_ = None
         self._show_weights()
 
-    def _go_on(self, data: Data) -> None:
-        """Take the weights that the attributes show, of a network that is still the same."""
-        structure = structure_of(self, data.x.shape[1], self._n_outputs_of(data.targets))
+    def _continue(self, X: np.ndarray, targets: np.ndarray) -> None:
+        """Take the weights from `coefs_` and `intercepts_`, for a network of the same structure."""
+        structure = structure_of(self, X.shape[1], self._n_outputs_of(targets))
         network = self._network
         if (dense_layers(**structure), self._objective()) != (network.layers, network.loss):
             raise ValueError(
-                "warm_start and partial_fit go on with the network as it is: the outputs of y, "
+                "warm_start and partial_fit continue with the same network: the outputs of y, "
                 "hidden_layer_sizes, activation, dropout and loss cannot change"
             )
         self._take_weights()
 
-    def _divided(self, data: Data, own: tuple[Any, Any, Any]) -> tuple[Data, Data | None]:
-        """Return what to learn from and what to validate on, if anything."""
-        X_val, y_val, weight = own
-        if (X_val is None) != (y_val is None):
+    def _own_validation(self, X: Any, y: Any, weight: Any) -> tuple[Any, Any, Any] | None:
+        """Return the validation data given to `fit`, checked and encoded, if any."""
+        if (X is None) != (y is None):
             raise ValueError("X_val and y_val must be given together.")
-        if X_val is not None:
-            checked, y_checked = self._checked(X_val, y_val, False)
-            targets = self._encoded(y_checked, new=False, incremental=True, name="y_val")
-            return data, self._data(checked, targets, weight, "X_val")
-        rule = stopping_rule_of(self)
-        if rule is None or not rule.monitor.startswith("val_"):
-            return data, None
-        training, validation = split(
-            data, self.validation_fraction, self._objective(), self._network.seed
-        )
-        if len(validation.x) < 2:
-            raise ValueError(
-                "The validation set is too small. Increase 'validation_fraction' "
-                "or the size of your dataset."
-            )
-        return training, validation
+        if X is None:
+            return None
+        X, y = self._checked(X, y, False)
+        targets = self._encoded(y, new=False, incremental=True, name="y_val")
+        return X, targets, self._checked_weight(weight, X)
 
     def _train(self, run: Run, tasks: Callback | None, incremental: bool) -> None:
-        """Train, and say how it went."""
-        rule, recorder = run.plan.early_stopping, run.recorder
-        self._standing = _NOTHING_KNOWN  # which a fit that is broken off leaves behind
+        """Train, and report how it ended."""
+        rule = run.prepared.plan.early_stopping
+        monitor = "" if rule is None else rule.monitor
+        before = self._standing if self._standing[0] == monitor else _NOTHING_KNOWN
+        self._standing = _NOTHING_KNOWN  # after a fit that an exception ends
         self.n_iter_ = 0
-        watching = [recorder, *run.callbacks, *([tasks] if tasks else [])]
+        callbacks = [run.recorder, *run.callbacks, *([tasks] if tasks else [])]
         try:
-            outcome = self._network.train(
-                run.training, run.plan, validation=run.validation, callbacks=watching,
-                score=run.score, warned=run.warned,
+            fit = self._network._train(
+                run.prepared, callbacks=callbacks, score=run.score, standing=before[1],
+                rate_divisor=before[2],
             )  # fmt: skip
         except KeyboardInterrupt:
             warnings.warn("Training interrupted by user.", stacklevel=2)
             return
         except DivergenceError as error:
-            if rule is None or not rule.restore_best or self.n_iter_ == 0:
+            if not run.recorder.keeps_best:
                 raise ValueError(f"{_DIVERGED} ({error})") from error
-            recorder.on_divergence()
             warnings.warn(f"{_DIVERGED} The best are kept.", ConvergenceWarning, stacklevel=2)
             return
         finally:
             self._show_weights()
-        monitor = "" if rule is None else rule.monitor
-        self._standing = (monitor, outcome.standing, outcome.rate_divisor)
+        self._standing = (monitor, fit.position.standing, fit.position.rate_divisor)
         if not incremental:
-            say_how_it_ended(self, outcome.stopped, rule)
+            say_how_it_ended(self, fit.position.stopped, rule)
 
     def _is_stochastic(self) -> bool:
         if self.solver == "lbfgs":

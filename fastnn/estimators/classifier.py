@@ -14,14 +14,13 @@ from sklearn.utils.multiclass import (
     unique_labels,
 )
 
-from fastnn.data.conversion import check_class_weight, with_class_weights
-from fastnn.data.rows import Data
+from fastnn.data.conversion import check_class_weight
 from fastnn.estimators.base import BaseMLP
 from fastnn.estimators.parameters import CONSTRAINTS
 from fastnn.model.losses import LOSSES, Loss
 from fastnn.model.schedules import Schedule
-from fastnn.training.callbacks import Callback
 from fastnn.training.early_stopping import EarlyStopping
+from fastnn.training.fit import Callback
 
 
 class MLPClassifier(ClassifierMixin, BaseMLP):
@@ -259,23 +258,24 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
             return targets.astype(np.int64)
         return self.classes_[targets.astype(np.intp).ravel()]
 
-    def _class_weighted(self, data: Data, incremental: bool) -> Data:
+    def _class_weights(self, incremental: bool) -> Any:
         given = self.class_weight
         if given is None:
-            return data
+            return None
         if self._is_multilabel:
             raise ValueError("class_weight is not supported for multilabel targets.")
-        if incremental and isinstance(given, str):
-            raise ValueError(
-                "class_weight 'balanced' is not supported for partial_fit. Use the weights that "
-                "compute_class_weight('balanced', classes=classes, y=y) gives for all of y."
-            )
-        if not isinstance(given, str):
-            for label, weight in given.items():
-                check_class_weight(label, weight)
-            of_classes = compute_class_weight(given, classes=self.classes_, y=self.classes_)
-            given = dict(enumerate(of_classes))
-        return with_class_weights(data, given, self._objective(), len(self.classes_))
+        if isinstance(given, str):
+            if incremental:
+                raise ValueError(
+                    "class_weight 'balanced' is not supported for partial_fit. Use the weights "
+                    "that compute_class_weight('balanced', classes=classes, y=y) gives for all of "
+                    "y."
+                )
+            return given
+        for label, weight in given.items():
+            check_class_weight(label, weight)
+        weights = compute_class_weight(given, classes=self.classes_, y=self.classes_)
+        return dict(enumerate(weights))
 
     @available_if(BaseMLP._is_stochastic)
     @_fit_context(prefer_skip_nested_validation=True)

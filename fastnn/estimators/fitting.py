@@ -4,7 +4,6 @@ import copy
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import wraps
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -17,14 +16,15 @@ from sklearn.metrics import check_scoring
 from fastnn.data.features import Features, SelectedRows
 from fastnn.data.rows import Data
 from fastnn.data.sparse import SparseRows
-from fastnn.errors import CheckpointError
-from fastnn.estimators.parameters import batch_rows_of, reported_outputs, stopping_rule_of
+from fastnn.errors import CheckpointError, DivergenceError
+from fastnn.estimators.parameters import reported_outputs
 from fastnn.network import Network
 from fastnn.system.forks import Training, making
 from fastnn.system.memory import check_copy
-from fastnn.training.callbacks import Bookkeeper, Callback, past_epochs
+from fastnn.training.callbacks import past_epochs
 from fastnn.training.early_stopping import EarlyStopping
-from fastnn.training.plan import Plan
+from fastnn.training.fit import Callback, State
+from fastnn.training.state import History, Prepared
 
 try:
     from sklearn.callback import CallbackSupportMixin, with_callbacks
@@ -67,50 +67,61 @@ def one_at_a_time(fit: Callable[..., Any]) -> Callable[..., Any]:
     return guarded
 
 
-class Recorder(Bookkeeper):
-    """Keeps an estimator's fitted attributes up to date, epoch by epoch.
+class Recorder(Callback):
+    """Update an estimator's fitted attributes after each epoch.
 
     Parameters
     ----------
     estimator : BaseMLP
-    data : Data
-        What it learns from.
     score : str
-        The metric that is its validation score, or "".
+        The figure that is the estimator's validation score, or "".
     """
 
-    def __init__(self, estimator: Any, data: Data, score: str) -> None:
-        self._estimator, self._data, self._score = estimator, data, score
+    defers_interrupts = True
+
+    def __init__(self, estimator: Any, score: str) -> None:
+        self._estimator, self._score = estimator, score
         self._outputs = reported_outputs(estimator)
         squares = self._sum_of_squares() if self._outputs > 1 else 0.0
-        self.kept = {"reported losses": [], "last squares": [squares]}
-        self.kept |= {"samples before": [estimator.t_]}  # this fit
-        self.kept |= {f"{name} before": [len(curve)] for name, curve in self._curves()}
-        self.begun = False
+        self._state: State = {"reported losses": [], "last squares": [squares]}
+        self._state |= {"samples before": [estimator.t_]}  # this fit
+        self._state |= {f"{name} before": [len(curve)] for name, curve in self._curves()}
+        self._is_restored = False
+        self.has_begun = self.keeps_best = False
 
-    def on_resume(self, epoch: int, rows: int, history: dict[str, list[float]]) -> None:
-        """Take the figures of the epochs before, in the place of those that are there."""
-        past, losses = list(past_epochs(epoch, history)), self.kept["reported losses"]
-        if len(past) != len(losses) or not self.kept["samples before"]:
+    def state(self) -> State:
+        """Return the losses as reported, and the lengths of the curves before this fit."""
+        return self._state
+
+    def set_state(self, state: State) -> None:
+        """Take the state of a checkpoint."""
+        self._state = {name: state.get(name, []) for name in self._state}
+        self._is_restored = True
+
+    def on_resume(self, epoch: int, rows: int, history: History) -> None:
+        """Replace the figures of this fit by those of the checkpoint."""
+        past, losses = list(past_epochs(epoch, history)), self._state["reported losses"]
+        is_ours = self._is_restored and self._state["samples before"]
+        if not is_ours or len(past) != len(losses):
             raise CheckpointError("the checkpoint is not of an estimator's fit")
-        self._forget()
+        self._remove_figures()
         for (_, metrics), loss in zip(past, losses, strict=True):
-            self._take(loss, metrics)
+            self._append(loss, metrics)
 
     def _curves(self) -> Iterator[tuple[str, list[float]]]:
-        """Yield all figures of the fits so far, an item an epoch, with their names."""
+        """Yield the curves of all fits so far, one figure per epoch, with their names."""
         fitted = self._estimator
         yield "loss_curve_", fitted.loss_curve_
         yield "validation_scores_", fitted.validation_scores_ or []
         yield from fitted.history_.items()
 
-    def _forget(self) -> None:
-        """Leave no figures but those of the fits before."""
+    def _remove_figures(self) -> None:
+        """Remove the figures of this fit."""
         fitted = self._estimator
         for name, curve in self._curves():
-            (length,) = self.kept[f"{name} before"] or [0]
+            (length,) = self._state[f"{name} before"] or [0]
             del curve[int(length) :]
-        fitted.t_ = int(self.kept["samples before"][0])
+        fitted.t_ = int(self._state["samples before"][0])
         losses, scores = ([v for v in curve if v == v] for _, curve in [*self._curves()][:2])
         if fitted.best_loss_ is not None:
             fitted.best_loss_ = min(losses, default=math.inf)
@@ -118,56 +129,57 @@ class Recorder(Bookkeeper):
             fitted.best_validation_score_ = max(scores, default=-math.inf)
 
     def on_epoch_begin(self, epoch: int) -> None:
-        """See that the fit is not refused any more."""
-        self.begun = True
+        """Note that the fit was not refused."""
+        self.has_begun = True
 
     def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Take the figures of an epoch."""
+        """Append the figures of an epoch."""
         fitted = self._estimator
         loss = self._as_reported(metrics["loss"]) if self._outputs > 1 else metrics["loss"]
-        self.kept["reported losses"].append(loss)
-        self._take(loss, metrics)
+        self._state["reported losses"].append(loss)
+        self._append(loss, metrics)
         if fitted.verbose:
             print(f"Iteration {fitted.n_iter_}, loss = {loss:.8f}")
             if self._score:
                 print(f"Validation score: {fitted.validation_scores_[-1]:f}")
 
-    def _take(self, loss: float, metrics: dict[str, float]) -> None:
-        self._append(loss, metrics.get(self._score, math.nan))
-        for name, value in metrics.items():
-            self._estimator.history_.setdefault(name, []).append(value)
+    def on_fit_break(self) -> None:
+        """Count an epoch that diverged, without figures, if the best weights are kept."""
+        rule, fitted = self.fit.plan.early_stopping, self._estimator
+        if isinstance(self.fit.error, DivergenceError) and rule is not None and fitted.n_iter_:
+            self.keeps_best = rule.restore_best
+            if self.keeps_best:
+                self._append(math.nan, {})
 
-    def on_divergence(self) -> None:
-        """Take an epoch that came to nothing."""
-        self._append(math.nan, math.nan)
-
-    def _append(self, loss: float, score: float) -> None:
+    def _append(self, loss: float, metrics: dict[str, float]) -> None:
         fitted = self._estimator
         fitted.n_iter_ += 1
         if fitted.solver != "lbfgs":  # for which scikit-learn counts none
-            fitted.t_ += len(self._data.x)
+            fitted.t_ += self.fit.rows
         fitted.loss_ = loss
         fitted.loss_curve_.append(loss)
         if fitted.best_loss_ is not None and loss < fitted.best_loss_:
             fitted.best_loss_ = loss
         if self._score:
+            score = metrics.get(self._score, math.nan)
             fitted.validation_scores_.append(score)
             if score > fitted.best_validation_score_:
                 fitted.best_validation_score_ = score
+        for name, value in metrics.items():
+            fitted.history_.setdefault(name, []).append(value)
 
     def _as_reported(self, loss: float) -> float:
-        """Divide a loss, but not the penalty in it, by the outputs.
+        """Divide a loss, without its penalty, by the number of outputs.
 
-        The penalty changes with every update: over an epoch it is taken to be the mean of what it
-        is at both ends. An iteration of L-BFGS has that of its end.
+        The penalty changes with every update. Over an epoch its mean is estimated by the mean of
+        its values at both ends; an iteration of L-BFGS has the value at its end.
         """
-        (before,), squares = self.kept["last squares"], self._sum_of_squares()
-        self.kept["last squares"] = [squares]
-        fitted, rows = self._estimator, len(self._data.x)
+        (before,), squares = self._state["last squares"], self._sum_of_squares()
+        self._state["last squares"] = [squares]
+        fitted, fit = self._estimator, self.fit
         if fitted.solver != "lbfgs":
-            updates = -(-rows // batch_rows_of(fitted, rows))
-            squares = updates * (before + squares) / 2
-        penalty = fitted.alpha / 2 * squares / self._data.total_weight
+            squares = -(-fit.rows // fit.plan.batch_size) * (before + squares) / 2
+        penalty = fitted.alpha / 2 * squares / fit.data.total_weight
         return (loss - penalty) / self._outputs + penalty
 
     def _sum_of_squares(self) -> float:
@@ -176,42 +188,12 @@ class Recorder(Bookkeeper):
 
 
 class Run(NamedTuple):
-    """A fit whose arguments have all been checked."""
+    """A fit whose arguments have been checked."""
 
-    training: Data
-    validation: Data | None
-    plan: Plan
+    prepared: Prepared
     score: Callable[[], float] | None
     recorder: Recorder
     callbacks: list[Callback]
-    warned: bool
-
-
-def judged(
-    estimator: Any, validation: Data | None
-) -> tuple[EarlyStopping | None, str, Callable[[], float] | None]:
-    """Return when to stop, the metric that is the validation score, and what measures it.
-
-    The engine does where that is the accuracy or R².
-    """
-    rule, kind = stopping_rule_of(estimator), estimator._objective().score
-    figures = ["loss", "accuracy"] if kind == "accuracy" else ["loss"]
-    name, score = "", None
-    if validation is not None:
-        name = f"val_{kind}"
-        figures += ["val_loss", name]
-        if estimator.scoring is not None:
-            name, score = "val_score", score_of(estimator, validation)
-        if rule is not None and rule.monitor == "val_score":
-            rule = replace(rule, monitor=name)
-    if rule is not None and rule.monitor not in (*figures, name):
-        raise ValueError(
-            f"early_stopping monitors one of {', '.join(figures)} or val_score here, "
-            f"got {rule.monitor!r}"
-        )
-    if name and estimator.validation_scores_ is None:
-        estimator.validation_scores_, estimator.best_validation_score_ = [], -math.inf
-    return rule, name, score
 
 
 def score_of(estimator: Any, data: Data) -> Callable[[], float]:

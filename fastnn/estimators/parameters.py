@@ -15,8 +15,8 @@ from fastnn.model.optimizers import OPTIMIZERS, Optimizer, get_optimizer
 from fastnn.model.schedules import SCHEDULES, Schedule
 from fastnn.model.settings import LARGEST_FLOAT, check_normal
 from fastnn.network import Network
-from fastnn.training.callbacks import Callback
-from fastnn.training.early_stopping import EarlyStopping, Standing
+from fastnn.training.early_stopping import EarlyStopping
+from fastnn.training.fit import Callback, check_callbacks
 from fastnn.training.plan import Plan
 
 _AT_LEAST_0 = Interval(Real, 0, None, closed="left")
@@ -211,31 +211,17 @@ def reported_outputs(estimator: Any) -> int:
     return estimator.n_outputs_ if estimator._objective().name == "squared_error" else 1
 
 
-def batch_rows_of(estimator: Any, rows: int) -> int:
-    """Return the rows that an update learns from, of so many."""
-    return min(200 if estimator.batch_size == "auto" else estimator.batch_size, rows)
-
-
-def plan_of(
-    estimator: Any,
-    rows: int,
-    rule: EarlyStopping | None,
-    before: tuple[Standing, float],
-    incremental: bool,
-) -> Plan:
-    """Return how to train, on so many rows; `before` is how things stood after the fit before.
+def plan_of(estimator: Any, rule: EarlyStopping | None, incremental: bool) -> Plan:
+    """Return the settings of a fit with this rule of early stopping.
 
     Raises
     ------
     ValueError
-        If the solver, or float32, cannot do with a setting.
+        If the solver does not support a setting, or float32 cannot hold it.
     """
-    if estimator.solver == "lbfgs" and any(layer.dropout for layer in estimator._network.layers):
-        raise ValueError(f"dropout={estimator.dropout!r} is not for solver='lbfgs'")
-    standing, rate_divisor = before
     return Plan(
         epochs=1 if incremental else int(estimator.max_iter),
-        batch_size=int(batch_rows_of(estimator, rows)),
+        batch_size=200 if estimator.batch_size == "auto" else int(estimator.batch_size),
         optimizer=optimizer_of(estimator),
         schedule=schedule_of(estimator, incremental),
         l2=_held(estimator, "alpha"),
@@ -243,8 +229,6 @@ def plan_of(
         shuffle=bool(estimator.shuffle),
         seed=estimator._network.seed,
         early_stopping=rule,
-        standing=standing,
-        rate_divisor=rate_divisor,
         max_evaluations=int(estimator.max_fun),
         tolerance=float(estimator.tol),
     )
@@ -258,11 +242,7 @@ def callbacks_of(estimator: Any) -> list[Callback]:
     TypeError
         If one is not a `fastnn.Callback`.
     """
-    callbacks = list(estimator.callbacks or ())
-    for callback in callbacks:
-        if not isinstance(callback, Callback):
-            raise TypeError(
-                f"callbacks must be instances of fastnn.Callback, got {callback!r}; those of "
-                "scikit-learn go to set_callbacks"
-            )
-    return callbacks
+    try:
+        return list(check_callbacks(estimator.callbacks or ()))
+    except TypeError as error:
+        raise TypeError(f"{error}; those of scikit-learn go to set_callbacks") from None

@@ -13,8 +13,8 @@ from fastnn.estimators.base import BaseMLP
 from fastnn.estimators.parameters import CONSTRAINTS
 from fastnn.model.losses import LOSSES, Loss
 from fastnn.model.schedules import Schedule
-from fastnn.training.callbacks import Callback
 from fastnn.training.early_stopping import EarlyStopping
+from fastnn.training.fit import Callback
 
 
 class MLPRegressor(RegressorMixin, BaseMLP):

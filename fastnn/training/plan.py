@@ -1,4 +1,4 @@
-"""What a fit is asked to do, as one frozen record."""
+"""The settings of a fit, as one frozen record."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,16 +7,18 @@ from fastnn.model.losses import Loss
 from fastnn.model.optimizers import Optimizer, get_optimizer
 from fastnn.model.schedules import Schedule
 from fastnn.model.settings import check_setting, whole_number
-from fastnn.training.early_stopping import EarlyStopping, Standing
+from fastnn.training.early_stopping import EarlyStopping
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How to train.
+    """Settings of a fit.
 
     Attributes
     ----------
-    epochs, batch_size : int
+    epochs : int
+    batch_size : int
+        Rows per update; 0 for all rows.
     optimizer : Optimizer
     schedule : Schedule
         Spans the epochs of this fit.
@@ -24,21 +26,10 @@ class Plan:
         As in `fastnn.epoch.Epoch`.
     shuffle : bool
     seed : int
-        Decides the order of the rows and the dropout masks.
+        Determines the order of the rows and the dropout masks.
     early_stopping : EarlyStopping, optional
-    first_epoch : int
-        Epochs are counted from 0 here: the one that picks the first shuffle, so that a fit in
-        two parts equals a fit in one.
-    updates_before : int
-        Updates that the optimizer's state has seen.
-    samples_before : int
-        Rows that all epochs before this fit took.
-    standing : Standing
-        Where early stopping, or an adaptive rate, stood at the end of the fit before.
-    rate_divisor : float
-        What an adaptive rate was divided by then.
     max_evaluations, tolerance
-        Of L-BFGS, as in `fastnn.training.lbfgs.Limits`.
+        Limits of L-BFGS, as in `fastnn.training.lbfgs.Limits`.
     """
 
     epochs: int
@@ -51,16 +42,11 @@ class Plan:
     shuffle: bool = True
     seed: int = 0
     early_stopping: EarlyStopping | None = None
-    first_epoch: int = 0
-    updates_before: int = 0
-    samples_before: int = 0
-    standing: Standing = Standing()
-    rate_divisor: float = 1.0
     max_evaluations: int = 15_000
     tolerance: float = 1e-5
 
 
-def planned(
+def make_plan(
     *,
     epochs: Any,
     batch_size: Any,
@@ -75,7 +61,7 @@ def planned(
     early_stopping: Any,
     seed: int,
 ) -> Plan:
-    """Return the plan of a user's settings, which `fastnn.Network.fit` explains.
+    """Return the plan for a user's settings, which `fastnn.Network.fit` explains.
 
     Raises
     ------
@@ -103,13 +89,15 @@ def planned(
     )
 
 
-def check_monitor(rule: EarlyStopping | None, loss: Loss, *, validated: bool) -> None:
-    """Raise a ValueError if a fit with this loss has no figure that early stopping monitors."""
+def check_monitor(
+    rule: EarlyStopping | None, loss: Loss, *, validated: bool, scored: bool = False
+) -> None:
+    """Raise a ValueError if early stopping monitors a figure that this fit does not compute."""
     if rule is None:
         return
-    score = "accuracy" if loss.score == "accuracy" else "r2"
-    figures = ["loss"] + (["accuracy"] if score == "accuracy" else [])
-    figures += ["val_loss", f"val_{score}"] if validated else []
+    figures = ["loss"] + (["accuracy"] if loss.score == "accuracy" else [])
+    figures += ["val_loss", f"val_{loss.score}"] if validated else []
+    figures += ["val_score"] if scored else []
     if rule.monitor not in figures:
         hint = "" if validated else "; for more, give validation data"
         raise ValueError(
@@ -123,6 +111,6 @@ def _batch_rows(given: Any, optimizer: Optimizer) -> int:
         if given not in (None, "full"):
             raise ValueError(f"lbfgs takes all rows at once, got batch_size {given!r}")
         return 0
-    return (
-        0 if given == "full" else whole_number(128 if given is None else given, "batch_size", low=1)
-    )
+    if given == "full":
+        return 0
+    return whole_number(128 if given is None else given, "batch_size", low=1)

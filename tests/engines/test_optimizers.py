@@ -297,7 +297,7 @@ def test_a_rate_next_to_nothing_moves_next_to_nothing(engine, rng, name):
         ({"momentum": 0.9}, "momentum is for momentum, nesterov, and not for this optimizer"),
         ({"optimizer": "lbfgs", "learning_rate": 0.1}, "learning_rate is for sgd, momentum, nes"),
         ({"optimizer": "lbfgs", "batch_size": 10}, "lbfgs takes all rows at once, got batch_size"),
-        ({"optimizer": "lbfgs", "schedule": "cosine"}, "lbfgs goes without"),
+        ({"optimizer": "lbfgs", "schedule": "cosine"}, "lbfgs supports neither"),
         ({"clip_norm": -1}, "clip_norm must be a number of at least 0, got -1"),
         ({"weight_decay": -0.1}, "weight_decay must be"),
         ({"l2": -1}, "l2 must be"),

@@ -1,7 +1,7 @@
 """Processes that are killed or signalled at random moments, and go on to the same bits.
 
-Each test has a short form, and a long one: ``pytest -m long tests/training/test_resume.py -s``. The number
-of its rounds is `FASTNN_ROUNDS` where that is set.
+Each test has a short form, and a long one: ``pytest -m long tests/training/test_resume.py -s``. The
+number of its rounds is `FASTNN_ROUNDS` where that is set.
 """
 
 import json
