@@ -190,9 +190,10 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         X, y = self._checked(X, y, new)
         targets = self._encoded(y, new, incremental)
         if new:
-            self._begin(X, targets, keep=continues)
+            dtype = np.float32 if X.dtype == np.float32 else np.float64
+            self._begin(X.shape[1], self._n_outputs_of(targets), dtype, keep=continues)
         else:
-            self._continue(X, targets)
+            self._continue(X.shape[1], self._n_outputs_of(targets))
         own = self._own_validation(*own_validation)
         rule = stopping_rule_of(self)
         sets_aside = own is None and rule is not None and rule.monitor.startswith("val_")
@@ -260,7 +261,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
                     f"Input {name} contains infinity or a value too large for dtype('float32')."
                 )
 
-    def _begin(self, X: np.ndarray, targets: np.ndarray, keep: bool) -> None:
+    def _begin(self, inputs: int, outputs: int, dtype: Any, keep: bool) -> None:
         """Create a network, and reset the fitted attributes.
 
         With `keep`, it starts from `coefs_` and `intercepts_` if they have been set.
@@ -268,10 +269,8 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         given = None
         if keep and hasattr(self, "coefs_"):
             given = list(zip(self.coefs_, self.intercepts_, strict=True))
-        outputs = self._n_outputs_of(targets)
-        self._network = new_network_of(self, X.shape[1], outputs, given)
-        self._dtype = np.dtype(np.float32 if X.dtype == np.float32 else np.float64)
-        self._standing = _NOTHING_KNOWN
+        self._network = new_network_of(self, inputs, outputs, given)
+        self._dtype, self._standing = np.dtype(dtype), _NOTHING_KNOWN
         self.n_layers_, self.n_outputs_ = len(self._network.layers) + 1, outputs
         self.out_activation_ = self._network.loss.link
         self.t_, self.loss_, self.loss_curve_, self.history_ = 0, math.nan, [], {}
@@ -279,9 +278,9 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         self.validation_scores_ = self.best_validation_score_ = None
         self._show_weights()
 
-    def _continue(self, X: np.ndarray, targets: np.ndarray) -> None:
+    def _continue(self, inputs: int, outputs: int) -> None:
         """Take the weights from `coefs_` and `intercepts_`, for a network of the same structure."""
-        structure = structure_of(self, X.shape[1], self._n_outputs_of(targets))
+        structure = structure_of(self, inputs, outputs)
         network = self._network
         if (dense_layers(**structure), self._objective()) != (network.layers, network.loss):
             raise ValueError(

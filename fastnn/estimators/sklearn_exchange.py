@@ -11,8 +11,6 @@ from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils._param_validation import make_constraint
 from sklearn.utils.validation import check_is_fitted
 
-from fastnn.data.rows import Data
-
 _SOLVERS = {  # of ours, what scikit-learn calls them
     "momentum": {"solver": "sgd", "nesterovs_momentum": False},
     "nesterov": {"solver": "sgd", "nesterovs_momentum": True},
@@ -113,9 +111,8 @@ def from_sklearn(ours: Any, fitted: Any) -> Any:
             f"not by {fitted.out_activation_!r}"
         )
     estimator.coefs_, estimator.intercepts_ = fitted.coefs_, fitted.intercepts_
-    widths = (fitted.n_features_in_, fitted.n_outputs_)
-    no_rows = Data(*(np.empty((0, width), np.float32) for width in widths))
-    estimator._begin(no_rows, fitted.coefs_[0].dtype, keep=True)
+    dtype = fitted.coefs_[0].dtype
+    estimator._begin(fitted.n_features_in_, fitted.n_outputs_, dtype, keep=True)
     _copy_fitted(fitted, estimator)
     if not hasattr(fitted, "best_loss_"):  # L-BFGS
         estimator.best_loss_ = fitted.loss_

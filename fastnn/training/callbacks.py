@@ -21,7 +21,7 @@ def past_epochs(epoch: int, history: History) -> Iterator[tuple[int, Any]]:
 
 
 class LogFile(Callback):
-    r"""Write the figures of every epoch to a file, in CSV or JSON lines.
+    """Write the figures of every epoch to a file, in CSV or JSON lines.
 
     Parameters
     ----------
@@ -38,14 +38,15 @@ class LogFile(Callback):
 
     Examples
     --------
-    >>> import numpy as np, os, tempfile
+    >>> import numpy as np, tempfile
+    >>> from pathlib import Path
     >>> from fastnn import LogFile, Network
     >>> x, y = np.eye(4, dtype=np.float32), [0, 1, 0, 1]
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = os.path.join(folder, "run.csv")
+    ...     path = Path(folder, "run.csv")
     ...     history = Network([4, 2]).fit(x, y, epochs=2, callbacks=[LogFile(path)])
-    ...     open(path).readline()
-    'epoch,loss,accuracy,learning_rate,seconds\n'
+    ...     path.read_text().splitlines()[0]
+    'epoch,loss,accuracy,learning_rate,seconds'
     """
 
     defers_interrupts = True

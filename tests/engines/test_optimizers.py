@@ -15,6 +15,7 @@ from fastnn.model.layers import dense_layers
 from fastnn.model.optimizers import OPTIMIZERS, get_optimizer
 from fastnn.model.randomness import permutation
 from fastnn.model.schedules import Schedule
+from fastnn.training.state import Position
 
 LONG = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="takes too long uncompiled")
 NAMES = [name for name in OPTIMIZERS if name != "lbfgs"]  # takes no steps of its own
@@ -252,7 +253,7 @@ def test_another_rule_begins_anew(engine, rng):
     x, labels = problem(rng, 90, [6, 3])
     network, other = Network([6, 8, 3]), Network([6, 8, 3])
     network.fit(x, labels, epochs=1, optimizer="adam", engine=engine)
-    other.parameters, other._counts.epochs = network.parameters, 1
+    other.parameters, other._position = network.parameters, Position(epochs=1)
     for each in (network, other):
         each.fit(x, labels, epochs=1, optimizer="momentum", engine=engine)
     for (w, _), (other_w, _) in zip(network.parameters, other.parameters, strict=True):

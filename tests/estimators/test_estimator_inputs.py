@@ -111,13 +111,13 @@ def test_bytes_are_taken_as_they_are(engine, rng, monkeypatch):
     x, y = rng.integers(0, 256, (60, 8), np.uint8), rng.integers(0, 2, 60)
     model = small(MLPClassifier, engine)
     seen = []
-    train = type(small(MLPClassifier).fit(x, y)._network).train
+    train = type(small(MLPClassifier).fit(x, y)._network)._train
 
-    def look(network, data, *args, **settings):
-        seen.append(data.x)
-        return train(network, data, *args, **settings)
+    def look(network, prepared, **settings):
+        seen.append(prepared.training.x)
+        return train(network, prepared, **settings)
 
-    monkeypatch.setattr("fastnn.network.Network.train", look)
+    monkeypatch.setattr("fastnn.network.Network._train", look)
     model.fit(x, y)
     assert seen[0] is x
     floats = small(MLPClassifier, engine).fit(x.astype(float), y)

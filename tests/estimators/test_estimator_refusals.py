@@ -25,7 +25,7 @@ def small(engine="numpy", **settings):
         ({"alpha": 1e39}, "alpha must be"),
         ({"alpha": 1e39, "solver": "lbfgs"}, "alpha must be"),
         ({"weight_decay": 1e39}, "weight_decay must be"),
-        ({"dropout": 0.5, "solver": "lbfgs"}, "dropout=0.5 is not for solver='lbfgs'"),
+        ({"dropout": 0.5, "solver": "lbfgs"}, "lbfgs supports neither dropout"),
         ({"learning_rate": "cosine", "solver": "lbfgs"}, "learning_rate='cosine' is not for solv"),
     ],
 )

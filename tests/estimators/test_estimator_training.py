@@ -64,11 +64,11 @@ def test_an_adaptive_rate_falls_and_ends(engine):
 def test_the_network_cannot_change_on_the_way(engine, iris):
     model = MLPClassifier(warm_start=True, engine=engine, max_iter=2).fit(*iris)
     for change in ({"hidden_layer_sizes": 7}, {"activation": "tanh"}, {"dropout": 0.5}):
-        with pytest.raises(ValueError, match="go on with the network as it is"):
+        with pytest.raises(ValueError, match="continue with the same network"):
             model.set_params(**change).fit(*iris)
         model.set_params(hidden_layer_sizes=(100,), activation="relu", dropout=0.0)
     regressor = MLPRegressor(engine=engine).partial_fit(*iris)
-    with pytest.raises(ValueError, match="go on with the network"):
+    with pytest.raises(ValueError, match="continue with the same network"):
         regressor.partial_fit(iris[0], np.stack([iris[1], iris[1]], axis=1))
 
 
@@ -179,7 +179,7 @@ def test_a_warm_start_remembers_the_best(engine, cancer):
 
 def test_a_figure_that_is_not_there(engine, iris):
     model = MLPClassifier(early_stopping=EarlyStopping("val_r2"), engine=engine)
-    with pytest.raises(ValueError, match="early_stopping monitors one of loss, accuracy, val_loss"):
+    with pytest.raises(ValueError, match="early stopping monitors one of loss, accuracy, val_loss"):
         model.fit(*iris)
 
 

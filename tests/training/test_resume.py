@@ -109,7 +109,10 @@ def signalled_rounds(server: Server, place: Path, rounds: int, dataset: str) -> 
         snapshot, _ = read_snapshot(last)
         log = events(place / "log")
         assert (log[-1]["event"], log[-1]["reason"]) == ("stopped", word)
-        assert snapshot.epoch == log[-2].get("epoch", 0) and len(log) == snapshot.epoch + 2
+        assert (
+            snapshot.position.epochs == log[-2].get("epoch", 0)
+            and len(log) == snapshot.position.epochs + 2
+        )
         names = [path.name for path in (place / "signalled").iterdir()]
         assert 1 <= len(names) <= 2 and all(name.startswith("checkpoint-") for name in names)
         error = (place / "err").read_text()
