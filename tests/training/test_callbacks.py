@@ -416,12 +416,8 @@ def test_context_spans_the_fit_and_may_refuse_it(engine, data):
         network.fit(*data, optimizer="sgd", engine=engine, callbacks=[refusing])
     assert refusing.events == [] and not hasattr(refusing, "fit")
     assert network._position == position and network._rule == "adam"
-    for old, new in zip(
-        [before, *state], [network.parameters, *network._current_state()], strict=True
-    ):
-        assert all(
-            (w == v).all() and (b == c).all() for (w, b), (v, c) in zip(old, new, strict=True)
-        )
+    after = [network.parameters, *network._current_state()]
+    np.testing.assert_equal(after, [before, *state])
 
 
 def test_interrupt_waits_for_callbacks_that_defer_it(data):

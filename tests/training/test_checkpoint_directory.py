@@ -70,7 +70,7 @@ def test_leftovers_of_the_dead_are_removed(tmp_path: Path) -> None:
 
 
 def test_nothing_to_go_on_from(tmp_path: Path) -> None:
-    for folder, why in ((tmp_path, "has no checkpoint"), (tmp_path / "none", "is no directory")):
+    for folder, why in ((tmp_path, "has no checkpoint"), (tmp_path / "none", "is not a directory")):
         with pytest.raises(CheckpointError) as raised:
             small_fit(folder, resume=True)
         assert str(raised.value) == f"{folder}: {why} to resume from"
