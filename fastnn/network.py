@@ -8,7 +8,7 @@ import numpy as np
 from fastnn.data.conversion import as_data, as_features, as_parameters
 from fastnn.engine import Engine, get_engine, usable_threads
 from fastnn.model.initializers import initial_parameters
-from fastnn.model.layers import Parameters, dense_layers
+from fastnn.model.layers import Parameters, dense_layers, parameters_sha256
 from fastnn.model.losses import get_loss
 from fastnn.model.optimizers import Optimizer
 from fastnn.model.randomness import SEED_LIMIT
@@ -126,6 +126,16 @@ class Network:
             self._engine.set_parameters(fresh)
         self._parameters = fresh
 
+    def weights_sha256(self) -> str:
+        """Return the SHA-256 of each layer's w, then b, as little-endian float32: 64 hex digits.
+
+        Examples
+        --------
+        >>> Network([4, 8, 3], seed=0).weights_sha256()
+        '0a303bf7709d2e7d34384f099a163cc737708cd793911254113f695745b66891'
+        """
+        return parameters_sha256(self.parameters)
+
     def fit(
         self,
         x: Any,
@@ -188,11 +198,9 @@ class Network:
         validation_data : (x, y) or (x, y, sample_weight), optional
             Evaluated after every epoch.
         validation_fraction : float, default 0
-            Without validation data: the share of the rows, drawn by the seed, and of every class
-            alike where there are enough, that are kept from training and evaluated instead.
+            Share of the rows to hold out instead, drawn by the seed; stratified where possible.
         early_stopping : bool or EarlyStopping, default False
-            End before the last epoch once a figure of the history stops improving; True is an
-            `EarlyStopping` as it comes, which watches ``val_loss``.
+            Stop once a figure of the history stops improving; True watches ``val_loss``.
         engine : {"numba", "numpy"}, default "numba"
             The fast engine or the reference.
         threads : int, optional

@@ -23,10 +23,11 @@ SLOPES = {"logistic": 0.25, "gelu": 1.13}
 FUNCTION_ERROR = 6.6
 
 # Whole runs. Rounding errors of two engines differ and grow by training: measured 2e-8, 4e-5,
-# 9e-5 relative in the mean loss of epochs 1 to 3.
+# 9e-5 relative in the mean loss of epochs 1 to 3; in 20 epochs of batch gradient descent 2e-8 to
+# 1.4e-5, by eight sets of initial weights.
 FIRST_STEPS = FIRST_EPOCH = 1e-5
 THREE_EPOCHS = 1e-3
-BATCH_GD_20_EPOCHS = 1e-5
+BATCH_GD_20_EPOCHS = 1e-4
 
 
 def assert_product(got: np.ndarray, left: np.ndarray, right: np.ndarray) -> None:
