@@ -21,7 +21,7 @@ from fastnn.training.state import Position
 SIZES = [784, 128, 64, 10]
 LAYERS = dense_layers(SIZES)
 SEED = 0
-DROPOUT = 0.2, 0.05, 0.05  # of the recipe that README.md recommends for MNIST
+DROPOUT = 0.2, 0.05, 0.05  # of the recipe for MNIST in fastnn/guide/training.md
 
 # Two engines round differently, by some 1e-7 in a loss. Such a difference can take a ReLU across
 # its kink for one sample, and from there the weights drift apart: among six seeds the losses of
