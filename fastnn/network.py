@@ -22,7 +22,7 @@ from fastnn.storage.model_file import model_of, write_model
 from fastnn.storage.onnx_export import network_graph, write_onnx
 from fastnn.system.files import FilePath
 from fastnn.system.forks import Training, making
-from fastnn.system.interrupts import Whole
+from fastnn.system.interrupts import DeferInterrupts
 from fastnn.training.callbacks import Callback, checked
 from fastnn.training.checkpoint import checkpoint_in
 from fastnn.training.early_stopping import EarlyStopping
@@ -279,7 +279,7 @@ class Network:
             asked = (self, running, data, plan, validation)
             with keeper.in_use(*asked) if keeper else nullcontext(plan) as plan:
                 if not has_state:
-                    with Whole():
+                    with DeferInterrupts():
                         self._rule, self._slots = plan.optimizer.rule, plan.optimizer.slots
                         running.set_state([])
                         counts.updates = 0

@@ -13,7 +13,7 @@ from command_line import posix
 from scipy.sparse import csr_array
 
 from fastnn import Callback, MLPClassifier, Network
-from fastnn.system.interrupts import Terminated, Whole, exit_code, heed, heeded
+from fastnn.system.interrupts import DeferInterrupts, Terminated, exit_code, heed, heeded
 
 pytestmark = posix
 
@@ -28,9 +28,9 @@ def handlers() -> list[Any]:
 def test_a_signal_waits_for_the_end(number: int) -> None:
     done, before = [], handlers()
     with pytest.raises(KeyboardInterrupt) as raised, heeded():
-        with Whole():
+        with DeferInterrupts():
             signal.raise_signal(number)
-            with Whole():
+            with DeferInterrupts():
                 signal.raise_signal(number)
             done.append("all")
         done.append("more")
@@ -40,7 +40,7 @@ def test_a_signal_waits_for_the_end(number: int) -> None:
 
 def test_without_a_signal_nothing_is_raised() -> None:
     before = handlers()
-    with Whole():
+    with DeferInterrupts():
         assert handlers()[0] != before[0]
     assert handlers() == before
 
@@ -49,7 +49,7 @@ def test_other_handlers_are_left_alone() -> None:
     came: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
     try:
-        with heeded(), Whole():
+        with heeded(), DeferInterrupts():
             signal.raise_signal(signal.SIGINT)
             assert came == [signal.SIGINT]
     finally:
@@ -61,7 +61,7 @@ def test_other_threads_have_no_handlers() -> None:
 
     def work() -> None:
         try:
-            with heeded(), Whole():
+            with heeded(), DeferInterrupts():
                 pass
         except BaseException as error:
             errors.append(error)
