@@ -21,7 +21,7 @@ from fastnn.model.settings import check_setting, whole_number
 from fastnn.storage.model_file import model_of, write_model
 from fastnn.storage.onnx_export import network_graph, write_onnx
 from fastnn.system.files import FilePath
-from fastnn.system.forks import Training, making
+from fastnn.system.forks import Training, setup_lock
 from fastnn.system.interrupts import DeferInterrupts
 from fastnn.training.callbacks import Callback, checked
 from fastnn.training.checkpoint import checkpoint_in
@@ -362,7 +362,7 @@ class Network:
         """Move the network, unless it is in training, to an engine, and return that."""
         if threads is not None:
             threads = whole_number(threads, "threads", low=1)
-        with making:
+        with setup_lock:
             if self._engine is None or self._engine_choice != (name, threads):
                 self._training.check()
                 how: Any = {"input_scale": self.input_scale, "threads": threads}

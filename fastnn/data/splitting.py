@@ -11,7 +11,7 @@ from fastnn.data.rows import Data
 from fastnn.errors import DataError
 from fastnn.model.losses import Loss
 from fastnn.model.randomness import WHOLE_BYTES
-from fastnn.system.forks import making
+from fastnn.system.forks import setup_lock
 
 
 def split(data: Data, fraction: float, loss: Loss, seed: int) -> tuple[Data, Data]:
@@ -29,7 +29,7 @@ def split(data: Data, fraction: float, loss: Loss, seed: int) -> tuple[Data, Dat
     DataError
         If no rows are left to train on.
     """
-    with making:  # fork() waits for the import: a child could not finish it
+    with setup_lock:  # fork() waits for the import: a child could not finish it
         from sklearn.model_selection import train_test_split
 
     if not isinstance(fraction, Real) or not 0 < fraction < 1:

@@ -20,7 +20,7 @@ from fastnn.data.sparse import SparseRows
 from fastnn.errors import CheckpointError
 from fastnn.estimators.parameters import batch_rows_of, reported_outputs, stopping_rule_of
 from fastnn.network import Network
-from fastnn.system.forks import Training, making
+from fastnn.system.forks import Training, setup_lock
 from fastnn.system.memory import check_copy
 from fastnn.training.callbacks import Bookkeeper, Callback, past_epochs
 from fastnn.training.early_stopping import EarlyStopping
@@ -59,7 +59,7 @@ def one_at_a_time(fit: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(fit)
     def guarded(self: Any, *arguments: Any, **options: Any) -> Any:
-        with making:
+        with setup_lock:
             training = _fits.setdefault(self, Training(_REFUSAL))
         with training:
             return fit(self, *arguments, **options)

@@ -52,7 +52,7 @@ from fastnn.kernels.workspace import (
 )
 from fastnn.model.layers import Dense, Parameters
 from fastnn.model.losses import LOSSES, Loss
-from fastnn.system.forks import alone, lock, making
+from fastnn.system.forks import alone, lock, setup_lock
 from fastnn.system.memory import check_compiler, empty_predictions
 
 DECISIVE_ROWS = 64  # fewer say too little of how many zeros there are
@@ -73,7 +73,7 @@ def compile_kernels() -> tuple[float, bool]:
     start = time.perf_counter()
     if not (kernels_are_cached() or config.DISABLE_JIT):
         check_compiler()
-    with making:
+    with setup_lock:
         _threads.prepare()
         for function in KERNELS:
             function.compile()

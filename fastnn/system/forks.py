@@ -15,7 +15,7 @@ from weakref import WeakSet
 
 # Held while an engine is made: its kernels compiled, its threads started, what it needs imported.
 # Taken before the others.
-making = threading.RLock()
+setup_lock = threading.RLock()
 
 # A prediction of very many rows, which changes nothing that a child needs.
 _PATIENCE = 10.0  # seconds
@@ -29,7 +29,7 @@ def lock() -> Any:
     It is one of C's, which an interrupt cannot leave locked, to be entered by `alone`.
     """
     new = threading.RLock()
-    with making:
+    with setup_lock:
         _locks.add(new)
     return new
 
@@ -73,7 +73,7 @@ class Training:
     def __enter__(self) -> None:
         ours = False
         try:
-            with making:
+            with setup_lock:
                 self.check()
                 ours = self._taken = True
         except BaseException:  # Ctrl-C, it may be
@@ -86,7 +86,7 @@ class Training:
 
 
 def _hold() -> None:
-    for each in (making, *_lock_of_numba()):
+    for each in (setup_lock, *_lock_of_numba()):
         each.acquire()
         _held.append(each)
     for each in list(_locks):  # one of this thread's own is a signal handler's, and stays so

@@ -16,7 +16,7 @@ from fastnn.data.features import Features, dense
 from fastnn.data.rows import Data
 from fastnn.data.sparse import SparseRows
 from fastnn.model.losses import Loss
-from fastnn.system.forks import making
+from fastnn.system.forks import setup_lock
 from fastnn.training.plan import Plan
 
 OFFSET_LIMIT = 2.0**16  # mean over spread: float32 has 24 bits, of which 8 are left for the spread
@@ -277,7 +277,7 @@ def _mean(values: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
 
 def _warn(text: str) -> None:
     """Warn at the line outside of fastnn and scikit-learn that called the fit."""
-    with making:  # fork() waits for the import: a child could not finish it
+    with setup_lock:  # fork() waits for the import: a child could not finish it
         from sklearn.exceptions import ConvergenceWarning
 
     frame, level = sys._getframe(1), 2
