@@ -52,7 +52,7 @@ from fastnn.kernels.workspace import (
 )
 from fastnn.model.layers import Dense, Parameters
 from fastnn.model.losses import LOSSES, Loss
-from fastnn.system.forks import alone, lock, setup_lock
+from fastnn.system.forks import lock, reject_reentry, setup_lock
 from fastnn.system.memory import check_compiler, empty_predictions
 
 DECISIVE_ROWS = 64  # fewer say too little of how many zeros there are
@@ -156,23 +156,23 @@ class NumbaEngine:
 
     def get_parameters(self) -> Parameters:
         """Return a copy of the parameters."""
-        with alone(self._lock):
+        with reject_reentry(self._lock):
             return self._layout.read(self._buffers.parameters)
 
     def set_parameters(self, parameters: Parameters) -> None:
         """Replace the parameters by a copy of these."""
-        with alone(self._lock):
+        with reject_reentry(self._lock):
             self._layout.write(self._buffers.parameters, parameters)
             self._layout.write_transposed(self._buffers.transposed, parameters)
 
     def get_state(self, slots: int) -> list[Parameters]:
         """Return a copy of so many slots of the optimizer's state."""
-        with alone(self._lock):
+        with reject_reentry(self._lock):
             return [self._layout.read(slot) for slot in self._slots()[:slots]]
 
     def set_state(self, state: list[Parameters]) -> None:
         """Replace the optimizer's state by a copy of this; slots that are not given are zero."""
-        with alone(self._lock):
+        with reject_reentry(self._lock):
             for slot, values in zip_longest(self._slots(), state):
                 if values is not None:
                     self._layout.write(slot, values)
@@ -185,7 +185,7 @@ class NumbaEngine:
     def run_chunk(self, epoch: Epoch, progress: Progress, budget_rows: int) -> Progress:
         """Train on at least `budget_rows` further rows, or to the end of the epoch."""
         stop = min(len(epoch.order), progress.position + budget_rows)
-        with alone(self._lock):
+        with reject_reentry(self._lock):
             job, optimizer = self._training_job(epoch), epoch.optimizer
             job.rule = RULES[optimizer.rule]
             job.momentum, job.nesterov = optimizer.momentum, optimizer.nesterov
@@ -199,7 +199,7 @@ class NumbaEngine:
         """Return the mean loss over these rows as one batch, and its gradient."""
         rows = len(data.x)
         epoch = Epoch(data, np.arange(rows), rows, 0.0, l2=l2)
-        with alone(self._lock):
+        with reject_reentry(self._lock):
             job = self._training_job(epoch)
             job.rule, job.clip_norm, job.drops = KEEP_GRADIENT, 0.0, False
             progress = Progress()
@@ -211,7 +211,7 @@ class NumbaEngine:
 
     def evaluate(self, data: Data) -> tuple[float, float]:
         """Return the mean loss and the accuracy over these rows."""
-        with alone(self._lock):
+        with reject_reentry(self._lock):
             job = self._forward_job
             job.mode, job.targets = EVALUATE, address(data.targets)
             job.weights = 0 if data.weights is None else address(data.weights)
@@ -223,7 +223,7 @@ class NumbaEngine:
     def predict(self, x: Features) -> np.ndarray:
         """Return predictions (rows, O) float32."""
         probs = empty_predictions(len(x), self._outputs)
-        with alone(self._lock):
+        with reject_reentry(self._lock):
             job = self._forward_job
             job.mode, job.out, job.finite = PREDICT, address(probs), True
             self._pass_over(x)

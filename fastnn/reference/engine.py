@@ -30,7 +30,7 @@ from fastnn.reference.updates import (
     momentum_update,
     sgd_update,
 )
-from fastnn.system.forks import alone, lock
+from fastnn.system.forks import lock, reject_reentry
 from fastnn.system.memory import empty_predictions
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -44,7 +44,7 @@ def _alone(method: Method) -> Method:
 
     @wraps(method)
     def locked(self: "ReferenceEngine", *args: Any, **kwargs: Any) -> Any:
-        with alone(self._lock), np.errstate(all="ignore"):
+        with reject_reentry(self._lock), np.errstate(all="ignore"):
             return method(self, *args, **kwargs)
 
     return cast(Method, locked)

@@ -26,7 +26,7 @@ _locks: WeakSet[Any] = WeakSet()
 def lock() -> Any:
     """Return a new lock that forks wait for. No thread may hold two of them.
 
-    It is one of C's, which an interrupt cannot leave locked, to be entered by `alone`.
+    It is one of C's, which an interrupt cannot leave locked, to be entered by `reject_reentry`.
     """
     new = threading.RLock()
     with setup_lock:
@@ -34,7 +34,7 @@ def lock() -> Any:
     return new
 
 
-def alone(lock: Any) -> Any:
+def reject_reentry(lock: Any) -> Any:
     """Return a lock that is to be entered.
 
     Raises
