@@ -52,7 +52,7 @@ from fastnn.kernels.workspace import (
 )
 from fastnn.model.layers import Dense, Parameters
 from fastnn.model.losses import LOSSES, Loss
-from fastnn.system.forks import lock, reject_reentry, setup_lock
+from fastnn.system.forks import fork_safe_lock, reject_reentry, setup_lock
 from fastnn.system.memory import check_compiler, empty_predictions
 
 DECISIVE_ROWS = 64  # fewer say too little of how many zeros there are
@@ -144,7 +144,7 @@ class NumbaEngine:
         # Its own job for what only goes forward: most of it stays as it is from call to call.
         self._forward_job = Job.from_buffer_copy(self._buffers.job)
         self._forward_job.batch_size = sys.maxsize
-        self._lock = lock()  # there is one workspace
+        self._lock = fork_safe_lock()  # there is one workspace
         self.skip_zeros: bool | None = None  # None: where the data have enough of them
         self._measured: Callable[[], Features | None] = lambda: None
         self._work: np.ndarray | None = None

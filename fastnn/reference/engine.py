@@ -30,7 +30,7 @@ from fastnn.reference.updates import (
     momentum_update,
     sgd_update,
 )
-from fastnn.system.forks import lock, reject_reentry
+from fastnn.system.forks import fork_safe_lock, reject_reentry
 from fastnn.system.memory import empty_predictions
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -76,7 +76,7 @@ class ReferenceEngine:
     def __init__(self, layers: Sequence[Dense], loss: Loss, *, input_scale: float) -> None:
         self.layers = tuple(layers)
         self.loss = loss
-        self._lock = lock()
+        self._lock = fork_safe_lock()
         self.input_scale = np.float32(input_scale)
         self._x = [_rows(layer.inputs) for layer in self.layers]
         self._z, self._a, self._dz = (

@@ -23,7 +23,7 @@ _held: list[Any] = []
 _locks: WeakSet[Any] = WeakSet()
 
 
-def lock() -> Any:
+def fork_safe_lock() -> Any:
     """Return a new lock that forks wait for. No thread may hold two of them.
 
     It is one of C's, which an interrupt cannot leave locked, to be entered by `reject_reentry`.
@@ -34,7 +34,7 @@ def lock() -> Any:
     return new
 
 
-def reject_reentry(lock: Any) -> Any:
+def reject_reentry(fork_safe_lock: Any) -> Any:
     """Return a lock that is to be entered.
 
     Raises
@@ -42,12 +42,12 @@ def reject_reentry(lock: Any) -> Any:
     RuntimeError
         If this thread is in it: a signal handler asks for what the thread is in the midst of.
     """
-    if lock._is_owned():
+    if fork_safe_lock._is_owned():
         raise RuntimeError(
             "the network is at work in this very thread: a signal handler can have it done later, "
             "by a flag or a callback"
         )
-    return lock
+    return fork_safe_lock
 
 
 _IN_TRAINING = "the network is being trained: wait for the end of that, or use a copy of it"

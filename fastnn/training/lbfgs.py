@@ -13,7 +13,7 @@ from fastnn.data.rows import Data
 from fastnn.engine import Engine
 from fastnn.errors import DivergenceError
 from fastnn.model.layers import Parameters
-from fastnn.system.forks import lock, setup_lock
+from fastnn.system.forks import fork_safe_lock, setup_lock
 
 # SciPy's status of a search that reached a limit. Every other search ends when the loss no longer
 # falls. In float32 that is a minimum only if the gradient is a small part of the initial one.
@@ -135,7 +135,7 @@ class _QuietBlas:
     """
 
     def __init__(self) -> None:
-        self._lock, self._fits = lock(), 0
+        self._lock, self._fits = fork_safe_lock(), 0
         self._limits: Any = None
 
     def __enter__(self) -> None:
