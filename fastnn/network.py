@@ -21,7 +21,7 @@ from fastnn.model.settings import check_setting, whole_number
 from fastnn.storage.model_file import model_of, write_model
 from fastnn.storage.onnx_export import network_graph, write_onnx
 from fastnn.system.files import FilePath
-from fastnn.system.forks import Training, setup_lock
+from fastnn.system.forks import FitLock, setup_lock
 from fastnn.system.interrupts import DeferInterrupts
 from fastnn.training.callbacks import Callback, checked
 from fastnn.training.checkpoint import checkpoint_in
@@ -101,7 +101,7 @@ class Network:
         self._state: list[Parameters] = []  # its state, until there is an engine that has it
         self._engine: Engine | None = None
         self._engine_choice: tuple[str, int | None] = ("numba", None)
-        self._training = Training()
+        self._training = FitLock()
 
     @property
     def epochs_trained(self) -> int:
@@ -383,7 +383,7 @@ class Network:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the engine behind, its buffers and locks: a copy, or a pickle, builds another."""
-        own = {"_counts": replace(self._counts), "_training": Training(), "_engine": None}
+        own = {"_counts": replace(self._counts), "_training": FitLock(), "_engine": None}
         own |= {"_parameters": self.parameters, "_state": self._current_state()}
         return self.__dict__ | own
 

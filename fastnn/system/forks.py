@@ -53,7 +53,7 @@ def reject_reentry(fork_safe_lock: Any) -> Any:
 _IN_TRAINING = "the network is being trained: wait for the end of that, or use a copy of it"
 
 
-class Training:
+class FitLock:
     """A context that one fit is in at a time: of a network, a copy of which has one of its own.
 
     Parameters
