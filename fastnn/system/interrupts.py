@@ -43,7 +43,7 @@ class DeferInterrupts:
             return
         for number in _SIGNALS:
             handler = _signal.getsignal(number)
-            if handler is signal.default_int_handler or handler is heed:
+            if handler is signal.default_int_handler or handler is raise_interrupt:
                 self._handlers[number] = handler
                 DeferInterrupts._entered = self
                 _signal.signal(number, self._note)
@@ -75,7 +75,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
 
 
-def heed(number: int, frame: object) -> NoReturn:
+def raise_interrupt(number: int, frame: object) -> NoReturn:
     """Raise what a signal stands for; the next one ends the process on the spot."""
     for each in _SIGNALS:
         signal.signal(each, lambda number, _: os._exit(exit_code(number)))
@@ -96,7 +96,7 @@ def heeded() -> Iterator[None]:
         ours = {each: signal.getsignal(each) for each in _SIGNALS}
         ours = {each: handler for each, handler in ours.items() if handler in defaults}
     for each in ours:
-        signal.signal(each, heed)
+        signal.signal(each, raise_interrupt)
     try:
         yield
     finally:

@@ -13,7 +13,7 @@ from command_line import posix
 from scipy.sparse import csr_array
 
 from fastnn import Callback, MLPClassifier, Network
-from fastnn.system.interrupts import DeferInterrupts, Terminated, exit_code, heed, heeded
+from fastnn.system.interrupts import DeferInterrupts, Terminated, exit_code, heeded, raise_interrupt
 
 pytestmark = posix
 
@@ -86,7 +86,7 @@ print("never")
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (exit_code(signal.SIGTERM), "")
-    assert heed not in handlers()
+    assert raise_interrupt not in handlers()
 
 
 class Ledger(Callback):
