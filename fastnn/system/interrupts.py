@@ -88,7 +88,7 @@ def exit_code(number: int) -> int:
 
 
 @contextmanager
-def heeded() -> Iterator[None]:
+def interrupt_handlers() -> Iterator[None]:
     """Heed both signals while this lasts, in the main thread; one that is ignored stays so."""
     defaults = (signal.default_int_handler, signal.SIG_DFL)
     ours = {}

@@ -13,7 +13,13 @@ from command_line import posix
 from scipy.sparse import csr_array
 
 from fastnn import Callback, MLPClassifier, Network
-from fastnn.system.interrupts import DeferInterrupts, Terminated, exit_code, heeded, raise_interrupt
+from fastnn.system.interrupts import (
+    DeferInterrupts,
+    Terminated,
+    exit_code,
+    interrupt_handlers,
+    raise_interrupt,
+)
 
 pytestmark = posix
 
@@ -27,7 +33,7 @@ def handlers() -> list[Any]:
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_waits_for_the_end(number: int) -> None:
     done, before = [], handlers()
-    with pytest.raises(KeyboardInterrupt) as raised, heeded():
+    with pytest.raises(KeyboardInterrupt) as raised, interrupt_handlers():
         with DeferInterrupts():
             signal.raise_signal(number)
             with DeferInterrupts():
@@ -49,7 +55,7 @@ def test_other_handlers_are_left_alone() -> None:
     came: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
     try:
-        with heeded(), DeferInterrupts():
+        with interrupt_handlers(), DeferInterrupts():
             signal.raise_signal(signal.SIGINT)
             assert came == [signal.SIGINT]
     finally:
@@ -61,7 +67,7 @@ def test_other_threads_have_no_handlers() -> None:
 
     def work() -> None:
         try:
-            with heeded(), DeferInterrupts():
+            with interrupt_handlers(), DeferInterrupts():
                 pass
         except BaseException as error:
             errors.append(error)
