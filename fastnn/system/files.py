@@ -124,7 +124,7 @@ def _sync_folder(folder: str) -> None:
 
 
 @contextmanager
-def alone_in(folder: FilePath) -> Iterator[Callable[[], bool]]:
+def lock_directory(folder: FilePath) -> Iterator[Callable[[], bool]]:
     """Hold an exclusive lock on a directory; it is released even if the process is killed.
 
     The lock is on the directory itself, not on its path. The context manager gives a function
