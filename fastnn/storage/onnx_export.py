@@ -14,7 +14,7 @@ import numpy as np
 from fastnn import __version__
 from fastnn.model.layers import LEAK, Dense, Parameters
 from fastnn.model.losses import Loss
-from fastnn.system.files import FilePath, write_whole
+from fastnn.system.files import FilePath, write_atomically
 
 OPSET, IR_VERSION = 13, 7
 
@@ -217,4 +217,4 @@ def write_onnx(graph: Any, path: FilePath) -> None:
         producer_version=__version__,
     )
     onnx.checker.check_model(model, full_check=True)
-    write_whole(path, [model.SerializeToString()])
+    write_atomically(path, [model.SerializeToString()])

@@ -21,7 +21,7 @@ import numpy as np
 from fastnn import __version__
 from fastnn.errors import ModelFileError
 from fastnn.storage.strict_json import brief, check_names, dump, listed, parse, typed, within
-from fastnn.system.files import FilePath, regular_mode, write_whole
+from fastnn.system.files import FilePath, regular_mode, write_atomically
 
 HEADER_LIMIT = 2 << 20  # bytes; Python's objects for them may take thirty times as many
 _LENGTH_BYTES = 8  # in front of the header: its length
@@ -87,7 +87,7 @@ def write(
     with within(path):
         tuple(expected(description))
         contents = _contents(kind, description, leaves)
-    write_whole(path, [contents])
+    write_atomically(path, [contents])
 
 
 def _contents(kind: Kind, description: dict[str, Any], leaves: Leaves) -> bytes:

@@ -34,7 +34,7 @@ def fork_safe_lock() -> Any:
     return new
 
 
-def reject_reentry(fork_safe_lock: Any) -> Any:
+def reject_reentry(lock: Any) -> Any:
     """Return a lock that is to be entered.
 
     Raises
@@ -42,12 +42,12 @@ def reject_reentry(fork_safe_lock: Any) -> Any:
     RuntimeError
         If this thread is in it: a signal handler asks for what the thread is in the midst of.
     """
-    if fork_safe_lock._is_owned():
+    if lock._is_owned():
         raise RuntimeError(
             "the network is at work in this very thread: a signal handler can have it done later, "
             "by a flag or a callback"
         )
-    return fork_safe_lock
+    return lock
 
 
 _IN_TRAINING = "the network is being trained: wait for the end of that, or use a copy of it"
