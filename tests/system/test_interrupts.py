@@ -82,8 +82,8 @@ def test_other_threads_have_no_handlers() -> None:
 def test_the_second_signal_ends_the_process() -> None:
     program = """
 import signal
-from fastnn.system.interrupts import heeded
-with heeded():
+from fastnn.system.interrupts import interrupt_handlers
+with interrupt_handlers():
     try:
         signal.raise_signal(signal.SIGINT)
     except KeyboardInterrupt:
