@@ -18,7 +18,7 @@ from fastnn.model.optimizers import Optimizer
 from fastnn.model.randomness import SEED_LIMIT
 from fastnn.model.schedules import Schedule
 from fastnn.model.settings import check_setting, whole_number
-from fastnn.storage.model_file import model_of, write_model
+from fastnn.storage.model_file import model_from_network, write_model
 from fastnn.storage.onnx_export import network_graph, write_onnx
 from fastnn.system.files import FilePath
 from fastnn.system.forks import FitLock, setup_lock
@@ -349,7 +349,7 @@ class Network:
         ModelFileError
             If a weight is not finite.
         """
-        write_model(path, model_of(self))
+        write_model(path, model_from_network(self))
 
     def to_onnx(self, path: FilePath) -> None:
         """Write an ONNX model that predicts the same; `fastnn.storage.onnx_export` tells of it."""

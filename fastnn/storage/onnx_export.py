@@ -47,7 +47,7 @@ class Trained(Protocol):
         """Per layer weights (I, O) and biases (O,)."""
 
 
-def missing(error: ModuleNotFoundError) -> ModuleNotFoundError:
+def missing_package_error(error: ModuleNotFoundError) -> ModuleNotFoundError:
     """Return what to raise where a package that ONNX needs is not there."""
     return ModuleNotFoundError(
         f"ONNX models need the package {error.name}: pip install '.[onnx]' in fastnn's checkout",
@@ -59,7 +59,7 @@ def _onnx() -> Any:
     try:
         import onnx
     except ModuleNotFoundError as error:
-        raise missing(error) from error
+        raise missing_package_error(error) from error
     return onnx
 
 
