@@ -6,7 +6,7 @@ from numbers import Real
 import numpy as np
 
 from fastnn.data.conversion import has_classes
-from fastnn.data.features import selected
+from fastnn.data.features import select_rows
 from fastnn.data.rows import Data
 from fastnn.errors import DataError
 from fastnn.model.losses import Loss
@@ -61,4 +61,4 @@ def split(data: Data, fraction: float, loss: Loss, seed: int) -> tuple[Data, Dat
 def _part_of(data: Data, rows: np.ndarray) -> Data:
     """Return some rows; their features are not copied, and may stay in a file."""
     weights = None if data.weights is None else data.weights[rows]
-    return Data(selected(data.x, rows), data.targets[rows], weights)
+    return Data(select_rows(data.x, rows), data.targets[rows], weights)

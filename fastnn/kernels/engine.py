@@ -17,7 +17,7 @@ import numpy as np
 from numba import config
 
 from fastnn.data.conversion import check_finite
-from fastnn.data.features import Features, SelectedRows, check_in_place
+from fastnn.data.features import Features, SelectedRows, check_not_resized
 from fastnn.data.rows import Data
 from fastnn.data.sparse import COLUMNS_CHANGED, SparseRows
 from fastnn.epoch import CHUNK_ROWS, Epoch, Progress
@@ -216,7 +216,7 @@ class NumbaEngine:
             job.mode, job.targets = EVALUATE, address(data.targets)
             job.weights = 0 if data.weights is None else address(data.weights)
             job.loss_sum = job.correct = 0.0
-            data.check_in_place(self._layout.layers[0].inputs)
+            data.check_not_resized(self._layout.layers[0].inputs)
             self._pass_over(data.x)
             return job.loss_sum / data.total_weight, job.correct / data.total_weight
 
@@ -235,7 +235,7 @@ class NumbaEngine:
         """Tell the job what to train on, and what each update has of its own."""
         job, data = self._buffers.job, epoch.data
         job.n, job.mode = len(epoch.order), TRAIN
-        data.check_in_place(self._layout.layers[0].inputs, job.n)
+        data.check_not_resized(self._layout.layers[0].inputs, job.n)
         self._point_at(job, data.x)
         self._measure(epoch)
         skips = self._work is not None and not job.x_is_sparse
@@ -258,7 +258,7 @@ class NumbaEngine:
             return
         job.x, job.x_is_bytes = address(x.values), False
         job.x_starts, job.x_columns = address(x.starts), address(x.columns)
-        size = given.most_entries(CHUNK_ROWS) + CHUNK_ROWS  # the biases
+        size = given.max_entries(CHUNK_ROWS) + CHUNK_ROWS  # the biases
         if self._entries is None or self._entries.size < size:
             self._entries = EntryBuffers(size, x.width, self.threads)
         self._entries.tell(job)
@@ -279,7 +279,7 @@ class NumbaEngine:
         job.skip_zeros = BY_BLOCK if self.skip_zeros is None else int(self.skip_zeros)
         for start in range(0, rows, CALL_ROWS):
             if start > 0:  # the first rows have just been checked
-                check_in_place(x, self._layout.layers[0].inputs)
+                check_not_resized(x, self._layout.layers[0].inputs)
             job.position, job.stop = start, min(rows, start + CALL_ROWS)
             work = products * min(rows - start, CHUNK_ROWS)
             self._run(job, work // FORWARD_WORK_OF_A_TASK)
