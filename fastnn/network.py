@@ -17,7 +17,7 @@ from fastnn.model.losses import get_loss
 from fastnn.model.optimizers import Optimizer
 from fastnn.model.randomness import SEED_LIMIT
 from fastnn.model.schedules import Schedule
-from fastnn.model.settings import check_setting, whole_number
+from fastnn.model.settings import check_integer, check_setting
 from fastnn.storage.model_file import model_from_network, write_model
 from fastnn.storage.onnx_export import network_graph, write_onnx
 from fastnn.system.files import FilePath
@@ -92,7 +92,7 @@ class Network:
         self.loss = get_loss(loss)
         check_setting("input_scale", input_scale)
         self.input_scale = float(input_scale)
-        self.seed = whole_number(seed, "seed", low=0)
+        self.seed = check_integer(seed, "seed", low=0)
         if self.seed >= SEED_LIMIT:
             raise ValueError(f"seed must be below 2**64, got {seed!r}")
         self._parameters: Parameters | None = None  # drawn when they are first asked for
@@ -361,7 +361,7 @@ class Network:
     def use_engine(self, name: str, *, threads: int | None = None) -> Engine:
         """Move the network, unless it is in training, to an engine, and return that."""
         if threads is not None:
-            threads = whole_number(threads, "threads", low=1)
+            threads = check_integer(threads, "threads", low=1)
         with setup_lock:
             if self._engine is None or self._engine_choice != (name, threads):
                 self._training.check()

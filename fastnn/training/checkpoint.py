@@ -23,7 +23,7 @@ from fastnn.data.rows import Data
 from fastnn.data.sparse import SparseRows
 from fastnn.engine import Engine
 from fastnn.errors import CheckpointError, ModelFileError
-from fastnn.model.settings import whole_number
+from fastnn.model.settings import check_integer
 from fastnn.system.files import FilePath, lock_directory
 from fastnn.training.callbacks import Callback
 from fastnn.training.checkpoint_file import Items, read_snapshot, write_snapshot
@@ -84,7 +84,7 @@ class Checkpoint(Callback):
 
     def __init__(self, directory: FilePath, every: int = 1, resume: bool = False) -> None:
         self.directory = Path(directory)
-        self.every = whole_number(every, "every", low=1)
+        self.every = check_integer(every, "every", low=1)
         self.resume = bool(resume)
         self.snapshot: Snapshot | None = None
         self._items: Items = {}
