@@ -13,11 +13,11 @@ from fastnn.model.losses import get_loss
 from fastnn.model.optimizers import Optimizer
 from fastnn.model.randomness import SEED_LIMIT
 from fastnn.model.schedules import Schedule
-from fastnn.model.settings import check_setting, whole_number
-from fastnn.storage.model_file import model_of, write_model
+from fastnn.model.settings import check_integer, check_setting
+from fastnn.storage.model_file import model_from_network, write_model
 from fastnn.storage.onnx_export import network_graph, write_onnx
 from fastnn.system.files import FilePath
-from fastnn.system.forks import Training, making
+from fastnn.system.forks import FitLock, setup_lock
 from fastnn.training.checkpoint import checkpoint_in
 from fastnn.training.early_stopping import EarlyStopping
 from fastnn.training.evaluation import evaluate
@@ -89,7 +89,7 @@ class Network:
         self.loss = get_loss(loss)
         check_setting("input_scale", input_scale)
         self.input_scale = float(input_scale)
-        self.seed = whole_number(seed, "seed", low=0)
+        self.seed = check_integer(seed, "seed", low=0)
         if self.seed >= SEED_LIMIT:
             raise ValueError(f"seed must be below 2**64, got {seed!r}")
         self._parameters: Parameters | None = None  # drawn when they are first asked for
@@ -98,7 +98,7 @@ class Network:
         self._state: list[Parameters] = []  # its state, until there is an engine that has it
         self._engine: Engine | None = None
         self._engine_choice: tuple[str, int | None] = ("numba", None)
-        self._training = Training()
+        self._training = FitLock()
 
     @property
     def epochs_trained(self) -> int:
@@ -313,7 +313,7 @@ class Network:
         ModelFileError
             If a weight is not finite.
         """
-        write_model(path, model_of(self))
+        write_model(path, model_from_network(self))
 
     def to_onnx(self, path: FilePath) -> None:
         """Write an ONNX model that predicts the same; `fastnn.storage.onnx_export` tells of it."""
@@ -325,8 +325,8 @@ class Network:
     def use_engine(self, name: str, *, threads: int | None = None) -> Engine:
         """Move the network, unless it is in training, to an engine, and return that."""
         if threads is not None:
-            threads = whole_number(threads, "threads", low=1)
-        with making:
+            threads = check_integer(threads, "threads", low=1)
+        with setup_lock:
             if self._engine is None or self._engine_choice != (name, threads):
                 self._training.check()
                 how: Any = {"input_scale": self.input_scale, "threads": threads}
@@ -347,6 +347,6 @@ class Network:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the engine behind, its buffers and locks: a copy, or a pickle, builds another."""
-        own: dict[str, Any] = {"_training": Training(), "_engine": None}
+        own: dict[str, Any] = {"_training": FitLock(), "_engine": None}
         own |= {"_parameters": self.parameters, "_state": self._current_state()}
         return self.__dict__ | own

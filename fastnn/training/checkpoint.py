@@ -20,8 +20,8 @@ from fastnn import __version__
 from fastnn.data.features import Features
 from fastnn.data.sparse import SparseRows
 from fastnn.errors import CheckpointError, ModelFileError
-from fastnn.model.settings import whole_number
-from fastnn.system.files import FilePath, alone_in
+from fastnn.model.settings import check_integer
+from fastnn.system.files import FilePath, lock_directory
 from fastnn.training.checkpoint_file import Items, read_snapshot, write_snapshot
 from fastnn.training.fit import Callback, Fit, is_interrupt
 from fastnn.training.state import History, Snapshot
@@ -81,7 +81,7 @@ class Checkpoint(Callback):
 
     def __init__(self, directory: FilePath, every: int = 1, resume: bool = False) -> None:
         self.directory = Path(directory)
-        self.every = whole_number(every, "every", low=1)
+        self.every = check_integer(every, "every", low=1)
         self.resume = bool(resume)
         self.snapshot: Snapshot | None = None
         self._items: Items = {}
@@ -211,7 +211,7 @@ class Checkpoint(Callback):
         """Lock the directory; raise a CheckpointError if another fit holds the lock."""
         assert self._locks is not None
         try:
-            self._is_locked = self._locks.enter_context(alone_in(directory))
+            self._is_locked = self._locks.enter_context(lock_directory(directory))
         except BlockingIOError:
             raise CheckpointError(
                 f"{self.directory}: a running fit writes its checkpoints there; wait for its end, "

@@ -14,16 +14,16 @@ import numpy as np
 
 from fastnn.epoch import Progress
 from fastnn.errors import ModelFileError
-from fastnn.storage.strict_json import brief, counted, listed, typed, within
+from fastnn.storage.strict_json import get_count, get_list, get_typed, prefix_errors, short_repr
 from fastnn.storage.tensor_file import (
-    Kind,
-    Leaf,
-    Leaves,
-    expected_parameters,
-    parameter_leaves,
-    parameters_in,
-    read,
-    write,
+    FileFormat,
+    Tensors,
+    TensorSpec,
+    parameter_specs,
+    parameter_tensors,
+    parameters_from,
+    read_tensors,
+    write_tensors,
 )
 from fastnn.system.files import FilePath
 from fastnn.training.early_stopping import Standing
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 _COUNTS = ("epochs", "samples", "updates")  # of the start, and of the position
 _POSITION = (*(f"start_{name}" for name in _COUNTS), *_COUNTS, "row", "best_epoch", "waited")
-KIND = Kind(
+KIND = FileFormat(
     "checkpoint",
     "fastnn_checkpoint",
     1,
@@ -74,15 +74,15 @@ def write_snapshot(path: FilePath, snapshot: Snapshot, items: Items) -> None:
         "stopped": position.stopped,
         **dict(zip(_POSITION, counts, strict=True)),
     }
-    leaves = parameter_leaves(snapshot.parameters)
+    tensors = parameter_tensors(snapshot.parameters)
     for i, slot in enumerate(snapshot.state):
-        leaves |= parameter_leaves(slot, f"state.{i}.")
-    leaves |= parameter_leaves(snapshot.best or [], "best.")
+        tensors |= parameter_tensors(slot, f"state.{i}.")
+    tensors |= parameter_tensors(snapshot.best or [], "best.")
     for prefix, curves in _curves(snapshot.history, snapshot.callbacks):
-        leaves |= {f"{prefix}.{name}": np.array(curve, "<f8") for name, curve in curves.items()}
+        tensors |= {f"{prefix}.{name}": np.array(curve, "<f8") for name, curve in curves.items()}
     figures = progress.loss_sum, progress.correct, position.seconds, standing.best
-    leaves["figures"] = np.array([*figures, position.rate_divisor], "<f8")
-    write(path, KIND, description, leaves, _expected)
+    tensors["figures"] = np.array([*figures, position.rate_divisor], "<f8")
+    write_tensors(path, KIND, description, tensors, _expected)
 
 
 def _lengths(curves: dict[str, list[float]]) -> dict[str, int]:
@@ -106,42 +106,45 @@ def read_snapshot(path: FilePath) -> tuple[Snapshot, Items]:
     OSError
         If it cannot be read.
     """
-    description, leaves = read(path, KIND, _expected)
-    with within(path):
-        return _snapshot(description, leaves), description["items"]
+    description, tensors = read_tensors(path, KIND, _expected)
+    with prefix_errors(path):
+        return _snapshot(description, tensors), description["items"]
 
 
-def _expected(description: dict[str, Any]) -> Iterator[tuple[str, Leaf]]:
+def _expected(description: dict[str, Any]) -> Iterator[tuple[str, TensorSpec]]:
     """Yield the tensors that a description requires; refuse impossible values."""
     for name in ("items", "history", "callbacks"):
-        typed(description, name, dict)
-    typed(description, "keeps_best", bool)
-    typed(description, "stopped", str)
+        get_typed(description, name, dict)
+    get_typed(description, "keeps_best", bool)
+    get_typed(description, "stopped", str)
     for name in description["items"]:
-        typed(description["items"], name, str)
+        get_typed(description["items"], name, str)
     for name in description["callbacks"]:
-        typed(description["callbacks"], name, dict)
+        get_typed(description["callbacks"], name, dict)
     for name in _POSITION:
-        counted(description, name)
-    sizes, slots = listed(description, "sizes", int), counted(description, "slots", _MOST_SLOTS + 1)
+        get_count(description, name)
+    sizes, slots = (
+        get_list(description, "sizes", int),
+        get_count(description, "slots", _MOST_SLOTS + 1),
+    )
     prefixes = ["", *(f"state.{i}." for i in range(slots))]
     for prefix in [*prefixes, "best."] if description["keeps_best"] else prefixes:
-        yield from expected_parameters(sizes, prefix)
+        yield from parameter_specs(sizes, prefix)
     for prefix, curves in _curves(description["history"], description["callbacks"]):
         for name in curves:
-            yield f"{prefix}.{name}", Leaf((counted(curves, name),), "F64")
-    yield "figures", Leaf((_FIGURES,), "F64")
+            yield f"{prefix}.{name}", TensorSpec((get_count(curves, name),), "F64")
+    yield "figures", TensorSpec((_FIGURES,), "F64")
 
 
-def _snapshot(description: dict[str, Any], leaves: Leaves) -> Snapshot:
+def _snapshot(description: dict[str, Any], tensors: Tensors) -> Snapshot:
     """Return a snapshot, if its counts agree with each other."""
     history = description["history"]
     epochs = description["epochs"] - description["start_epochs"]
     if any(length != epochs for length in history.values()):
-        raise ModelFileError(f"has a history of {brief(history)}, where {epochs} are needed")
-    loss_sum, correct, seconds, best, rate_divisor = leaves["figures"].tolist()
+        raise ModelFileError(f"has a history of {short_repr(history)}, where {epochs} are needed")
+    loss_sum, correct, seconds, best, rate_divisor = tensors["figures"].tolist()
     if not math.isfinite(loss_sum + correct + seconds) or not 1 <= rate_divisor < math.inf:
-        raise ModelFileError(f"has impossible figures {brief(leaves['figures'].tolist())}")
+        raise ModelFileError(f"has impossible figures {short_repr(tensors['figures'].tolist())}")
     layers = len(description["sizes"]) - 1
     position = Position(
         **{name: description[name] for name in _COUNTS},
@@ -152,15 +155,17 @@ def _snapshot(description: dict[str, Any], leaves: Leaves) -> Snapshot:
         stopped=description["stopped"],
     )
     curves = {
-        prefix: {name: leaves[f"{prefix}.{name}"].tolist() for name in lengths}
+        prefix: {name: tensors[f"{prefix}.{name}"].tolist() for name in lengths}
         for prefix, lengths in _curves(history, description["callbacks"])
     }
     return Snapshot(
         start=Position(**{name: description[f"start_{name}"] for name in _COUNTS}),
         position=position,
-        parameters=parameters_in(leaves, layers),
-        state=[parameters_in(leaves, layers, f"state.{i}.") for i in range(description["slots"])],
-        best=parameters_in(leaves, layers, "best.") if description["keeps_best"] else None,
+        parameters=parameters_from(tensors, layers),
+        state=[
+            parameters_from(tensors, layers, f"state.{i}.") for i in range(description["slots"])
+        ],
+        best=parameters_from(tensors, layers, "best.") if description["keeps_best"] else None,
         history=curves["history"],
         callbacks={name: curves[f"callbacks.{name}"] for name in description["callbacks"]},
     )

@@ -11,7 +11,7 @@ from fastnn.epoch import Progress
 from fastnn.errors import DivergenceError
 from fastnn.model.layers import Parameters
 from fastnn.model.schedules import ADAPTIVE_END, ADAPTIVE_FACTOR
-from fastnn.system.interrupts import Whole
+from fastnn.system.interrupts import DeferInterrupts
 from fastnn.training.early_stopping import EarlyStopping, Standing, is_over, judge
 from fastnn.training.evaluation import evaluate
 from fastnn.training.state import History, Position, Prepared, Snapshot
@@ -220,7 +220,7 @@ class Fit:
     def begin(self) -> None:
         """Run the callbacks' beginning, and take the position and state of a snapshot, if any."""
         rule, snapshot = self._rule, self._resumed
-        with Whole():
+        with DeferInterrupts():
             self.position = self.start
             if not self._continues:
                 optimizer = self.plan.optimizer
@@ -232,7 +232,7 @@ class Fit:
         if snapshot is None:
             self.call("on_epoch_boundary", 0)
             return
-        with Whole():
+        with DeferInterrupts():
             self.engine.set_parameters(snapshot.parameters)
             self.engine.set_state(snapshot.state)
             self._best = snapshot.best
@@ -264,7 +264,7 @@ class Fit:
         """Record the figures of the running epoch, which is complete, and run the callbacks."""
         metrics |= self._validate()
         number = self.epoch
-        with Whole():
+        with DeferInterrupts():
             for name, value in metrics.items():
                 self.history.setdefault(name, []).append(value)
             if self._rule is not None:

@@ -13,7 +13,7 @@ from fastnn.errors import DivergenceError
 from fastnn.model.layers import Parameters
 from fastnn.model.optimizers import Optimizer
 from fastnn.model.randomness import permutation
-from fastnn.system.interrupts import Whole
+from fastnn.system.interrupts import DeferInterrupts
 from fastnn.training.fit import Fit, is_interrupt
 from fastnn.training.lbfgs import Limits, minimize
 
@@ -50,7 +50,7 @@ def train(fit: Fit) -> None:
                     callback.on_fit_break()
             raise
         finally:
-            with Whole():
+            with DeferInterrupts():
                 fit.restore_best()
         fit.call("on_fit_end", fit.history)
 
@@ -76,7 +76,7 @@ def _descend(fit: Fit) -> None:
         except (DivergenceError, KeyboardInterrupt) as error:
             if is_interrupt(error):
                 raise
-            with Whole():
+            with DeferInterrupts():
                 if not _all_finite(fit.weights()):
                     fit.engine.set_parameters(finite)
                 fit.reset_optimizer()
@@ -149,7 +149,7 @@ def _run_epoch(fit: Fit, epoch: Epoch) -> dict[str, float]:
             before = progress.position
             call_rows = _rows_of_call(before, budget, epoch.batch_size)
             ahead.advance(before + call_rows)
-            with Whole():
+            with DeferInterrupts():
                 start = time.perf_counter()
                 progress = fit.engine.run_chunk(epoch, progress, call_rows)
                 seconds = time.perf_counter() - start

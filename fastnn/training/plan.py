@@ -6,7 +6,7 @@ from typing import Any
 from fastnn.model.losses import Loss
 from fastnn.model.optimizers import Optimizer, get_optimizer
 from fastnn.model.schedules import Schedule
-from fastnn.model.settings import check_setting, whole_number
+from fastnn.model.settings import check_integer, check_setting
 from fastnn.training.early_stopping import EarlyStopping
 
 
@@ -77,7 +77,7 @@ def make_plan(
     check_setting("l2", l2)
     check_setting("clip_norm", clip_norm)
     return Plan(
-        epochs=whole_number(epochs, "epochs", low=1),
+        epochs=check_integer(epochs, "epochs", low=1),
         batch_size=_batch_rows(batch_size, chosen),
         optimizer=chosen,
         schedule=schedule if isinstance(schedule, Schedule) else Schedule(schedule),
@@ -113,4 +113,4 @@ def _batch_rows(given: Any, optimizer: Optimizer) -> int:
         return 0
     if given == "full":
         return 0
-    return whole_number(128 if given is None else given, "batch_size", low=1)
+    return check_integer(128 if given is None else given, "batch_size", low=1)
