@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, is_classifier
 from sklearn.utils.validation import check_is_fitted
 
-from fastnn.estimators.saving import restored, stored_of
+from fastnn.estimators.saving import describe, restore
 from fastnn.estimators.sklearn_exchange import from_sklearn, to_sklearn
 from fastnn.network import Network
 from fastnn.storage.model_file import model_of, write_model
@@ -50,9 +50,9 @@ class ExchangeMixin(BaseEstimator):
         check_is_fitted(self, "_network")
         self._take_weights()
         with within(path):
-            stored = stored_of(self)
-            restored([type(self)], stored, self._network)  # what is written can be read
-        write_model(path, model_of(self._network, stored))
+            description = describe(self)
+            restore([type(self)], description, self._network)  # refuse what `load` would refuse
+        write_model(path, model_of(self._network, description))
 
     def to_onnx(self, path: FilePath) -> None:
         """Write the fitted estimator as an ONNX model, as `fastnn.storage.onnx_export` says.
