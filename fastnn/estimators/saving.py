@@ -26,7 +26,14 @@ from fastnn.data.conversion import check_class_weight
 from fastnn.errors import ModelFileError
 from fastnn.model.schedules import Schedule
 from fastnn.network import Network
-from fastnn.storage.strict_json import brief, check_names, counted, listed, typed, within
+from fastnn.storage.strict_json import (
+    check_keys,
+    get_count,
+    get_list,
+    get_typed,
+    prefix_errors,
+    short_repr,
+)
 from fastnn.training.early_stopping import EarlyStopping, Standing
 
 LABEL_LIMIT = 1 << 23  # characters of all class labels, each as long as the longest
@@ -92,17 +99,17 @@ def restore(kinds: Sequence[type], stored: dict[str, Any], network: Network) -> 
     ModelFileError
         If a value is invalid, or does not match the network.
     """
-    check_names(stored, _NAMES, "the estimator")
+    check_keys(stored, _NAMES, "the estimator")
     table = {kind.__name__: kind for kind in kinds}
-    name = typed(stored, "kind", str)
+    name = get_typed(stored, "kind", str)
     if name not in table:
-        raise ModelFileError(f"kind is {brief(name)}, where {' or '.join(table)} is needed")
-    estimator = _construct(table[name], typed(stored, "parameters", dict))
-    state = {"n_iter_": counted(stored, "n_iter_"), "t_": counted(stored, "t_")}
-    state |= _read_curves(typed(stored, "curves", dict))
+        raise ModelFileError(f"kind is {short_repr(name)}, where {' or '.join(table)} is needed")
+    estimator = _construct(table[name], get_typed(stored, "parameters", dict))
+    state = {"n_iter_": get_count(stored, "n_iter_"), "t_": get_count(stored, "t_")}
+    state |= _read_curves(get_typed(stored, "curves", dict))
     state |= _read_features(stored, network.layers[0].inputs)
     if is_classifier(estimator):
-        state |= _read_classes(typed(stored, "classes", dict), network)
+        state |= _read_classes(get_typed(stored, "classes", dict), network)
     elif stored["classes"] is not None or network.loss.score != "r2":
         raise ModelFileError(
             f"a regressor has no classes, and its loss cannot be {network.loss.name}"
@@ -152,17 +159,17 @@ def _number(value: Any) -> Any:
 
 def _numbers(value: Any) -> Any:
     if isinstance(value, dict):
-        check_names(value, ["tuple"], "the tuple")
-        return tuple(_numbers(typed(value, "tuple", list)))
+        check_keys(value, ["tuple"], "the tuple")
+        return tuple(_numbers(get_typed(value, "tuple", list)))
     if isinstance(value, list) and not all(type(item) in (int, float) for item in value):
-        raise ModelFileError(f"{brief(value)} has items that are not numbers")
+        raise ModelFileError(f"{short_repr(value)} has items that are not numbers")
     return value
 
 
 def _record(kind: Any, value: Any) -> Any:
     if not isinstance(value, dict):
         return value
-    check_names(value, [field.name for field in fields(kind)], kind.__name__)
+    check_keys(value, [field.name for field in fields(kind)], kind.__name__)
     return kind(**{name: _number(_scalar(item)) for name, item in value.items()})
 
 
@@ -192,8 +199,10 @@ def _construct(kind: Any, parameters: dict[str, Any]) -> Any:
     try:
         for name, value in parameters.items():
             if name not in known:
-                raise ModelFileError(f"{kind.__name__} has no parameter {brief(name)} in a file")
-            with within(name):
+                raise ModelFileError(
+                    f"{kind.__name__} has no parameter {short_repr(name)} in a file"
+                )
+            with prefix_errors(name):
                 values[name] = _READERS.get(name, lambda value: value)(value)
         estimator = kind(**values)
         estimator._validate_params()
@@ -207,12 +216,12 @@ def _construct(kind: Any, parameters: dict[str, Any]) -> Any:
 
 def _read_features(stored: dict[str, Any], inputs: int) -> dict[str, Any]:
     """Return the attributes that describe X: number, names and dtype of the features."""
-    dtype = typed(stored, "dtype", str)
+    dtype = get_typed(stored, "dtype", str)
     if dtype not in ("float32", "float64"):
-        raise ModelFileError(f"dtype is {brief(dtype)}, where float32 or float64 is needed")
+        raise ModelFileError(f"dtype is {short_repr(dtype)}, where float32 or float64 is needed")
     state = {"_dtype": np.dtype(dtype), "n_features_in_": inputs}
     if stored["feature_names"] is not None:
-        names = listed(stored, "feature_names", str)
+        names = get_list(stored, "feature_names", str)
         if len(names) != inputs:
             raise ModelFileError(f"feature_names has {len(names)} items, where {inputs} are needed")
         state["feature_names_in_"] = np.array(names, object)
@@ -233,7 +242,7 @@ def _describe_curves(estimator: Any) -> dict[str, list[float]]:
 def _read_curves(stored: dict[str, Any]) -> dict[str, Any]:
     state: dict[str, Any] = dict.fromkeys((*_NUMBERS, *_CURVES)) | {"history_": {}}
     for name in stored:
-        curve = listed(stored, name, float)
+        curve = get_list(stored, name, float)
         if name.startswith(_HISTORY):
             state["history_"][name.removeprefix(_HISTORY)] = curve
         elif name in _CURVES:
@@ -241,7 +250,7 @@ def _read_curves(stored: dict[str, Any]) -> dict[str, Any]:
         elif name in _NUMBERS and len(curve) == 1:
             state[name] = curve[0]
         else:
-            raise ModelFileError(f"curves has {brief(name)} with {len(curve)} items")
+            raise ModelFileError(f"curves has {short_repr(name)} with {len(curve)} items")
     for name in ("loss_", "loss_curve_"):
         if state[name] is None:
             raise ModelFileError(f"curves has no {name}")
@@ -259,13 +268,13 @@ def _describe_classes(estimator: Any) -> dict[str, Any]:
 
 def _read_classes(stored: dict[str, Any], network: Network) -> dict[str, Any]:
     """Return the attributes of the classes, which are sorted and match the network's outputs."""
-    check_names(stored, ("dtype", "values"), "classes")
-    name = typed(stored, "dtype", str)
+    check_keys(stored, ("dtype", "values"), "classes")
+    name = get_typed(stored, "dtype", str)
     match = _LABEL_DTYPE.fullmatch(name)
     if match is None:
-        raise ModelFileError(f"classes are of dtype {brief(name)}, which cannot be stored")
+        raise ModelFileError(f"classes are of dtype {short_repr(name)}, which cannot be stored")
     dtype = np.dtype(name)
-    values = listed(stored, "values", _LABEL_TYPES[dtype.kind])
+    values = get_list(stored, "values", _LABEL_TYPES[dtype.kind])
     outputs, count, loss = network.layers[-1].outputs, len(values), network.loss.name
     if count * int(match["width"] or 1) > LABEL_LIMIT:
         raise ModelFileError(f"classes take more than {LABEL_LIMIT:,} characters")
