@@ -175,14 +175,14 @@ def _record(kind: Any, value: Any) -> Any:
 
 def _class_weight(value: Any) -> Any:
     if not isinstance(value, list):
-        return value
+        return _scalar(value)
     for label, weight in value:
         check_class_weight(_scalar(label), weight)
     return dict(value)
 
 
-# How to read the parameters that JSON has no type for. All others are null, bools, numbers or
-# strings. scikit-learn's validation checks the values that result.
+# How to read parameters that are more than null, a bool, a number or a string in JSON.
+# `_construct` checks the result as `fit` does.
 _READERS: dict[str, Callable[[Any], Any]] = {
     "hidden_layer_sizes": _numbers,  # a number, a list of numbers or {"tuple": [numbers]}
     "dropout": _numbers,
