@@ -38,14 +38,11 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     activation : {'identity', 'logistic', 'tanh', 'relu', 'leaky_relu', 'gelu'}, default='relu'
         Activation function for the hidden layers.
     solver : {'lbfgs', 'sgd', 'momentum', 'nesterov', 'adam', 'adamw'}, default='adam'
-        The solver for weight optimization.
-
-        - 'lbfgs' is an optimizer in the family of quasi-Newton methods. It uses all samples at
-          once.
-        - 'sgd' is stochastic gradient descent with `momentum` and `nesterovs_momentum`.
-        - 'momentum' and 'nesterov' are 'sgd' with ``nesterovs_momentum=False`` and ``True``.
-        - 'adam' is the optimizer of Kingma & Ba 2015.
-        - 'adamw' is 'adam' with decoupled `weight_decay` (Loshchilov & Hutter 2019).
+        The solver for weight optimization. 'lbfgs' is a quasi-Newton method that uses all samples
+        at once. 'sgd' is stochastic gradient descent with `momentum` and `nesterovs_momentum`;
+        'momentum' and 'nesterov' are 'sgd' with ``nesterovs_momentum=False`` and ``True``. 'adam'
+        is the optimizer of Kingma & Ba 2015, 'adamw' adds decoupled `weight_decay` (Loshchilov &
+        Hutter 2019).
     alpha : float, default=0.0001
         Strength of the L2 regularization term ``alpha / 2 * ||w||^2``. The term is divided by the
         number of samples in a batch when added to the loss. 'adamw' uses it too; with
@@ -68,13 +65,12 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     learning_rate_init : float, default=0.001
         The initial learning rate. Not used when solver='lbfgs'.
     power_t : float, default=0.5
-        The exponent for inverse scaling learning rate. Only used when
-        learning_rate='invscaling'.
+        The exponent for inverse scaling. Only used when learning_rate='invscaling'.
     max_iter : int, default=200
         Maximum number of iterations. For stochastic solvers, this is the number of epochs, not of
         gradient steps.
     shuffle : bool, default=True
-        Whether to shuffle samples in each epoch. Not used when solver='lbfgs'.
+        Whether to shuffle samples in each iteration. Not used when solver='lbfgs'.
     random_state : int, RandomState instance, default=None
         Determines random number generation for weights and bias initialization (the same weights
         as scikit-learn's), the order of the samples, the validation split and dropout. Pass an
@@ -161,11 +157,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     n_features_in_ : int
         Number of features seen during `fit`.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Names of features seen during `fit`. Defined only when `X` has feature names that are all
-        strings.
+        Names of features seen during `fit`. Defined only if all names are strings.
     n_iter_ : int
-        The number of iterations the solver has run in the last call; epochs for stochastic
-        solvers.
+        The number of iterations (epochs for stochastic solvers) of the last call.
     n_layers_ : int
         Number of layers, including the input and output layers.
     n_outputs_ : int

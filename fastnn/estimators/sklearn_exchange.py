@@ -101,7 +101,8 @@ def from_sklearn(ours: Any, fitted: Any) -> Any:
             f"got {type(fitted).__module__}.{type(fitted).__qualname__}"
         )
     check_is_fitted(fitted)
-    estimator = ours(**_valid_parameters(ours, fitted.get_params(deep=False)))
+    parameters = {name: getattr(fitted, name) for name in kind._get_param_names()}
+    estimator = ours(**_valid_parameters(ours, parameters))
     if issubclass(kind, ClassifierMixin):
         estimator.classes_ = fitted.classes_
         estimator._is_multilabel = fitted._label_binarizer.y_type_.startswith("multilabel")

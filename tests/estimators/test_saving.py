@@ -392,7 +392,7 @@ RULE = {"monitor": "loss", "patience": 1, "min_delta": 0, "restore_best": True}
         (parameter("hidden_layer_sizes", {}), "hidden_layer_sizes: the tuple has no tuple"),
         (parameter("hidden_layer_sizes", {"tuple": 1}), "hidden_layer_sizes: tuple is 1, where a"),
         (parameter("hidden_layer_sizes", {"tuple": [], "a": 1}), "hidden_layer_sizes: the tuple h"),
-        (parameter("hidden_layer_sizes", ["a"]), "hidden_layer_sizes: \\['a'\\] has items that are"),
+        (parameter("hidden_layer_sizes", ["a"]), "hidden_layer_sizes: \\['a'\\] has items"),
         (parameter("hidden_layer_sizes", "5"), "The 'hidden_layer_sizes' parameter"),
         (parameter("dropout", [[0.5]]), "dropout: \\[\\[0.5\\]\\] has items that are not numbers"),
         (parameter("dropout", {"tuple": [True]}), "dropout: \\[True\\] has items that are not num"),
@@ -455,9 +455,7 @@ RULE = {"monitor": "loss", "patience": 1, "min_delta": 0, "restore_best": True}
         (classes(dtype="float32", values=[0.0, 1.0, 1.1]), "classes are not of dtype float32"),
     ],
 )  # fmt: skip
-def test_restore_rejects_invalid_descriptions(
-    change: Any, message: str, X: np.ndarray
-) -> None:
+def test_restore_rejects_invalid_descriptions(change: Any, message: str, X: np.ndarray) -> None:
     classifier = fitted(MLPClassifier, X, labels(["a", "bb", "c"]))
     stored = describe(classifier)
     assert_same_estimator(restore(ESTIMATORS, stored, classifier._network), classifier)
