@@ -105,7 +105,7 @@ def restore(kinds: Sequence[type], stored: dict[str, Any], network: Network) -> 
     if name not in table:
         raise ModelFileError(f"kind is {short_repr(name)}, where {' or '.join(table)} is needed")
     estimator = _construct(table[name], get_typed(stored, "parameters", dict))
-    state = {"n_iter_": get_count(stored, "n_iter_"), "t_": get_count(stored, "t_")}
+    state: dict[str, Any] = {"n_iter_": get_count(stored, "n_iter_"), "t_": get_count(stored, "t_")}
     state |= _read_curves(get_typed(stored, "curves", dict))
     state |= _read_features(stored, network.layers[0].inputs)
     if is_classifier(estimator):
