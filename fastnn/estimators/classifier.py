@@ -58,10 +58,11 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         - 'invscaling' divides the learning rate by ``(t_ + 1) ** power_t`` at the start of each
           epoch. 'adaptive' divides it by 5 each time training stops improving. As in
           scikit-learn, both have no effect when solver='adam' or 'adamw'.
-        - 'cosine' and 'one_cycle' span `max_iter` epochs, for all solvers but 'lbfgs'. Only
-          `early_stopping` can stop training earlier.
-        - A `fastnn.Schedule` has an effect for all solvers but 'lbfgs' and can start with a
-          linear warm-up.
+        - 'cosine' and 'one_cycle' span `max_iter` epochs. Only `early_stopping` can stop training
+          earlier.
+        - A `fastnn.Schedule` affects all solvers and can start with a linear warm-up.
+
+        'lbfgs' does not support the last three.
     learning_rate_init : float, default=0.001
         The initial learning rate. Not used when solver='lbfgs'.
     power_t : float, default=0.5
@@ -119,7 +120,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         normal with variance ``2 / fan_in`` and biases of 0 (He et al. 2015), which suits 'relu'.
     dropout : float or array-like of float, default=0.0
         Fraction of values set to 0 in training: one number for the outputs of every hidden layer,
-        or one for the input and one for each hidden layer.
+        or one for the input and one for each hidden layer. Not supported by 'lbfgs'.
     scoring : str, callable or None, default=None
         The scorer, as in scikit-learn, that computes "val_score" and `validation_scores_`. None
         means the accuracy.

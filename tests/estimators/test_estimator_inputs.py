@@ -15,7 +15,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 ESTIMATORS = [MLPClassifier, MLPRegressor]
 
 
-def small(kind, engine="numpy", **settings):
+def make_estimator(kind, engine="numpy", **settings):
     return kind(
         **{"hidden_layer_sizes": 4, "max_iter": 3, "random_state": 0} | settings, engine=engine
     )
@@ -65,7 +65,10 @@ def test_accepts_any_memory_layout(engine, iris, form, dtype):
     if form is lists and dtype == np.float32:
         pytest.skip("lists hold float64")
     x = x.astype(dtype)
-    plain, other = small(MLPClassifier, engine).fit(x, y), small(MLPClassifier, engine)
+    plain, other = (
+        make_estimator(MLPClassifier, engine).fit(x, y),
+        make_estimator(MLPClassifier, engine),
+    )
     other.fit(form(x), form(y) if form is not strided else y)
     np.testing.assert_array_equal(plain.coefs_[0], other.coefs_[0])
     # scikit-learn converts float32 of the other byte order to float64: predictions are float64.
@@ -86,7 +89,9 @@ def test_accepts_data_frames(engine, iris, library):
         if library == "polars"
         else (frames.Series(np.array(["u", "v", "w"])[y]))
     )
-    model = small(MLPClassifier, engine, max_iter=60).fit(frame, labels, X_val=frame, y_val=labels)
+    model = make_estimator(MLPClassifier, engine, max_iter=60).fit(
+        frame, labels, X_val=frame, y_val=labels
+    )
     assert model.feature_names_in_.tolist() == columns
     assert set(model.predict(frame)) <= {"u", "v", "w"}
     assert model.score(frame, labels) == model.validation_scores_[-1]
@@ -104,14 +109,16 @@ def test_data_frames_with_early_stopping_do_not_warn(iris):
     for scoring in (None, "accuracy", "roc_auc_ovr"):
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
-            small(MLPClassifier, max_iter=300, early_stopping=True, scoring=scoring).fit(frame, y)
+            make_estimator(MLPClassifier, max_iter=300, early_stopping=True, scoring=scoring).fit(
+                frame, y
+            )
 
 
 def test_uint8_features_are_not_copied(engine, rng, monkeypatch):
     x, y = rng.integers(0, 256, (60, 8), np.uint8), rng.integers(0, 2, 60)
-    model = small(MLPClassifier, engine)
+    model = make_estimator(MLPClassifier, engine)
     seen_features = []
-    train = type(small(MLPClassifier).fit(x, y)._network).train
+    train = type(make_estimator(MLPClassifier).fit(x, y)._network).train
 
     def record_features(network, data, *args, **settings):
         seen_features.append(data.x)
@@ -120,7 +127,7 @@ def test_uint8_features_are_not_copied(engine, rng, monkeypatch):
     monkeypatch.setattr("fastnn.network.Network.train", record_features)
     model.fit(x, y)
     assert seen_features[0] is x
-    floats = small(MLPClassifier, engine).fit(x.astype(float), y)
+    floats = make_estimator(MLPClassifier, engine).fit(x.astype(float), y)
     np.testing.assert_array_equal(model.coefs_[0], floats.coefs_[0])
     np.testing.assert_array_equal(model.predict_proba(x), floats.predict_proba(x))
 
@@ -128,15 +135,17 @@ def test_uint8_features_are_not_copied(engine, rng, monkeypatch):
 def test_accepts_one_row_or_one_class(engine, iris):
     x, y = iris
     for data in ((x[:1], y[:1]), (x, np.full(len(x), 3))):
-        model = small(MLPClassifier, engine).fit(*data)
+        model = make_estimator(MLPClassifier, engine).fit(*data)
         np.testing.assert_array_equal(model.predict(x), data[1][0])
         np.testing.assert_array_equal(model.predict_proba(x), np.ones((len(x), 1)))
-        assert small(MLPRegressor, engine).fit(*data).predict(x).shape == y.shape
+        assert make_estimator(MLPRegressor, engine).fit(*data).predict(x).shape == y.shape
 
 
 def test_accepts_no_hidden_layer(engine, iris):
     x, y = iris
-    model = small(MLPClassifier, engine, hidden_layer_sizes=(), max_iter=50, batch_size=8).fit(x, y)
+    model = make_estimator(
+        MLPClassifier, engine, hidden_layer_sizes=(), max_iter=50, batch_size=8
+    ).fit(x, y)
     assert model.n_layers_ == 2
     assert model.score(x, y) > 0.8
 
@@ -185,7 +194,7 @@ def raised_by(call, *args):
 @pytest.mark.parametrize("name", INVALID_FITS)
 def test_fit_raises_the_errors_of_scikit_learn(kind, name):
     expected = raised_by(sklearn_estimator(kind).fit, *INVALID_FITS[name])
-    assert raised_by(small(kind).fit, *INVALID_FITS[name]) == expected
+    assert raised_by(make_estimator(kind).fit, *INVALID_FITS[name]) == expected
 
 
 def test_classifier_rejects_targets_that_are_not_classes():
@@ -195,7 +204,7 @@ def test_classifier_rejects_targets_that_are_not_classes():
         (np.stack([Y, 2 * Y, 3 - Y], axis=1), "Multioutput target data is not supported"),
     ):
         with pytest.raises(ValueError, match=message):
-            small(MLPClassifier).fit(X, y)
+            make_estimator(MLPClassifier).fit(X, y)
 
 
 MIXED_LABELS = {
@@ -211,20 +220,22 @@ def test_rejects_object_labels_of_mixed_types(found):
     labels, X6 = MIXED_LABELS[found], np.arange(12.0).reshape(6, 2)
     message = rf"has dtype object and contains {re.escape(found)}: labels must be all strings, or "
     with pytest.raises(ValueError, match=f"^Unknown label type: y {message}"):
-        small(MLPClassifier).fit(X6, labels)
+        make_estimator(MLPClassifier).fit(X6, labels)
     with pytest.raises(ValueError, match=f"^Unknown label type: classes {message}"):
-        small(MLPClassifier).partial_fit(X6, [0, 1] * 3, classes=labels)
+        make_estimator(MLPClassifier).partial_fit(X6, [0, 1] * 3, classes=labels)
     with pytest.raises(ValueError, match=f"^Unknown label type: y {message}"):
-        small(MLPClassifier).partial_fit(X6, labels, classes=[0, 1])
+        make_estimator(MLPClassifier).partial_fit(X6, labels, classes=[0, 1])
     with pytest.raises(ValueError, match=f"^Unknown label type: y_val {message}"):
-        small(MLPClassifier).fit(X6, [0, 1] * 3, X_val=X6, y_val=labels)
+        make_estimator(MLPClassifier).fit(X6, [0, 1] * 3, X_val=X6, y_val=labels)
 
 
 def test_accepts_strings_of_dtype_object_as_labels():
     names = np.array(["red", "blue"], object)[Y]
-    model = small(MLPClassifier).fit(X, names, X_val=X, y_val=names)
+    model = make_estimator(MLPClassifier).fit(X, names, X_val=X, y_val=names)
     assert model.classes_.tolist() == ["blue", "red"]
-    other = small(MLPClassifier).partial_fit(X, names, classes=np.array(["blue", "red"], object))
+    other = make_estimator(MLPClassifier).partial_fit(
+        X, names, classes=np.array(["blue", "red"], object)
+    )
     assert other.classes_.tolist() == ["blue", "red"]
 
 
@@ -235,7 +246,7 @@ def test_rejects_masked_elements(kind):
         name: np.ma.array(values, mask=values == values[-1]) for name, values in masks.items()
     }
     for name, values in masked.items():
-        model, given = small(kind), {**masks, name: values}
+        model, given = make_estimator(kind), {**masks, name: values}
         message = r"has masked elements \(\d+ of \d+\): fill them"
         with pytest.raises(ValueError, match=f"^{name} {message}"):
             model.fit(**given)
@@ -244,35 +255,35 @@ def test_rejects_masked_elements(kind):
         with pytest.raises(ValueError, match=f"^{name}_val {message}"):
             model.fit(X, Y, **validation)
     with pytest.raises(ValueError, match="^X has masked elements"):
-        small(kind).fit(X, Y).predict(masked["X"])
-    unmasked = small(kind).fit(np.ma.array(X), np.ma.array(Y))
-    assert (unmasked.predict(np.ma.array(X)) == small(kind).fit(X, Y).predict(X)).all()
+        make_estimator(kind).fit(X, Y).predict(masked["X"])
+    unmasked = make_estimator(kind).fit(np.ma.array(X), np.ma.array(Y))
+    assert (unmasked.predict(np.ma.array(X)) == make_estimator(kind).fit(X, Y).predict(X)).all()
 
 
 def test_rejects_values_that_float32_cannot_represent(engine):
     message = r"Input X contains infinity or a value too large for dtype\('float32'\)"
     with pytest.raises(ValueError, match=message):
-        small(MLPRegressor, engine).fit(with_value(1e39), Y)
-    model = small(MLPRegressor, engine).fit(X, Y)
+        make_estimator(MLPRegressor, engine).fit(with_value(1e39), Y)
+    model = make_estimator(MLPRegressor, engine).fit(X, Y)
     with pytest.raises(ValueError, match=message):
         model.predict(with_value(1e39))
     with pytest.raises(ValueError, match="y must be finite in float32"):
-        small(MLPRegressor, engine).fit(X, Y * 1e39)
+        make_estimator(MLPRegressor, engine).fit(X, Y * 1e39)
     with pytest.raises(ValueError, match="Input X_val contains NaN"):
-        small(MLPRegressor, engine).fit(X, Y, X_val=with_value(np.nan), y_val=Y)
+        make_estimator(MLPRegressor, engine).fit(X, Y, X_val=with_value(np.nan), y_val=Y)
 
 
 def test_rejects_targets_and_weights_that_are_invalid_for_the_loss():
     with pytest.raises(ValueError, match="y must hold numbers of at least 0 for this loss"):
-        small(MLPRegressor, loss="poisson").fit(X, Y - 0.5)
+        make_estimator(MLPRegressor, loss="poisson").fit(X, Y - 0.5)
     with pytest.raises(ValueError, match="Negative values in data passed to `sample_weight`"):
-        small(MLPRegressor).fit(X, Y, Y - 0.5)
+        make_estimator(MLPRegressor).fit(X, Y, Y - 0.5)
     with pytest.raises(ValueError, match=r"The classes, \[0, 1\], are not in class_weight"):
-        small(MLPClassifier, class_weight={7: 1.0}).fit(X, Y)
+        make_estimator(MLPClassifier, class_weight={7: 1.0}).fit(X, Y)
 
 
 def test_rejects_invalid_validation_data():
-    model = small(MLPClassifier)
+    model = make_estimator(MLPClassifier)
     with pytest.raises(ValueError, match="X_val and y_val must be given together"):
         model.fit(X, Y, X_val=X)
     with pytest.raises(ValueError, match="X has 1 features, but MLPClassifier is expecting 2"):
@@ -280,14 +291,14 @@ def test_rejects_invalid_validation_data():
     with pytest.raises(ValueError, match="`y` has classes not in `self.classes_`"):
         model.fit(X, Y, X_val=X, y_val=Y + 1)
     with pytest.raises(ValueError, match="The validation set is too small. Increase"):
-        small(MLPRegressor, early_stopping=True).fit(X[:4], Y[:4])
+        make_estimator(MLPRegressor, early_stopping=True).fit(X[:4], Y[:4])
     with pytest.raises(ValueError, match="0.1 leaves 0 of 1 rows that have weight to train on"):
         weight = np.arange(60) == 0
-        small(MLPRegressor, early_stopping=True, random_state=1).fit(
+        make_estimator(MLPRegressor, early_stopping=True, random_state=1).fit(
             X.repeat(10, 0), Y.repeat(10), weight
         )
     with pytest.raises(ValueError, match="a validation_fraction of 0.9 leaves 0 of 6 rows to trai"):
-        small(MLPRegressor, early_stopping=True, validation_fraction=0.9).fit(X, Y)
+        make_estimator(MLPRegressor, early_stopping=True, validation_fraction=0.9).fit(X, Y)
 
 
 @pytest.mark.parametrize("kind", ESTIMATORS)
@@ -305,7 +316,7 @@ def test_rejects_invalid_validation_data():
     ],
 )
 def test_predict_raises_the_errors_of_scikit_learn(engine, kind, x):
-    ours, other = small(kind, engine).fit(X, Y), sklearn_estimator(kind).fit(X, Y)
+    ours, other = make_estimator(kind, engine).fit(X, Y), sklearn_estimator(kind).fit(X, Y)
     for method in ("predict", "predict_proba")[: 1 + (kind is MLPClassifier)]:
         assert raised_by(getattr(ours, method), x) == raised_by(getattr(other, method), x)
 
@@ -318,14 +329,16 @@ def test_predict_rejects_an_unfitted_estimator(kind):
 def test_accepts_a_sparse_indicator_matrix(iris):
     x, y = iris
     labels = np.stack([y == 0, y < 2], axis=1).astype(int)
-    one, other = (small(MLPClassifier).fit(x, form) for form in (labels, sparse.csr_array(labels)))
+    one, other = (
+        make_estimator(MLPClassifier).fit(x, form) for form in (labels, sparse.csr_array(labels))
+    )
     np.testing.assert_array_equal(one.coefs_[0], other.coefs_[0])
 
 
 @pytest.mark.parametrize("kind", ESTIMATORS)
 def test_a_column_of_targets_warns(kind):
     with pytest.warns(DataConversionWarning, match="A column-vector y was passed when a 1d array"):
-        model = small(kind).fit(X, Y[:, None])
+        model = make_estimator(kind).fit(X, Y[:, None])
     assert model.predict(X).shape == (6,)
 
 
@@ -342,7 +355,7 @@ def test_rejects_invalid_parameters_by_name():
         ({"momentum": 1.5}, r"The 'momentum' parameter .* in the range \[0.0, 1.0\]"),
         ({"scoring": "sharpness"}, "scoring"),
     ):
-        model = small(MLPClassifier).set_params(**settings)
+        model = make_estimator(MLPClassifier).set_params(**settings)
         with pytest.raises((ValueError, TypeError), match=message):
             model.fit(X, Y, X_val=X, y_val=Y)
 
@@ -352,29 +365,29 @@ def test_rejects_invalid_parameters_by_name():
 
 def test_partial_fit_raises_the_errors_of_scikit_learn():
     for given in ((X, Y), (X, Y, None, [0]), (X, Y, None, [1, 2])):
-        ours, other = small(MLPClassifier), sklearn_estimator(MLPClassifier)
+        ours, other = make_estimator(MLPClassifier), sklearn_estimator(MLPClassifier)
         assert raised_by(ours.partial_fit, *given) == raised_by(other.partial_fit, *given)
-    ours, other = small(MLPClassifier), sklearn_estimator(MLPClassifier)
+    ours, other = make_estimator(MLPClassifier), sklearn_estimator(MLPClassifier)
     for model in (ours, other):
         model.partial_fit(X, Y, classes=[0, 1])
     for given in ((X, Y + 1), (X[:, :1], Y), (X, Y, None, [0, 1, 2])):
         assert raised_by(ours.partial_fit, *given) == raised_by(other.partial_fit, *given)
     for kind in ESTIMATORS:
         with pytest.raises(ValueError, match="partial_fit does not support early_stopping=True"):
-            small(kind, early_stopping=True).fit(np.repeat(X, 9, 0), np.repeat(Y, 9)).partial_fit(
-                X, Y
-            )
+            make_estimator(kind, early_stopping=True).fit(
+                np.repeat(X, 9, 0), np.repeat(Y, 9)
+            ).partial_fit(X, Y)
         with pytest.raises(ValueError, match=r"partial_fit does not support .*=EarlyStopping\(mon"):
-            small(kind, early_stopping=EarlyStopping()).partial_fit(X, Y)
+            make_estimator(kind, early_stopping=EarlyStopping()).partial_fit(X, Y)
         with pytest.raises(ValueError, match="partial_fit does not support learning_rate='cosine'"):
-            model = small(kind, learning_rate="cosine")
+            model = make_estimator(kind, learning_rate="cosine")
             model.partial_fit(X, Y, *([None, [0, 1]] if kind is MLPClassifier else []))
         assert not hasattr(kind(solver="lbfgs"), "partial_fit")
 
 
 def test_warm_start_rejects_other_classes():
     ours, other = (
-        small(MLPClassifier, warm_start=True),
+        make_estimator(MLPClassifier, warm_start=True),
         sklearn_estimator(MLPClassifier, warm_start=True),
     )
     for model in (ours, other):

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 X, Y = np.arange(12.0).reshape(6, 2), np.array([0, 1, 0, 1, 0, 1])
 
 
-def small(engine="numpy", **settings):
+def make_classifier(engine="numpy", **settings):
     return MLPClassifier(4, max_iter=3, random_state=0, engine=engine, **settings)
 
 
@@ -34,7 +34,7 @@ def small(engine="numpy", **settings):
 )
 def test_rejects_settings_that_float32_or_the_solver_does_not_support(engine, settings, message):
     with pytest.raises(ValueError, match=f"^{message}"):
-        small(engine, **settings).fit(X, Y)
+        make_classifier(engine, **settings).fit(X, Y)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_rejects_settings_that_float32_or_the_solver_does_not_support(engine, se
     + [{"n_iter_no_change": True, "tol": True}, {"learning_rate": "adaptive", "solver": "lbfgs"}],
 )
 def test_accepts_extreme_settings_that_scikit_learn_accepts(engine, settings):
-    model = small(engine, **settings).fit(X, Y)
+    model = make_classifier(engine, **settings).fit(X, Y)
     scikit_learn.MLPClassifier(max_iter=3, **settings).fit(X, Y)
     assert np.isfinite(model.coefs_[0]).all()
 
@@ -54,9 +54,9 @@ def test_rejects_invalid_class_weights_by_label(engine):
         with pytest.raises(
             ValueError, match="^class_weight of 'red' must be a finite number of at"
         ):
-            small(engine, class_weight={"red": weight}).fit(X, names)
+            make_classifier(engine, class_weight={"red": weight}).fit(X, names)
     with pytest.raises(ValueError, match="^class_weight must not all be 0$"):
-        small(engine, class_weight={"red": 0, "blue": 0}).fit(X, names)
+        make_classifier(engine, class_weight={"red": 0, "blue": 0}).fit(X, names)
 
 
 # ---- rejected fits --------------------------------------------------------------------------
@@ -80,7 +80,7 @@ INVALID_FITS = {
 def test_rejected_fit_leaves_the_model_unchanged(engine, name):
     pandas = pytest.importorskip("pandas")
     settings, given = INVALID_FITS[name]
-    model = small(engine).fit(pandas.DataFrame(X, columns=["a", "b"]), Y)
+    model = make_classifier(engine).fit(pandas.DataFrame(X, columns=["a", "b"]), Y)
     model.set_params(**settings)
     before = dict(vars(model))
     with pytest.raises((ValueError, TypeError)):
@@ -96,7 +96,7 @@ def test_rejected_first_fit_leaves_no_attributes():
         lambda model: model.fit(X, Y, np.zeros(6)),
         lambda model: model.partial_fit(X, Y, np.zeros(6), classes=[0, 1]),
     ):
-        model = small()
+        model = make_classifier()
         with pytest.raises(ValueError, match="Sample weights must contain"):
             fit(model)
-        assert vars(model) == vars(small())
+        assert vars(model) == vars(make_classifier())
