@@ -54,7 +54,7 @@ def load(path: FilePath) -> Union[Network, "MLPClassifier", "MLPRegressor"]:
     if model.estimator is None:
         return network
     from fastnn.estimators import MLPClassifier, MLPRegressor
-    from fastnn.estimators.saving import restored
+    from fastnn.estimators.saving import restore
 
     with prefix_errors(path):
-        return restored((MLPClassifier, MLPRegressor), model.estimator, network)
+        return restore((MLPClassifier, MLPRegressor), model.estimator, network)
