@@ -297,7 +297,7 @@ def test_a_rate_next_to_nothing_moves_next_to_nothing(engine, rng, name):
         ({"momentum": 0.9}, "momentum is a setting of momentum, nesterov, and not of sgd$"),
         (
             {"optimizer": "lbfgs", "learning_rate": 0.1},
-            "learning_rate is a setting of sgd, momentum, nes",
+            "learning_rate is a setting of sgd, mo",
         ),
         ({"optimizer": "lbfgs", "batch_size": 10}, "lbfgs takes all rows at once, got batch_size"),
         ({"optimizer": "lbfgs", "schedule": "cosine"}, "lbfgs goes without"),
