@@ -28,7 +28,7 @@ from peers import PEERS
 import fastnn
 from fastnn.commands.machine import cpu_name
 from fastnn.commands.running import check_directory, positive_int
-from fastnn.system.files import write_whole
+from fastnn.system.files import write_atomically
 
 PACKAGE_HOME = Path(fastnn.__file__).parents[1]  # the processes run the fastnn that started this
 PEERS_SCRIPT = Path(__file__).with_name("peers.py")
@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             text, page = markdown(result), options.out / "comparison.md"
             draw(result, page.with_name("peers.png"))
-        write_whole(page, [text.encode()])
+        write_atomically(page, [text.encode()])
         return text, not any(row.failure for row in result.rows)
 
     return run_and_print("compare.py", options.out, produce)

@@ -26,7 +26,7 @@ from fastnn import MLPClassifier, Network
 from fastnn.commands.running import positive_int
 from fastnn.model.initializers import he_normal
 from fastnn.model.layers import Parameters, dense_layers
-from fastnn.system.files import write_whole
+from fastnn.system.files import write_atomically
 
 SIZES = (784, 128, 64, 10)
 ROWS = (1, 32, 1024)
@@ -201,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def produce() -> tuple[str, bool]:
         text, good = compare(options.threads, options.quick)
-        write_whole(options.out / "predict.md", [text.encode()])
+        write_atomically(options.out / "predict.md", [text.encode()])
         return text, good
 
     return run_and_print("predict.py", options.out, produce)

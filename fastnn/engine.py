@@ -12,7 +12,7 @@ from fastnn.data.rows import Data
 from fastnn.epoch import CHUNK_ROWS, Epoch, Progress
 from fastnn.model.layers import Dense, Parameters
 from fastnn.model.losses import LOSSES, Loss
-from fastnn.system.memory import FLOAT_BYTES, check
+from fastnn.system.memory import FLOAT_BYTES, check_memory
 
 ENGINES = ("numba", "numpy")
 
@@ -176,7 +176,7 @@ def check_engine(layers: Sequence[Dense]) -> None:
     """
     rows = sum(layer.inputs + 2 * layer.outputs for layer in layers) * CHUNK_ROWS
     needs = {"weights": 3 * weight_bytes(layers), "rows at work": rows * FLOAT_BYTES}
-    check("the network", needs, "narrower layers need less")
+    check_memory("the network", needs, "narrower layers need less")
 
 
 def weight_bytes(layers: Sequence[Dense]) -> int:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Union
 
 from fastnn.network import Network
 from fastnn.storage.model_file import read_model
-from fastnn.storage.strict_json import within
+from fastnn.storage.strict_json import prefix_errors
 from fastnn.system.files import FilePath
 from fastnn.training.state import Counts
 
@@ -56,5 +56,5 @@ def load(path: FilePath) -> Union[Network, "MLPClassifier", "MLPRegressor"]:
     from fastnn.estimators import MLPClassifier, MLPRegressor
     from fastnn.estimators.saving import restored
 
-    with within(path):
+    with prefix_errors(path):
         return restored((MLPClassifier, MLPRegressor), model.estimator, network)

@@ -17,12 +17,12 @@ from fastnn.model.losses import get_loss
 from fastnn.model.optimizers import Optimizer
 from fastnn.model.randomness import SEED_LIMIT
 from fastnn.model.schedules import Schedule
-from fastnn.model.settings import check_setting, whole_number
-from fastnn.storage.model_file import model_of, write_model
+from fastnn.model.settings import check_integer, check_setting
+from fastnn.storage.model_file import model_from_network, write_model
 from fastnn.storage.onnx_export import network_graph, write_onnx
 from fastnn.system.files import FilePath
-from fastnn.system.forks import Training, making
-from fastnn.system.interrupts import Whole
+from fastnn.system.forks import FitLock, setup_lock
+from fastnn.system.interrupts import DeferInterrupts
 from fastnn.training.callbacks import Callback, checked
 from fastnn.training.checkpoint import checkpoint_in
 from fastnn.training.early_stopping import EarlyStopping
@@ -92,7 +92,7 @@ class Network:
         self.loss = get_loss(loss)
         check_setting("input_scale", input_scale)
         self.input_scale = float(input_scale)
-        self.seed = whole_number(seed, "seed", low=0)
+        self.seed = check_integer(seed, "seed", low=0)
         if self.seed >= SEED_LIMIT:
             raise ValueError(f"seed must be below 2**64, got {seed!r}")
         self._parameters: Parameters | None = None  # drawn when they are first asked for
@@ -101,7 +101,7 @@ class Network:
         self._state: list[Parameters] = []  # its state, until there is an engine that has it
         self._engine: Engine | None = None
         self._engine_choice: tuple[str, int | None] = ("numba", None)
-        self._training = Training()
+        self._training = FitLock()
 
     @property
     def epochs_trained(self) -> int:
@@ -279,7 +279,7 @@ class Network:
             asked = (self, running, data, plan, validation)
             with keeper.in_use(*asked) if keeper else nullcontext(plan) as plan:
                 if not has_state:
-                    with Whole():
+                    with DeferInterrupts():
                         self._rule, self._slots = plan.optimizer.rule, plan.optimizer.slots
                         running.set_state([])
                         counts.updates = 0
@@ -349,7 +349,7 @@ class Network:
         ModelFileError
             If a weight is not finite.
         """
-        write_model(path, model_of(self))
+        write_model(path, model_from_network(self))
 
     def to_onnx(self, path: FilePath) -> None:
         """Write an ONNX model that predicts the same; `fastnn.storage.onnx_export` tells of it."""
@@ -361,8 +361,8 @@ class Network:
     def use_engine(self, name: str, *, threads: int | None = None) -> Engine:
         """Move the network, unless it is in training, to an engine, and return that."""
         if threads is not None:
-            threads = whole_number(threads, "threads", low=1)
-        with making:
+            threads = check_integer(threads, "threads", low=1)
+        with setup_lock:
             if self._engine is None or self._engine_choice != (name, threads):
                 self._training.check()
                 how: Any = {"input_scale": self.input_scale, "threads": threads}
@@ -383,7 +383,7 @@ class Network:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the engine behind, its buffers and locks: a copy, or a pickle, builds another."""
-        own = {"_counts": replace(self._counts), "_training": Training(), "_engine": None}
+        own = {"_counts": replace(self._counts), "_training": FitLock(), "_engine": None}
         own |= {"_parameters": self.parameters, "_state": self._current_state()}
         return self.__dict__ | own
 

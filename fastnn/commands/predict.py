@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastnn.commands import running, session
 from fastnn.errors import DataError
-from fastnn.system.files import writable_target, write_whole
+from fastnn.system.files import writable_target, write_atomically
 from fastnn.system.terminal import print_line, printable
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def predict(options: argparse.Namespace) -> None:
         blocks = watched(blocks, network.input_scale)
     pieces = FORMATS[options.format](answered(model, classes, blocks), classes)
     if options.output is not None:
-        write_whole(options.output, pieces)
+        write_atomically(options.output, pieces)
         return
     for piece in pieces:
         sys.stdout.buffer.write(piece)

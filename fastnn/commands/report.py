@@ -28,7 +28,7 @@ from fastnn.commands.report_text import (
     report_text,
 )
 from fastnn.errors import DivergenceError
-from fastnn.system.files import write_whole
+from fastnn.system.files import write_atomically
 from fastnn.system.terminal import print_line, printable
 from fastnn.training.callbacks import Callback
 
@@ -143,7 +143,7 @@ def write_report(
     histories = {run.name: run.history for run in contest.shown(runs)}
     comparison(histories, out / contest.comparison)
     page = text.encode(errors="backslashreplace")  # a file's name may be no text to this system
-    write_whole(out / contest.page, [page])  # last, so that its pictures are there
+    write_atomically(out / contest.page, [page])  # last, so that its pictures are there
 
 
 def _check_writable(out: Path, files: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ from typing import Any, Literal, NoReturn
 from fastnn import __version__
 from fastnn.errors import DivergenceError, FastnnError
 from fastnn.model.settings import BELOW_ONE, LARGEST_FLOAT, SMALLEST_NORMAL, normal_range
-from fastnn.system.interrupts import Terminated, exit_code, heed, heeded
+from fastnn.system.interrupts import Terminated, exit_code, interrupt_handlers, raise_interrupt
 from fastnn.system.terminal import print_line
 
 ENGINES = ("numba", "numpy")  # as in fastnn.engine, which needs NumPy
@@ -239,7 +239,7 @@ def run(program: str, command: Callable[[], None]) -> int:
             stream.reconfigure(errors="backslashreplace")  # a path may hold what it cannot encode
     try:
         try:
-            with heeded():
+            with interrupt_handlers():
                 command()
         except SystemExit:  # argparse, after --help and --version
             pass
@@ -265,14 +265,14 @@ def exit_on_interrupt(program: str) -> Iterator[None]:
     """
     ours = []
     for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) is heed:
+        if signal.getsignal(number) is raise_interrupt:
             ours.append(number)
             signal.signal(number, lambda number, _: os._exit(_report_interrupt(program, number)))
     try:
         yield
     finally:
         for number in ours:
-            signal.signal(number, heed)
+            signal.signal(number, raise_interrupt)
 
 
 def leave(code: int) -> NoReturn:

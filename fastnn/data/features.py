@@ -48,7 +48,7 @@ class SelectedRows:
         """Return a copy of some of the rows."""
         return self.source[self.rows[rows]]
 
-    def most_entries(self, rows: int) -> int:
+    def max_entries(self, rows: int) -> int:
         """Return how many entries so many rows of a sparse source have at most.
 
         The same row may be there several times, and so it may be more than of the source.
@@ -69,13 +69,13 @@ class SelectedRows:
 Features = np.ndarray | SparseRows | SelectedRows
 
 
-def selected(x: Features, rows: np.ndarray) -> SelectedRows:
+def select_rows(x: Features, rows: np.ndarray) -> SelectedRows:
     """Return some rows of features, uncopied."""
     source, rows = (x.source, x.rows[rows]) if isinstance(x, SelectedRows) else (x, rows)
     return SelectedRows(source, np.ascontiguousarray(rows, np.int64))
 
 
-def check_in_place(x: Features, width: int, name: str = "x") -> None:
+def check_not_resized(x: Features, width: int, name: str = "x") -> None:
     """Raise a DataError if features were resized, or their file cut short, since their check.
 
     Kernels read by address, and would read past the end of the array.
@@ -98,7 +98,7 @@ def check_in_place(x: Features, width: int, name: str = "x") -> None:
         check_file(part, name)
 
 
-def dense(x: Features) -> np.ndarray:
+def to_dense(x: Features) -> np.ndarray:
     """Return features as an array; of sparse or selected ones a copy, for a chunk of rows."""
     x = x[:] if isinstance(x, SelectedRows) else x
     return x.toarray() if isinstance(x, SparseRows) else x

@@ -17,7 +17,7 @@ from fastnn.data.features import SelectedRows
 from fastnn.data.maps import is_mapped
 from fastnn.data.rows import Data
 from fastnn.model.randomness import block_rows, window_rows
-from fastnn.system.forks import making
+from fastnn.system.forks import setup_lock
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -56,7 +56,7 @@ class ReadAhead:
         self._end = 0  # of the windows that have been looked at
         self._pool: Executor | None = None
         if self._maps and hasattr(mmap, "MADV_WILLNEED"):
-            with making:
+            with setup_lock:
                 from concurrent.futures import ThreadPoolExecutor
 
             self._pool, self._reads = ThreadPoolExecutor(1), _reads()

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastnn.data.features import Features, check_in_place
+from fastnn.data.features import Features, check_not_resized
 from fastnn.data.maps import check_file
 from fastnn.errors import DataError
 
@@ -25,12 +25,12 @@ class Data(NamedTuple):
     targets: np.ndarray
     weights: np.ndarray | None = None
 
-    def taken(self, rows: np.ndarray | slice) -> "Data":
+    def take(self, rows: np.ndarray | slice) -> "Data":
         """Return some rows."""
         weights = None if self.weights is None else self.weights[rows]
         return Data(self.x[rows], self.targets[rows], weights)
 
-    def check_in_place(self, width: int, rows: int | None = None) -> None:
+    def check_not_resized(self, width: int, rows: int | None = None) -> None:
         """Raise a DataError if an array was resized, or its file cut short, since it was checked.
 
         `width` is the number of features, `rows` the length of an epoch's order.
@@ -40,7 +40,7 @@ class Data(NamedTuple):
         if rows in (None, n) and type(x) is np.ndarray and x.shape == (n, width):
             if x.base is targets.base is None:
                 return  # as most data are: this is called for every few batches
-        check_in_place(x, width)
+        check_not_resized(x, width)
         if len(targets) != len(x) or (rows is not None and rows != len(x)):
             raise DataError("x or y was resized while it was in use")
         check_file(targets, "y")

@@ -77,7 +77,7 @@ class SparseRows:
         array.ravel()[places] = self.values
         return array
 
-    def most_entries(self, rows: int) -> int:
+    def max_entries(self, rows: int) -> int:
         """Return how many entries so many rows, whichever they are, have at most."""
         return int(self._longest_rows[min(rows, len(self)) - 1])
 

@@ -6,12 +6,12 @@ from numbers import Real
 import numpy as np
 
 from fastnn.data.conversion import has_classes
-from fastnn.data.features import selected
+from fastnn.data.features import select_rows
 from fastnn.data.rows import Data
 from fastnn.errors import DataError
 from fastnn.model.losses import Loss
 from fastnn.model.randomness import WHOLE_BYTES
-from fastnn.system.forks import making
+from fastnn.system.forks import setup_lock
 
 
 def split(data: Data, fraction: float, loss: Loss, seed: int) -> tuple[Data, Data]:
@@ -29,7 +29,7 @@ def split(data: Data, fraction: float, loss: Loss, seed: int) -> tuple[Data, Dat
     DataError
         If no rows are left to train on.
     """
-    with making:  # fork() waits for the import: a child could not finish it
+    with setup_lock:  # fork() waits for the import: a child could not finish it
         from sklearn.model_selection import train_test_split
 
     if not isinstance(fraction, Real) or not 0 < fraction < 1:
@@ -61,4 +61,4 @@ def split(data: Data, fraction: float, loss: Loss, seed: int) -> tuple[Data, Dat
 def _part_of(data: Data, rows: np.ndarray) -> Data:
     """Return some rows; their features are not copied, and may stay in a file."""
     weights = None if data.weights is None else data.weights[rows]
-    return Data(selected(data.x, rows), data.targets[rows], weights)
+    return Data(select_rows(data.x, rows), data.targets[rows], weights)

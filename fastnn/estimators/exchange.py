@@ -10,9 +10,9 @@ from sklearn.utils.validation import check_is_fitted
 from fastnn.estimators.saving import restored, stored_of
 from fastnn.estimators.sklearn_exchange import from_sklearn, to_sklearn
 from fastnn.network import Network
-from fastnn.storage.model_file import model_of, write_model
+from fastnn.storage.model_file import model_from_network, write_model
 from fastnn.storage.onnx_export import classifier_graph, regression_graph, write_onnx
-from fastnn.storage.strict_json import within
+from fastnn.storage.strict_json import prefix_errors
 from fastnn.system.files import FilePath
 
 
@@ -49,10 +49,10 @@ class ExchangeMixin(BaseEstimator):
         """
         check_is_fitted(self, "_network")
         self._take_weights()
-        with within(path):
+        with prefix_errors(path):
             stored = stored_of(self)
             restored([type(self)], stored, self._network)  # what is written can be read
-        write_model(path, model_of(self._network, stored))
+        write_model(path, model_from_network(self._network, stored))
 
     def to_onnx(self, path: FilePath) -> None:
         """Write the fitted estimator as an ONNX model, as `fastnn.storage.onnx_export` says.

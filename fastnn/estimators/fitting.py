@@ -20,7 +20,7 @@ from fastnn.data.sparse import SparseRows
 from fastnn.errors import CheckpointError
 from fastnn.estimators.parameters import batch_rows_of, reported_outputs, stopping_rule_of
 from fastnn.network import Network
-from fastnn.system.forks import Training, making
+from fastnn.system.forks import FitLock, setup_lock
 from fastnn.system.memory import check_copy
 from fastnn.training.callbacks import Bookkeeper, Callback, past_epochs
 from fastnn.training.early_stopping import EarlyStopping
@@ -50,7 +50,7 @@ def exposed(network: Network, dtype: np.dtype) -> dict[str, Any]:
     return {"coefs_": coefs, "intercepts_": intercepts, "_exposed": (*coefs, *intercepts)}
 
 
-_fits: WeakKeyDictionary[Any, Training] = WeakKeyDictionary()  # by their estimators
+_fits: WeakKeyDictionary[Any, FitLock] = WeakKeyDictionary()  # by their estimators
 _REFUSAL = "the estimator is being fitted: wait for the end of that, or use a clone of it"
 
 
@@ -59,8 +59,8 @@ def one_at_a_time(fit: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(fit)
     def guarded(self: Any, *arguments: Any, **options: Any) -> Any:
-        with making:
-            training = _fits.setdefault(self, Training(_REFUSAL))
+        with setup_lock:
+            training = _fits.setdefault(self, FitLock(_REFUSAL))
         with training:
             return fit(self, *arguments, **options)
 

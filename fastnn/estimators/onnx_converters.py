@@ -9,7 +9,7 @@ from typing import Any
 
 from fastnn.estimators.classifier import MLPClassifier
 from fastnn.estimators.regressor import MLPRegressor
-from fastnn.storage.onnx_export import missing
+from fastnn.storage.onnx_export import missing_package_error
 
 _OPTIONS = {  # those of scikit-learn's own
     "zipmap": [True, False, "columns"],
@@ -39,7 +39,7 @@ def register_onnx_converters() -> None:
     try:
         from skl2onnx import update_registered_converter
     except ModuleNotFoundError as error:
-        raise missing(error) from error
+        raise missing_package_error(error) from error
     for kind, shapes, convert, options in (
         (MLPClassifier, _classifier_shapes, _convert_classifier, _OPTIONS),
         (MLPRegressor, _regressor_shapes, _convert_regressor, None),

@@ -19,7 +19,7 @@ from fastnn.errors import ModelFileError
 from fastnn.model.schedules import Schedule
 from fastnn.model.settings import COUNT_LIMIT
 from fastnn.network import Network
-from fastnn.storage.strict_json import brief, check_names, listed, typed, within
+from fastnn.storage.strict_json import check_keys, get_list, get_typed, prefix_errors, short_repr
 from fastnn.training.early_stopping import EarlyStopping, Standing
 
 LABEL_LIMIT = 1 << 23  # characters of all classes, each as long as the longest
@@ -83,12 +83,12 @@ def decoded(value: Any) -> Any:
             with suppress(TypeError):  # a key that cannot be one
                 return {key: item for key, item in pairs}
     if tag in _RECORDS and isinstance(content, dict):
-        check_names(content, [field.name for field in fields(_RECORDS[tag])], tag)
+        check_keys(content, [field.name for field in fields(_RECORDS[tag])], tag)
         try:
             return _RECORDS[tag](**{name: decoded(item) for name, item in content.items()})
         except ValueError as error:
             raise ModelFileError(str(error)[:200]) from error
-    raise ModelFileError(f"{brief(value)} stands for nothing")
+    raise ModelFileError(f"{short_repr(value)} stands for nothing")
 
 
 # ---- estimators -----------------------------------------------------------------------------
@@ -136,18 +136,18 @@ def restored(kinds: Sequence[type], stored: dict[str, Any], network: Network) ->
     ModelFileError
         If something stored is wrong, or does not go with the network.
     """
-    check_names(stored, ("kind", "parameters", "attributes", "curves"), "the estimator")
+    check_keys(stored, ("kind", "parameters", "attributes", "curves"), "the estimator")
     table = {kind.__name__: kind for kind in kinds}
-    name = typed(stored, "kind", str)
+    name = get_typed(stored, "kind", str)
     if name not in table:
-        raise ModelFileError(f"kind is {brief(name)}, where {' or '.join(table)} is needed")
-    estimator = _constructed(table[name], typed(stored, "parameters", dict))
-    attributes = typed(stored, "attributes", dict)
-    check_names(attributes, ("dtype", "feature_names", "classes", *_FIGURES), "the estimator")
-    state = _figures(attributes) | _curves(typed(stored, "curves", dict))
+        raise ModelFileError(f"kind is {short_repr(name)}, where {' or '.join(table)} is needed")
+    estimator = _constructed(table[name], get_typed(stored, "parameters", dict))
+    attributes = get_typed(stored, "attributes", dict)
+    check_keys(attributes, ("dtype", "feature_names", "classes", *_FIGURES), "the estimator")
+    state = _figures(attributes) | _curves(get_typed(stored, "curves", dict))
     state |= _features(attributes, network.layers[0].inputs)
     if is_classifier(estimator):
-        state |= _classes(typed(attributes, "classes", dict), network)
+        state |= _classes(get_typed(attributes, "classes", dict), network)
     elif attributes["classes"] is not None or network.loss.score != "r2":
         raise ModelFileError(f"a regressor has neither classes nor the loss {network.loss.name}")
     estimator.__setstate__(
@@ -169,8 +169,8 @@ def _constructed(kind: Any, parameters: dict[str, Any]) -> Any:
     values = {}
     for name, value in parameters.items():
         if name not in known:
-            raise ModelFileError(f"{kind.__name__} has no parameter {brief(name)}")
-        with within(name):
+            raise ModelFileError(f"{kind.__name__} has no parameter {short_repr(name)}")
+        with prefix_errors(name):
             values[name] = decoded(value)
     estimator = kind(**values)
     try:
@@ -182,12 +182,12 @@ def _constructed(kind: Any, parameters: dict[str, Any]) -> Any:
 
 def _features(attributes: dict[str, Any], inputs: int) -> dict[str, Any]:
     """Return what is known of X: its columns, their names, and the dtype that answers have."""
-    dtype = typed(attributes, "dtype", str)
+    dtype = get_typed(attributes, "dtype", str)
     if dtype not in ("float32", "float64"):
-        raise ModelFileError(f"dtype is {brief(dtype)}, where float32 or float64 is needed")
+        raise ModelFileError(f"dtype is {short_repr(dtype)}, where float32 or float64 is needed")
     state = {"_dtype": np.dtype(dtype), "n_features_in_": inputs}
     if attributes["feature_names"] is not None:
-        names = listed(attributes, "feature_names", str)
+        names = get_list(attributes, "feature_names", str)
         if len(names) != inputs:
             raise ModelFileError(f"feature_names are {len(names)}, where {inputs} are needed")
         state["feature_names_in_"] = np.array(names, object)
@@ -223,10 +223,10 @@ def _figures(attributes: dict[str, Any]) -> dict[str, Any]:
     """Return the attributes that tell how a fit went."""
     figures = {}
     for name, is_right in _FIGURES.items():
-        with within(name):
+        with prefix_errors(name):
             figures[name] = decoded(attributes[name])
         if not is_right(figures[name]):
-            raise ModelFileError(f"{name} is {brief(figures[name])}, which no fit reports")
+            raise ModelFileError(f"{name} is {short_repr(figures[name])}, which no fit reports")
     return figures
 
 
@@ -243,13 +243,13 @@ def _curves(stored: dict[str, Any]) -> dict[str, Any]:
     """Return the attributes that hold what fits reported epoch by epoch."""
     state: dict[str, Any] = {"validation_scores_": None, "history_": {}}
     for name in stored:
-        curve = listed(stored, name, float)
+        curve = get_list(stored, name, float)
         if name.startswith(_OF_HISTORY):
             state["history_"][name.removeprefix(_OF_HISTORY)] = curve
         elif name in ("loss_curve_", "validation_scores_"):
             state[name] = curve
         else:
-            raise ModelFileError(f"curves has {brief(name)}, which does not belong there")
+            raise ModelFileError(f"curves has {short_repr(name)}, which does not belong there")
     if "loss_curve_" not in state:
         raise ModelFileError("curves has no loss_curve_")
     return state
@@ -273,13 +273,13 @@ def _stored_classes(estimator: Any) -> dict[str, Any]:
 
 def _classes(stored: dict[str, Any], network: Network) -> dict[str, Any]:
     """Return the classes, in order, that go with a network's outputs."""
-    check_names(stored, ("dtype", "values", "is_multilabel"), "classes")
-    name, is_multilabel = typed(stored, "dtype", str), typed(stored, "is_multilabel", bool)
+    check_keys(stored, ("dtype", "values", "is_multilabel"), "classes")
+    name, is_multilabel = get_typed(stored, "dtype", str), get_typed(stored, "is_multilabel", bool)
     match = _LABELS.fullmatch(name)
     if match is None:
-        raise ModelFileError(f"classes are of dtype {brief(name)}, which is not stored")
+        raise ModelFileError(f"classes are of dtype {short_repr(name)}, which is not stored")
     dtype = np.dtype(name)
-    values = listed(stored, "values", _ITEMS[dtype.kind])
+    values = get_list(stored, "values", _ITEMS[dtype.kind])
     if len(values) * int(match["width"] or 1) > LABEL_LIMIT:
         raise ModelFileError(f"classes take more than {LABEL_LIMIT:,} characters")
     try:

@@ -17,7 +17,7 @@ import numpy as np
 from numba import config
 
 from fastnn.data.conversion import check_finite
-from fastnn.data.features import Features, SelectedRows, check_in_place
+from fastnn.data.features import Features, SelectedRows, check_not_resized
 from fastnn.data.rows import Data
 from fastnn.data.sparse import COLUMNS_CHANGED, SparseRows
 from fastnn.epoch import CHUNK_ROWS, Epoch, Progress
@@ -52,7 +52,7 @@ from fastnn.kernels.workspace import (
 )
 from fastnn.model.layers import Dense, Parameters
 from fastnn.model.losses import LOSSES, Loss
-from fastnn.system.forks import alone, lock, making
+from fastnn.system.forks import fork_safe_lock, reject_reentry, setup_lock
 from fastnn.system.memory import check_compiler, empty_predictions
 
 DECISIVE_ROWS = 64  # fewer say too little of how many zeros there are
@@ -73,7 +73,7 @@ def compile_kernels() -> tuple[float, bool]:
     start = time.perf_counter()
     if not (kernels_are_cached() or config.DISABLE_JIT):
         check_compiler()
-    with making:
+    with setup_lock:
         _threads.prepare()
         for function in KERNELS:
             function.compile()
@@ -144,7 +144,7 @@ class NumbaEngine:
         # Its own job for what only goes forward: most of it stays as it is from call to call.
         self._forward_job = Job.from_buffer_copy(self._buffers.job)
         self._forward_job.batch_size = sys.maxsize
-        self._lock = lock()  # there is one workspace
+        self._lock = fork_safe_lock()  # there is one workspace
         self.skip_zeros: bool | None = None  # None: where the data have enough of them
         self._measured: Callable[[], Features | None] = lambda: None
         self._work: np.ndarray | None = None
@@ -156,23 +156,23 @@ class NumbaEngine:
 
     def get_parameters(self) -> Parameters:
         """Return a copy of the parameters."""
-        with alone(self._lock):
+        with reject_reentry(self._lock):
             return self._layout.read(self._buffers.parameters)
 
     def set_parameters(self, parameters: Parameters) -> None:
         """Replace the parameters by a copy of these."""
-        with alone(self._lock):
+        with reject_reentry(self._lock):
             self._layout.write(self._buffers.parameters, parameters)
             self._layout.write_transposed(self._buffers.transposed, parameters)
 
     def get_state(self, slots: int) -> list[Parameters]:
         """Return a copy of so many slots of the optimizer's state."""
-        with alone(self._lock):
+        with reject_reentry(self._lock):
             return [self._layout.read(slot) for slot in self._slots()[:slots]]
 
     def set_state(self, state: list[Parameters]) -> None:
         """Replace the optimizer's state by a copy of this; slots that are not given are zero."""
-        with alone(self._lock):
+        with reject_reentry(self._lock):
             for slot, values in zip_longest(self._slots(), state):
                 if values is not None:
                     self._layout.write(slot, values)
@@ -185,7 +185,7 @@ class NumbaEngine:
     def run_chunk(self, epoch: Epoch, progress: Progress, budget_rows: int) -> Progress:
         """Train on at least `budget_rows` further rows, or to the end of the epoch."""
         stop = min(len(epoch.order), progress.position + budget_rows)
-        with alone(self._lock):
+        with reject_reentry(self._lock):
             job, optimizer = self._training_job(epoch), epoch.optimizer
             job.rule = RULES[optimizer.rule]
             job.momentum, job.nesterov = optimizer.momentum, optimizer.nesterov
@@ -199,7 +199,7 @@ class NumbaEngine:
         """Return the mean loss over these rows as one batch, and its gradient."""
         rows = len(data.x)
         epoch = Epoch(data, np.arange(rows), rows, 0.0, l2=l2)
-        with alone(self._lock):
+        with reject_reentry(self._lock):
             job = self._training_job(epoch)
             job.rule, job.clip_norm, job.drops = KEEP_GRADIENT, 0.0, False
             progress = Progress()
@@ -211,19 +211,19 @@ class NumbaEngine:
 
     def evaluate(self, data: Data) -> tuple[float, float]:
         """Return the mean loss and the accuracy over these rows."""
-        with alone(self._lock):
+        with reject_reentry(self._lock):
             job = self._forward_job
             job.mode, job.targets = EVALUATE, address(data.targets)
             job.weights = 0 if data.weights is None else address(data.weights)
             job.loss_sum = job.correct = 0.0
-            data.check_in_place(self._layout.layers[0].inputs)
+            data.check_not_resized(self._layout.layers[0].inputs)
             self._pass_over(data.x)
             return job.loss_sum / data.total_weight, job.correct / data.total_weight
 
     def predict(self, x: Features) -> np.ndarray:
         """Return predictions (rows, O) float32."""
         probs = empty_predictions(len(x), self._outputs)
-        with alone(self._lock):
+        with reject_reentry(self._lock):
             job = self._forward_job
             job.mode, job.out, job.finite = PREDICT, address(probs), True
             self._pass_over(x)
@@ -235,7 +235,7 @@ class NumbaEngine:
         """Tell the job what to train on, and what each update has of its own."""
         job, data = self._buffers.job, epoch.data
         job.n, job.mode = len(epoch.order), TRAIN
-        data.check_in_place(self._layout.layers[0].inputs, job.n)
+        data.check_not_resized(self._layout.layers[0].inputs, job.n)
         self._point_at(job, data.x)
         self._measure(epoch)
         skips = self._work is not None and not job.x_is_sparse
@@ -258,7 +258,7 @@ class NumbaEngine:
             return
         job.x, job.x_is_bytes = address(x.values), False
         job.x_starts, job.x_columns = address(x.starts), address(x.columns)
-        size = given.most_entries(CHUNK_ROWS) + CHUNK_ROWS  # the biases
+        size = given.max_entries(CHUNK_ROWS) + CHUNK_ROWS  # the biases
         if self._entries is None or self._entries.size < size:
             self._entries = EntryBuffers(size, x.width, self.threads)
         self._entries.tell(job)
@@ -279,7 +279,7 @@ class NumbaEngine:
         job.skip_zeros = BY_BLOCK if self.skip_zeros is None else int(self.skip_zeros)
         for start in range(0, rows, CALL_ROWS):
             if start > 0:  # the first rows have just been checked
-                check_in_place(x, self._layout.layers[0].inputs)
+                check_not_resized(x, self._layout.layers[0].inputs)
             job.position, job.stop = start, min(rows, start + CALL_ROWS)
             work = products * min(rows - start, CHUNK_ROWS)
             self._run(job, work // FORWARD_WORK_OF_A_TASK)

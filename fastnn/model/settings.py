@@ -13,7 +13,7 @@ _BELOW_ONE = ("momentum", "beta1", "beta2")
 _POSITIVE = ("learning_rate", "eps", "input_scale")
 
 
-def whole_number(value: Any, name: str, *, low: int) -> int:
+def check_integer(value: Any, name: str, *, low: int) -> int:
     """Return a setting as an int of at least `low`, or raise a ValueError that names it."""
     try:
         number = -1 if isinstance(value, bool) else index(value)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastnn.system.files import FilePath, write_whole
+from fastnn.system.files import FilePath, write_atomically
 from fastnn.training.state import History
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def save(figure: "Figure", path: FilePath) -> None:
     with warnings.catch_warnings():  # a name in letters that the font has not is drawn as boxes
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
         figure.savefig(picture, format="png")
-    write_whole(path, [picture.getvalue()])
+    write_atomically(path, [picture.getvalue()])
 
 
 def _draw(axes: "Axes", x: Any, y: Any, label: str, line: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from fastnn.data.conversion import check_finite
-from fastnn.data.features import Features, dense
+from fastnn.data.features import Features, to_dense
 from fastnn.data.rows import Data
 from fastnn.epoch import CHUNK_ROWS, Epoch, Progress, next_chunk
 from fastnn.model.layers import Dense, Parameters
@@ -30,7 +30,7 @@ from fastnn.reference.updates import (
     momentum_update,
     sgd_update,
 )
-from fastnn.system.forks import alone, lock
+from fastnn.system.forks import fork_safe_lock, reject_reentry
 from fastnn.system.memory import empty_predictions
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -44,7 +44,7 @@ def _alone(method: Method) -> Method:
 
     @wraps(method)
     def locked(self: "ReferenceEngine", *args: Any, **kwargs: Any) -> Any:
-        with alone(self._lock), np.errstate(all="ignore"):
+        with reject_reentry(self._lock), np.errstate(all="ignore"):
             return method(self, *args, **kwargs)
 
     return cast(Method, locked)
@@ -76,7 +76,7 @@ class ReferenceEngine:
     def __init__(self, layers: Sequence[Dense], loss: Loss, *, input_scale: float) -> None:
         self.layers = tuple(layers)
         self.loss = loss
-        self._lock = lock()
+        self._lock = fork_safe_lock()
         self.input_scale = np.float32(input_scale)
         self._x = [_rows(layer.inputs) for layer in self.layers]
         self._z, self._a, self._dz = (
@@ -121,12 +121,12 @@ class ReferenceEngine:
         """Train on at least `budget_rows` further rows, or to the end of the epoch."""
         position, loss_sum, correct = progress
         rows = len(epoch.order)
-        epoch.data.check_in_place(self.layers[0].inputs, rows)
+        epoch.data.check_not_resized(self.layers[0].inputs, rows)
         budget_stop = min(rows, position + budget_rows)
         while position < budget_stop:
             chunk = next_chunk(position, rows, epoch.batch_size)
             update = chunk.start // epoch.batch_size
-            data = epoch.data.taken(epoch.order[chunk.start : chunk.stop])
+            data = epoch.data.take(epoch.order[chunk.start : chunk.stop])
             self._draw_masks(epoch, np.arange(chunk.start, chunk.stop))
             chunk_loss, chunk_correct = self._forward_with_loss(data)
             loss_sum += chunk_loss
@@ -147,8 +147,8 @@ class ReferenceEngine:
         total, loss_sum = np.float32(data.total_weight), 0.0
         self._draw_masks(None, np.arange(0))
         for start in range(0, len(data.x), CHUNK_ROWS):
-            data.check_in_place(self.layers[0].inputs)
-            part = data.taken(slice(start, start + CHUNK_ROWS))
+            data.check_not_resized(self.layers[0].inputs)
+            part = data.take(slice(start, start + CHUNK_ROWS))
             loss_sum += self._forward_with_loss(part)[0]
             self._backward(part, total, first=start == 0)
         mean = loss_sum / data.total_weight + self._add_penalty(l2)
@@ -160,8 +160,8 @@ class ReferenceEngine:
         loss_sum, correct = 0.0, 0.0
         self._draw_masks(None, np.arange(0))
         for start in range(0, len(data.x), CHUNK_ROWS):
-            data.check_in_place(self.layers[0].inputs)
-            part = data.taken(slice(start, start + CHUNK_ROWS))
+            data.check_not_resized(self.layers[0].inputs)
+            part = data.take(slice(start, start + CHUNK_ROWS))
             chunk_loss, chunk_correct = self._forward_with_loss(part)
             loss_sum += chunk_loss
             correct += chunk_correct
@@ -191,7 +191,7 @@ class ReferenceEngine:
         """Run the layers over a chunk's features and return the last z."""
         rows = len(features)
         x = self._x[0][:rows]
-        np.multiply(dense(features), self.input_scale, out=x, dtype=np.float32)
+        np.multiply(to_dense(features), self.input_scale, out=x, dtype=np.float32)
         for i, (layer, (w, b)) in enumerate(zip(self.layers, self._parameters, strict=True)):
             x, z, a = (buffer[i][:rows] for buffer in (self._x, self._z, self._a))
             if i > 0:

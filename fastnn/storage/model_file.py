@@ -17,21 +17,21 @@ from fastnn.model.layers import Dense, Parameters, dense_layers
 from fastnn.model.losses import Loss, get_loss
 from fastnn.model.randomness import SEED_LIMIT
 from fastnn.model.settings import COUNT_LIMIT, check_setting
-from fastnn.storage.strict_json import counted, listed, typed, within
+from fastnn.storage.strict_json import get_count, get_list, get_typed, prefix_errors
 from fastnn.storage.tensor_file import (
-    Kind,
-    Leaf,
-    Leaves,
-    expected_parameters,
-    parameter_leaves,
-    parameters_in,
-    read,
+    FileFormat,
+    Tensors,
+    TensorSpec,
+    parameter_specs,
+    parameter_tensors,
+    parameters_from,
+    read_tensors,
     unpacked,
-    write,
+    write_tensors,
 )
 from fastnn.system.files import FilePath
 
-KIND = Kind(
+KIND = FileFormat(
     "model file",
     "fastnn",
     1,
@@ -73,7 +73,7 @@ class Model:
 # ---- writing --------------------------------------------------------------------------------
 
 
-def model_of(network: Any, estimator: dict[str, Any] | None = None) -> Model:
+def model_from_network(network: Any, estimator: dict[str, Any] | None = None) -> Model:
     """Return what a file holds of a `fastnn.Network`, and of an estimator whose it is."""
     return Model(
         network.layers,
@@ -115,9 +115,9 @@ def write_model(path: FilePath, model: Model) -> None:
         "estimator": estimator,
         "curves": {name: len(curve) for name, curve in curves.items()},
     }
-    leaves = parameter_leaves(model.parameters)
+    leaves = parameter_tensors(model.parameters)
     leaves |= {_curve_leaf(name): curve for name, curve in curves.items()}
-    write(path, KIND, description, leaves, _expected)
+    write_tensors(path, KIND, description, leaves, _expected)
 
 
 def _curve_leaf(name: str) -> str:
@@ -139,8 +139,8 @@ def read_model(path: FilePath) -> Model:
     OSError
         If it cannot be read.
     """
-    description, leaves = read(path, KIND, _expected)
-    with within(path):
+    description, leaves = read_tensors(path, KIND, _expected)
+    with prefix_errors(path):
         return _model(description, leaves)
 
 
@@ -148,23 +148,23 @@ def _read(file: BinaryIO) -> Model:
     return _model(*unpacked(file, KIND, _expected))
 
 
-def _expected(description: dict[str, Any]) -> Iterator[tuple[str, Leaf]]:
+def _expected(description: dict[str, Any]) -> Iterator[tuple[str, TensorSpec]]:
     """Yield the tensors that a description asks for; refuse one whose values cannot be."""
     for name, kind in (("loss", str), ("input_scale", float), ("curves", dict)):
-        typed(description, name, kind)
+        get_typed(description, name, kind)
     for name, limit in (("seed", SEED_LIMIT), ("epochs", COUNT_LIMIT), ("samples", COUNT_LIMIT)):
-        counted(description, name, limit)
+        get_count(description, name, limit)
     estimator = description["estimator"]
-    if estimator is not None and "curves" in typed(description, "estimator", dict):
+    if estimator is not None and "curves" in get_typed(description, "estimator", dict):
         raise ModelFileError("the estimator has 'curves', which does not belong there")
     if estimator is None and description["curves"]:
         raise ModelFileError("there are curves, where there is no estimator")
-    yield from expected_parameters(listed(description, "sizes", int))
+    yield from parameter_specs(get_list(description, "sizes", int))
     for name in description["curves"]:
-        yield _curve_leaf(name), Leaf((counted(description["curves"], name),), "F64")
+        yield _curve_leaf(name), TensorSpec((get_count(description["curves"], name),), "F64")
 
 
-def _model(description: dict[str, Any], leaves: Leaves) -> Model:
+def _model(description: dict[str, Any], leaves: Tensors) -> Model:
     layers, loss = _architecture(description)
     estimator = description["estimator"]
     if estimator is not None:
@@ -173,7 +173,7 @@ def _model(description: dict[str, Any], leaves: Leaves) -> Model:
     return Model(
         layers,
         loss,
-        parameters=parameters_in(leaves, len(layers)),
+        parameters=parameters_from(leaves, len(layers)),
         **{name: description[name] for name in ("input_scale", "seed", "epochs", "samples")},
         estimator=estimator,
     )
@@ -181,8 +181,8 @@ def _model(description: dict[str, Any], leaves: Leaves) -> Model:
 
 def _architecture(description: dict[str, Any]) -> tuple[tuple[Dense, ...], Loss]:
     """Return the layers and the loss that a description names."""
-    activations = listed(description, "activations", str)
-    dropouts = listed(description, "dropouts", float)
+    activations = get_list(description, "activations", str)
+    dropouts = get_list(description, "dropouts", float)
     try:
         check_setting("input_scale", description["input_scale"])
         layers = dense_layers(description["sizes"], activations, dropouts)

@@ -14,7 +14,7 @@ import numpy as np
 from fastnn import __version__
 from fastnn.model.layers import LEAK, Dense, Parameters
 from fastnn.model.losses import Loss
-from fastnn.system.files import FilePath, write_whole
+from fastnn.system.files import FilePath, write_atomically
 
 OPSET, IR_VERSION = 13, 7
 
@@ -47,7 +47,7 @@ class Trained(Protocol):
         """Per layer weights (I, O) and biases (O,)."""
 
 
-def missing(error: ModuleNotFoundError) -> ModuleNotFoundError:
+def missing_package_error(error: ModuleNotFoundError) -> ModuleNotFoundError:
     """Return what to raise where a package that ONNX needs is not there."""
     return ModuleNotFoundError(
         f"ONNX models need the package {error.name}: pip install '.[onnx]' in fastnn's checkout",
@@ -59,7 +59,7 @@ def _onnx() -> Any:
     try:
         import onnx
     except ModuleNotFoundError as error:
-        raise missing(error) from error
+        raise missing_package_error(error) from error
     return onnx
 
 
@@ -217,4 +217,4 @@ def write_onnx(graph: Any, path: FilePath) -> None:
         producer_version=__version__,
     )
     onnx.checker.check_model(model, full_check=True)
-    write_whole(path, [model.SerializeToString()])
+    write_atomically(path, [model.SerializeToString()])

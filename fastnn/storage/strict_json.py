@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from reprlib import repr as brief  # cut to a few words: what a stranger wrote may be long
+from reprlib import repr as short_repr  # cut to a few words: what a stranger wrote may be long
 from typing import Any
 
 from fastnn.errors import ModelFileError
@@ -21,7 +21,7 @@ _WORDS |= {list: "a list", dict: "an object"}
 
 
 @contextmanager
-def within(what: FilePath) -> Iterator[None]:
+def prefix_errors(what: FilePath) -> Iterator[None]:
     """Put a name, a file's or that of a part of it, before the message of a ModelFileError.
 
     What is nested too deeply for whoever walks through it becomes one.
@@ -34,7 +34,7 @@ def within(what: FilePath) -> Iterator[None]:
         raise ModelFileError(f"{os.fspath(what)}: is nested too deeply") from error
 
 
-def parse(text: bytes | str, what: str) -> dict[str, Any]:
+def parse_object(text: bytes | str, what: str) -> dict[str, Any]:
     """Return a JSON object, in which every number is finite and no name is there twice."""
     try:
         value = json.loads(
@@ -60,45 +60,45 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"{brief(text)} is not a finite number")
+        raise ValueError(f"{short_repr(text)} is not a finite number")
     return number
 
 
-def dump(value: dict[str, Any]) -> str:
-    """Return an object as JSON, in ASCII; `parse` and `dump` make the same text of it again."""
+def dump_object(value: dict[str, Any]) -> str:
+    """Return an object as JSON in ASCII; parsing and dumping it again gives the same text."""
     return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 
-def check_names(found: dict[str, Any], expected: Collection[str], what: str) -> None:
+def check_keys(found: dict[str, Any], expected: Collection[str], what: str) -> None:
     """Refuse an object that has not exactly these names."""
     for name in expected:
         if name not in found:
             raise ModelFileError(f"{what} has no {name}")
     for name in found:
         if name not in expected:
-            raise ModelFileError(f"{what} has {brief(name)}, which does not belong there")
+            raise ModelFileError(f"{what} has {short_repr(name)}, which does not belong there")
 
 
-def typed(found: dict[str, Any], name: str, kind: type) -> Any:
+def get_typed(found: dict[str, Any], name: str, kind: type) -> Any:
     """Return an object's value of this name, which is of this type."""
     if name not in found:
         raise ModelFileError(f"{name} is missing")
     if type(found[name]) is not kind:
-        raise ModelFileError(f"{name} is {brief(found[name])}, where {_WORDS[kind]} is needed")
+        raise ModelFileError(f"{name} is {short_repr(found[name])}, where {_WORDS[kind]} is needed")
     return found[name]
 
 
-def listed(found: dict[str, Any], name: str, kind: type) -> list[Any]:
+def get_list(found: dict[str, Any], name: str, kind: type) -> list[Any]:
     """Return an object's list of this name, all of whose items are of this type."""
-    for value in typed(found, name, list):
+    for value in get_typed(found, name, list):
         if type(value) is not kind:
-            raise ModelFileError(f"{name} has {brief(value)}, where {_WORDS[kind]} is needed")
+            raise ModelFileError(f"{name} has {short_repr(value)}, where {_WORDS[kind]} is needed")
     return found[name]
 
 
-def counted(found: dict[str, Any], name: str, limit: int = COUNT_LIMIT) -> int:
+def get_count(found: dict[str, Any], name: str, limit: int = COUNT_LIMIT) -> int:
     """Return an object's whole number of this name, which is at least 0 and below a limit."""
-    number = typed(found, name, int)
+    number = get_typed(found, name, int)
     if not 0 <= number < limit:
-        raise ModelFileError(f"{name} is {brief(number)}, where 0 to {limit - 1} is needed")
+        raise ModelFileError(f"{name} is {short_repr(number)}, where 0 to {limit - 1} is needed")
     return number

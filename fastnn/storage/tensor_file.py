@@ -20,17 +20,25 @@ import numpy as np
 
 from fastnn import __version__
 from fastnn.errors import ModelFileError
-from fastnn.storage.strict_json import brief, check_names, dump, listed, parse, typed, within
-from fastnn.system.files import FilePath, regular_mode, write_whole
+from fastnn.storage.strict_json import (
+    check_keys,
+    dump_object,
+    get_list,
+    get_typed,
+    parse_object,
+    prefix_errors,
+    short_repr,
+)
+from fastnn.system.files import FilePath, regular_mode, write_atomically
 
 HEADER_LIMIT = 2 << 20  # bytes; Python's objects for them may take thirty times as many
 _LENGTH_BYTES = 8  # in front of the header: its length
 _DTYPES: dict[str, Any] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 
-Leaves = dict[str, np.ndarray]
+Tensors = dict[str, np.ndarray]
 
 
-class Kind(NamedTuple):
+class FileFormat(NamedTuple):
     """What a kind of file is called, and what its description has.
 
     Attributes
@@ -52,19 +60,19 @@ class Kind(NamedTuple):
     unbounded: str | None = None
 
 
-class Leaf(NamedTuple):
+class TensorSpec(NamedTuple):
     """What a tensor has to be."""
 
     shape: tuple[int, ...]
     dtype: str = "F32"
 
 
-def write(
+def write_tensors(
     path: FilePath,
-    kind: Kind,
+    kind: FileFormat,
     description: dict[str, Any],
-    leaves: Leaves,
-    expected: Callable[[dict[str, Any]], Iterable[tuple[str, Leaf]]] = lambda description: (),
+    leaves: Tensors,
+    expected: Callable[[dict[str, Any]], Iterable[tuple[str, TensorSpec]]] = lambda description: (),
 ) -> None:
     """Write a file, which is replaced whole or not at all.
 
@@ -75,7 +83,7 @@ def write(
     leaves : dict of str to ndarray
         float32, all finite, or float64.
     expected : callable, optional
-        As `read` will take it: a description that it refuses is not written.
+        As `read_tensors` will take it: a description that it refuses is not written.
 
     Raises
     ------
@@ -84,20 +92,20 @@ def write(
     OSError
         If the file cannot be written.
     """
-    with within(path):
+    with prefix_errors(path):
         tuple(expected(description))
         contents = _contents(kind, description, leaves)
-    write_whole(path, [contents])
+    write_atomically(path, [contents])
 
 
-def _contents(kind: Kind, description: dict[str, Any], leaves: Leaves) -> bytes:
+def _contents(kind: FileFormat, description: dict[str, Any], leaves: Tensors) -> bytes:
     from safetensors.numpy import save
 
     _check_finite(leaves, kind)
     leaves = {name: np.require(leaf, _dtype_of(leaf), "C") for name, leaf in leaves.items()}
     description = {"format": kind.format, "fastnn": __version__, **description}
     description["sha256"] = _digest(description, leaves)
-    contents = save(leaves, {kind.key: dump(description)})
+    contents = save(leaves, {kind.key: dump_object(description)})
     length = int.from_bytes(contents[:_LENGTH_BYTES], "little")
     if length > HEADER_LIMIT:
         raise ModelFileError(
@@ -107,11 +115,11 @@ def _contents(kind: Kind, description: dict[str, Any], leaves: Leaves) -> bytes:
     return contents
 
 
-def read(
+def read_tensors(
     path: FilePath,
-    kind: Kind,
-    expected: Callable[[dict[str, Any]], Iterable[tuple[str, Leaf]]],
-) -> tuple[dict[str, Any], Leaves]:
+    kind: FileFormat,
+    expected: Callable[[dict[str, Any]], Iterable[tuple[str, TensorSpec]]],
+) -> tuple[dict[str, Any], Tensors]:
     """Read a file; return its description, and its tensors in the order in which they are expected.
 
     Memory grows with what the file holds, not with what it claims to hold.
@@ -130,16 +138,16 @@ def read(
         If it cannot be read.
     """
     regular_mode(path)  # for a pipe, opening it would wait
-    with within(path), open(path, "rb") as file:
+    with prefix_errors(path), open(path, "rb") as file:
         return unpacked(file, kind, expected)
 
 
 def unpacked(
     file: BinaryIO,
-    kind: Kind,
-    expected: Callable[[dict[str, Any]], Iterable[tuple[str, Leaf]]],
-) -> tuple[dict[str, Any], Leaves]:
-    """Return what `read` does, of a file that is open."""
+    kind: FileFormat,
+    expected: Callable[[dict[str, Any]], Iterable[tuple[str, TensorSpec]]],
+) -> tuple[dict[str, Any], Tensors]:
+    """Return what `read_tensors` does, of a file that is open."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
@@ -148,7 +156,7 @@ def unpacked(
     length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
     if not 0 < length <= min(HEADER_LIMIT, size):
         raise ModelFileError(f"is not a {kind.noun}, or is cut short")
-    header = parse(file.read(length), "the header")
+    header = parse_object(file.read(length), "the header")
     description = _description(header, kind)
     names = _checked_layout(expected(description), header, size - length)
     file.seek(0)
@@ -167,7 +175,7 @@ def _dtype_of(leaf: np.ndarray) -> np.dtype:
     return _DTYPES["F64" if leaf.dtype == np.float64 else "F32"]
 
 
-def _check_finite(leaves: Leaves, kind: Kind) -> None:
+def _check_finite(leaves: Tensors, kind: FileFormat) -> None:
     """Refuse weights that are not finite; figures, in float64, may be anything."""
     for name, leaf in leaves.items():
         may_be_infinite = kind.unbounded is not None and name.startswith(kind.unbounded)
@@ -176,10 +184,10 @@ def _check_finite(leaves: Leaves, kind: Kind) -> None:
             raise ModelFileError(f"{name} holds NaN or infinity")
 
 
-def _digest(description: dict[str, Any], leaves: Leaves) -> str:
+def _digest(description: dict[str, Any], leaves: Tensors) -> str:
     """Return a SHA-256 over a description, but for its own, and over every tensor."""
     rest = {name: value for name, value in description.items() if name != "sha256"}
-    digest = hashlib.sha256(dump(rest).encode())
+    digest = hashlib.sha256(dump_object(rest).encode())
     for name, leaf in sorted(leaves.items()):
         dtype = "F64" if leaf.dtype == np.float64 else "F32"
         digest.update(f"\n{name} {dtype} {leaf.shape}\n".encode())
@@ -187,29 +195,29 @@ def _digest(description: dict[str, Any], leaves: Leaves) -> str:
     return digest.hexdigest()
 
 
-def _description(header: dict[str, Any], kind: Kind) -> dict[str, Any]:
+def _description(header: dict[str, Any], kind: FileFormat) -> dict[str, Any]:
     """Take the metadata out of a header; return the description, which has the right names."""
-    metadata = typed(header, "__metadata__", dict)
+    metadata = get_typed(header, "__metadata__", dict)
     del header["__metadata__"]
     if kind.key not in metadata:
         other = " but a checkpoint" if "fastnn_checkpoint" in metadata else ""
         raise ModelFileError(f"is not a {kind.noun}{other}")
-    description = parse(typed(metadata, kind.key, str), "the description")
-    number = typed(description, "format", int)
+    description = parse_object(get_typed(metadata, kind.key, str), "the description")
+    number = get_typed(description, "format", int)
     if number != kind.format:
         which = "a later" if number > kind.format else "no"
         raise ModelFileError(
-            f"is of format {brief(number)}, which {which} version of fastnn wrote; this one reads "
-            f"format {kind.format}"
+            f"is of format {short_repr(number)}, which {which} version of fastnn wrote; this one "
+            f"reads format {kind.format}"
         )
-    check_names(metadata, (kind.key,), "the metadata")
-    check_names(description, ("format", "fastnn", *kind.names, "sha256"), "the description")
-    typed(description, "fastnn", str)
+    check_keys(metadata, (kind.key,), "the metadata")
+    check_keys(description, ("format", "fastnn", *kind.names, "sha256"), "the description")
+    get_typed(description, "fastnn", str)
     return description
 
 
 def _checked_layout(
-    expected: Iterable[tuple[str, Leaf]], entries: dict[str, Any], size: int
+    expected: Iterable[tuple[str, TensorSpec]], entries: dict[str, Any], size: int
 ) -> list[str]:
     """Refuse tensors that are not the expected ones, side by side up to the end.
 
@@ -222,41 +230,47 @@ def _checked_layout(
     """
     places = {}
     for name, leaf in expected:
-        entry = typed(entries, name, dict)
-        with within(name):
+        entry = get_typed(entries, name, dict)
+        with prefix_errors(name):
             places[name] = _place(entry, leaf)
-    check_names(entries, places, "the header")
+    check_keys(entries, places, "the header")
     end = 0
     for name, (start, stop) in sorted(places.items(), key=lambda item: item[1]):
         if start != end:
             raise ModelFileError(
-                f"{name} begins at byte {brief(start)}, where {brief(end)} is next"
+                f"{name} begins at byte {short_repr(start)}, where {short_repr(end)} is next"
             )
         end = stop
     if end != size:
-        raise ModelFileError(f"is damaged: it has {size} bytes for tensors that take {brief(end)}")
+        raise ModelFileError(
+            f"is damaged: it has {size} bytes for tensors that take {short_repr(end)}"
+        )
     return list(places)
 
 
-def _place(entry: dict[str, Any], leaf: Leaf) -> tuple[int, int]:
+def _place(entry: dict[str, Any], leaf: TensorSpec) -> tuple[int, int]:
     """Return where a tensor begins and ends, if its entry is that of this leaf."""
-    check_names(entry, ("dtype", "shape", "data_offsets"), "its entry")
-    if typed(entry, "dtype", str) != leaf.dtype:
-        raise ModelFileError(f"dtype is {brief(entry['dtype'])}, where {leaf.dtype} is needed")
+    check_keys(entry, ("dtype", "shape", "data_offsets"), "its entry")
+    if get_typed(entry, "dtype", str) != leaf.dtype:
+        raise ModelFileError(f"dtype is {short_repr(entry['dtype'])}, where {leaf.dtype} is needed")
     shape = list(leaf.shape)
-    if listed(entry, "shape", int) != shape:
-        raise ModelFileError(f"shape is {brief(entry['shape'])}, where {brief(shape)} is needed")
-    offsets = listed(entry, "data_offsets", int)
+    if get_list(entry, "shape", int) != shape:
+        raise ModelFileError(
+            f"shape is {short_repr(entry['shape'])}, where {short_repr(shape)} is needed"
+        )
+    offsets = get_list(entry, "data_offsets", int)
     size = math.prod(shape) * _DTYPES[leaf.dtype].itemsize
     if len(offsets) != 2 or offsets[1] - offsets[0] != size:
-        raise ModelFileError(f"data_offsets are {brief(offsets)}, which the shape does not fill")
+        raise ModelFileError(
+            f"data_offsets are {short_repr(offsets)}, which the shape does not fill"
+        )
     return offsets[0], offsets[1]
 
 
 # ---- leaves that several kinds have -----------------------------------------------------------
 
 
-def expected_parameters(sizes: list[int], before: str = "") -> Iterable[tuple[str, Leaf]]:
+def parameter_specs(sizes: list[int], before: str = "") -> Iterable[tuple[str, TensorSpec]]:
     """Yield the leaves of a network's parameters, layer by layer.
 
     Parameters
@@ -267,11 +281,11 @@ def expected_parameters(sizes: list[int], before: str = "") -> Iterable[tuple[st
         What stands before ``layers.0.weights`` and so on.
     """
     for i in range(len(sizes) - 1):
-        yield f"{before}layers.{i}.weights", Leaf((sizes[i], sizes[i + 1]))
-        yield f"{before}layers.{i}.biases", Leaf((sizes[i + 1],))
+        yield f"{before}layers.{i}.weights", TensorSpec((sizes[i], sizes[i + 1]))
+        yield f"{before}layers.{i}.biases", TensorSpec((sizes[i + 1],))
 
 
-def parameter_leaves(parameters: list[tuple[np.ndarray, np.ndarray]], before: str = "") -> Leaves:
+def parameter_tensors(parameters: list[tuple[np.ndarray, np.ndarray]], before: str = "") -> Tensors:
     """Return all weights and biases by the names of their leaves."""
     leaves = {}
     for i, (w, b) in enumerate(parameters):
@@ -280,7 +294,7 @@ def parameter_leaves(parameters: list[tuple[np.ndarray, np.ndarray]], before: st
     return leaves
 
 
-def parameters_in(leaves: Leaves, layers: int, before: str = "") -> list[Any]:
-    """Return the (w, b) that `parameter_leaves` was given."""
+def parameters_from(leaves: Tensors, layers: int, before: str = "") -> list[Any]:
+    """Return the (w, b) that `parameter_tensors` was given."""
     names = [f"{before}layers.{i}." for i in range(layers)]
     return [(leaves[f"{name}weights"], leaves[f"{name}biases"]) for name in names]

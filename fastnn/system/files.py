@@ -45,7 +45,7 @@ def regular_mode(path: FilePath) -> int:
 
 
 def writable_target(path: FilePath) -> tuple[str, int | None]:
-    """Return what `write_whole` would replace, links followed, and its permission bits, if any.
+    """Return the file that `write_atomically` would replace, and its permission bits, if any.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def writable_target(path: FilePath) -> tuple[str, int | None]:
     return os.path.realpath(path), mode
 
 
-def write_whole(path: FilePath, pieces: Iterable[bytes]) -> None:
+def write_atomically(path: FilePath, pieces: Iterable[bytes]) -> None:
     """Write a file, or put it in another's place, in one go.
 
     The bytes go to a temporary file beside it, ``.NAME.PROCESS.RANDOM.tmp``, which takes its name
@@ -124,7 +124,7 @@ def _sync_folder(folder: str) -> None:
 
 
 @contextmanager
-def alone_in(folder: FilePath) -> Iterator[Callable[[], bool]]:
+def lock_directory(folder: FilePath) -> Iterator[Callable[[], bool]]:
     """Hold an exclusive lock on a directory; it is released even if the process is killed.
 
     The lock is on the directory itself, not on its path. The context manager gives a function

@@ -15,7 +15,7 @@ from weakref import WeakSet
 
 # Held while an engine is made: its kernels compiled, its threads started, what it needs imported.
 # Taken before the others.
-making = threading.RLock()
+setup_lock = threading.RLock()
 
 # A prediction of very many rows, which changes nothing that a child needs.
 _PATIENCE = 10.0  # seconds
@@ -23,18 +23,18 @@ _held: list[Any] = []
 _locks: WeakSet[Any] = WeakSet()
 
 
-def lock() -> Any:
+def fork_safe_lock() -> Any:
     """Return a new lock that forks wait for. No thread may hold two of them.
 
-    It is one of C's, which an interrupt cannot leave locked, to be entered by `alone`.
+    It is one of C's, which an interrupt cannot leave locked, to be entered by `reject_reentry`.
     """
     new = threading.RLock()
-    with making:
+    with setup_lock:
         _locks.add(new)
     return new
 
 
-def alone(lock: Any) -> Any:
+def reject_reentry(lock: Any) -> Any:
     """Return a lock that is to be entered.
 
     Raises
@@ -53,7 +53,7 @@ def alone(lock: Any) -> Any:
 _IN_TRAINING = "the network is being trained: wait for the end of that, or use a copy of it"
 
 
-class Training:
+class FitLock:
     """A context that one fit is in at a time: of a network, a copy of which has one of its own.
 
     Parameters
@@ -73,7 +73,7 @@ class Training:
     def __enter__(self) -> None:
         ours = False
         try:
-            with making:
+            with setup_lock:
                 self.check()
                 ours = self._taken = True
         except BaseException:  # Ctrl-C, it may be
@@ -86,7 +86,7 @@ class Training:
 
 
 def _hold() -> None:
-    for each in (making, *_lock_of_numba()):
+    for each in (setup_lock, *_lock_of_numba()):
         each.acquire()
         _held.append(each)
     for each in list(_locks):  # one of this thread's own is a signal handler's, and stays so

@@ -1,11 +1,11 @@
 """Signals that end a run, and work that has to be whole before one of them is heeded.
 
 Python raises a KeyboardInterrupt between any two instructions: between the engine's work and the
-count of it, too. `Whole` keeps the signal waiting there. A command line has SIGTERM heeded in the
-same way.
+count of it, too. `DeferInterrupts` keeps the signal waiting there. A command line has SIGTERM
+heeded in the same way.
 """
 
-# What `signal` wraps: with its enums, `Whole` would take 19 µs.
+# What `signal` wraps: with its enums, `DeferInterrupts` would take 19 µs.
 import _signal  # type: ignore[import-not-found]
 import os
 import signal
@@ -21,7 +21,7 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM has come to a command line, which ends in order."""
 
 
-class Whole:
+class DeferInterrupts:
     """A context in which work is done whole: a signal that comes meanwhile counts at its end.
 
     Only in the main thread, and only signals that would raise a KeyboardInterrupt: another
@@ -33,8 +33,8 @@ class Whole:
         At the end, where a signal came.
     """
 
-    _entered: "Whole | None" = None  # by the main thread
-    _left: "Whole | None" = None
+    _entered: "DeferInterrupts | None" = None  # by the main thread
+    _left: "DeferInterrupts | None" = None
 
     def __enter__(self) -> None:
         self._came: list[int] = []
@@ -43,15 +43,15 @@ class Whole:
             return
         for number in _SIGNALS:
             handler = _signal.getsignal(number)
-            if handler is signal.default_int_handler or handler is heed:
+            if handler is signal.default_int_handler or handler is raise_interrupt:
                 self._handlers[number] = handler
-                Whole._entered = self
+                DeferInterrupts._entered = self
                 _signal.signal(number, self._note)
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._handlers.items():
             _signal.signal(number, handler)
-            Whole._entered = None
+            DeferInterrupts._entered = None
         if self._came:
             self._handlers[self._came[0]](self._came[0], None)
 
@@ -60,22 +60,22 @@ class Whole:
 
 
 def _before_fork() -> None:
-    """Notice whether the child will be without the thread that is to leave a `Whole`."""
-    Whole._left = None if current_thread() is main_thread() else Whole._entered
+    """Notice whether the child will be without the thread that is to leave a `DeferInterrupts`."""
+    DeferInterrupts._left = None if current_thread() is main_thread() else DeferInterrupts._entered
 
 
 def _after_fork_in_child() -> None:
-    if Whole._left is not None:
-        for number, handler in Whole._left._handlers.items():
+    if DeferInterrupts._left is not None:
+        for number, handler in DeferInterrupts._left._handlers.items():
             _signal.signal(number, handler)
-        Whole._entered = Whole._left = None
+        DeferInterrupts._entered = DeferInterrupts._left = None
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
 
 
-def heed(number: int, frame: object) -> NoReturn:
+def raise_interrupt(number: int, frame: object) -> NoReturn:
     """Raise what a signal stands for; the next one ends the process on the spot."""
     for each in _SIGNALS:
         signal.signal(each, lambda number, _: os._exit(exit_code(number)))
@@ -88,7 +88,7 @@ def exit_code(number: int) -> int:
 
 
 @contextmanager
-def heeded() -> Iterator[None]:
+def interrupt_handlers() -> Iterator[None]:
     """Heed both signals while this lasts, in the main thread; one that is ignored stays so."""
     defaults = (signal.default_int_handler, signal.SIG_DFL)
     ours = {}
@@ -96,7 +96,7 @@ def heeded() -> Iterator[None]:
         ours = {each: signal.getsignal(each) for each in _SIGNALS}
         ours = {each: handler for each, handler in ours.items() if handler in defaults}
     for each in ours:
-        signal.signal(each, heed)
+        signal.signal(each, raise_interrupt)
     try:
         yield
     finally:

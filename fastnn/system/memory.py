@@ -25,23 +25,23 @@ def check_copy(name: str, numbers: int, each: int = FLOAT_BYTES) -> None:
     """Raise a MemoryError if there is no room for a copy of so many numbers of so many bytes."""
     needs = numbers * each
     if needs > _NEVER_MISSED:
-        check(name, {"a copy": needs}, "float32 rows in C order are not copied")
+        check_memory(name, {"a copy": needs}, "float32 rows in C order are not copied")
 
 
 def check_compiler() -> None:
     """Raise a MemoryError if there is no room to compile: LLVM would end the process."""
-    check("compiling", {"the compiler": _COMPILER}, "the engine 'numpy' compiles nothing")
+    check_memory("compiling", {"the compiler": _COMPILER}, "the engine 'numpy' compiles nothing")
 
 
 def empty_predictions(rows: int, outputs: int) -> np.ndarray:
     """Return room for predictions (rows, outputs) float32, or raise a MemoryError."""
     needs = rows * outputs * FLOAT_BYTES
     if needs > _NEVER_MISSED:
-        check("prediction", {"predictions": needs}, "fewer rows at a time need less")
+        check_memory("prediction", {"predictions": needs}, "fewer rows at a time need less")
     return np.empty((rows, outputs), np.float32)
 
 
-def available() -> float:
+def available_memory() -> float:
     """Return the bytes that this process can still have; infinity where the system tells nothing.
 
     That is the least of what the machine has left, swap included, what the control groups of the
@@ -50,10 +50,10 @@ def available() -> float:
     return max(0.0, min(_of_machine(), _of_groups(), address_space_left()))
 
 
-def check(what: str, needs: Mapping[str, int], advice: str) -> None:
+def check_memory(what: str, needs: Mapping[str, int], advice: str) -> None:
     """Raise a MemoryError that says what needs how many bytes, if they are not there."""
     total = sum(needs.values())
-    if total <= _NEVER_MISSED or total <= (there := available()):
+    if total <= _NEVER_MISSED or total <= (there := available_memory()):
         return
     parts = ", ".join(f"{name} {_megabytes(size)}" for name, size in needs.items() if size)
     raise MemoryError(

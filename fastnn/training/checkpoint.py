@@ -23,8 +23,8 @@ from fastnn.data.rows import Data
 from fastnn.data.sparse import SparseRows
 from fastnn.engine import Engine
 from fastnn.errors import CheckpointError, ModelFileError
-from fastnn.model.settings import whole_number
-from fastnn.system.files import FilePath, alone_in
+from fastnn.model.settings import check_integer
+from fastnn.system.files import FilePath, lock_directory
 from fastnn.training.callbacks import Callback
 from fastnn.training.checkpoint_file import Items, read_snapshot, write_snapshot
 from fastnn.training.plan import Plan
@@ -84,7 +84,7 @@ class Checkpoint(Callback):
 
     def __init__(self, directory: FilePath, every: int = 1, resume: bool = False) -> None:
         self.directory = Path(directory)
-        self.every = whole_number(every, "every", low=1)
+        self.every = check_integer(every, "every", low=1)
         self.resume = bool(resume)
         self.snapshot: Snapshot | None = None
         self._items: Items = {}
@@ -154,7 +154,7 @@ class Checkpoint(Callback):
         """Lock the directory; raise a CheckpointError if another fit holds the lock."""
         assert self._locks is not None
         try:
-            self._holds = self._locks.enter_context(alone_in(home))
+            self._holds = self._locks.enter_context(lock_directory(home))
         except BlockingIOError:
             raise CheckpointError(
                 f"{self.directory}: a fit that is running has its checkpoints there; wait for "

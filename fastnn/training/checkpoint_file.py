@@ -14,16 +14,16 @@ import numpy as np
 
 from fastnn.epoch import Progress
 from fastnn.errors import ModelFileError
-from fastnn.storage.strict_json import brief, counted, listed, typed, within
+from fastnn.storage.strict_json import get_count, get_list, get_typed, prefix_errors, short_repr
 from fastnn.storage.tensor_file import (
-    Kind,
-    Leaf,
-    Leaves,
-    expected_parameters,
-    parameter_leaves,
-    parameters_in,
-    read,
-    write,
+    FileFormat,
+    Tensors,
+    TensorSpec,
+    parameter_specs,
+    parameter_tensors,
+    parameters_from,
+    read_tensors,
+    write_tensors,
 )
 from fastnn.system.files import FilePath
 from fastnn.training.early_stopping import Standing
@@ -33,7 +33,7 @@ Items = dict[str, str]
 
 _PLACE = ("first_epoch", "updates_before", "samples_before", "epoch")
 _COUNTS = (*_PLACE, "position", "best_epoch", "waited")
-KIND = Kind(
+KIND = FileFormat(
     "checkpoint",
     "fastnn_checkpoint",
     1,
@@ -74,16 +74,16 @@ def write_snapshot(path: FilePath, snapshot: Snapshot, items: Items) -> None:
         "stopped": snapshot.stopped,
         **dict(zip(_COUNTS, counts, strict=True)),
     }
-    leaves = parameter_leaves(snapshot.parameters)
+    leaves = parameter_tensors(snapshot.parameters)
     for i, slot in enumerate(snapshot.state):
-        leaves |= parameter_leaves(slot, f"state.{i}.")
-    leaves |= parameter_leaves(snapshot.best or [], "best.")
+        leaves |= parameter_tensors(slot, f"state.{i}.")
+    leaves |= parameter_tensors(snapshot.best or [], "best.")
     for kind in _CURVES:
         for name, curve in getattr(snapshot, kind).items():
             leaves[f"{kind}.{name}"] = np.array(curve, "<f8")
     figures = progress.loss_sum, progress.correct, snapshot.seconds, standing.best
     leaves["figures"] = np.array([*figures, snapshot.rate_divisor], "<f8")
-    write(path, KIND, description, leaves, _expected)
+    write_tensors(path, KIND, description, leaves, _expected)
 
 
 def read_snapshot(path: FilePath) -> tuple[Snapshot, Items]:
@@ -96,46 +96,53 @@ def read_snapshot(path: FilePath) -> tuple[Snapshot, Items]:
     OSError
         If it cannot be read.
     """
-    description, leaves = read(path, KIND, _expected)
-    with within(path):
+    description, leaves = read_tensors(path, KIND, _expected)
+    with prefix_errors(path):
         return _snapshot(description, leaves), description["items"]
 
 
-def _expected(description: dict[str, Any]) -> Iterator[tuple[str, Leaf]]:
+def _expected(description: dict[str, Any]) -> Iterator[tuple[str, TensorSpec]]:
     """Yield the tensors that a description asks for; refuse one whose values cannot be."""
     for name in ("items", *_CURVES):
-        typed(description, name, dict)
-    typed(description, "keeps_best", bool)
-    typed(description, "stopped", str)
+        get_typed(description, name, dict)
+    get_typed(description, "keeps_best", bool)
+    get_typed(description, "stopped", str)
     for name in description["items"]:
-        typed(description["items"], name, str)
+        get_typed(description["items"], name, str)
     for name in _COUNTS:
-        counted(description, name)
-    sizes, slots = listed(description, "sizes", int), counted(description, "slots", _MOST_SLOTS + 1)
+        get_count(description, name)
+    sizes, slots = (
+        get_list(description, "sizes", int),
+        get_count(description, "slots", _MOST_SLOTS + 1),
+    )
     befores = ["", *(f"state.{i}." for i in range(slots))]
     for before in [*befores, "best."] if description["keeps_best"] else befores:
-        yield from expected_parameters(sizes, before)
+        yield from parameter_specs(sizes, before)
     for kind in _CURVES:
         for name in description[kind]:
-            yield f"{kind}.{name}", Leaf((counted(description[kind], name),), "F64")
-    yield "figures", Leaf((_FIGURES,), "F64")
+            yield f"{kind}.{name}", TensorSpec((get_count(description[kind], name),), "F64")
+    yield "figures", TensorSpec((_FIGURES,), "F64")
 
 
-def _snapshot(description: dict[str, Any], leaves: Leaves) -> Snapshot:
+def _snapshot(description: dict[str, Any], leaves: Tensors) -> Snapshot:
     """Return a snapshot, if its counts agree with each other."""
     first, epoch = description["first_epoch"], description["epoch"]
     history = description["history"]
     if any(length != epoch - first for length in history.values()):
-        raise ModelFileError(f"has a history of {brief(history)}, where {epoch - first} are needed")
+        raise ModelFileError(
+            f"has a history of {short_repr(history)}, where {epoch - first} are needed"
+        )
     loss_sum, correct, seconds, best, rate_divisor = leaves["figures"].tolist()
     if not math.isfinite(loss_sum + correct + seconds) or not 1 <= rate_divisor < math.inf:
-        raise ModelFileError(f"has figures {brief(leaves['figures'].tolist())}, which no fit has")
+        raise ModelFileError(
+            f"has figures {short_repr(leaves['figures'].tolist())}, which no fit has"
+        )
     layers = len(description["sizes"]) - 1
     kept = description["keeps_best"]
     return Snapshot(
-        parameters=parameters_in(leaves, layers),
-        state=[parameters_in(leaves, layers, f"state.{i}.") for i in range(description["slots"])],
-        best=parameters_in(leaves, layers, "best.") if kept else None,
+        parameters=parameters_from(leaves, layers),
+        state=[parameters_from(leaves, layers, f"state.{i}.") for i in range(description["slots"])],
+        best=parameters_from(leaves, layers, "best.") if kept else None,
         history={name: leaves[f"history.{name}"].tolist() for name in history},
         kept={name: leaves[f"kept.{name}"].tolist() for name in description["kept"]},
         **{name: description[name] for name in _PLACE},

@@ -17,7 +17,7 @@ from fastnn.model.layers import Parameters
 from fastnn.model.losses import Loss
 from fastnn.model.optimizers import Optimizer
 from fastnn.model.randomness import permutation
-from fastnn.system.interrupts import Whole
+from fastnn.system.interrupts import DeferInterrupts
 from fastnn.training.callbacks import Callback
 from fastnn.training.checkpoint import Checkpoint, checkpoint_in
 from fastnn.training.early_stopping import Standing
@@ -105,7 +105,7 @@ def fit(
                 callback.on_fit_break()
         raise
     finally:
-        with Whole():
+        with DeferInterrupts():
             watch.restore_best()
     for callback in callbacks:
         callback.on_fit_end(watch.history)
@@ -141,7 +141,7 @@ def _descend(
         except (DivergenceError, KeyboardInterrupt) as error:
             if _is_interrupt(error):
                 raise
-            with Whole():
+            with DeferInterrupts():
                 if not _all_finite(engine.get_parameters()):
                     engine.set_parameters(finite)
                 watch.forget_state()
@@ -218,7 +218,7 @@ def _run_epoch(
             before = progress.position
             call_rows = _rows_of_call(before, budget, epoch.batch_size)
             ahead.advance(before + call_rows)
-            with Whole():
+            with DeferInterrupts():
                 start = time.perf_counter()
                 progress = engine.run_chunk(epoch, progress, call_rows)
                 seconds = time.perf_counter() - start

@@ -13,7 +13,7 @@ from fastnn.data.rows import Data
 from fastnn.engine import Engine
 from fastnn.errors import DivergenceError
 from fastnn.model.layers import Parameters
-from fastnn.system.forks import lock, making
+from fastnn.system.forks import fork_safe_lock, setup_lock
 
 # SciPy's status of a search that reached a limit. Every other search ends when the loss no longer
 # falls. In float32 that is a minimum only if the gradient is a small part of the initial one.
@@ -63,7 +63,7 @@ def minimize(
     DivergenceError
         If the loss, or its gradient, is not finite to begin with.
     """
-    with making:  # a fork waits for it: a child would wait for what is half imported
+    with setup_lock:  # a fork waits for it: a child would wait for what is half imported
         from scipy.optimize import minimize as scipy_minimize
 
     start = engine.get_parameters()
@@ -135,7 +135,7 @@ class _QuietBlas:
     """
 
     def __init__(self) -> None:
-        self._lock, self._fits = lock(), 0
+        self._lock, self._fits = fork_safe_lock(), 0
         self._limits: Any = None
 
     def __enter__(self) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from fastnn.engine import weight_bytes
 from fastnn.model.layers import Dense
-from fastnn.system.memory import check
+from fastnn.system.memory import check_memory
 from fastnn.training.plan import Plan
 
 INDEX_BYTES = 8
@@ -33,4 +33,4 @@ def check_fit(layers: Sequence[Dense], rows: int, plan: Plan, *, checkpoints: bo
         "the order of the rows": 2 * rows * INDEX_BYTES + updates * _UPDATE,
     }
     advice = "narrower layers need less"
-    check("training", needs, advice + (", and so does the optimizer 'sgd'" if slots else ""))
+    check_memory("training", needs, advice + (", and so does the optimizer 'sgd'" if slots else ""))

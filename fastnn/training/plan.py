@@ -6,7 +6,7 @@ from typing import Any
 from fastnn.model.losses import Loss
 from fastnn.model.optimizers import Optimizer, get_optimizer
 from fastnn.model.schedules import Schedule
-from fastnn.model.settings import check_setting, whole_number
+from fastnn.model.settings import check_integer, check_setting
 from fastnn.training.early_stopping import EarlyStopping, Standing
 
 
@@ -91,7 +91,7 @@ def planned(
     check_setting("l2", l2)
     check_setting("clip_norm", clip_norm)
     return Plan(
-        epochs=whole_number(epochs, "epochs", low=1),
+        epochs=check_integer(epochs, "epochs", low=1),
         batch_size=_batch_rows(batch_size, chosen),
         optimizer=chosen,
         schedule=schedule if isinstance(schedule, Schedule) else Schedule(schedule),
@@ -124,5 +124,7 @@ def _batch_rows(given: Any, optimizer: Optimizer) -> int:
             raise ValueError(f"lbfgs takes all rows at once, got batch_size {given!r}")
         return 0
     return (
-        0 if given == "full" else whole_number(128 if given is None else given, "batch_size", low=1)
+        0
+        if given == "full"
+        else check_integer(128 if given is None else given, "batch_size", low=1)
     )

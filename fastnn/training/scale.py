@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastnn.data.features import Features, dense
+from fastnn.data.features import Features, to_dense
 from fastnn.data.rows import Data
 from fastnn.data.sparse import SparseRows
 from fastnn.model.losses import Loss
-from fastnn.system.forks import making
+from fastnn.system.forks import setup_lock
 from fastnn.training.plan import Plan
 
 OFFSET_LIMIT = 2.0**16  # mean over spread: float32 has 24 bits, of which 8 are left for the spread
@@ -130,7 +130,7 @@ def warn_of_scale(
         if losses[-1] < _MAYBE_NO_BETTER * _constant_loss(*_some_targets(data), loss):
             return
     x_rows = max(32, min(_SAMPLE_ROWS, _SAMPLE_VALUES // data.x.shape[1]))
-    sample = data.taken(_some_rows(data, x_rows))
+    sample = data.take(_some_rows(data, x_rows))
     reached, constant = evaluate(sample)[0], _constant_loss(sample.targets, sample.weights, loss)
     has_failed = constant > 0 and not reached < _NO_BETTER * constant
     reasons = _reasons(sample, loss, input_scale, has_stalled)
@@ -202,7 +202,7 @@ def _columns_of(values: np.ndarray, weights: np.ndarray | None = None) -> _Colum
 def _feature_columns(x: Features, input_scale: float) -> _Columns:
     """Return the statistics of scaled features; sparse ones are not made dense."""
     if not isinstance(x, SparseRows):
-        return _columns_of(dense(x).astype(np.float64) * input_scale)
+        return _columns_of(to_dense(x).astype(np.float64) * input_scale)
     rows, values = len(x), x.values.astype(np.float64) * input_scale
     entries = np.bincount(x.columns, minlength=x.width)
     mean = np.bincount(x.columns, values, x.width) / rows
@@ -277,7 +277,7 @@ def _mean(values: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
 
 def _warn(text: str) -> None:
     """Warn at the line outside of fastnn and scikit-learn that called the fit."""
-    with making:  # fork() waits for the import: a child could not finish it
+    with setup_lock:  # fork() waits for the import: a child could not finish it
         from sklearn.exceptions import ConvergenceWarning
 
     frame, level = sys._getframe(1), 2

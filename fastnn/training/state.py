@@ -12,7 +12,7 @@ from fastnn.model.layers import Parameters
 from fastnn.model.losses import Loss
 from fastnn.model.schedules import ADAPTIVE_END, ADAPTIVE_FACTOR
 from fastnn.model.settings import COUNT_LIMIT
-from fastnn.system.interrupts import Whole
+from fastnn.system.interrupts import DeferInterrupts
 from fastnn.training.callbacks import Bookkeeper, Callback
 from fastnn.training.early_stopping import EarlyStopping, Standing, is_over, judge
 from fastnn.training.plan import Plan
@@ -134,7 +134,7 @@ class Watch:
 
     def go_on(self, snapshot: Snapshot) -> None:
         """Take up a fit, whose plan this one's is."""
-        with Whole():
+        with DeferInterrupts():
             self._engine.set_parameters(snapshot.parameters)
             self._engine.set_state(snapshot.state)
             self._best = snapshot.best
@@ -181,7 +181,7 @@ class Watch:
             metrics.pop("accuracy", None)
         metrics |= self._validated()
         number = self.epoch + 1
-        with Whole():
+        with DeferInterrupts():
             for name, value in metrics.items():
                 self.history.setdefault(name, []).append(value)
             if self._rule is not None:

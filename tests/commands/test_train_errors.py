@@ -277,7 +277,7 @@ def test_interrupt_that_a_callback_loses(folder: Path) -> None:
 import ctypes, signal, sys
 from fastnn.commands import running as _cli
 from fastnn.system import interrupts
-with interrupts.heeded(), _cli.exit_on_interrupt("fastnn.train"):
+with interrupts.interrupt_handlers(), _cli.exit_on_interrupt("fastnn.train"):
     ctypes.CFUNCTYPE(None)(lambda: signal.raise_signal(int(sys.argv[1])))()
 """
     for number, code, word in ((signal.SIGINT, 130, "interrupted"), (15, 143, "terminated")):

@@ -7,7 +7,7 @@ from scipy import sparse
 from fastnn import MLPClassifier, Network
 from fastnn.data import splitting
 from fastnn.data.conversion import as_features
-from fastnn.data.features import SelectedRows, dense, selected
+from fastnn.data.features import SelectedRows, select_rows, to_dense
 from fastnn.data.rows import Data
 from fastnn.data.splitting import split
 from fastnn.epoch import CHUNK_ROWS
@@ -27,21 +27,21 @@ def x(request, rng):
 
 def test_a_selection_is_like_a_copy(x, rng):
     rows = rng.permutation(ROWS)[:50]
-    chosen = selected(x, rows)
+    chosen = select_rows(x, rows)
     assert chosen.shape == (50, COLUMNS) and len(chosen) == 50 and chosen.dtype == x.dtype
-    np.testing.assert_array_equal(dense(chosen), dense(x)[rows])
-    np.testing.assert_array_equal(dense(chosen[10:20]), dense(x)[rows[10:20]])
-    again = selected(chosen, np.array([7, 3]))
+    np.testing.assert_array_equal(to_dense(chosen), to_dense(x)[rows])
+    np.testing.assert_array_equal(to_dense(chosen[10:20]), to_dense(x)[rows[10:20]])
+    again = select_rows(chosen, np.array([7, 3]))
     assert again.source is x
-    np.testing.assert_array_equal(dense(again), dense(x)[rows[[7, 3]]])
+    np.testing.assert_array_equal(to_dense(again), to_dense(x)[rows[[7, 3]]])
 
 
 @pytest.mark.parametrize("batch_size", [64, "full"])
 def test_training_on_a_selection_has_the_bits_of_a_copy(x, rng, engine, batch_size):
     y = rng.integers(0, 3, ROWS).astype(np.int32)
     rows = rng.permutation(ROWS)[: ROWS - 100]
-    chosen, nets = selected(x, rows), []
-    for features in (chosen, dense(chosen)):
+    chosen, nets = select_rows(x, rows), []
+    for features in (chosen, to_dense(chosen)):
         net = Network([COLUMNS, 20, 3], dropout=0.1)
         history = net.fit(
             features, y[rows], epochs=2, batch_size=batch_size, engine=engine,
@@ -80,7 +80,7 @@ def test_a_scorer_of_scikit_learn_sees_plain_rows(x, rng):
         seen.append(type(features))
         return estimator.score(features, labels)
 
-    given = x if isinstance(x, np.ndarray) else sparse.csr_array(dense(x))
+    given = x if isinstance(x, np.ndarray) else sparse.csr_array(to_dense(x))
     model = MLPClassifier(
         hidden_layer_sizes=5, early_stopping=True, scoring=scorer, max_iter=2, random_state=0
     )

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.sparse import random_array
 
 from fastnn.data.conversion import as_features
-from fastnn.data.features import selected
+from fastnn.data.features import select_rows
 from fastnn.data.rows import Data
 from fastnn.engine import Engine, get_engine
 from fastnn.epoch import Epoch, Progress
@@ -31,7 +31,7 @@ def forms(rng: np.random.Generator) -> dict[str, Data]:
         "zeros": Data(x * (x > 0.8), labels),
         "bytes": Data(rng.integers(0, 256, (ROWS, 20), np.uint8), 2 - labels),
         "sparse": Data(as_features(csr, 20), labels),
-        "selected": Data(selected(x, rng.integers(0, ROWS, 40)), labels[:40]),
+        "selected": Data(select_rows(x, rng.integers(0, ROWS, 40)), labels[:40]),
         "few": Data(x[:9].copy(), labels[:9], np.linspace(0, 1, 9, dtype=np.float32)),
     }
 

@@ -21,7 +21,7 @@ from scipy.sparse import csr_array, random_array
 from tolerances import U
 
 from fastnn.data.conversion import as_features
-from fastnn.data.features import selected
+from fastnn.data.features import select_rows
 from fastnn.data.rows import Data
 from fastnn.engine import ENGINES, get_engine
 from fastnn.epoch import Epoch, Progress
@@ -89,7 +89,7 @@ def features(rng, rows, inputs):
     x = as_features(x, inputs)
     if rng.random() < 0.3:
         taken = rng.integers(0, rows, rows)
-        return selected(x, taken), scale, array[taken]
+        return select_rows(x, taken), scale, array[taken]
     return x, scale, array
 
 
@@ -293,10 +293,10 @@ def test_rows_that_are_taken_again_and_again_have_room():
     """Of a thousand rows one is full, and a chunk may have nothing but that one."""
     x = np.zeros((1000, 50), np.float32)
     x[3], x[:, 7] = 1, 2
-    rows = selected(as_features(csr_array(x), 50), np.full(600, 3))
-    assert rows.most_entries(512) == 512 * 50
-    assert rows.most_entries(10_000) == 600 * 50
-    assert selected(rows, np.array([1])).most_entries(512) == 50
+    rows = select_rows(as_features(csr_array(x), 50), np.full(600, 3))
+    assert rows.max_entries(512) == 512 * 50
+    assert rows.max_entries(10_000) == 600 * 50
+    assert select_rows(rows, np.array([1])).max_entries(512) == 50
     layers = dense_layers([50, 3])
     engine = get_engine("numba", layers, input_scale=1.0)
     engine.set_parameters(initial_parameters(layers, 0))

@@ -55,7 +55,7 @@ def test_some_rows_are_taken_in_order(pair, chosen):
 @pytest.mark.parametrize("count", [1, 2, 39, 40, 41])
 def test_the_most_entries_of_so_many_rows(pair, count):
     x, rows = pair
-    assert rows.most_entries(count) == np.sort(np.count_nonzero(x, axis=1))[-count:].sum()
+    assert rows.max_entries(count) == np.sort(np.count_nonzero(x, axis=1))[-count:].sum()
 
 
 # ---- the door -------------------------------------------------------------------------------

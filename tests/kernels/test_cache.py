@@ -293,7 +293,9 @@ def test_roots_directory_is_used_where_only_root_can_change_it(root, monkeypatch
     assert refused("a directory in its place")
     os.chown(root / "deep", 0, -1)
     os.chown(kernel_file(), 54321, -1)
-    monkeypatch.setattr(_cache, "write_whole", lambda *_: None)  # as another user, it would fail
+    monkeypatch.setattr(
+        _cache, "write_atomically", lambda *_: None
+    )  # as another user, it would fail
     assert refused("can write to kernels")
 
 
@@ -356,7 +358,12 @@ def test_what_is_filled_and_cannot_be_written_is_read(root, monkeypatch, recwarn
     def read_only(path, *_):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
-    for owner, name in ((_cache, "write_whole"), (os, "utime"), (Path, "mkdir"), (Path, "chmod")):
+    for owner, name in (
+        (_cache, "write_atomically"),
+        (os, "utime"),
+        (Path, "mkdir"),
+        (Path, "chmod"),
+    ):
         monkeypatch.setattr(owner, name, read_only)
     assert _cache.is_cached() and compiled().from_cache
     assert not recwarn
@@ -366,7 +373,7 @@ def test_a_file_that_cannot_be_written_is_done_without(root, monkeypatch):
     def full(path, pieces):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(_cache, "write_whole", full)
+    monkeypatch.setattr(_cache, "write_atomically", full)
     monkeypatch.setattr(Region, "_compile", once(Region._compile))
     with pytest.warns(RuntimeWarning, match="cannot be kept .* No space left on device") as caught:
         assert not compiled().from_cache

@@ -20,7 +20,7 @@ from fastnn.errors import FastnnError
 from fastnn.model.layers import ACTIVATIONS
 from fastnn.model.losses import LOSSES
 from fastnn.storage import tensor_file
-from fastnn.storage.model_file import model_of, read_model, write_model
+from fastnn.storage.model_file import model_from_network, read_model, write_model
 
 ROWS = 40
 
@@ -127,7 +127,7 @@ def test_the_optimizers_state_is_not_kept(rng: np.random.Generator, path: Path) 
 def test_weights_in_any_order_of_memory(rng: np.random.Generator, path: Path) -> None:
     network = Network([4, 3])
     w = np.asfortranarray(rng.normal(size=(4, 3)).astype(np.float32))
-    model = model_of(network)
+    model = model_from_network(network)
     model.parameters[0] = (w, model.parameters[0][1][::-1])
     write_model(path, model)
     np.testing.assert_array_equal(read_model(path).parameters[0][0], w, strict=True)

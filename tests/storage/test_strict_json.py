@@ -6,21 +6,29 @@ from typing import Any
 import pytest
 
 from fastnn import ModelFileError
-from fastnn.storage.strict_json import check_names, counted, dump, listed, parse, typed, within
+from fastnn.storage.strict_json import (
+    check_keys,
+    dump_object,
+    get_count,
+    get_list,
+    get_typed,
+    parse_object,
+    prefix_errors,
+)
 
 VALUE: dict[str, Any] = {"a": [1, -0.0, 5e-324, True, None], "\ud800 \n": {"ä": "\U0001f600"}}
 
 
 def test_what_is_dumped_is_parsed() -> None:
-    text = dump(VALUE)
+    text = dump_object(VALUE)
     assert text.isascii() and "\n" not in text
-    assert repr(parse(text, "it")) == repr(parse(text.encode(), "it")) == repr(VALUE)
-    assert dump(parse(text, "it")) == text
+    assert repr(parse_object(text, "it")) == repr(parse_object(text.encode(), "it")) == repr(VALUE)
+    assert dump_object(parse_object(text, "it")) == text
 
 
 def test_what_is_not_finite_is_not_dumped() -> None:
     with pytest.raises(ValueError):
-        dump({"a": float("nan")})
+        dump_object({"a": float("nan")})
 
 
 @pytest.mark.parametrize(
@@ -35,17 +43,17 @@ def test_what_is_not_finite_is_not_dumped() -> None:
 )  # fmt: skip
 def test_what_is_not_taken(text: bytes | str) -> None:
     with pytest.raises(ModelFileError, match="^the file is not (the|a) JSON ") as raised:
-        parse(text, "the file")
+        parse_object(text, "the file")
     assert "\n" not in str(raised.value)
 
 
 def test_errors_say_where() -> None:
     with pytest.raises(ModelFileError, match="^folder/file: part: it is not a JSON object$"):
-        with within(Path("folder") / "file"), within("part"):
-            parse("[]", "it")
-    with pytest.raises(ModelFileError, match="^file: is nested too deeply$"), within("file"):
-        parse('{"a":' * 100_000, "it")
-    with pytest.raises(ZeroDivisionError), within("file"):
+        with prefix_errors(Path("folder") / "file"), prefix_errors("part"):
+            parse_object("[]", "it")
+    with pytest.raises(ModelFileError, match="^file: is nested too deeply$"), prefix_errors("file"):
+        parse_object('{"a":' * 100_000, "it")
+    with pytest.raises(ZeroDivisionError), prefix_errors("file"):
         1 / 0  # noqa: B018
 
 
@@ -53,34 +61,34 @@ def test_errors_say_where() -> None:
 def test_types_are_exact(value: Any) -> None:
     for kind in (bool, int, float, str, list, dict):
         if type(value) is kind:
-            assert typed({"a": value}, "a", kind) is value
-            assert listed({"a": [value, value]}, "a", kind) == [value, value]
+            assert get_typed({"a": value}, "a", kind) is value
+            assert get_list({"a": [value, value]}, "a", kind) == [value, value]
             continue
         with pytest.raises(ModelFileError, match="^a is .*, where an? .* is needed$"):
-            typed({"a": value}, "a", kind)
+            get_typed({"a": value}, "a", kind)
         with pytest.raises(ModelFileError, match="^a has .*, where an? .* is needed$"):
-            listed({"a": [value]}, "a", kind)
+            get_list({"a": [value]}, "a", kind)
     with pytest.raises(ModelFileError, match="^b is missing$"):
-        typed({"a": value}, "b", int)
+        get_typed({"a": value}, "b", int)
 
 
 def test_counts_have_limits() -> None:
-    assert [counted({"a": value}, "a", 3) for value in (0, 2)] == [0, 2]
+    assert [get_count({"a": value}, "a", 3) for value in (0, 2)] == [0, 2]
     for value in (-1, 3, True, 1.0):
         with pytest.raises(ModelFileError, match="^a is "):
-            counted({"a": value}, "a", 3)
+            get_count({"a": value}, "a", 3)
 
 
 def test_names_are_exact() -> None:
-    check_names({"a": 1, "b": 2}, ("b", "a"), "it")
+    check_keys({"a": 1, "b": 2}, ("b", "a"), "it")
     with pytest.raises(ModelFileError, match="^it has no b$"):
-        check_names({"a": 1}, ("a", "b"), "it")
+        check_keys({"a": 1}, ("a", "b"), "it")
     with pytest.raises(ModelFileError, match="^it has 'c', which does not belong there$"):
-        check_names({"a": 1, "c": 2}, ("a",), "it")
+        check_keys({"a": 1, "c": 2}, ("a",), "it")
 
 
 def test_what_a_stranger_wrote_is_cut_short() -> None:
     for value in ("x" * 10_000, list(range(10_000)), {str(i): i for i in range(1000)}, 10**4000):
         with pytest.raises(ModelFileError) as raised:
-            typed({"a": value}, "a", bool)
+            get_typed({"a": value}, "a", bool)
         assert len(str(raised.value)) < 200

@@ -10,7 +10,7 @@ import pytest
 from command_line import posix
 from failing_calls import failing
 
-from fastnn.system.files import regular_mode, user_cache_directory, write_whole
+from fastnn.system.files import regular_mode, user_cache_directory, write_atomically
 
 OLD, NEW = b"old", [b"new ", b"", b"contents"]
 CALLS = ("open", "chmod", "write", "fsync", "close", "replace")
@@ -31,7 +31,7 @@ def names(path: Path) -> list[str]:
 def test_a_new_file(tmp_path: Path) -> None:
     umask = os.umask(0o027)
     try:
-        write_whole(tmp_path / "model", NEW)
+        write_atomically(tmp_path / "model", NEW)
     finally:
         os.umask(umask)
     assert (tmp_path / "model").read_bytes() == b"".join(NEW)
@@ -44,7 +44,7 @@ def test_a_new_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", [0o600, 0o666, 0o751])
 def test_another_keeps_its_permissions(mode: int, path: Path) -> None:
     path.chmod(mode)
-    write_whole(str(path), NEW)
+    write_atomically(str(path), NEW)
     assert path.read_bytes() == b"".join(NEW)
     assert regular_mode(path) == mode
 
@@ -59,7 +59,7 @@ def test_nobody_else_reads_what_is_not_for_them(path: Path) -> None:
         assert regular_mode(path.parent / temporary) == 0o600
         yield b"secret"
 
-    write_whole(path, pieces())
+    write_atomically(path, pieces())
     assert path.read_bytes() == b"secret"
 
 
@@ -69,7 +69,7 @@ def test_the_old_one_is_there_until_the_new_one_is_whole(path: Path) -> None:
             assert path.read_bytes() == OLD
             yield piece
 
-    write_whole(path, pieces())
+    write_atomically(path, pieces())
     assert path.read_bytes() == b"".join(NEW)
 
 
@@ -81,15 +81,15 @@ def test_a_link_stays_and_leads_to_the_new_file(is_there: bool, path: Path) -> N
     link = path.parent / "folder" / "link"
     link.parent.mkdir()
     link.symlink_to("../model")
-    write_whole(link, NEW)
+    write_atomically(link, NEW)
     assert link.is_symlink() and path.read_bytes() == b"".join(NEW)
     assert sorted(names(path)) == ["folder", "model"] and os.listdir(link.parent) == ["link"]
 
 
 def test_a_name_as_long_as_names_can_be(tmp_path: Path) -> None:
     path = tmp_path / ("é" * 127)  # 254 bytes
-    write_whole(path, NEW)
-    write_whole(path, NEW)
+    write_atomically(path, NEW)
+    write_atomically(path, NEW)
     assert os.listdir(tmp_path) == [path.name]
 
 
@@ -100,7 +100,7 @@ def test_pieces_that_end_early_leave_the_old_file_alone(error: BaseException, pa
         raise error
 
     with pytest.raises(type(error)) as raised:
-        write_whole(path, pieces())
+        write_atomically(path, pieces())
     assert raised.value is error
     assert path.read_bytes() == OLD and names(path) == ["model"]
 
@@ -119,7 +119,7 @@ def test_any_call_may_fail(
         with monkeypatch.context() as patch:
             patch.setattr(os, name, failing(name, failures + 1, error, made))
             try:
-                write_whole(path, NEW)
+                write_atomically(path, NEW)
             except OSError as raised:
                 assert (raised.errno, raised.filename, raised.filename2) == (code, str(path), None)
                 assert path.read_bytes() == OLD
@@ -137,7 +137,7 @@ def test_any_call_may_fail(
 def test_writes_may_be_short(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = os.write
     monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:3]))
-    write_whole(path, NEW)
+    write_atomically(path, NEW)
     assert path.read_bytes() == b"".join(NEW)
 
 
@@ -147,7 +147,7 @@ def test_it_is_on_the_disk_before_it_has_its_name(
     made: list[str] = []
     for name in CALLS:
         monkeypatch.setattr(os, name, failing(name, -1, OSError(), made))
-    write_whole(path, [b"new"])
+    write_atomically(path, [b"new"])
     file, folder = ["open", "chmod", "write", "fsync", "close", "replace"], ["open"]
     assert made[: len(file + folder)] == file + folder
     assert os.name != "posix" or made[len(file + folder) :] == ["fsync", "close"]
@@ -163,7 +163,7 @@ def test_a_system_that_cannot_sync_folders(path: Path, monkeypatch: pytest.Monke
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    write_whole(path, NEW)
+    write_atomically(path, NEW)
     assert path.read_bytes() == b"".join(NEW)
 
 
@@ -179,7 +179,7 @@ def test_what_is_no_file_is_not_replaced(kind: str, tmp_path: Path) -> None:
         path.symlink_to("/dev/null" if kind == "device" else ".")
     before = path.lstat()
     with pytest.raises(OSError) as raised:
-        write_whole(path, NEW)
+        write_atomically(path, NEW)
     folder = "folder" in kind
     assert raised.value.errno == (errno.EISDIR if folder else errno.EINVAL)
     assert raised.value.strerror == (os.strerror(errno.EISDIR) if folder else "Not a regular file")
@@ -194,7 +194,7 @@ def test_what_is_not_to_be_written_is_not_replaced(
     if os.access(path, os.W_OK):  # for root
         monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(PermissionError) as raised:
-        write_whole(path, NEW)
+        write_atomically(path, NEW)
     assert raised.value.filename == str(path)
     assert path.read_bytes() == OLD
 
@@ -203,7 +203,7 @@ def test_what_is_not_to_be_written_is_not_replaced(
 def test_where_no_file_can_be(name: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(path.parent)
     with pytest.raises((FileNotFoundError, NotADirectoryError)) as raised:
-        write_whole(name, NEW)
+        write_atomically(name, NEW)
     assert raised.value.filename == name
     assert names(path) == ["model"] and path.read_bytes() == OLD
 

@@ -15,7 +15,7 @@ from command_line import posix
 from fastnn import Callback, MLPClassifier, Network, network
 from fastnn.kernels.jit import threads as _threads
 from fastnn.system import forks
-from fastnn.system.interrupts import Whole
+from fastnn.system.interrupts import DeferInterrupts
 
 X, Y = np.eye(6, dtype=np.float32), np.arange(6) % 3
 
@@ -105,10 +105,10 @@ def test_a_child_of_another_thread_heeds_interrupts(monkeypatch):
     def child():
         return signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
-    monkeypatch.setattr(Whole, "_entered", None)
+    monkeypatch.setattr(DeferInterrupts, "_entered", None)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with Whole(), ThreadPoolExecutor(1) as pool:
+        with DeferInterrupts(), ThreadPoolExecutor(1) as pool:
             assert not child()
             assert pool.submit(code_of, child).result(20) == 0
             assert code_of(child) == 2  # which will leave it

@@ -13,7 +13,13 @@ from command_line import posix
 from scipy.sparse import csr_array
 
 from fastnn import Callback, MLPClassifier, Network
-from fastnn.system.interrupts import Terminated, Whole, exit_code, heed, heeded
+from fastnn.system.interrupts import (
+    DeferInterrupts,
+    Terminated,
+    exit_code,
+    interrupt_handlers,
+    raise_interrupt,
+)
 
 pytestmark = posix
 
@@ -27,10 +33,10 @@ def handlers() -> list[Any]:
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_waits_for_the_end(number: int) -> None:
     done, before = [], handlers()
-    with pytest.raises(KeyboardInterrupt) as raised, heeded():
-        with Whole():
+    with pytest.raises(KeyboardInterrupt) as raised, interrupt_handlers():
+        with DeferInterrupts():
             signal.raise_signal(number)
-            with Whole():
+            with DeferInterrupts():
                 signal.raise_signal(number)
             done.append("all")
         done.append("more")
@@ -40,7 +46,7 @@ def test_a_signal_waits_for_the_end(number: int) -> None:
 
 def test_without_a_signal_nothing_is_raised() -> None:
     before = handlers()
-    with Whole():
+    with DeferInterrupts():
         assert handlers()[0] != before[0]
     assert handlers() == before
 
@@ -49,7 +55,7 @@ def test_other_handlers_are_left_alone() -> None:
     came: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
     try:
-        with heeded(), Whole():
+        with interrupt_handlers(), DeferInterrupts():
             signal.raise_signal(signal.SIGINT)
             assert came == [signal.SIGINT]
     finally:
@@ -61,7 +67,7 @@ def test_other_threads_have_no_handlers() -> None:
 
     def work() -> None:
         try:
-            with heeded(), Whole():
+            with interrupt_handlers(), DeferInterrupts():
                 pass
         except BaseException as error:
             errors.append(error)
@@ -76,8 +82,8 @@ def test_other_threads_have_no_handlers() -> None:
 def test_the_second_signal_ends_the_process() -> None:
     program = """
 import signal
-from fastnn.system.interrupts import heeded
-with heeded():
+from fastnn.system.interrupts import interrupt_handlers
+with interrupt_handlers():
     try:
         signal.raise_signal(signal.SIGINT)
     except KeyboardInterrupt:
@@ -86,7 +92,7 @@ print("never")
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (exit_code(signal.SIGTERM), "")
-    assert heed not in handlers()
+    assert raise_interrupt not in handlers()
 
 
 class Ledger(Callback):

@@ -7,7 +7,7 @@ import sys
 import numba
 import pytest
 
-from fastnn.system.forks import Training
+from fastnn.system.forks import FitLock
 
 compiled = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="about compiled code alone")
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -239,7 +239,7 @@ def test_a_network_is_trained_by_one_thread_at_a_time(tmp_path):
 
 
 def test_a_context_of_training_is_free_after_an_error():
-    training = Training()
+    training = FitLock()
     with pytest.raises(ZeroDivisionError), training:
         with pytest.raises(RuntimeError, match="is being trained: wait"), training:
             pass

@@ -330,16 +330,16 @@ def test_a_plan_is_compared_in_full() -> None:
 
 
 def test_selected_rows_are_what_a_copy_of_them_is(rng: np.random.Generator) -> None:
-    from fastnn.data.features import selected
+    from fastnn.data.features import select_rows
     from fastnn.data.sparse import SparseRows
 
     x, rows = rng.normal(size=(9000, 3)).astype(np.float32), rng.permutation(9000)[:8500]
-    assert checkpoints._digest(selected(x, rows)) == checkpoints._digest(x[rows])
+    assert checkpoints._digest(select_rows(x, rows)) == checkpoints._digest(x[rows])
     csr = csr_array(x * (x > 0.5))
     sparse = SparseRows(csr.indptr.astype("i8"), csr.indices.astype("i4"), csr.data, 3)
     found = {checkpoints._digest(each) for each in (sparse, sparse[:8999], x, x[:, ::-1].copy())}
     assert len(found) == 4
-    assert checkpoints._digest(selected(sparse, rows)) == checkpoints._digest(sparse[rows])
+    assert checkpoints._digest(select_rows(sparse, rows)) == checkpoints._digest(sparse[rows])
 
 
 def test_lbfgs_and_two_at_once_are_refused(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from command_line import posix
 from fits import names, numbers, small_fit
 
 from fastnn import Checkpoint, CheckpointError
-from fastnn.system.files import alone_in
+from fastnn.system.files import lock_directory
 from fastnn.training import callbacks, checkpoint
 
 
@@ -259,7 +259,7 @@ def test_two_fits_do_not_write_into_a_directory_that_was_made_anew(tmp_path: Pat
     def enter() -> None:
         shutil.rmtree(folder)
         folder.mkdir()
-        another.enter_context(alone_in(folder))
+        another.enter_context(lock_directory(folder))
 
     with (
         ExitStack() as another,

@@ -21,7 +21,7 @@ from fastnn.kernels import engine as step
 from fastnn.model.layers import dense_layers
 from fastnn.model.optimizers import OPTIMIZERS
 from fastnn.system import control_groups, memory
-from fastnn.system.memory import available, check_copy, empty_predictions
+from fastnn.system.memory import available_memory, check_copy, empty_predictions
 from fastnn.training.memory import check_fit
 from fastnn.training.plan import Plan
 
@@ -50,12 +50,12 @@ def tell(folder, **sizes):
 
 
 def test_where_the_system_tells_nothing_there_is_no_end(system):
-    assert available() == float("inf")
+    assert available_memory() == float("inf")
 
 
 def test_what_the_machine_has_left_with_its_swap(system):
     tell(system, meminfo="MemTotal: 9 kB\nMemAvailable:  500 kB\nSwapFree: 20 kB")
-    assert available() == 520 * 1024
+    assert available_memory() == 520 * 1024
 
 
 def test_a_group_around_that_of_the_process_may_be_the_tighter_one(system):
@@ -63,20 +63,20 @@ def test_a_group_around_that_of_the_process_may_be_the_tighter_one(system):
     tell(system / "groups" / "outer" / "inner", memory__max="max", memory__current="5")
     tell(system / "groups" / "outer", memory__max="1000", memory__current="900",
          memory__stat="anon 7\ninactive_file 30")  # fmt: skip
-    assert available() == 130  # pages of files can be had back
+    assert available_memory() == 130  # pages of files can be had back
 
 
 def test_groups_of_the_first_version(system):
     tell(system / "self", cgroup="4:cpu,memory:/not/there\n0::/")
     tell(system / "groups" / "memory", memory__limit_in_bytes="1000",
          memory__usage_in_bytes="300", memory__stat="total_inactive_file 0")  # fmt: skip
-    assert available() == 700
+    assert available_memory() == 700
 
 
 def test_a_group_beyond_its_limit_has_nothing_left(system):
     tell(system / "self", cgroup="0::/")
     tell(system / "groups", memory__max="10", memory__current="20", memory__stat="inactive_file 0")
-    assert available() == 0
+    assert available_memory() == 0
 
 
 @posix
@@ -91,7 +91,7 @@ def test_a_limit_of_address_space_counts(monkeypatch):
 
 
 def test_what_is_small_is_not_asked_about(monkeypatch):
-    monkeypatch.setattr(memory, "available", lambda: 0)
+    monkeypatch.setattr(memory, "available_memory", lambda: 0)
     check_engine(dense_layers([784, 128, 64, 10]))
     check_fit(dense_layers([784, 128, 64, 10]), 60_000, ADAM, checkpoints=True)
     check_copy("x", 1_000_000)
@@ -99,7 +99,7 @@ def test_what_is_small_is_not_asked_about(monkeypatch):
 
 
 def test_the_message_has_the_sizes_and_a_way_out(monkeypatch):
-    monkeypatch.setattr(memory, "available", lambda: 5e6)
+    monkeypatch.setattr(memory, "available_memory", lambda: 5e6)
     layers = dense_layers([999, 5_000, 10])  # 5,050,010 numbers
     with pytest.raises(MemoryError) as caught:
         check_fit(layers, 1_000_000, ADAM, checkpoints=False)
@@ -144,7 +144,9 @@ if {bool(checkpoints)}:
 net = Network([1800, {width}, 2], activation="tanh")
 net.use_engine({engine!r}, threads=1)
 asked = []
-memory.check = of_fits.check = lambda what, needs, advice: asked.append(sum(needs.values()))
+memory.check_memory = of_fits.check_memory = lambda what, needs, advice: asked.append(
+    sum(needs.values())
+)
 open("/proc/self/clear_refs", "w").write("5")
 before = resident("VmRSS")
 net.fit(x, y, **options)
@@ -159,7 +161,7 @@ print(resident("VmHWM") - before, sum(asked))
 @pytest.mark.skipif(numba.config.DISABLE_JIT, reason="compiles nothing")
 def test_what_cannot_be_compiled_is_not_begun(monkeypatch):
     monkeypatch.setattr(step, "kernels_are_cached", lambda: False)
-    monkeypatch.setattr(memory, "available", lambda: 1e8)
+    monkeypatch.setattr(memory, "available_memory", lambda: 1e8)
     network = Network([4, 3])
     with pytest.raises(MemoryError, match=r"^compiling needs 294 MB .*; the engine 'numpy' comp"):
         network.use_engine("numba")
@@ -187,7 +189,7 @@ def test_a_fit_that_is_refused_changes_nothing(engine, trained, monkeypatch):
     network, x, y = trained
     before = state_of(network)
     monkeypatch.setattr(memory, "_NEVER_MISSED", 0)
-    monkeypatch.setattr(memory, "available", lambda: 1000)
+    monkeypatch.setattr(memory, "available_memory", lambda: 1000)
     for call in (lambda: network.fit(x, y, optimizer="adam", engine=engine),
                  lambda: network.predict(np.zeros((100, 5), np.float32))):  # fmt: skip
         with pytest.raises(MemoryError, match="are available"):
@@ -273,7 +275,7 @@ def test_a_network_that_no_machine_can_hold(engine, sizes):
 
 
 def test_copies_that_an_estimator_needs_are_asked_for(monkeypatch):
-    monkeypatch.setattr(memory, "available", lambda: 1e6)
+    monkeypatch.setattr(memory, "available_memory", lambda: 1e6)
     x = np.broadcast_to(np.int64(1), (3_000_000, 2))
     with pytest.raises(MemoryError, match=r"^X needs 48 MB \(a copy 48\)"):
         MLPClassifier(engine="numpy").fit(x, np.zeros(3_000_000, np.int64))

@@ -9,7 +9,7 @@ from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wi
 from sklearn.exceptions import ConvergenceWarning
 
 from fastnn import Callback, MLPClassifier, MLPRegressor, Network
-from fastnn.data.features import selected
+from fastnn.data.features import select_rows
 from fastnn.data.rows import Data
 from fastnn.data.sparse import SparseRows
 from fastnn.model.losses import LOSSES
@@ -320,7 +320,7 @@ def test_features_have_the_same_figures_dense_and_sparse(rng):
     x[:, 2], x[:, 3] = 0, 4
     csr = scipy.sparse.csr_array(x)
     sparse = SparseRows(csr.indptr.astype(np.int64), csr.indices, csr.data, 7)
-    some = selected(x, np.arange(80))
+    some = select_rows(x, np.arange(80))
     for other in (sparse, some):
         for got, expected in zip(
             _feature_columns(other, 0.5), _feature_columns(x, 0.5), strict=True

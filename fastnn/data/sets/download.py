@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastnn.errors import DataError
-from fastnn.system.files import write_whole
+from fastnn.system.files import write_atomically
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -83,7 +83,9 @@ def download(
                     name = next(iter(missing))
                     directory.mkdir(parents=True, exist_ok=True)
                     pieces = _verified(_pieces(mirror + name), missing[name])
-                    write_whole(directory / name, _shown(pieces, display, name, missing[name].size))
+                    write_atomically(
+                        directory / name, _shown(pieces, display, name, missing[name].size)
+                    )
                     del missing[name]
                 return mirror
             except (OSError, ValueError) as error:

@@ -45,7 +45,7 @@ from fastnn import epoch as batches
 from fastnn import kernels
 from fastnn.kernels.jit.simd import CPU, FEATURES
 from fastnn.model import layers, losses, randomness
-from fastnn.system.files import user_cache_directory, write_whole
+from fastnn.system.files import user_cache_directory, write_atomically
 
 KEPT_DAYS = 90  # the kernels of other versions and processors, after their last use
 OTHER_MODULES = (kernels, batches, layers, losses, randomness)  # whose constants kernels contain
@@ -270,7 +270,7 @@ class _KernelFile:
         """Write a file, or put it in a damaged one's place; say so once if that cannot be."""
         content, path = dumps(data), self._path(key)
         try:
-            write_whole(path, [hashlib.sha256(content).digest(), content])
+            write_atomically(path, [hashlib.sha256(content).digest(), content])
             path.chmod(0o600 | path.parent.stat().st_mode & _OTHERS_READ)
         except OSError as error:  # a read-only cache can still be read
             _tell_unkept(f"compiled kernels cannot be kept in {path.parent}: {error.strerror}")

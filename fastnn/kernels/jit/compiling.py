@@ -26,7 +26,7 @@ from numba.extending import models, register_model
 
 from fastnn.kernels.jit.cache import cache_directory, numba_cache, tell, usable
 from fastnn.kernels.jit.simd import name_address
-from fastnn.system.forks import making
+from fastnn.system.forks import setup_lock
 
 _OPTIONS = {"error_model": "numpy", "nogil": True}  # no division checks; other threads may run
 _ADDRESS = types.int64
@@ -56,7 +56,7 @@ class _Compiled:
 
     def compile(self) -> None:
         """Read the function from the cache, or compile it and put it there."""
-        with making:  # from here to there Numba's settings are ours
+        with setup_lock:  # from here to there Numba's settings are ours
             if not self.ready:
                 self._compiled = self._compile_cached() or self._compile(cached=False)
 

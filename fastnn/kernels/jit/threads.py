@@ -25,7 +25,7 @@ from numba.np.ufunc import parallel as layers
 
 from fastnn.kernels.jit.cache import tell
 from fastnn.system.control_groups import control_groups
-from fastnn.system.forks import making
+from fastnn.system.forks import setup_lock
 
 # The library in TBB's wheels, where there are wheels. Elsewhere Numba uses its other layers.
 _TBB = {("Linux", "x86_64"): "libtbb.so.12", ("Windows", "AMD64"): "tbb12.dll"}
@@ -44,7 +44,7 @@ def prepare() -> None:
 
     Numba has a lock that is shared with forked children, and takes it whenever it is asked for the
     number of threads: a child that is killed meanwhile would stop all of them. To make the lock
-    it would also settle how `multiprocessing` starts processes. Here `making` does its work.
+    it would also settle how `multiprocessing` starts processes. Here `setup_lock` does its work.
     """
     global _starter
     layers._backend_init_process_lock = nullcontext()
@@ -140,7 +140,7 @@ def start() -> str:
     """Start Numba's threads, and return the name of their layer."""
     if config.DISABLE_JIT:
         return "none"
-    with making:
+    with setup_lock:
         if not _serial:
             prepare()
             numba.get_num_threads()  # which may restart them after a fork
@@ -227,7 +227,7 @@ def _before_fork() -> None:
     it, or else may not; OpenMP would end the child, and workqueue's are few and slow.
     """
     global _can_fork
-    with making:  # no other thread is starting them now
+    with setup_lock:  # no other thread is starting them now
         if _started():
             alone = threading.get_ident() == _starter and not _shared
             _can_fork = alone and numba.threading_layer() == "tbb"
