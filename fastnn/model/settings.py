@@ -1,13 +1,13 @@
-"""What a setting may be: numbers that float32 can hold, in their ranges. No arithmetic."""
+"""Checks of settings: their ranges, in float32."""
 
 from operator import index
 from typing import Any
 
-BELOW_ONE = 1 - 2**-25  # what is not below this is 1 in float32
-LARGEST_FLOAT = 2.0**128 - 2.0**104  # of float32
-SMALLEST_NORMAL = 2.0**-126  # of float32; smaller ones are 0 where denormals are flushed
+BELOW_ONE = 1 - 2**-25  # numbers from here on round to 1 in float32
+LARGEST_FLOAT = 2.0**128 - 2.0**104  # largest float32
+SMALLEST_NORMAL = 2.0**-126  # smallest normal float32; the kernels flush smaller numbers to 0
 
-COUNT_LIMIT = 2**53  # of epochs, rows and updates: below it they are exact in float64 and JSON
+COUNT_LIMIT = 2**53  # integers below this are exact in float64 and JSON
 
 _BELOW_ONE = ("momentum", "beta1", "beta2")
 _POSITIVE = ("learning_rate", "eps", "input_scale")
@@ -34,14 +34,14 @@ def check_setting(name: str, value: Any) -> None:
 def check_normal(name: str, value: Any, *, or_zero: bool = True) -> None:
     """Raise a ValueError that names a setting if it is a denormal in float32.
 
-    Compiled kernels treat denormals as 0 and NumPy does not, so the engines would differ.
+    Compiled kernels flush denormals to 0 and NumPy does not, so the engines would differ.
     """
     if 0 < float(value) < SMALLEST_NORMAL:
         raise ValueError(f"{name} must be {normal_range(or_zero=or_zero)}, got {value!r}")
 
 
 def normal_range(*, or_zero: bool) -> str:
-    """Return a text on how small a positive setting may be."""
+    """Return the text of the range that excludes denormals."""
     return f"{'0 or ' if or_zero else ''}at least {SMALLEST_NORMAL:.3g} (float32's smallest normal)"
 
 
