@@ -100,7 +100,7 @@ def _broadcast(given: Any, count: int, name: str, owners: str) -> list[Any]:
     if isinstance(given, str) or not isinstance(given, Sequence):
         return count * [given]
     if len(given) != count:
-        raise ValueError(f"{name} must be one value, or {count}, for {owners}; got {given!r}")
+        raise ValueError(f"{name} must be one value, or {count} (one for {owners}), got {given!r}")
     return list(given)
 
 
