@@ -56,7 +56,7 @@ class Engine(Protocol):
         ...
 
     def get_state(self, slots: int) -> list[Parameters]:
-        """Return a copy of the first `slots` arrays of optimizer state, each shaped as parameters."""
+        """Return a copy of the optimizer's state: `slots` items, each shaped like parameters."""
         ...
 
     def set_state(self, state: list[Parameters]) -> None:

@@ -28,10 +28,10 @@ class Dense:
     inputs, outputs : int
         Fan-in I and fan-out O: ``w`` is (I, O), ``b`` is (O,).
     activation : str
-        One of `ACTIVATIONS`; "identity" for the output layer, whose ``z`` the loss is computed from.
+        One of `ACTIVATIONS`; "identity" for the output layer, whose ``z`` is the loss's input.
     dropout : float
         Probability with which training sets an input of the layer to 0, from 0 to below 1. Other
-        inputs are divided by ``1 - dropout`` (inverted dropout), so that prediction needs no factor.
+        inputs are divided by ``1 - dropout`` (inverted dropout): prediction needs no factor.
     """
 
     inputs: int
