@@ -12,7 +12,7 @@ from fastnn.data.rows import Data
 from fastnn.data.splitting import split
 from fastnn.engine import Engine, get_engine, usable_threads
 from fastnn.model.initializers import initial_parameters
-from fastnn.model.layers import Parameters, dense_layers
+from fastnn.model.layers import Parameters, dense_layers, parameters_sha256
 from fastnn.model.losses import get_loss
 from fastnn.model.optimizers import Optimizer
 from fastnn.model.randomness import SEED_LIMIT
@@ -129,6 +129,16 @@ class Network:
             self._engine.set_parameters(fresh)
         self._parameters = fresh
 
+    def weights_sha256(self) -> str:
+        """Return the SHA-256 of each layer's w, then b, as little-endian float32: 64 hex digits.
+
+        Examples
+        --------
+        >>> Network([4, 8, 3], seed=0).weights_sha256()
+        '0a303bf7709d2e7d34384f099a163cc737708cd793911254113f695745b66891'
+        """
+        return parameters_sha256(self.parameters)
+
     def fit(
         self,
         x: Any,
@@ -191,11 +201,9 @@ class Network:
         validation_data : (x, y) or (x, y, sample_weight), optional
             Evaluated after every epoch.
         validation_fraction : float, default 0
-            Without validation data: the share of the rows, drawn by the seed, and of every class
-            alike where there are enough, that are kept from training and evaluated instead.
+            Share of the rows to hold out instead, drawn by the seed; stratified where possible.
         early_stopping : bool or EarlyStopping, default False
-            End before the last epoch once a figure of the history stops improving; True is an
-            `EarlyStopping` as it comes, which watches ``val_loss``.
+            Stop once a figure of the history stops improving; True watches ``val_loss``.
         engine : {"numba", "numpy"}, default "numba"
             The fast engine or the reference.
         threads : int, optional
@@ -234,8 +242,7 @@ class Network:
         if validation_data is not None:
             if not 2 <= len(validation_data) <= 3:
                 raise ValueError("validation_data must be (x, y) or (x, y, sample_weight)")
-            val_x, val_y, val_weight = (*validation_data, None)[:3]
-            validation = self._checked(val_x, val_y, val_weight, name="validation ")
+            validation = self._checked(*validation_data, name="validation ")
             if validation_fraction:
                 raise ValueError("validation_data and validation_fraction exclude each other")
         elif validation_fraction:
@@ -387,7 +394,7 @@ class Network:
         own |= {"_parameters": self.parameters, "_state": self._current_state()}
         return self.__dict__ | own
 
-    def _checked(self, x: Any, y: Any, sample_weight: Any = None, name: str = "") -> Data:
+    def _checked(self, x: Any, y: Any, sample_weight: Any = None, *, name: str = "") -> Data:
         """Bring data into the form that engines take."""
         inputs, outputs = self.layers[0].inputs, self.layers[-1].outputs
         return as_data(x, y, inputs, outputs, self.loss, sample_weight, name)

@@ -235,6 +235,7 @@ def measure(run: Run, history: "History") -> dict[str, Any]:
         "test_accuracy": accuracy,
         "train_seconds": sum(history["seconds"]),
         "compile_seconds": run.engine.compile_seconds,
+        "weights_sha256": run.network.weights_sha256(),
     }
 
 
@@ -247,6 +248,7 @@ def finish(run: Run, history: "History", display: Display, result: dict[str, Any
         display.say(f"trained in {trained}, {total} in all")
     else:
         display.say(f"trained in {trained} from its beginning; this run took {total}")
+    display.say(f"weights SHA-256 {result['weights_sha256']}")
     if run.options.save is not None:  # before the pictures, of which one may fail
         run.network.save(run.options.save)
         display.say(f"wrote {run.options.save}")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from fastnn.model.layers import Dense, Parameters
-from fastnn.model.randomness import Purpose, generator
+from fastnn.model.randomness import Purpose, generator, standard_normal
 
 
 def initial_parameters(layers: Sequence[Dense], seed: int) -> Parameters:
@@ -50,7 +50,7 @@ def he_normal(layers: Sequence[Dense], seed: int) -> Parameters:
     """
 
     def draw(rng: np.random.Generator, layer: Dense) -> np.ndarray:
-        w = rng.standard_normal((layer.inputs, layer.outputs), dtype=np.float32)
+        w = standard_normal(rng, (layer.inputs, layer.outputs))
         return w * np.float32(np.sqrt(2.0 / layer.inputs))
 
     return _drawn(layers, seed, draw)

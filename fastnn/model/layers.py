@@ -1,5 +1,6 @@
 """Layers: their shapes, activations and dropout. The engines hold the arithmetic."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -114,3 +115,12 @@ def _probability(value: Any) -> float:
         raise ValueError(f"dropout must be a number from 0 to below 1, got {value!r}")
     check_normal("dropout", value)
     return probability
+
+
+def parameters_sha256(parameters: Parameters) -> str:
+    """Return the SHA-256 of each layer's w, then b, as little-endian float32 in C order."""
+    digest = hashlib.sha256()
+    for pair in parameters:
+        for array in pair:
+            digest.update(array.astype("<f4").tobytes())
+    return digest.hexdigest()

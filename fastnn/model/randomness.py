@@ -6,6 +6,7 @@ its key, and purpose and index are the high words of its counter. Dropout masks,
 kernels draw too, use the smaller generator Philox-4x32-10.
 """
 
+import math
 from collections.abc import Sequence
 from enum import IntEnum
 
@@ -84,6 +85,73 @@ def block_rows(row_bytes: int) -> int:
 def window_rows(rows: int, row_bytes: int) -> int:
     """Return the number of rows in a window of up to 64 MiB; all windows are about equal."""
     return -(-rows // max(1, -(-rows * row_bytes // WINDOW_BYTES)))
+
+
+# ---- normal numbers --------------------------------------------------------------------------
+
+_PAIRS = 4096  # computed at a time: their arrays stay in the cache
+_LN_2 = 0.6931471805599453
+_SQRT_HALF = 0.7071067811865476
+
+
+def standard_normal(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Draw from the normal distribution with mean 0 and variance 1.
+
+    Each word of the stream gives a point of the square (-1, 1) x (-1, 1), with 32 bits for each
+    coordinate. A point (u, v) with s = u² + v² < 1 gives the two numbers u·f and v·f with
+    f = √(-2 ln s / s); other points are rejected.
+
+    NumPy's own normal numbers are not used, because some of them are computed by the C library's
+    `log1pf` and `expf`, which differ between platforms, and because NumPy may change its method
+    (NEP 19). The operations here (+, -, ·, /, √) are correctly rounded everywhere.
+
+    Returns
+    -------
+    ndarray (shape), float32
+        In the order of the stream: fewer numbers are the first of more.
+
+    References
+    ----------
+    Marsaglia and Bray 1964, "A convenient method for generating normal variables".
+    """
+    values = np.empty(math.prod(shape), np.float32)
+    filled = 0
+    while filled < len(values):
+        missing = len(values) - filled
+        words = random.bit_generator.random_raw(min(_PAIRS, missing))
+        points = (words.astype("<u8").view("<i4") + 0.5) * 2.0**-31
+        u, v = points[::2], points[1::2]
+        s = u * u + v * v
+        inside = s < 1
+        s = s[inside]
+        factor = np.sqrt(-2 * natural_log(s) / s)
+        drawn = (points.reshape(-1, 2)[inside] * factor[:, None]).ravel()[:missing]
+        values[filled : filled + len(drawn)] = drawn
+        filled += len(drawn)
+    return values.reshape(shape)
+
+
+def natural_log(x: np.ndarray) -> np.ndarray:
+    """Return ln x with a relative error below 1e-15, the same bits on every platform.
+
+    With x = m · 2ᵉ, √½ ≤ m < √2 and t = (m - 1) / (m + 1), ln x = e · ln 2 + 2 · artanh t. The
+    first 11 terms of artanh's series suffice, because t² < 0.0295.
+
+    Parameters
+    ----------
+    x : ndarray, float64
+        Positive, finite.
+    """
+    m, e = np.frexp(x)  # m from 1/2 to below 1
+    low = m < _SQRT_HALF
+    m[low] *= 2
+    t = (m - 1) / (m + 1)
+    square = t * t
+    series = np.full_like(t, 1 / 21)
+    for divisor in range(19, 0, -2):
+        series *= square
+        series += 1 / divisor
+    return (e - low) * _LN_2 + 2 * t * series
 
 
 # ---- dropout --------------------------------------------------------------------------------

@@ -179,6 +179,7 @@ def test_log(folder: Path) -> None:
     assert {event["learning_rate"] for event in epochs} == {0.1}
     assert {event["val_loss"] for event in epochs} == {None}
     assert result.pop("total_seconds") > result.pop("train_seconds") > 0
+    assert len(result.pop("weights_sha256")) == 64
     assert result == {
         "event": "result",
         "epochs_run": 3,
@@ -189,7 +190,7 @@ def test_log(folder: Path) -> None:
     }
 
 
-def test_trains_what_the_network_would(folder: Path) -> None:
+def test_trains_what_the_network_would(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--batch-size", "8", "--hidden", "5,4", "--learning-rate", "0.03", "--seed", "3"]
     options += ["--activation", "tanh,gelu", "--dropout", "0.1,0.2,0", "--optimizer", "momentum"]
     options += ["--momentum", "0.8", "--weight-decay", "0.01", "--l2", "0.001", "--clip-norm", "1"]
@@ -213,7 +214,9 @@ def test_trains_what_the_network_would(folder: Path) -> None:
         engine="numpy",
         validation_data=(data["x_test"], data["y_test"]),
     )
-    _, *epochs, _ = events(folder / "log")
+    _, *epochs, result = events(folder / "log")
+    assert result["weights_sha256"] == network.weights_sha256()
+    assert f"weights SHA-256 {network.weights_sha256()}" in capsys.readouterr().out.splitlines()
     for name in ("loss", "accuracy", "learning_rate"):
         assert [event[name] for event in epochs] == history[name]
     for name in ("loss", "accuracy"):

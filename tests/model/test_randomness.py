@@ -7,10 +7,12 @@ change only together with a word to the users, whose runs would no longer repeat
 import hashlib
 import math
 import tracemalloc
+from decimal import Context, Decimal
 from itertools import combinations
 
 import numpy as np
 import pytest
+from scipy.stats import kstest, norm
 
 from fastnn.model.initializers import he_normal
 from fastnn.model.layers import dense_layers
@@ -19,7 +21,9 @@ from fastnn.model.randomness import (
     Purpose,
     block_rows,
     generator,
+    natural_log,
     permutation,
+    standard_normal,
     window_rows,
 )
 
@@ -197,6 +201,66 @@ def test_the_golden_shuffle_by_blocks(large):
     assert digest.startswith("7d366b2a28aee836")
 
 
+# ---- normal numbers -------------------------------------------------------------------------
+
+
+def normals(count: int, seed: int = 0) -> np.ndarray:
+    return standard_normal(generator(seed, Purpose.INITIAL_WEIGHTS, 0), (count,))
+
+
+def exact_normals(words: list[int]) -> list[float]:
+    """Compute the polar method on words of 64 bits with 40 decimal digits."""
+    exact, numbers = Context(prec=40), []
+    for word in words:
+        halves = word & 0xFFFFFFFF, word >> 32
+        signed = [half - 2**32 if half >= 2**31 else half for half in halves]
+        u, v = (exact.divide(2 * half + 1, 2**32) for half in signed)
+        s = exact.fma(u, u, exact.multiply(v, v))
+        if s < 1:
+            factor = exact.sqrt(exact.divide(exact.multiply(-2, exact.ln(s)), s))
+            numbers += [float(exact.multiply(u, factor)), float(exact.multiply(v, factor))]
+    return numbers
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_normal_numbers_are_those_of_exact_arithmetic(seed):
+    expected = np.float32(exact_normals(raw(seed, Purpose.INITIAL_WEIGHTS, 0, 500)))
+    assert len(expected) > 700
+    np.testing.assert_array_equal(normals(len(expected), seed), expected)
+
+
+def test_fewer_normal_numbers_are_the_first_of_more():
+    many = normals(20_000)
+    for count in (0, 1, 2, 3, 63, 6433, 6434, 6435, 19_999):
+        np.testing.assert_array_equal(normals(count), many[:count])
+
+
+def test_normal_numbers_have_the_normal_distribution():
+    z = normals(200_000).astype(np.float64)
+    for values in (z, z[::2], z[1::2]):
+        assert kstest(values, "norm").pvalue > 0.01
+    # Of each pair, the sum and the difference are independent normal numbers of variance 2.
+    for values in (z[::2] + z[1::2], z[::2] - z[1::2]):
+        assert kstest(values / math.sqrt(2), "norm").pvalue > 0.01
+    for power, mean, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
+        assert abs(np.mean(z**power) - mean) <= 4 * math.sqrt(variance / z.size), power
+    for limit in (2, 3, 4):
+        for tail in (z > limit, z < -limit):
+            expected = norm.sf(limit) * z.size
+            assert abs(tail.sum() - expected) <= 4 * math.sqrt(expected), limit
+
+
+def test_natural_log_is_within_its_bound():
+    random = np.random.default_rng(0)
+    near_one = 1 - random.random(2000) * 2.0 ** -random.integers(0, 52, 2000)
+    powers = 2.0 ** -np.arange(1, 64)
+    boundary = math.sqrt(0.5) * (1 + np.arange(-20, 21) * 2.0**-53)
+    x = np.concatenate([random.random(2000), near_one, powers, np.nextafter(powers, 0), boundary])
+    x = x[x < 1]
+    for value, log in zip(x.tolist(), natural_log(x).tolist(), strict=True):
+        assert abs(Decimal(log) / Decimal(value).ln() - 1) < Decimal("1e-15"), value
+
+
 # ---- initial weights ------------------------------------------------------------------------
 
 
@@ -235,9 +299,9 @@ def test_layers_of_the_same_shape_get_their_own_weights():
 @pytest.mark.parametrize(
     ("layer", "weights"),
     [
-        (0, ["0x1.8c9e820000000p-9", "0x1.9c070e0000000p-11", "-0x1.e1cbda0000000p-5"]),
-        (1, ["-0x1.0534ae0000000p-3", "0x1.f7ba2c0000000p-4", "0x1.e1b5ec0000000p-7"]),
-        (2, ["0x1.0e8a160000000p-4", "-0x1.7a8fb40000000p-3", "-0x1.1629a20000000p-3"]),
+        (0, ["0x1.3d6cb20000000p-3", "0x1.a5fe960000000p-5", "-0x1.a4e5380000000p-6"]),
+        (1, ["-0x1.46ec5e0000000p-5", "-0x1.7a22fc0000000p-5", "-0x1.2c3b500000000p-4"]),
+        (2, ["-0x1.b89e5c0000000p-2", "-0x1.53c9e20000000p-3", "-0x1.4197400000000p-9"]),
     ],
 )
 def test_golden_weights(layer, weights):
