@@ -165,9 +165,9 @@ def fill_cache(directory: Path | None, report: Callable[[str], None]) -> None:
 @cache
 def usable_threads() -> int:
     """Return the number of threads that the Numba engine may use in this process."""
-    from fastnn.kernels.jit.threads import usable_threads
+    from fastnn.kernels.jit import threads
 
-    return usable_threads()
+    return threads.usable_threads()
 
 
 def check_engine(layers: Sequence[Dense]) -> None:

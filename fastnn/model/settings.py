@@ -26,9 +26,17 @@ def check_integer(value: Any, name: str, *, low: int) -> int:
 
 def check_setting(name: str, value: Any) -> None:
     """Raise a ValueError that names a setting, if it is out of its range in float32."""
-    if isinstance(value, bool | str) or not _in_range(name, value):
-        raise ValueError(f"{name} must be {_range_of(name)}, got {value!r}")
-    check_normal(name, value, or_zero=name not in _POSITIVE)
+    below_one, positive = name in _BELOW_ONE, name in _POSITIVE
+    try:
+        number = -1.0 if isinstance(value, bool | str) else float(value)
+    except (TypeError, ValueError):
+        number = -1.0
+    too_large = number >= BELOW_ONE if below_one else number > LARGEST_FLOAT
+    if too_large or not number >= 0 or (positive and number == 0):
+        text = "positive number" if positive else "number of at least 0"
+        text = "number from 0 to below 1" if below_one else text
+        raise ValueError(f"{name} must be a {text}, got {value!r}")
+    check_normal(name, value, or_zero=not positive)
 
 
 def check_normal(name: str, value: Any, *, or_zero: bool = True) -> None:
@@ -43,19 +51,3 @@ def check_normal(name: str, value: Any, *, or_zero: bool = True) -> None:
 def normal_range(*, or_zero: bool) -> str:
     """Return the text of the range that excludes denormals."""
     return f"{'0 or ' if or_zero else ''}at least {SMALLEST_NORMAL:.3g} (float32's smallest normal)"
-
-
-def _range_of(name: str) -> str:
-    if name in _BELOW_ONE:
-        return "a number from 0 to below 1"
-    return "a positive number" if name in _POSITIVE else "a number of at least 0"
-
-
-def _in_range(name: str, value: Any) -> bool:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return False
-    if name in _BELOW_ONE:
-        return 0 <= number < BELOW_ONE
-    return 0 <= number <= LARGEST_FLOAT and (number > 0 or name not in _POSITIVE)

@@ -10,23 +10,23 @@ pytestmark = pytest.mark.process
 PROGRAM = """
 import llvmlite.binding as llvm
 from llvmlite import ir
-from fastnn.kernels.jit import simd as _simd
-from fastnn.kernels.gemm import tile as _tile
+from fastnn.kernels.jit import simd
+from fastnn.kernels.gemm import tile
 
-_simd.X86, _simd.ARM64, _simd.HAS_FMA = False, True, True
+simd.X86, simd.ARM64, simd.HAS_FMA = False, True, True
 llvm.initialize_all_targets()
 llvm.initialize_all_asmprinters()
 triple = "aarch64-unknown-linux-gnu"
 module = ir.Module()
 module.triple = triple
-vector = ir.VectorType(_simd.FLOAT, 4)
-kernel = ir.Function(module, ir.FunctionType(vector, [vector, vector, _simd.FLOAT]), "kernel")
+vector = ir.VectorType(simd.FLOAT, 4)
+kernel = ir.Function(module, ir.FunctionType(vector, [vector, vector, simd.FLOAT]), "kernel")
 builder = ir.IRBuilder(kernel.append_basic_block())
-state = _simd._read_float_state(builder)
-_simd._write_float_state(builder, builder.or_(state, _simd.constant(1 << 24)))
+state = simd._read_float_state(builder)
+simd._write_float_state(builder, builder.or_(state, simd.constant(1 << 24)))
 x, y, scalar = kernel.args
-builder.ret(_simd.emit_multiply_add(builder, x, y, _simd.emit_splat(builder, scalar, vector)))
-_tile.micro_kernel(module, (4, 1, 4), kind="")
+builder.ret(simd.emit_multiply_add(builder, x, y, simd.emit_splat(builder, scalar, vector)))
+tile.micro_kernel(module, (4, 1, 4), kind="")
 machine = llvm.Target.from_triple(triple).create_target_machine(features="+neon", opt=3)
 print(machine.emit_assembly(llvm.parse_assembly(str(module))))
 """

@@ -23,7 +23,7 @@ from source_tree import SOURCES, own_imports
 
 from fastnn import kernels
 from fastnn.commands.session import use_engine
-from fastnn.kernels.jit import cache as _cache
+from fastnn.kernels.jit import cache
 from fastnn.kernels.jit.compiling import Region
 
 pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="about compiled code alone")
@@ -40,7 +40,7 @@ CUTS = 8
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(_cache, "_told", set())
+    monkeypatch.setattr(cache, "_warnings", set())
     tmp_path.chmod(0o700)
     return tmp_path / "cache"
 
@@ -65,7 +65,7 @@ def once(compile):
 
 
 def kernel_file():
-    (path,) = _cache.cache_directory().glob("*.kernel")
+    (path,) = cache.cache_directory().glob("*.kernel")
     return path
 
 
@@ -73,7 +73,7 @@ def kernel_file():
 
 
 def new_hash():
-    return _cache.source_hash.__wrapped__()
+    return cache.source_hash.__wrapped__()
 
 
 def test_its_name_follows_every_kernel_source_and_the_processor(root, monkeypatch):
@@ -87,7 +87,7 @@ def test_its_name_follows_every_kernel_source_and_the_processor(root, monkeypatc
         assert new_hash() != before
         monkeypatch.undo()
     for name, value in (("CPU", "another"), ("FEATURES", frozenset())):
-        monkeypatch.setattr(_cache, name, value)
+        monkeypatch.setattr(cache, name, value)
         assert new_hash() != before
         monkeypatch.undo()
     assert new_hash() == before
@@ -140,7 +140,7 @@ def test_bytecode_is_described_alike_whatever_the_order_of_sets():
 
     consts = tuple(Reversed(each) if each is members else each for each in code.co_consts)
     assert list(consts[code.co_consts.index(members)]) != list(members)
-    assert _cache.code_text(code.replace(co_consts=consts)) == _cache.code_text(code)
+    assert cache.code_text(code.replace(co_consts=consts)) == cache.code_text(code)
 
 
 # Of fastnn's modules that kernels import, those whose constants no compiled code can contain.
@@ -152,7 +152,7 @@ OF_PYTHON_ALONE |= {"system.forks", "system.memory"}
 
 def test_its_name_follows_every_module_that_kernels_import():
     """A module that is new here belongs into one of the two lists."""
-    listed = {module.__name__.removeprefix("fastnn.") for module in _cache.OTHER_MODULES}
+    listed = {module.__name__.removeprefix("fastnn.") for module in cache.OTHER_MODULES}
     kernels = {name for name in SOURCES if name.partition(".")[0] == "kernels"}
     imported = set().union(*map(own_imports, kernels | listed)) - kernels
     assert imported - listed == OF_PYTHON_ALONE
@@ -166,7 +166,7 @@ def test_it_is_private_whatever_the_umask(root, umask):
         compiled()
     finally:
         os.umask(before)
-    directory = _cache.cache_directory()
+    directory = cache.cache_directory()
     modes = [stat.S_IMODE(path.stat().st_mode) for path in (root, directory, kernel_file())]
     assert modes == [0o700, 0o700, 0o600]
     assert compiled().from_cache
@@ -182,7 +182,7 @@ def file_in_the_way(root):
 
 
 def open_to_others(root):
-    own_made(_cache.cache_directory(), 0o777)
+    own_made(cache.cache_directory(), 0o777)
 
 
 def replaceable(root):
@@ -190,8 +190,8 @@ def replaceable(root):
 
 
 def anothers(root):
-    own_made(_cache.cache_directory(), 0o700)
-    os.chown(_cache.cache_directory(), 12345, 12345)
+    own_made(cache.cache_directory(), 0o700)
+    os.chown(cache.cache_directory(), 12345, 12345)
 
 
 def below_anothers(root):
@@ -202,11 +202,11 @@ def below_anothers(root):
 def a_link(root):
     own_made(root.parent / "elsewhere", 0o700)
     own_made(root, 0o700)
-    _cache.cache_directory().symlink_to(root.parent / "elsewhere")
+    cache.cache_directory().symlink_to(root.parent / "elsewhere")
 
 
 FAULTS = {
-    file_in_the_way: "cannot be made",
+    file_in_the_way: "cannot be created",
     open_to_others: "other users can write to it",
     replaceable: "could put a directory in its place",
     anothers: "belongs to another user",
@@ -224,7 +224,7 @@ def test_a_directory_that_is_not_the_users_own_is_not_used_and_that_is_said_once
     with pytest.warns(RuntimeWarning, match=FAULTS[fault]) as caught:
         first, second = compiled(), compiled()
     assert len(caught) == 1 and "\n" not in str(caught[0].message)
-    assert not first.from_cache and not second.from_cache and not _cache.is_cached()
+    assert not first.from_cache and not second.from_cache and not cache.is_cached()
     assert not list(root.parent.rglob("*.kernel"))
 
 
@@ -243,11 +243,11 @@ def test_what_others_could_have_put_there_is_not_read(root, tmp_path):
     compiled()
     path, trace = kernel_file(), tmp_path / "trace"
     bomb = pickle.dumps(Bomb(trace))
-    path.write_bytes(_cache.hashlib.sha256(bomb).digest() + bomb)
-    _cache.cache_directory().chmod(0o770)
+    path.write_bytes(cache.hashlib.sha256(bomb).digest() + bomb)
+    cache.cache_directory().chmod(0o770)
     with pytest.warns(RuntimeWarning, match="can write to it"):
         assert not compiled().from_cache
-    _cache.cache_directory().chmod(0o755)
+    cache.cache_directory().chmod(0o755)
     path.chmod(0o606)
     with pytest.warns(RuntimeWarning, match="other users can write to kernels in"):
         assert not compiled().from_cache
@@ -257,8 +257,8 @@ def test_what_others_could_have_put_there_is_not_read(root, tmp_path):
 @posix
 def test_others_may_read_it(root):
     compiled()
-    _cache.share(_cache.cache_directory())
-    modes = [path.stat().st_mode & 0o777 for path in (_cache.cache_directory(), kernel_file())]
+    cache.share(cache.cache_directory())
+    modes = [path.stat().st_mode & 0o777 for path in (cache.cache_directory(), kernel_file())]
     assert modes == [0o755, 0o644]
     kernel_file().unlink()
     compiled()
@@ -275,12 +275,12 @@ def test_roots_directory_is_used_where_only_root_can_change_it(root, monkeypatch
     compiled()
     for directory in (root, root / "deep", place):
         directory.chmod(0o755)
-    _cache.share(_cache.cache_directory())
+    cache.share(cache.cache_directory())
     monkeypatch.setattr(os, "getuid", lambda: 12345)
-    assert _cache.is_cached() and compiled().from_cache
+    assert cache.is_cached() and compiled().from_cache
 
     def refused(why):
-        monkeypatch.setattr(_cache, "_told", set())
+        monkeypatch.setattr(cache, "_warnings", set())
         with pytest.warns(RuntimeWarning, match=why):
             return not compiled().from_cache
 
@@ -294,14 +294,14 @@ def test_roots_directory_is_used_where_only_root_can_change_it(root, monkeypatch
     os.chown(root / "deep", 0, -1)
     os.chown(kernel_file(), 54321, -1)
     monkeypatch.setattr(
-        _cache, "write_atomically", lambda *_: None
+        cache, "write_atomically", lambda *_: None
     )  # as another user, it would fail
     assert refused("can write to kernels")
 
 
-def test_a_user_without_a_home_directory_is_told(root, monkeypatch, tmp_path):
+def test_a_user_without_a_home_directory_is_warnings(root, monkeypatch, tmp_path):
     monkeypatch.setattr(numba.config, "CACHE_DIR", "")
-    monkeypatch.setattr(_cache, "user_cache_directory", lambda: None)
+    monkeypatch.setattr(cache, "user_cache_directory", lambda: None)
     monkeypatch.chdir(tmp_path)
     with pytest.warns(RuntimeWarning, match="this user has no home directory") as caught:
         assert not compiled().from_cache and not compiled().from_cache
@@ -309,7 +309,7 @@ def test_a_user_without_a_home_directory_is_told(root, monkeypatch, tmp_path):
 
 
 def test_old_versions_are_removed_when_a_new_one_comes(root):
-    old = time.time() - (_cache.KEPT_DAYS + 1) * 86_400
+    old = time.time() - (cache.MAX_UNUSED_DAYS + 1) * 86_400
     names = ["kernels-" + 16 * "a", "kernels-" + 16 * "b", "kernels-mine", "index"]
     for name in names:
         own_made(root / name, 0o700)
@@ -317,15 +317,15 @@ def test_old_versions_are_removed_when_a_new_one_comes(root):
     for name in (names[0], *names[2:]):
         os.utime(root / name, (old, old))
     compiled()
-    left = {path.name for path in root.iterdir()} - {_cache.cache_directory().name}
+    left = {path.name for path in root.iterdir()} - {cache.cache_directory().name}
     assert left == set(names[1:])
 
 
 def test_to_be_read_is_to_be_used(root):
     compiled()
-    os.utime(_cache.cache_directory(), (0, 0))
+    os.utime(cache.cache_directory(), (0, 0))
     compiled()
-    assert _cache.cache_directory().stat().st_mtime > time.time() - 3600
+    assert cache.cache_directory().stat().st_mtime > time.time() - 3600
 
 
 # ---- its files ------------------------------------------------------------------------------
@@ -359,13 +359,13 @@ def test_what_is_filled_and_cannot_be_written_is_read(root, monkeypatch, recwarn
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
     for owner, name in (
-        (_cache, "write_atomically"),
+        (cache, "write_atomically"),
         (os, "utime"),
         (Path, "mkdir"),
         (Path, "chmod"),
     ):
         monkeypatch.setattr(owner, name, read_only)
-    assert _cache.is_cached() and compiled().from_cache
+    assert cache.is_cached() and compiled().from_cache
     assert not recwarn
 
 
@@ -373,9 +373,9 @@ def test_a_file_that_cannot_be_written_is_done_without(root, monkeypatch):
     def full(path, pieces):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(_cache, "write_atomically", full)
+    monkeypatch.setattr(cache, "write_atomically", full)
     monkeypatch.setattr(Region, "_compile", once(Region._compile))
-    with pytest.warns(RuntimeWarning, match="cannot be kept .* No space left on device") as caught:
+    with pytest.warns(RuntimeWarning, match="cannot be cached .* No space left on device") as caught:
         assert not compiled().from_cache
         assert not compiled().from_cache
     assert len(caught) == 1
@@ -486,8 +486,8 @@ def test_an_installation_may_be_read_only(tmp_path):
 
 def test_the_command_line_says_it_in_a_line(monkeypatch, capsys):
     def compile_for_nothing(name, threads):
-        monkeypatch.setattr(_cache, "_told", set())
-        _cache.tell("it will be slow")
+        monkeypatch.setattr(cache, "_warnings", set())
+        cache.tell("it will be slow")
 
     network = SimpleNamespace(use_engine=compile_for_nothing)
     with catch_warnings():
@@ -504,4 +504,4 @@ def test_a_command_without_a_cache_does_its_work(tmp_path, monkeypatch):
     done = train("--dataset", str(tmp_path / "small.npz"), "--epochs", "1", "--batch-size", "20")
     assert done.returncode == 0
     (line,) = [line for line in done.stderr.splitlines() if "compiled kernels" in line]
-    assert line.startswith("fastnn.train: compiled kernels cannot be kept in /dev/null/kernels-")
+    assert line.startswith("fastnn.train: compiled kernels cannot be cached in /dev/null/kernels-")

@@ -8,9 +8,9 @@ import pytest
 import scipy.sparse as sp
 
 from fastnn import Network
-from fastnn.kernels import engine as step
+from fastnn.kernels import engine as numba_engine
 from fastnn.kernels import workspace
-from fastnn.kernels.jit import threads as _threads
+from fastnn.kernels.jit import threads
 from fastnn.kernels.layers import sparse
 
 GUARD, BYTES = 0xAB, 1 << 12
@@ -43,15 +43,15 @@ def buffers(monkeypatch) -> list[Buffer]:
 
     for module in (workspace, sparse):
         monkeypatch.setattr(module, "aligned_zeros", aligned_zeros)
-    call = step.NumbaEngine._call
+    call = numba_engine.NumbaEngine._call
 
     def checked(engine, job, tasks):
         call(engine, job, tasks)
         spoilt = [buffer.maker for buffer in made if not buffer.is_intact()]
         assert not spoilt, (spoilt, tasks, job.mode, job.x_is_sparse, job.n, job.batch_size)
 
-    monkeypatch.setattr(step.NumbaEngine, "_call", checked)
-    monkeypatch.setattr(_threads, "usable", lambda: 3)
+    monkeypatch.setattr(numba_engine.NumbaEngine, "_call", checked)
+    monkeypatch.setattr(threads, "usable", lambda: 3)
     return made
 
 

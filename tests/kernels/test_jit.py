@@ -47,7 +47,7 @@ def test_numbas_settings_stay_when_compiling_fails(root):
         return "text"
 
     with (
-        pytest.warns(RuntimeWarning, match="compiled kernels cannot be kept"),
+        pytest.warns(RuntimeWarning, match="compiled kernels cannot be cached"),
         pytest.raises(numba.errors.NumbaError),
     ):
         Region(no_region).compile()

@@ -13,7 +13,7 @@ from tolerances import assert_product
 from fastnn.kernels.engine import UNITS
 from fastnn.kernels.gemm.product import DEPTH_BLOCK, multiply
 from fastnn.kernels.gemm.tile import emit_call, operand
-from fastnn.kernels.jit import simd as _simd
+from fastnn.kernels.jit import simd
 from fastnn.kernels.jit.simd import NR, flush_denormals, fma, restore_denormals
 from fastnn.kernels.layout import Layout
 from fastnn.kernels.pointwise import elementary, losses
@@ -189,7 +189,7 @@ def test_fma_rounds_once(rng):
     call_fma(out, x, y, z)
     for i in range(len(x)):
         exact = Fraction(float(x[i])) * Fraction(float(y[i])) + Fraction(float(z[i]))
-        if _simd.HAS_FMA and not numba.config.DISABLE_JIT:
+        if simd.HAS_FMA and not numba.config.DISABLE_JIT:
             assert out[i] == np.float32(float(exact))
         else:
             assert abs(out[i] - float(exact)) <= 2**-23 * (abs(x[i] * y[i]) + abs(z[i]))
@@ -269,7 +269,7 @@ def test_layout_lets_no_two_buffers_overlap_and_aligns_each():
         {(int(r[at]), 8 * int(r[at + "_row"])) for r in layout.table for at in ("a", "dz")}
     )
     ends = [start + size for start, size in starts]
-    assert ends == [start for start, _ in starts[1:]] + [layout.workspace_size]
+    assert ends == [start for start, _ in starts[1:]] + [layout.scratch_size]
     assert all(start % NR == 0 for start, _ in starts)
 
 
@@ -304,7 +304,7 @@ def test_cross_entropy_and_its_gradient(rng, classes):
     logits = 30 * rng.standard_normal((rows, classes), dtype=np.float32)
     logits[0], logits[1] = 3e38, np.linspace(-3e38, 0, classes)  # overflow if done naively
     z[:, :classes] = logits
-    buffers.labels[:] = labels = rng.integers(0, classes, rows)
+    buffers.row_labels[:] = labels = rng.integers(0, classes, rows)
     exact = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     log_total = np.log(np.exp(exact).sum(axis=1))
     loss = log_total - exact[np.arange(rows), labels]
@@ -345,7 +345,7 @@ def test_losses_output_by_output_and_their_gradients(rng, loss, outputs, weighte
     y[5] = values[5] = 0.5  # no residual, where z is the prediction
     z[:, :outputs], targets[:, :outputs] = values, y
     weights = rng.random(rows).astype(np.float32) if weighted else np.ones(rows, np.float32)
-    buffers.weights[:] = weights if weighted else np.nan
+    buffers.row_weights[:] = weights if weighted else np.nan
     buffers.job.weights = address(weights) if weighted else 0
     call_loss(address(buffers.job), 0, rows)
     exact, wanted = values.astype(np.float64), y.astype(np.float64)

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from fastnn import Network, kernels
-from fastnn.kernels.jit import cache as _cache
-from fastnn.kernels.jit import threads as _threads
+from fastnn.kernels.jit import cache
+from fastnn.kernels.jit import threads
 from fastnn.system import control_groups
 
 pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="about compiled code alone")
@@ -84,7 +84,7 @@ FORKS = """
 import os, threading
 import numpy as np
 from fastnn import Network
-from fastnn.kernels.jit import threads as _threads
+from fastnn.kernels.jit import threads
 
 def train():
     Network([4, 3, 2]).fit(np.ones((8, 4)), np.arange(8) % 2, epochs=1, threads=2)
@@ -93,7 +93,7 @@ def child():
     pid = os.fork()
     if pid == 0:
         train()
-        os._exit(int(_threads._serial))
+        os._exit(int(threads._serial))
     print("serial", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 
 def in_thread(work):
@@ -163,7 +163,7 @@ def test_one_network_serves_several_python_threads(rng):
 
 
 def test_more_threads_than_the_process_may_use_are_refused(rng):
-    limit = _threads.usable()
+    limit = threads.usable()
     net = Network([5, 3])
     with pytest.raises(ValueError, match=f"threads must be from 1 to {limit}"):
         net.use_engine("numba", threads=limit + 1)
@@ -201,7 +201,7 @@ def test_control_group_quota(tmp_path, monkeypatch, groups, files, cores):
         (tmp_path / name).write_bytes(os.fsencode(text))
     monkeypatch.setattr(control_groups, "PROC", tmp_path)
     monkeypatch.setattr(control_groups, "_ROOT", tmp_path)
-    assert _threads._granted_cores() == cores
+    assert threads._granted_cores() == cores
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs CPU affinity")
@@ -223,16 +223,16 @@ def test_affinity_is_respected():
 )
 def test_openmps_number_of_threads_is_respected(monkeypatch, setting, threads):
     monkeypatch.delenv("NUMBA_NUM_THREADS", raising=False)
-    monkeypatch.setattr(_threads, "_granted_cores", lambda: sys.maxsize)
+    monkeypatch.setattr(threads, "_granted_cores", lambda: sys.maxsize)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
     monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 3)
     monkeypatch.setenv("OMP_NUM_THREADS", setting)
-    assert _threads.usable() == threads
+    assert threads.usable() == threads
     for unreadable in ("", "many"):  # Numba passes it over
         monkeypatch.setenv("NUMBA_NUM_THREADS", unreadable)
-        assert _threads.usable() == threads
+        assert threads.usable() == threads
     monkeypatch.setenv("NUMBA_NUM_THREADS", "3")
-    assert _threads.usable() == 3
+    assert threads.usable() == 3
 
 
 def test_the_users_own_numba_threads_are_left_as_they_were():
@@ -255,9 +255,9 @@ def test_a_number_of_threads_that_cannot_be_is_named(monkeypatch, text):
 def test_a_threading_layer_that_does_not_exist_is_named(monkeypatch):
     monkeypatch.setattr(numba.config, "THREADING_LAYER", "nonsense")
     with pytest.raises(ValueError, match="^NUMBA_THREADING_LAYER must be one of default, tbb, .*"):
-        _threads._check_layer()
+        threads._check_layer()
     monkeypatch.setattr(numba.config, "THREADING_LAYER", "TBB")
-    _threads._check_layer()
+    threads._check_layer()
 
 
 def test_a_threading_layer_that_is_missing_is_named_in_a_line(monkeypatch):
@@ -267,37 +267,37 @@ def test_a_threading_layer_that_is_missing_is_named_in_a_line(monkeypatch):
     monkeypatch.setattr(numba.config, "THREADING_LAYER", "tbb")
     monkeypatch.setattr(numba, "get_num_threads", missing)
     with pytest.raises(ValueError, match="^NUMBA_THREADING_LAYER=tbb: No threading .* try it$"):
-        _threads._start_layer()
+        threads._start_layer()
 
 
 @pytest.fixture
 def linux(monkeypatch):
     """Be on Linux, where Numba has taken OpenMP and nothing has been said yet."""
-    monkeypatch.setattr(_threads.platform, "system", lambda: "Linux")
-    monkeypatch.setattr(_threads.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(threads.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(threads.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(numba, "threading_layer", lambda: "omp")
     monkeypatch.setattr(numba.config, "THREADING_LAYER", "default")
-    monkeypatch.setattr(_cache, "_told", set())
+    monkeypatch.setattr(cache, "_warnings", set())
     monkeypatch.delenv("NUMBA_THREADING_LAYER_PRIORITY", raising=False)
 
 
 def test_a_fall_back_from_tbb_is_said_once(linux, monkeypatch, recwarn):
     for tbb, cure in ((None, "; pip install tbb, or"), (Path("lib"), "; reinstall tbb, or")):
         with pytest.warns(RuntimeWarning, match=f"run on omp instead: .*{cure}"):
-            _threads._tell_fallback(tbb)
-        _threads._tell_fallback(tbb)
+            threads._warn_fallback(tbb)
+        threads._warn_fallback(tbb)
     with monkeypatch.context() as frozen, pytest.warns(RuntimeWarning, match="with libtbb.so.12,"):
         frozen.setattr(sys, "frozen", True, raising=False)
-        _threads._tell_fallback(None)
-    monkeypatch.setattr(_cache, "_told", set())
+        threads._warn_fallback(None)
+    monkeypatch.setattr(cache, "_warnings", set())
     with monkeypatch.context() as chosen:
         chosen.setattr(numba.config, "THREADING_LAYER", "omp")
-        _threads._tell_fallback(None)
+        threads._warn_fallback(None)
     with monkeypatch.context() as chosen:
         chosen.setenv("NUMBA_THREADING_LAYER_PRIORITY", "omp tbb workqueue")
-        _threads._tell_fallback(None)
-    monkeypatch.setattr(_threads.platform, "machine", lambda: "aarch64")  # has no wheel of TBB
-    _threads._tell_fallback(None)
+        threads._warn_fallback(None)
+    monkeypatch.setattr(threads.platform, "machine", lambda: "aarch64")  # has no wheel of TBB
+    threads._warn_fallback(None)
     assert not recwarn.list
 
 
@@ -305,10 +305,10 @@ def test_a_fall_back_from_tbb_is_said_once(linux, monkeypatch, recwarn):
 def test_tbb_is_found_by_its_metadata(linux, monkeypatch, tmp_path, system):
     """Wherever it is installed: in another environment that this one stands on, for one."""
     machine, name = {"Linux": ("x86_64", "libtbb.so.12"), "Windows": ("AMD64", "tbb12.dll")}[system]
-    monkeypatch.setattr(_threads.platform, "system", lambda: system)
-    monkeypatch.setattr(_threads.platform, "machine", lambda: machine)
+    monkeypatch.setattr(threads.platform, "system", lambda: system)
+    monkeypatch.setattr(threads.platform, "machine", lambda: machine)
     loaded = []
-    monkeypatch.setattr(_threads.ctypes, "CDLL", lambda path, mode: loaded.append(path))
+    monkeypatch.setattr(threads.ctypes, "CDLL", lambda path, mode: loaded.append(path))
     information, library = tmp_path / "site" / "tbb-1.dist-info", tmp_path / "lib" / name
     information.mkdir(parents=True)
     (information / "METADATA").write_text("Name: tbb\nVersion: 1\n")
@@ -316,9 +316,9 @@ def test_tbb_is_found_by_its_metadata(linux, monkeypatch, tmp_path, system):
     library.parent.mkdir()
     library.touch()
     monkeypatch.setattr(sys, "path", [str(information.parent)])
-    assert _threads._preload_tbb() == library.resolve() and loaded == [str(library.resolve())]
+    assert threads._preload_tbb() == library.resolve() and loaded == [str(library.resolve())]
     monkeypatch.setattr(sys, "path", [])
-    assert _threads._preload_tbb() is None
+    assert threads._preload_tbb() is None
     monkeypatch.setattr(numba.config, "THREADING_LAYER", "omp")
     monkeypatch.setattr(sys, "path", [str(information.parent)])
-    assert _threads._preload_tbb() is None and len(loaded) == 1
+    assert threads._preload_tbb() is None and len(loaded) == 1

@@ -13,7 +13,7 @@ from fastnn.kernels.workspace import ROW_BLOCK
 
 @numba.njit
 def call_mark(masks, stride, row, workspace, at, width):
-    zeros.mark(masks, stride, row, workspace, at, width)
+    zeros.write_masks(masks, stride, row, workspace, at, width)
 
 
 @numba.njit
@@ -129,10 +129,10 @@ def test_products_over_lists_are_exact(rng, rows, inputs, outputs):
 
 
 def test_a_sample_tells_whether_skipping_pays(rng):
-    assert zeros.work_of_groups(np.ones((64, 3), np.float32)) is None
-    assert zeros.work_of_groups(np.zeros((1000, 784), np.uint8)) is not None
-    assert zeros.work_of_groups((rng.random((500, 100)) < 0.5).astype(np.uint8)) is None
-    assert zeros.work_of_groups((rng.random((500, 100)) < 0.02).astype(np.float32)) is not None
+    assert zeros.estimate_group_work(np.ones((64, 3), np.float32)) is None
+    assert zeros.estimate_group_work(np.zeros((1000, 784), np.uint8)) is not None
+    assert zeros.estimate_group_work((rng.random((500, 100)) < 0.5).astype(np.uint8)) is None
+    assert zeros.estimate_group_work((rng.random((500, 100)) < 0.02).astype(np.float32)) is not None
 
 
 @pytest.mark.parametrize("inputs", [1, 15, 16, 100, 784])
@@ -140,9 +140,9 @@ def test_a_sample_tells_whether_skipping_pays(rng):
 def test_tasks_share_all_groups_by_their_work(rng, inputs, tasks):
     x = np.zeros((64, inputs), np.uint8)
     x[:, inputs // 3 : inputs // 2] = rng.random((64, inputs // 2 - inputs // 3)) < 0.3
-    work = zeros.work_of_groups(x)
+    work = zeros.estimate_group_work(x)
     assert len(work) == -(-(inputs + 1) // NR) and (work > 0).all()
-    cuts = zeros.balanced(work, tasks)
+    cuts = zeros.balance(work, tasks)
     assert cuts[0] == 0 and cuts[-1] == len(work) and (np.diff(cuts) >= 0).all()
     done = [work[low:high].sum() for low, high in zip(cuts[:-1], cuts[1:], strict=True)]
     assert max(done) <= work.sum() / tasks + work.max()
