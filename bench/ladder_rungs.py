@@ -13,10 +13,10 @@ import numba
 import numpy as np
 
 from fastnn.kernels.gemm.product import multiply
-from fastnn.kernels.gemm.tile import TILE_PANELS, TILE_ROWS, operand, tile
+from fastnn.kernels.gemm.tile import PLAIN, TILE_PANELS, TILE_ROWS, operand, tile
 from fastnn.kernels.jit.simd import NR, address_in, array_at
 from fastnn.kernels.layers.dense import dense_forward_listed
-from fastnn.kernels.layers.zeros import mark
+from fastnn.kernels.layers.zeros import write_masks
 from fastnn.kernels.layout import Layout
 from fastnn.kernels.workspace import ROW_BLOCK, Workspace, aligned_zeros
 from fastnn.model.layers import dense_layers
@@ -127,11 +127,13 @@ def _tiles(c, a, b, b_row, b_step):
     for j in range(0, columns, TILE_PANELS * NR):
         for i in range(0, rows, TILE_ROWS):
             tile(
+                PLAIN,
                 TILE_ROWS,
                 TILE_PANELS,
                 operand(c, i * columns + j, columns, NR),
                 operand(a, i * depth, depth, 1),
                 operand(b, j // NR * b_step, b_row, b_step),
+                0,
                 depth,
                 False,
                 np.float32(0),
@@ -189,7 +191,7 @@ def _zeros_skipped(workspace, parameters, table, masks, lists, stride):
     masks = array_at(address_in(masks, 0), len(masks), np.uint16)
     lists = array_at(address_in(lists, 0), len(lists), np.int32)
     for row in range(ROWS):
-        mark(masks, stride, row, workspace, layer.a + row * layer.a_row, DEPTH)
+        write_masks(masks, stride, row, workspace, layer.a + row * layer.a_row, DEPTH)
     for first in range(0, ROWS, ROW_BLOCK):
         dense_forward_listed(
             workspace, parameters, layer, first, ROW_BLOCK, masks, stride, lists, 0

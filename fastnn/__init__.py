@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         register_onnx_converters as register_onnx_converters,
     )
     from fastnn.loading import load as load
+    from fastnn.model.optimizers import Optimizer as Optimizer
     from fastnn.model.schedules import Schedule as Schedule
     from fastnn.network import Network as Network
     from fastnn.training.callbacks import LogFile as LogFile
@@ -40,6 +41,7 @@ _HOME = {
     "MLPRegressor": "fastnn.estimators",
     "ModelFileError": "fastnn.errors",
     "Network": "fastnn.network",
+    "Optimizer": "fastnn.model.optimizers",
     "ProgressBar": "fastnn.training.callbacks",
     "Schedule": "fastnn.model.schedules",
     "load": "fastnn.loading",

@@ -11,8 +11,8 @@ import pytest
 from command_line import posix
 
 from fastnn.commands import warm
-from fastnn.kernels import engine as step
-from fastnn.kernels.jit import cache as _cache
+from fastnn.kernels import engine as numba_engine
+from fastnn.kernels.jit import cache
 
 pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="about compiled code alone")
 
@@ -22,14 +22,14 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return where kernels are to be kept; to compile them is to write empty files."""
 
     def compile_kernels() -> tuple[float, bool]:
-        directory = _cache.cache_directory()
+        directory = cache.cache_directory()
         assert directory is not None
-        for number in range(len(step.KERNELS)):
+        for number in range(len(numba_engine.KERNELS)):
             (directory / f"{number}.kernel").touch(0o600)
         return 1.25, True
 
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "private"))
-    monkeypatch.setattr(step, "compile_kernels", compile_kernels)
+    monkeypatch.setattr(numba_engine, "compile_kernels", compile_kernels)
     tmp_path.chmod(0o700)
     return tmp_path / "cache"
 
@@ -47,7 +47,7 @@ def test_it_says_what_it_has_done(
     (place,) = root.iterdir()
     first, second, third = capsys.readouterr().out.splitlines()
     assert first == "compiling the kernels, which takes some seconds"
-    assert second == f"{len(step.KERNELS)} kernels, 0 kB, compiled in 1.2 s: {place}"
+    assert second == f"{len(numba_engine.KERNELS)} kernels, 0 kB, compiled in 1.2 s: {place}"
     assert "NUMBA_CPU_NAME and NUMBA_CPU_FEATURES" in third
     modes = [path.stat().st_mode & 0o777 for path in (root, place, place / "0.kernel")]
     assert modes == [0o755, 0o755, 0o644]
@@ -78,12 +78,12 @@ def test_a_place_that_will_not_do_is_an_error(
     root.mkdir()
     root.chmod(0o777)
     code, line = refusal([str(root)], capsys)
-    assert code == 1 and line.startswith("fastnn.warm: error: compiled kernels cannot be kept in")
+    assert code == 1 and line.startswith("fastnn.warm: error: compiled kernels cannot be cached in")
     assert line.endswith("another user could put a directory in its place")
     root.chmod(0o755)
-    monkeypatch.setattr(step, "compile_kernels", lambda: (1.0, True))  # as on a full disk
+    monkeypatch.setattr(numba_engine, "compile_kernels", lambda: (1.0, True))  # as on a full disk
     code, line = refusal([str(root)], capsys)
-    assert code == 1 and f"only 0 of {len(step.KERNELS)} kernels could be kept in" in line
+    assert code == 1 and f"only 0 of {len(numba_engine.KERNELS)} kernels could be kept in" in line
     monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
     assert refusal([], capsys)[0] == 2
 
@@ -91,14 +91,14 @@ def test_a_place_that_will_not_do_is_an_error(
 # First as root, for another user may not be able to read the libraries.
 AS_ANOTHER = """
 import os
-from fastnn.kernels import engine as step
-step.compile_kernels()
+from fastnn.kernels import engine as numba_engine
+numba_engine.compile_kernels()
 os.setgroups([])
 os.setgid(12345)
 os.setuid(12345)
-for kernel in step.KERNELS:
+for kernel in numba_engine.KERNELS:
     kernel._compiled, kernel.from_cache = None, False
-print(step.compile_kernels()[1])
+print(numba_engine.compile_kernels()[1])
 """
 
 

@@ -190,7 +190,7 @@ def test_poisoned_scratch_changes_nothing(rng, sizes, skip_zeros):
                 buffers.blocks,
                 buffers.losses,
                 buffers.hits,
-                buffers.labels,
+                buffers.row_labels,
                 buffers.masks,
                 buffers.lists,
             ):

@@ -12,7 +12,7 @@ from numpy.testing import assert_array_equal
 
 import fastnn
 from fastnn import Callback, DataError, Network
-from fastnn.kernels import engine as step
+from fastnn.kernels import engine as numba_engine
 
 ROWS, INPUTS, CLASSES = 300, 40, 3
 unix = pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps a mapped file as it is")
@@ -218,7 +218,7 @@ def test_inputs_that_are_dealt_out_wrongly_are_not_trained(csr, y, monkeypatch, 
     net = network()
     before = net.parameters
     net.use_engine("numba", threads=1)
-    monkeypatch.setattr(step, "balanced", lambda work, tasks: np.array(wrong))
+    monkeypatch.setattr(numba_engine, "balanced", lambda work, tasks: np.array(wrong))
     with pytest.raises(RuntimeError, match="3 groups of inputs"):
         net.fit(csr, y, epochs=1, threads=1)
     assert_array_equal(net.parameters[0][0], before[0][0])

@@ -295,8 +295,11 @@ def test_a_rate_next_to_nothing_moves_next_to_nothing(engine, rng, name):
             "momentum must be a number from 0 to below 1, got 1",
         ),
         ({"optimizer": "momentum", "momentum": "0.9"}, "momentum must be"),
-        ({"momentum": 0.9}, "momentum is for momentum, nesterov, and not for this optimizer"),
-        ({"optimizer": "lbfgs", "learning_rate": 0.1}, "learning_rate is for sgd, momentum, nes"),
+        ({"momentum": 0.9}, "momentum is a setting of momentum, nesterov, and not of sgd$"),
+        (
+            {"optimizer": "lbfgs", "learning_rate": 0.1},
+            "learning_rate is a setting of sgd, mo",
+        ),
         ({"optimizer": "lbfgs", "batch_size": 10}, "lbfgs takes all rows at once, got batch_size"),
         ({"optimizer": "lbfgs", "schedule": "cosine"}, "lbfgs supports neither"),
         ({"clip_norm": -1}, "clip_norm must be a number of at least 0, got -1"),

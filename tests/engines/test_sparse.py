@@ -13,7 +13,7 @@ from fastnn.data.rows import Data
 from fastnn.data.sparse import SparseRows
 from fastnn.engine import get_engine, usable_threads
 from fastnn.epoch import CHUNK_ROWS
-from fastnn.kernels import engine as step
+from fastnn.kernels import engine as numba_engine
 from fastnn.kernels.jit.simd import NR
 from fastnn.kernels.layers.sparse import EntryBuffers
 from fastnn.kernels.workspace import address
@@ -333,7 +333,7 @@ def test_a_task_without_columns_writes_nothing_behind_the_starts(rng, monkeypatc
         job.column_starts = address(room)
 
     monkeypatch.setattr(EntryBuffers, "tell", tell_of_more_room)
-    monkeypatch.setattr(step, "balanced", lambda work, tasks: np.array([0] + [1] * tasks))
+    monkeypatch.setattr(numba_engine, "balanced", lambda work, tasks: np.array([0] + [1] * tasks))
     x, y = sparse.csr_array(few(rng, 40, 4)), rng.integers(0, 2, 40)
     Network([4, 3, 2]).fit(x, y, epochs=1, threads=min(2, usable_threads()))
     assert room[0] == 0 and (room[starts:] == -1).all()

@@ -347,7 +347,7 @@ def test_rejects_invalid_parameters_by_name():
         ({"solver": "rmsprop"}, "The 'solver' parameter of MLPClassifier must be a str among"),
         ({"engine": "torch"}, "The 'engine' parameter"),
         ({"dropout": 1.0}, r"The 'dropout' parameter .* must be a float in the range \[0.0, 1.0\)"),
-        ({"dropout": [0.5, 0.5, 0.5]}, "dropout must be one, or 2, one for each layer"),
+        ({"dropout": [0.5, 0.5, 0.5]}, "dropout must be one value, or 2 "),
         ({"n_threads": 0}, r"The 'n_threads' parameter .* must be None or an int in the range \[1"),
         ({"early_stopping": "loss"}, "The 'early_stopping' parameter"),
         ({"class_weight": "even"}, "The 'class_weight' parameter"),

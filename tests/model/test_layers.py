@@ -101,13 +101,13 @@ def test_unknown_activations_are_refused(activation):
 
 @pytest.mark.parametrize("activations", [[], ["relu"], ["relu", "tanh", "identity"]], ids=str)
 def test_another_number_of_activations_is_refused(activations):
-    with pytest.raises(ValueError, match="^activation must be one, or 2, one for each hidden la"):
+    with pytest.raises(ValueError, match="^activation must be one value, or 2 .one for each hidden la"):
         dense_layers([4, 3, 2, 1], activations)
 
 
 @pytest.mark.parametrize("dropouts", [[], [0.5, 0.5], (0, 0, 0, 0)], ids=str)
 def test_another_number_of_dropouts_is_refused(dropouts):
-    with pytest.raises(ValueError, match="^dropout must be one, or 3, "):
+    with pytest.raises(ValueError, match="^dropout must be one value, or 3 "):
         dense_layers([4, 3, 2, 1], dropout=dropouts)
 
 

@@ -13,7 +13,7 @@ import pytest
 from command_line import posix
 
 from fastnn import Callback, MLPClassifier, Network, network
-from fastnn.kernels.jit import threads as _threads
+from fastnn.kernels.jit import threads
 from fastnn.system import forks
 from fastnn.system.interrupts import DeferInterrupts
 
@@ -136,10 +136,10 @@ def test_where_no_thread_can_be_started(monkeypatch):
             super().start()
 
     monkeypatch.setattr(threading, "Thread", Thread)
-    _threads._check_room_for(2)
+    threads._check_can_start(2)
     started.clear()
     with pytest.raises(OSError, match="3 threads cannot be started: allow more processes"):
-        _threads._check_room_for(3)
+        threads._check_can_start(3)
     assert not any(thread.is_alive() for thread in started)
 
 

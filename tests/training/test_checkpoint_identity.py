@@ -1,6 +1,7 @@
 """What a checkpoint says that its fit was: every item of it, changed alone, is refused by name."""
 
 import re
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,11 @@ def otherwise(array: np.ndarray) -> np.ndarray:
 
 
 def optimizer(**changes: Any) -> dict[str, Any]:
-    return {"plan": {"optimizer": replace(PLAN.optimizer, **changes)}}
+    """Change Adam's fields, even those that its constructor refuses."""
+    changed = copy(PLAN.optimizer)
+    for name, value in changes.items():
+        object.__setattr__(changed, name, value)
+    return {"plan": {"optimizer": changed}}
 
 
 def schedule(**changes: Any) -> dict[str, Any]:
@@ -87,7 +92,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
         stopping(min_delta=0.0),
         stopping(restore_best=False),
     ],
-    "optimizer": [{"plan": {"optimizer": replace(PLAN.optimizer, rule="momentum")}}],
+    "optimizer": [optimizer(rule="momentum")],
     "learning_rate": [optimizer(learning_rate=0.002)],
     "momentum": [optimizer(momentum=0.8)],
     "nesterov": [optimizer(nesterov=True)],

@@ -1,8 +1,8 @@
-"""Update rules over a run of parameters, applied while their gradient is in the cache.
+"""Update rules for consecutive parameters, whose gradient is in the cache.
 
-Twin of `reference.updates`; `fastnn.model.optimizers` holds the equations. Every rule takes the
-parameters w (count,) from ``w[at]`` on and their gradient from ``dw[dw_at]`` on; state lies as the
-parameters do, at the same place.
+See `reference.updates`; `fastnn.Optimizer` has the equations. All functions take the parameters w
+(count,) from ``w[at]`` on and their gradient (count,) from ``dw[dw_at]`` on. The state is laid out
+as the parameters, and also starts at `at`.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ from fastnn.kernels.workspace import JOB, MOMENTUM, SGD, STATE_SLOTS
 
 @jit
 def accumulate(gradients, at, block, block_at, count, first):
-    """Add a chunk's gradient to the batch's, or begin it: gradients (count,) from `at` updated."""
+    """``gradients += block``, or ``=`` for the first chunk: gradients (count,) accumulated."""
     for i in range(count):
         dw = block[block_at + i]
         gradients[at + i] = dw if first else gradients[at + i] + dw
@@ -23,16 +23,16 @@ def accumulate(gradients, at, block, block_at, count, first):
 
 @jit
 def add_l2(dw, dw_at, w, at, count, l2):
-    """Add the penalty's gradient: ``dw = dw + l2 · w``."""
+    """``dw = dw + l2 · w``, the gradient of the penalty."""
     for i in range(count):
         dw[dw_at + i] = fma(l2, w[at + i], dw[dw_at + i])
 
 
 @jit
 def add_squares(squares, squares_at, w, at, count, lanes):
-    """Add up squares lane by lane, in order: squares (lanes,) from `squares_at` updated."""
+    """``squares[j] += Σ w[j + i · lanes]²``, in order: squares (lanes,) accumulated."""
     i = 0
-    while i + 4 * lanes <= count:  # a sum must not go through memory for every square
+    while i + 4 * lanes <= count:  # four squares for each load and store of a sum
         for j in range(lanes):
             w0, w1 = w[at + i + j], w[at + i + lanes + j]
             w2, w3 = w[at + i + 2 * lanes + j], w[at + i + 3 * lanes + j]
@@ -46,15 +46,15 @@ def add_squares(squares, squares_at, w, at, count, lanes):
 
 
 @jit
-def clip_gradient(dw, dw_at, count, shrink):
-    """Shorten a gradient: ``dw = dw · shrink``, which is ``clip_norm / √Σ dw²`` over all of it."""
+def clip_gradient(dw, dw_at, count, factor):
+    """``dw = dw · factor``."""
     for i in range(count):
-        dw[dw_at + i] *= shrink
+        dw[dw_at + i] *= factor
 
 
 @jit
 def decay_weights(w, at, count, decay):
-    """Take a part off the weights: ``w = w - decay · w``."""
+    """``w = w - decay · w``."""
     for i in range(count):
         w[at + i] = fma(-decay, w[at + i], w[at + i])
 
@@ -68,7 +68,7 @@ def sgd_update(w, at, dw, dw_at, count, rate):
 
 @jit
 def momentum_update(w, u, at, dw, dw_at, count, rate, momentum, nesterov):
-    """``u = momentum · u - rate · dw``, and w follows u, or what u will be next."""
+    """``u = momentum · u - rate · dw``, ``w += u``; Nesterov: ``w += momentum · u - rate · dw``."""
     for i in range(count):
         step = -rate * dw[dw_at + i]
         velocity = fma(momentum, u[at + i], step)
@@ -78,10 +78,10 @@ def momentum_update(w, u, at, dw, dw_at, count, rate, momentum, nesterov):
 
 @jit
 def adam_update(w, m, v, v_at, at, dw, dw_at, count, rate, beta1, rest1, beta2, rest2, eps):
-    """``m`` and ``v`` follow dw and dw², and ``w = w - rate · m / (√v + eps)``.
+    """``m = β₁ m + (1 - β₁) dw``, ``v = β₂ v + (1 - β₂) dw²``, ``w = w - rate · m / (√v + eps)``.
 
-    v begins at ``v[v_at + at]``. `rest1` is 1 - beta1, which in float32 would lose what makes
-    0.999 what it is, and `rest2` likewise.
+    v starts at ``v[v_at + at]``. `rest1` is 1 - beta1 and `rest2` 1 - beta2, computed in float64:
+    in float32 the difference would lose digits.
     """
     for i in range(count):
         g = dw[dw_at + i]
@@ -93,9 +93,9 @@ def adam_update(w, m, v, v_at, at, dw, dw_at, count, rate, beta1, rest1, beta2, 
 
 
 def update(job_at, at, dw_at, count):
-    """Update a run of parameters by the rule of the job at an address.
+    """Update parameters (count,) from ``parameters[at]`` on by the rule of the job.
 
-    The run begins at ``parameters[at]``, its gradient (count,) at the address `dw_at`.
+    `job_at` is the address of the job, `dw_at` that of the gradient (count,).
     """
     job = record_at(job_at, 0, JOB)
     size = job.parameters_size
@@ -113,3 +113,15 @@ def update(job_at, at, dw_at, count):
 
 
 UNITS = (Unit(update, *(types.int64,) * 4),)
+(_update,) = (unit.call for unit in UNITS)
+
+
+@jit
+def apply_rule(buffers, job, at, dw_at, count, weights):
+    """Apply weight decay to the first `weights` parameters from `at` on, then the rule to all.
+
+    `dw_at` is the address of the gradient (count,).
+    """
+    if job.decay != 0:
+        decay_weights(buffers.parameters, at, weights, job.decay)
+    _update(job.address, at, dw_at, count)
