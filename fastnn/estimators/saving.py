@@ -127,6 +127,8 @@ def restore(kinds: Sequence[type], stored: dict[str, Any], network: Network) -> 
 def _scalar(value: Any) -> Any:
     """Return None, a bool, a number or a string in the form that JSON has for it.
 
+    NaN and infinity become the strings "nan", "inf" and "-inf".
+
     Raises
     ------
     TypeError
@@ -206,7 +208,7 @@ def _construct(kind: Any, parameters: dict[str, Any]) -> Any:
                 values[name] = _READERS.get(name, lambda value: value)(value)
         estimator = kind(**values)
         estimator._validate_params()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ModelFileError(str(error)[:200]) from error
     return estimator
 

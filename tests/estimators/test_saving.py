@@ -1,6 +1,7 @@
 """`fastnn.estimators.saving`: saved estimators load unchanged, and invalid files are rejected."""
 
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -402,6 +403,7 @@ RULE = {"monitor": "loss", "patience": 1, "min_delta": 0, "restore_best": True}
         (parameter("learning_rate", SCHEDULE | {"name": "linear"}), "schedule must be one of"),
         (parameter("learning_rate", SCHEDULE | {"name": ["cosine"]}), "list is not a bool, a num"),
         (parameter("learning_rate", SCHEDULE | {"power_t": "inf"}), "power_t must be a number"),
+        (parameter("learning_rate", SCHEDULE | {"power_t": 10**400}), "int too large to convert"),
         (parameter("learning_rate", RULE), "learning_rate: Schedule has no name"),
         (parameter("early_stopping", "loss"), "The 'early_stopping' parameter"),
         (parameter("early_stopping", RULE | {"patience": "nan"}), "patience must be a number"),
@@ -412,6 +414,7 @@ RULE = {"monitor": "loss", "patience": 1, "min_delta": 0, "restore_best": True}
         (parameter("class_weight", [["a", 1, 2]]), "too many values"),
         (parameter("class_weight", ["ab"]), "class_weight of 'a' must be a finite number of at"),
         (parameter("class_weight", [["a", -1]]), "class_weight of 'a' must be a finite number of"),
+        (parameter("class_weight", [["a", 10**400]]), "int too large to convert to float"),
         (parameter("class_weight", [[["a"], 1]]), "list is not a bool, a number, a string or nu"),
         # Attributes
         (lambda stored: stored.pop("t_"), "the estimator has no t_"),
@@ -463,6 +466,38 @@ def test_restore_rejects_invalid_descriptions(change: Any, message: str, X: np.n
     with pytest.raises(ModelFileError, match=f"^{message}") as raised:
         restore(ESTIMATORS, stored, classifier._network)
     assert "\n" not in str(raised.value) and len(str(raised.value)) < 300
+
+
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield the containers in a JSON value with each of their keys or indices."""
+    for key in value if isinstance(value, dict) else range(len(value)):
+        yield value, key
+        if isinstance(value[key], dict | list):
+            yield from places(value[key])
+
+
+VALUES = [None, True, -1, 10**400, 1.5, "", "a", "inf", "\n", [], [1], ["a"], [[]], [[1, 2]], {}]
+VALUES += [{"tuple": [1]}, {"a": [{}]}, [{"a": 1}], "x" * 10_000]
+
+
+@pytest.mark.process  # it takes seconds
+def test_restore_accepts_or_rejects_any_value_in_any_place(X: np.ndarray) -> None:
+    settings = {"early_stopping": EarlyStopping(patience=np.inf), "class_weight": {"a": 1, "b": 2}}
+    settings |= {"learning_rate": Schedule("cosine", 1), "dropout": (0, 0.5)}
+    classifier = fitted(MLPClassifier, X, labels(["a", "b"]), **settings)
+    description = describe(classifier)
+    rejected = 0
+    for container, key in places(description):
+        original = container[key]
+        for value in VALUES:
+            container[key] = value
+            try:
+                restore(ESTIMATORS, description, classifier._network).predict(X)
+            except ModelFileError as error:
+                rejected += 1
+                assert "\n" not in str(error) and len(str(error)) < 300
+        container[key] = original
+    assert rejected > 1_000
 
 
 def test_load_rejects_a_deeply_nested_parameter(X: np.ndarray) -> None:
