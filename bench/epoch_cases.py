@@ -101,7 +101,7 @@ class Trainer:
     ) -> None:
         self.network, self._initial = network, network.parameters
         self.engine = network.use_engine(engine, threads=threads)
-        self._prepared = prepare(network, Plan(1, 0, OPTIMIZERS["sgd"], seed=SEED), x, y)
+        self._prepared = prepare(network, Plan(1, "full", OPTIMIZERS["sgd"], seed=SEED), x, y)
         self.data = self._prepared.training
 
     def reset(self) -> None:

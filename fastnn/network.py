@@ -10,7 +10,7 @@ from fastnn.engine import Engine, get_engine, usable_threads
 from fastnn.model.initializers import initial_parameters
 from fastnn.model.layers import Parameters, dense_layers, parameters_sha256
 from fastnn.model.losses import get_loss
-from fastnn.model.optimizers import Optimizer
+from fastnn.model.optimizers import Optimizer, get_optimizer
 from fastnn.model.randomness import SEED_LIMIT
 from fastnn.model.schedules import Schedule
 from fastnn.model.settings import check_integer, check_setting
@@ -24,7 +24,7 @@ from fastnn.training.evaluation import evaluate
 from fastnn.training.fit import Callback, Fit
 from fastnn.training.loop import train
 from fastnn.training.memory import check_fit
-from fastnn.training.plan import make_plan
+from fastnn.training.plan import Plan
 from fastnn.training.preparation import prepare
 from fastnn.training.scale import warn_of_scale
 from fastnn.training.state import History, Position, Prepared
@@ -228,10 +228,12 @@ class Network:
         RuntimeError
             If the network is being trained already, by another thread or around a callback.
         """
-        plan = make_plan(
-            epochs=epochs, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate,
-            momentum=momentum, weight_decay=weight_decay, schedule=schedule, l2=l2,
-            clip_norm=clip_norm, shuffle=shuffle, early_stopping=early_stopping, seed=self.seed,
+        chosen = get_optimizer(
+            optimizer, learning_rate=learning_rate, momentum=momentum, weight_decay=weight_decay
+        )
+        plan = Plan(
+            epochs, batch_size, chosen, schedule, early_stopping=early_stopping,  # type: ignore
+            l2=l2, clip_norm=clip_norm, shuffle=shuffle, seed=self.seed,
         )  # fmt: skip
         prepared = prepare(
             self, plan, x, y, sample_weight, class_weight=class_weight,

@@ -21,6 +21,7 @@ from fastnn.commands.train_text import (
     stopping_rule,
 )
 from fastnn.errors import DivergenceError
+from fastnn.model.optimizers import get_optimizer
 from fastnn.model.schedules import Schedule
 from fastnn.system.files import writable_target
 from fastnn.training.callbacks import past_epochs
@@ -180,22 +181,19 @@ def build(options: argparse.Namespace, data: "Dataset") -> "Network":
 
 def prepare_data(options: argparse.Namespace, data: "Dataset", network: "Network") -> "Prepared":
     """Check the settings and the data of the fit, before anything is printed or written."""
-    from fastnn.training.plan import make_plan
+    from fastnn.training.plan import Plan
     from fastnn.training.preparation import prepare
 
-    plan = make_plan(
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        optimizer=options.optimizer,
-        learning_rate=options.learning_rate,
-        momentum=options.momentum,
-        weight_decay=options.weight_decay,
-        schedule=Schedule(options.schedule, options.warmup_epochs),
+    settings = {n: getattr(options, n) for n in ("learning_rate", "momentum", "weight_decay")}
+    plan = Plan(
+        options.epochs,
+        options.batch_size,
+        get_optimizer(options.optimizer, **settings),
+        Schedule(options.schedule, options.warmup_epochs),
         l2=options.l2,
         clip_norm=options.clip_norm,
-        shuffle=True,
-        early_stopping=stopping_rule(options),
         seed=options.seed,
+        early_stopping=stopping_rule(options),
     )
     fraction = options.validation_fraction
     return prepare(

@@ -3,7 +3,7 @@
 import copy
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import wraps
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -21,7 +21,6 @@ from fastnn.estimators.parameters import reported_outputs
 from fastnn.network import Network
 from fastnn.system.forks import FitLock, setup_lock
 from fastnn.system.memory import check_copy
-from fastnn.training.callbacks import past_epochs
 from fastnn.training.early_stopping import EarlyStopping
 from fastnn.training.fit import Callback, State
 from fastnn.training.state import History, Prepared
@@ -67,6 +66,9 @@ def one_at_a_time(fit: Callable[..., Any]) -> Callable[..., Any]:
     return guarded
 
 
+_HISTORY = "history_."
+
+
 class Recorder(Callback):
     """Update an estimator's fitted attributes after each epoch.
 
@@ -82,51 +84,39 @@ class Recorder(Callback):
     def __init__(self, estimator: Any, score: str) -> None:
         self._estimator, self._score = estimator, score
         self._outputs = reported_outputs(estimator)
-        squares = self._sum_of_squares() if self._outputs > 1 else 0.0
-        self._state: State = {"reported losses": [], "last squares": [squares]}
-        self._state |= {"samples before": [estimator.t_]}  # this fit
-        self._state |= {f"{name} before": [len(curve)] for name, curve in self._curves()}
-        self._is_restored = False
-        self.has_begun = self.keeps_best = False
+        self._squares = self._sum_of_squares() if self._outputs > 1 else 0.0
+        self._is_restored = self.has_begun = self.keeps_best = False
 
     def state(self) -> State:
-        """Return the losses as reported, and the lengths of the curves before this fit."""
-        return self._state
+        """Return the figures of all fits so far."""
+        fitted = self._estimator
+        history = {_HISTORY + name: curve for name, curve in fitted.history_.items()}
+        scores = fitted.validation_scores_ or []
+        numbers = [fitted.t_, self._squares]
+        return {"numbers": numbers, "losses": fitted.loss_curve_, "scores": scores, **history}
 
     def set_state(self, state: State) -> None:
-        """Take the state of a checkpoint."""
-        self._state = {name: state.get(name, []) for name in self._state}
+        """Replace the figures of the estimator by those of a checkpoint."""
+        fitted, losses, scores = self._estimator, state["losses"], state["scores"]
+        samples, self._squares = state["numbers"]
+        fitted.t_, fitted.loss_curve_ = int(samples), losses
+        fitted.loss_ = losses[-1] if losses else math.nan
+        finite = [loss for loss in losses if loss == loss]
+        if fitted.best_loss_ is not None:
+            fitted.best_loss_ = min(finite, default=math.inf)
+        if fitted.validation_scores_ is not None:
+            fitted.validation_scores_ = scores
+            finite = [score for score in scores if score == score]
+            fitted.best_validation_score_ = max(finite, default=-math.inf)
+        curves = {name: curve for name, curve in state.items() if name.startswith(_HISTORY)}
+        fitted.history_ = {name.removeprefix(_HISTORY): curve for name, curve in curves.items()}
         self._is_restored = True
 
     def on_resume(self, epoch: int, rows: int, history: History) -> None:
-        """Replace the figures of this fit by those of the checkpoint."""
-        past, losses = list(past_epochs(epoch, history)), self._state["reported losses"]
-        is_ours = self._is_restored and self._state["samples before"]
-        if not is_ours or len(past) != len(losses):
+        """Count the iterations of the checkpoint."""
+        if not self._is_restored:
             raise CheckpointError("the checkpoint is not of an estimator's fit")
-        self._remove_figures()
-        for (_, metrics), loss in zip(past, losses, strict=True):
-            self._append(loss, metrics)
-
-    def _curves(self) -> Iterator[tuple[str, list[float]]]:
-        """Yield the curves of all fits so far, one figure per epoch, with their names."""
-        fitted = self._estimator
-        yield "loss_curve_", fitted.loss_curve_
-        yield "validation_scores_", fitted.validation_scores_ or []
-        yield from fitted.history_.items()
-
-    def _remove_figures(self) -> None:
-        """Remove the figures of this fit."""
-        fitted = self._estimator
-        for name, curve in self._curves():
-            (length,) = self._state[f"{name} before"] or [0]
-            del curve[int(length) :]
-        fitted.t_ = int(self._state["samples before"][0])
-        losses, scores = ([v for v in curve if v == v] for _, curve in [*self._curves()][:2])
-        if fitted.best_loss_ is not None:
-            fitted.best_loss_ = min(losses, default=math.inf)
-        if fitted.validation_scores_ is not None:
-            fitted.best_validation_score_ = max(scores, default=-math.inf)
+        self._estimator.n_iter_ = len(history.get("loss", []))
 
     def on_epoch_begin(self, epoch: int) -> None:
         """Note that the fit was not refused."""
@@ -136,7 +126,6 @@ class Recorder(Callback):
         """Append the figures of an epoch."""
         fitted = self._estimator
         loss = self._as_reported(metrics["loss"]) if self._outputs > 1 else metrics["loss"]
-        self._state["reported losses"].append(loss)
         self._append(loss, metrics)
         if fitted.verbose:
             print(f"Iteration {fitted.n_iter_}, loss = {loss:.8f}")
@@ -174,11 +163,10 @@ class Recorder(Callback):
         The penalty changes with every update. Over an epoch its mean is estimated by the mean of
         its values at both ends; an iteration of L-BFGS has the value at its end.
         """
-        (before,), squares = self._state["last squares"], self._sum_of_squares()
-        self._state["last squares"] = [squares]
-        fitted, fit = self._estimator, self.fit
+        before, squares = self._squares, self._sum_of_squares()
+        self._squares, fitted, fit = squares, self._estimator, self.fit
         if fitted.solver != "lbfgs":
-            squares = -(-fit.rows // fit.plan.batch_size) * (before + squares) / 2
+            squares = -(-fit.rows // fit.batch_size) * (before + squares) / 2
         penalty = fitted.alpha / 2 * squares / fit.data.total_weight
         return (loss - penalty) / self._outputs + penalty
 

@@ -203,14 +203,15 @@ def plan_of(estimator: Any, rule: EarlyStopping | None, incremental: bool) -> Pl
     ValueError
         If a parameter is not supported by the solver or not representable in float32.
     """
+    batch_size: Any = 200 if estimator.batch_size == "auto" else estimator.batch_size
     return Plan(
         epochs=1 if incremental else int(estimator.max_iter),
-        batch_size=200 if estimator.batch_size == "auto" else int(estimator.batch_size),
+        batch_size="full" if estimator.solver == "lbfgs" else batch_size,
         optimizer=optimizer_of(estimator),
         schedule=schedule_of(estimator, incremental),
         l2=_float32_setting(estimator, "alpha"),
         l2_is_shared=True,
-        shuffle=bool(estimator.shuffle),
+        shuffle=estimator.shuffle,
         seed=estimator._network.seed,
         early_stopping=rule,
         max_evaluations=int(estimator.max_fun),

@@ -311,7 +311,7 @@ def items_of(fit: Fit) -> Items:
         "loss": network.loss.name,
         "input_scale": network.input_scale,
         "seed": plan.seed,
-        "batch_size": plan.batch_size,
+        "batch_size": fit.batch_size,
         **_settings(plan.optimizer, rule="optimizer"),
         **_settings(plan.schedule, name="schedule"),
     }
@@ -372,7 +372,7 @@ def _differences(before: Items, now: Items) -> list[str]:
 def _check_position(path: Path, snapshot: Snapshot, fit: Fit) -> None:
     """Refuse a snapshot that this fit, which starts from it, cannot have written."""
     shapes = [w.shape for w, _ in snapshot.parameters]
-    position, size = snapshot.position, fit.plan.batch_size
+    position, size = snapshot.position, fit.batch_size
     row = position.progress.position
     is_valid = (
         shapes == [(layer.inputs, layer.outputs) for layer in fit.network.layers]

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -130,6 +129,8 @@ class Fit:
     network : Network
     engine : Engine
     plan : Plan
+    batch_size : int
+        Rows per update: all rows for "full".
     data, validation : Data, Data or None
     start : Position
         At the beginning of the fit.
@@ -151,7 +152,9 @@ class Fit:
         self.network, self.engine = network, network._current_engine()
         self.data, self.validation, plan = prepared.training, prepared.validation, prepared.plan
         self.rows = len(self.data.x)
-        self.plan = replace(plan, batch_size=min(plan.batch_size or self.rows, self.rows))
+        self.plan = plan
+        size = self.rows if plan.batch_size == "full" else plan.batch_size
+        self.batch_size = min(size, self.rows)
         self.callbacks, self._score = check_callbacks(callbacks), score
         self.history: History = {}
         self.error: BaseException | None = None
@@ -245,13 +248,13 @@ class Fit:
 
     def position_at(self, epochs: int, progress: Progress) -> tuple[int, int, int]:
         """Return the epochs, samples and updates of a position in this fit."""
-        done, size = epochs - self.start.epochs, self.plan.batch_size
+        done, size = epochs - self.start.epochs, self.batch_size
         updates = done * -(-self.rows // size) + -(-progress.position // size)
         return epochs, self.start.samples + done * self.rows, self.start.updates + updates
 
     def advance(self, progress: Progress, seconds: float) -> None:
         """Record the progress in the running epoch, and its seconds, at the end of a batch."""
-        if progress.position % self.plan.batch_size == 0 or progress.position == self.rows:
+        if progress.position % self.batch_size == 0 or progress.position == self.rows:
             self._move(self.position.epochs, progress, seconds)
 
     def _move(self, epochs: int, progress: Progress, seconds: float) -> None:

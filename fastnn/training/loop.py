@@ -109,7 +109,7 @@ def _plan_epoch(fit: Fit) -> Epoch:
     """Determine the order of the rows and the learning rates of the running epoch."""
     plan, rows, number = fit.plan, fit.rows, fit.position.epochs
     done = number - fit.start.epochs
-    updates = -(-rows // plan.batch_size)
+    updates = -(-rows // fit.batch_size)
     if plan.shuffle:
         order = permutation(plan.seed, number, rows, fit.data.x.nbytes // rows)
     else:
@@ -124,7 +124,7 @@ def _plan_epoch(fit: Fit) -> Epoch:
     return Epoch(
         fit.data,
         order,
-        plan.batch_size,
+        fit.batch_size,
         rates,
         plan.optimizer,
         l2=plan.l2,

@@ -24,7 +24,7 @@ def check_fit(layers: Sequence[Dense], rows: int, plan: Plan, *, checkpoints: bo
     size = weight_bytes(layers)
     slots = _LBFGS if plan.optimizer.rule == "lbfgs" else plan.optimizer.slots
     kept = size if plan.early_stopping is not None and plan.early_stopping.restore_best else 0
-    updates = -(-rows // (plan.batch_size or rows))
+    updates = 1 if plan.batch_size == "full" else -(-rows // plan.batch_size)
     needs = {
         "weights": 2 * size + kept,
         "gradients": size,

@@ -1,10 +1,10 @@
 """The settings of a fit, as one frozen record."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from fastnn.model.losses import Loss
-from fastnn.model.optimizers import Optimizer, get_optimizer
+from fastnn.model.optimizers import Optimizer
 from fastnn.model.schedules import Schedule
 from fastnn.model.settings import check_integer, check_setting
 from fastnn.training.early_stopping import EarlyStopping
@@ -12,28 +12,34 @@ from fastnn.training.early_stopping import EarlyStopping
 
 @dataclass(frozen=True)
 class Plan:
-    """Settings of a fit.
+    """Settings of a fit, which `fastnn.Network.fit` explains.
 
     Attributes
     ----------
     epochs : int
-    batch_size : int
-        Rows per update; 0 for all rows.
+    batch_size : int or "full"
+        Rows per update; None stands for 128 or, with L-BFGS, for all rows.
     optimizer : Optimizer
     schedule : Schedule
-        Spans the epochs of this fit.
+        Spans the epochs of this fit; a name stands for the schedule.
     l2, l2_is_shared, clip_norm
         As in `fastnn.epoch.Epoch`.
     shuffle : bool
     seed : int
         Determines the order of the rows and the dropout masks.
     early_stopping : EarlyStopping, optional
+        True stands for the default rule.
     max_evaluations, tolerance
         Limits of L-BFGS, as in `fastnn.training.lbfgs.Limits`.
+
+    Raises
+    ------
+    ValueError
+        If a setting is out of range.
     """
 
     epochs: int
-    batch_size: int
+    batch_size: int | Literal["full"]
     optimizer: Optimizer
     schedule: Schedule = Schedule()
     l2: float = 0.0
@@ -45,48 +51,24 @@ class Plan:
     max_evaluations: int = 15_000
     tolerance: float = 1e-5
 
-
-def make_plan(
-    *,
-    epochs: Any,
-    batch_size: Any,
-    optimizer: str | Optimizer,
-    learning_rate: float | None,
-    momentum: float | None,
-    weight_decay: float | None,
-    schedule: str | Schedule,
-    l2: Any,
-    clip_norm: Any,
-    shuffle: Any,
-    early_stopping: Any,
-    seed: int,
-) -> Plan:
-    """Return the plan for a user's settings, which `fastnn.Network.fit` explains.
-
-    Raises
-    ------
-    ValueError
-        If a setting is out of range.
-    """
-    chosen = get_optimizer(
-        optimizer, learning_rate=learning_rate, momentum=momentum, weight_decay=weight_decay
-    )
-    rule = EarlyStopping() if early_stopping is True else early_stopping or None
-    if rule is not None and not isinstance(rule, EarlyStopping):
-        raise ValueError(f"early_stopping must be a bool or an EarlyStopping, got {rule!r}")
-    check_setting("l2", l2)
-    check_setting("clip_norm", clip_norm)
-    return Plan(
-        epochs=check_integer(epochs, "epochs", low=1),
-        batch_size=_batch_rows(batch_size, chosen),
-        optimizer=chosen,
-        schedule=schedule if isinstance(schedule, Schedule) else Schedule(schedule),
-        l2=float(l2),
-        clip_norm=float(clip_norm),
-        shuffle=bool(shuffle),
-        seed=seed,
-        early_stopping=rule,
-    )
+    def __post_init__(self) -> None:
+        check_setting("l2", self.l2)
+        check_setting("clip_norm", self.clip_norm)
+        rule, schedule = self.early_stopping, self.schedule
+        rule = EarlyStopping() if rule is True else rule or None
+        if rule is not None and not isinstance(rule, EarlyStopping):
+            raise ValueError(f"early_stopping must be a bool or an EarlyStopping, got {rule!r}")
+        checked = {
+            "epochs": check_integer(self.epochs, "epochs", low=1),
+            "batch_size": _batch_size(self.batch_size, self.optimizer),
+            "schedule": schedule if isinstance(schedule, Schedule) else Schedule(schedule),
+            "l2": float(self.l2),
+            "clip_norm": float(self.clip_norm),
+            "shuffle": bool(self.shuffle),
+            "early_stopping": rule,
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
 
 def check_monitor(
@@ -105,12 +87,9 @@ def check_monitor(
         )
 
 
-def _batch_rows(given: Any, optimizer: Optimizer) -> int:
-    """Return the rows of a batch, 0 for all."""
+def _batch_size(given: Any, optimizer: Optimizer) -> int | Literal["full"]:
+    if given == "full" or (given is None and optimizer.rule == "lbfgs"):
+        return "full"
     if optimizer.rule == "lbfgs":
-        if given not in (None, "full"):
-            raise ValueError(f"lbfgs takes all rows at once, got batch_size {given!r}")
-        return 0
-    if given == "full":
-        return 0
+        raise ValueError(f"lbfgs takes all rows at once, got batch_size {given!r}")
     return check_integer(128 if given is None else given, "batch_size", low=1)

@@ -155,7 +155,7 @@ def test_weights_of_rows_and_the_penalty_are_in_the_loss(engine, data, rng):
 
 def trained(network, data, **settings):
     """Return a finished fit, which says why it ended."""
-    plan = Plan(batch_size=0, optimizer=get_optimizer("lbfgs"), **settings)
+    plan = Plan(batch_size="full", optimizer=get_optimizer("lbfgs"), **settings)
     return network._train(prepare(network, plan, *data))
 
 
