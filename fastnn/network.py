@@ -36,33 +36,34 @@ class Network:
     Parameters
     ----------
     sizes : sequence of int
-        Input width, hidden widths, number of outputs: for "cross_entropy" one a class.
+        Number of inputs, widths of the hidden layers, number of outputs. "cross_entropy" has one
+        output per class.
     activation : str or sequence of str, default "relu"
-        "identity", "logistic", "tanh", "relu", "leaky_relu" or "gelu": of all hidden layers, or
-        one of each.
+        "identity", "logistic", "tanh", "relu", "leaky_relu" or "gelu", for all hidden layers or
+        for each.
     loss : str, default "cross_entropy"
-        "cross_entropy" over classes; "logistic" for one or several labels that are 0 or 1;
+        "cross_entropy" for classes; "logistic" for one or several labels that are 0 or 1;
         "squared_error", "poisson", "absolute_error" or "huber" for numbers. The formulas are in
         `fastnn.model.losses`.
     dropout : float or sequence of float, default 0
-        The share of values that training sets to 0: of every hidden layer's outputs, or, of the
-        input and then of each hidden layer.
+        Fraction of values that training sets to 0: of the outputs of all hidden layers, or of the
+        input and of each hidden layer.
     input_scale : float, default 1.0
-        Features are multiplied by this on their way in: 1/255 for images in bytes.
+        Factor of all features, for example 1/255 for images in bytes.
     seed : int, default 0
-        Decides the initial weights (He's; Glorot's where all hidden layers saturate), the order
-        of the samples and what dropout drops, and so the whole result.
+        Determines the initial weights (He's, or Glorot's if all hidden activations are identity,
+        logistic or tanh), the order of the samples and the dropout masks, and so the result.
 
     Attributes
     ----------
     layers : tuple of Dense
-        Shapes, activations and dropout.
+        Shapes, activations and dropout rates.
     loss : Loss
 
     Raises
     ------
     ValueError
-        If there is no such activation or loss, or a setting is out of range.
+        If an activation or the loss is unknown, or a setting is out of range.
 
     Examples
     --------
@@ -92,17 +93,17 @@ class Network:
         self.seed = check_integer(seed, "seed", low=0)
         if self.seed >= SEED_LIMIT:
             raise ValueError(f"seed must be below 2**64, got {seed!r}")
-        self._parameters: Parameters | None = None  # drawn when they are first asked for
+        self._parameters: Parameters | None = None  # drawn at the first use
         self._position = Position()
-        self._rule, self._slots = "", 0  # of the optimizer that trained last
-        self._state: list[Parameters] = []  # its state, until there is an engine that has it
+        self._rule, self._slots = "", 0  # of the last optimizer
+        self._state: list[Parameters] = []  # of the last optimizer, until an engine holds it
         self._engine: Engine | None = None
         self._engine_choice: tuple[str, int | None] = ("numba", None)
         self._training = FitLock()
 
     @property
     def epochs_trained(self) -> int:
-        """Epochs completed by all calls of `fit` so far."""
+        """Number of epochs that all calls of `fit` have completed."""
         return self._position.epochs
 
     @property
@@ -112,8 +113,8 @@ class Network:
 
     @property
     def parameters(self) -> Parameters:
-        """Per layer ``(w, b)``: weights (I, O) and biases (O,), float32; copies."""
-        if self._engine is not None:  # which may be training
+        """Copies of the weights (I, O) and biases (O,) of each layer, ``(w, b)``, float32."""
+        if self._engine is not None:
             return self._engine.get_parameters()
         if self._parameters is None:
             self._parameters = initial_parameters(self.layers, self.seed)
@@ -162,60 +163,65 @@ class Network:
     ) -> History:
         """Train by gradient descent on the mean loss of each batch.
 
-        A further call goes on where the last one ended, the optimizer's state included as long
-        as its rule is the same. If the scale of features or targets keeps the network from
+        Another call continues from the trained weights, and with the optimizer's state if the
+        optimizer has the same rule. If the scale of the features or targets keeps the network from
         learning, there is a warning (scikit-learn's ConvergenceWarning).
 
         Parameters
         ----------
         x : array (rows, inputs)
-            Features. uint8 is kept as it is; other real dtypes are computed as float32.
+            Features: a NumPy array or a SciPy sparse matrix. uint8 is not converted; other real
+            dtypes are computed as float32.
         y : array (rows,) or (rows, outputs)
-            Class numbers from 0 for "cross_entropy", else what the outputs should be.
+            Class numbers from 0 for "cross_entropy", else the targets of the outputs.
         epochs : int, default 20
         batch_size : int or "full", optional
-            Rows that one update learns from, by default 128; "lbfgs" takes them all. More than
-            there are is the same as "full".
+            Rows per update, by default 128; "full", a larger number than there are rows, and the
+            optimizer "lbfgs" mean all rows.
         optimizer : {"sgd", "momentum", "nesterov", "adam", "adamw", "lbfgs"} or Optimizer
-            The equations are in `fastnn.model.optimizers`. "lbfgs" takes all rows at once, and an
-            epoch is one of its iterations.
+            `fastnn.Optimizer` has the equations. With "lbfgs" an epoch is one iteration.
         learning_rate, momentum, weight_decay : float, optional
-            Replace the optimizer's own: 0.1 for "sgd", 0.01 with momentum, 0.001 for "adam" and
-            "adamw"; momentum 0.9; no weight decay, but 0.01 for "adamw".
+            Replace the optimizer's defaults: learning rate 0.1 for "sgd", 0.01 for "momentum" and
+            "nesterov", 0.001 for "adam" and "adamw"; momentum 0.9; weight decay 0, or 0.01 for
+            "adamw".
         schedule : {"constant", "invscaling", "adaptive", "cosine", "one_cycle"} or Schedule
-            How the learning rate changes over the epochs of this call; a `fastnn.Schedule` has
-            a warm-up too. "adaptive" also ends the fit, once the rate is down to 1e-6.
+            Change of the learning rate over the epochs of this call. A `fastnn.Schedule` may have
+            a warm-up. "adaptive" also ends the fit when the rate is 1e-6.
         l2 : float, default 0
-            ``l2 / 2 · Σ w²`` over all weights, but no biases, is added to the mean loss.
+            Factor of the penalty ``l2 / 2 · Σ w²`` on the weights, without the biases, that is
+            added to the mean loss.
         clip_norm : float, default 0
-            A batch's gradient that is longer than this is shortened to it; 0 for never.
+            Largest norm of a batch's gradient; a longer gradient is scaled to it. 0 for no limit.
         shuffle : bool, default True
-            Take the rows in another order every epoch: `fastnn.model.randomness.permutation`.
+            Whether each epoch visits the rows in a new random order, which
+            `fastnn.model.randomness.permutation` describes.
         sample_weight : array (rows,), optional
-            How much each row counts.
+            Weight of each row in the loss, at least 0.
         class_weight : dict or "balanced", optional
-            How much the rows of each class count; "balanced": every class the same.
+            Weight of the rows of each class; "balanced" gives all classes the same total weight.
         validation_data : (x, y) or (x, y, sample_weight), optional
-            Evaluated after every epoch.
+            Data to evaluate after each epoch.
         validation_fraction : float, default 0
-            Share of the rows to hold out instead, drawn by the seed; stratified where possible.
+            Fraction of the rows to set aside as validation data; the seed determines which. The
+            split is stratified by class where possible.
         early_stopping : bool or EarlyStopping, default False
-            Stop once a figure of the history stops improving; True watches ``val_loss``.
+            Whether to stop when a figure of the history no longer improves; True monitors
+            ``val_loss``.
         engine : {"numba", "numpy"}, default "numba"
-            The fast engine or the reference.
+            The fast engine, or the reference engine in NumPy.
         threads : int, optional
-            For the Numba engine; by default all that the process may use. The result has the
-            same bits for any number.
+            Threads of the Numba engine, by default all that the process may use. The result has
+            the same bits for any number.
         callbacks : sequence of Callback
 
         Returns
         -------
         dict of str to list of float
-            An item an epoch: ``loss``, and for classifiers ``accuracy``, the means over the
-            epoch's batches, each measured before its update, with dropout, and with the penalty
-            in the loss; ``learning_rate``, that of its last update, but for "lbfgs";
-            ``seconds``, training alone; and with validation data ``val_loss``, without the
-            penalty, and ``val_accuracy`` or, of a regression, ``val_r2``, after the epoch.
+            One number per epoch: ``loss`` and, for classifiers, ``accuracy``, means over the
+            batches, each computed before the update of its batch, with dropout, the loss with the
+            penalty; ``learning_rate`` of the last update, not for "lbfgs"; ``seconds`` of training.
+            With validation data also ``val_loss``, without the penalty, and ``val_accuracy`` or,
+            for a regression, ``val_r2``, after the epoch.
 
         Raises
         ------
@@ -226,7 +232,8 @@ class Network:
         DivergenceError
             If the loss or a weight stops being finite; the last finite weights are kept.
         RuntimeError
-            If the network is being trained already, by another thread or around a callback.
+            If the network is already being trained, by another thread or by the caller of a
+            callback.
         """
         chosen = get_optimizer(
             optimizer, learning_rate=learning_rate, momentum=momentum, weight_decay=weight_decay
@@ -275,14 +282,14 @@ class Network:
         return evaluate(self._current_engine(), data, self.loss)
 
     def predict(self, x: Any) -> np.ndarray:
-        """Return what the network says of each row.
+        """Return the predictions for each row.
 
         Returns
         -------
         ndarray
             For "cross_entropy" the most probable class, (rows,) int64; for "logistic" 0 or 1,
-            int64, and for a regression the values, float32: (rows,) if there is one output,
-            else (rows, outputs).
+            int64, and for a regression the values, float32: (rows,) for one output, else (rows,
+            outputs).
         """
         outputs = self._outputs(x)
         if self.loss.takes_labels:
@@ -292,7 +299,7 @@ class Network:
         return outputs[:, 0] if outputs.shape[1] == 1 else outputs
 
     def predict_proba(self, x: Any) -> np.ndarray:
-        """Return probabilities (rows, outputs) float32; of classes, each row sums to 1.
+        """Return probabilities (rows, outputs) float32; for classes, each row sums to 1.
 
         Raises
         ------
@@ -306,9 +313,9 @@ class Network:
         return self._outputs(x)
 
     def save(self, path: FilePath) -> None:
-        """Write the network to a file for `fastnn.load`; `fastnn.storage.model_file` describes it.
+        """Write the network to a safetensors file, which `fastnn.load` reads.
 
-        The optimizer's state is left out: further training begins with a fresh one.
+        The file does not contain the optimizer's state: further training starts with a new one.
 
         Raises
         ------
@@ -318,14 +325,14 @@ class Network:
         write_model(path, model_from_network(self))
 
     def to_onnx(self, path: FilePath) -> None:
-        """Write an ONNX model that predicts the same; `fastnn.storage.onnx_export` tells of it."""
+        """Write an equivalent ONNX model, which `fastnn.storage.onnx_export` describes."""
         write_onnx(network_graph(self), path)
 
     def _outputs(self, x: Any) -> np.ndarray:
         return self._current_engine().predict(as_features(x, self.layers[0].inputs, finite=False))
 
     def use_engine(self, name: str, *, threads: int | None = None) -> Engine:
-        """Move the network, unless it is in training, to an engine, and return that."""
+        """Move the network to an engine, unless it is being trained, and return the engine."""
         if threads is not None:
             threads = check_integer(threads, "threads", low=1)
         with setup_lock:
@@ -344,11 +351,11 @@ class Network:
     def _current_engine(self) -> Engine:
         if self._engine is not None:
             return self._engine
-        name, threads = self._engine_choice  # of another process, it may be, which had more
+        name, threads = self._engine_choice  # maybe of another process, with more threads
         return self.use_engine(name, threads=threads and min(threads, usable_threads()))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the engine behind, its buffers and locks: a copy, or a pickle, builds another."""
+        """Return the state without the engine: a copy or a pickle creates its own."""
         own: dict[str, Any] = {"_training": FitLock(), "_engine": None}
         own |= {"_parameters": self.parameters, "_state": self._current_state()}
         return self.__dict__ | own

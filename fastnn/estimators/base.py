@@ -1,4 +1,4 @@
-"""What MLPClassifier and MLPRegressor share: a network behind scikit-learn's interface."""
+"""Base class of MLPClassifier and MLPRegressor: a network with scikit-learn's interface."""
 
 import math
 import warnings
@@ -58,10 +58,10 @@ _DIVERGED = (
 
 
 class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
-    """A multi-layer perceptron with scikit-learn's interface; the two kinds say more.
+    """Base class of multi-layer perceptrons with scikit-learn's interface.
 
-    The weights are the network's. `coefs_` and `intercepts_` show them, in arrays that cannot be
-    written to; others may be put in their place, and count from then on.
+    `coefs_` and `intercepts_` show the weights of the network in read-only arrays. Assigning other
+    arrays to them changes the network.
     """
 
     _parameter_constraints = CONSTRAINTS
@@ -75,23 +75,23 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
     best_validation_score_: float | None
 
     def _store(self, given: dict[str, Any]) -> None:
-        """Set what a constructor was given, its `locals()`, and do nothing else."""
+        """Set the parameters of a constructor, given its `locals()`."""
         for name, value in given.items():
             if name != "self":
                 setattr(self, name, value)
 
-    # ---- what the two kinds differ in -------------------------------------------------------
+    # ---- for subclasses ---------------------------------------------------------------------
 
     def _objective(self) -> Loss:
-        """Return what is minimised."""
+        """Return the loss."""
         raise NotImplementedError
 
     def _encoded(self, y: np.ndarray, new: bool, incremental: bool, name: str = "y") -> np.ndarray:
-        """Return targets as `data.conversion` takes them; learn the classes if the fit is new."""
+        """Return targets as `data.conversion` accepts them; set `classes_` if the fit is new."""
         raise NotImplementedError
 
     def _decoded(self, targets: np.ndarray) -> np.ndarray:
-        """Return what `_encoded` was given."""
+        """Return encoded targets in their original form."""
         raise NotImplementedError
 
     def _class_weights(self, incremental: bool) -> Any:
@@ -117,16 +117,16 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            The input data. An array of uint8 is taken as it is, and so are sparse rows (CSR).
+            The input data. Arrays of uint8 and sparse matrices in CSR format are not converted.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             The target values: class labels, an indicator matrix of labels, or numbers.
         sample_weight : array-like of shape (n_samples,), default=None
-            How much each sample counts, at least 0.
+            Weight of each sample, at least 0.
         X_val, y_val : array-like, default=None
-            Data to validate on after every epoch. They stand in for the fraction of the data
-            that early stopping would set aside.
+            Data to evaluate after each epoch, instead of the fraction of the data that early
+            stopping would set aside.
         sample_weight_val : array-like of shape (n_val_samples,), default=None
-            How much each of those samples counts.
+            Weight of each of these samples.
 
         Returns
         -------
@@ -174,7 +174,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         incremental: bool,
         classes: Any,
     ) -> Run:
-        """Check all that a fit is given, and begin or take up what it is to change."""
+        """Check the arguments of a fit, and create or continue a network."""
         if incremental and self.early_stopping:
             raise ValueError(f"partial_fit does not support early_stopping={self.early_stopping!r}")
         if incremental and is_classifier(self):
@@ -232,7 +232,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         return Run(prepared, score, Recorder(self, score_name), callbacks)
 
     def _checked(self, X: Any, y: Any, reset: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Return arrays as scikit-learn checks them, save that features may not be finite."""
+        """Return arrays as scikit-learn checks them, without the check that features are finite."""
         if isinstance(X, np.ndarray) and X.dtype not in _DTYPES:
             check_copy("X", X.size, 8)
         return validate_data(
@@ -252,7 +252,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         return 1 if targets.ndim == 1 else targets.shape[1]
 
     def _raise_if_not_finite(self, X: np.ndarray, name: str) -> None:
-        """Raise scikit-learn's error for features that an engine cannot take."""
+        """Raise scikit-learn's error if features are not finite in float32."""
         values: Any = X.data if issparse(X) else X
         assert_all_finite(values, estimator_name=type(self).__name__, input_name=name)
         with np.errstate(over="ignore"):
@@ -336,7 +336,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
     # ---- the network, and what is shown of it -----------------------------------------------
 
     def _engine(self) -> Engine:
-        """Return the engine, with no more threads than the process has."""
+        """Return the engine, with at most as many threads as the process may use."""
         threads = None
         if self.n_threads is not None and self.engine == "numba":
             threads = min(self.n_threads, usable_threads())
@@ -346,13 +346,13 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         self.__dict__.update(exposed(self._network, self._dtype))
 
     def _take_weights(self) -> None:
-        """Give the network what `coefs_` and `intercepts_` hold, if that is not its own."""
+        """Give the network the weights in `coefs_` and `intercepts_`, if they were replaced."""
         shown = (*self.coefs_, *self.intercepts_)
         if len(shown) != len(self._exposed) or not all(map(is_, shown, self._exposed)):
             self._network.parameters = list(zip(self.coefs_, self.intercepts_, strict=True))
 
     def __sklearn_tags__(self) -> Any:
-        """Say that sparse features are taken."""
+        """Return tags that allow sparse features."""
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
@@ -363,7 +363,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         Returns
         -------
         text : str
-            What was printed.
+            The printed text.
         """
         check_is_fitted(self, "_network")
         text = summary_of(self._network)
@@ -376,7 +376,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         """Return the network's predictions (n, O), in the wider dtype of X and `coefs_`."""
         if "_network" not in vars(self):
             check_is_fitted(self, "_network")
-        is_plain = (  # nothing for scikit-learn to check or convert, which would take 40 µs
+        is_plain = (  # skip scikit-learn's checks, which take 40 µs
             type(X) is np.ndarray
             and X.ndim == 2
             and X.shape[1] == self.n_features_in_

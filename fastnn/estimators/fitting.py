@@ -1,4 +1,4 @@
-"""What watches an estimator's fit: its fitted attributes, its scorer, scikit-learn's callbacks."""
+"""Fitting of estimators: fitted attributes, scorers, and scikit-learn's own callbacks."""
 
 import copy
 import math
@@ -30,17 +30,17 @@ try:
 except ImportError:  # scikit-learn before 1.9
 
     class CallbackSupportMixin:  # type: ignore[no-redef]
-        """Nothing to support."""
+        """Empty mix-in."""
 
     def with_callbacks(method: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the method as it is."""
+        """Return the method unchanged."""
         return method
 
 
 def exposed(network: Network, dtype: np.dtype) -> dict[str, Any]:
-    """Return a network's weights as an estimator's attributes, in arrays that are not writeable.
+    """Return a network's weights as attributes of an estimator, in read-only arrays.
 
-    A write would change nothing that predicts: it is to be an error, not a surprise.
+    Writing to them would not change the network, so it raises an error.
     """
     arrays = [array.astype(dtype, copy=False) for pair in network.parameters for array in pair]
     for array in arrays:
@@ -50,11 +50,11 @@ def exposed(network: Network, dtype: np.dtype) -> dict[str, Any]:
 
 
 _fits: WeakKeyDictionary[Any, FitLock] = WeakKeyDictionary()  # by their estimators
-_REFUSAL = "the estimator is being fitted: wait for the end of that, or use a clone of it"
+_REFUSAL = "the estimator is already being fitted: wait for that fit to end, or use a clone"
 
 
 def one_at_a_time(fit: Callable[..., Any]) -> Callable[..., Any]:
-    """Have a method raise a RuntimeError while it runs already: in another thread, or around it."""
+    """Make a method raise a RuntimeError if it is already running for the same estimator."""
 
     @wraps(fit)
     def guarded(self: Any, *arguments: Any, **options: Any) -> Any:
@@ -185,11 +185,11 @@ class Run(NamedTuple):
 
 
 def score_of(estimator: Any, data: Data) -> Callable[[], float]:
-    """Return what asks the estimator's scorer how the network stands on validation data."""
+    """Return a function that evaluates the estimator's scorer on validation data."""
     scorer = check_scoring(estimator, estimator.scoring)
     y = estimator._decoded(data.targets)
     weights = {} if data.weights is None else {"sample_weight": data.weights}
-    # The same network, without the names of features: data that are checked have none.
+    # The same network without feature names, because checked data have none.
     unnamed = object.__new__(type(estimator))
     vars(unnamed).update(vars(estimator))
     vars(unnamed).pop("feature_names_in_", None)
@@ -198,7 +198,7 @@ def score_of(estimator: Any, data: Data) -> Callable[[], float]:
 
 
 def plain(x: Features) -> Any:
-    """Return features as scikit-learn knows them, an array or a sparse one."""
+    """Return features in a form that scikit-learn accepts: an array, dense or sparse."""
     if isinstance(x, SelectedRows):
         check_copy("scoring", math.prod(x.shape), x.dtype.itemsize)
         x = x[:]
@@ -208,9 +208,9 @@ def plain(x: Features) -> Any:
 
 
 def say_how_it_ended(estimator: Any, stopped: str, rule: EarlyStopping | None) -> None:
-    """Warn of a fit that came to its limits, or, where that is wished, tell of a better end.
+    """Warn of a fit that reached `max_iter`, or, if `verbose`, print why it stopped earlier.
 
-    Without a rule, the limit is where the fit was to end.
+    Without a rule, `max_iter` is the intended end.
     """
     advice = ""
     if not stopped and estimator.solver == "lbfgs":
@@ -236,7 +236,7 @@ def say_how_it_ended(estimator: Any, stopped: str, rule: EarlyStopping | None) -
 
 
 class Tasks(Callback):
-    """Tells scikit-learn's own callbacks of a fit: it is a task, and every epoch is one in it."""
+    """Report a fit to scikit-learn's callbacks, as a task with one subtask per epoch."""
 
     def __init__(self, estimator: Any, X: Any, y: Any, sample_weight: Any) -> None:
         self._estimator = estimator
@@ -247,23 +247,23 @@ class Tasks(Callback):
         self._fit.call_on_fit_task_begin(**self._told)
 
     def on_epoch_begin(self, epoch: int) -> None:
-        """Begin an epoch's task."""
+        """Begin the task of an epoch."""
         self._epoch = self._fit.subcontext(task_name="epoch")
         self._epoch.call_on_fit_task_begin(**self._told, reconstruction_attributes=self._snapshot)
 
     def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> bool:
-        """End it; return whether a callback wishes to stop."""
-        if self._epoch is None:  # L-BFGS knows an iteration by its end alone
+        """End the task; return whether a callback of scikit-learn asks to stop."""
+        if self._epoch is None:  # an iteration of L-BFGS is known by its end
             self.on_epoch_begin(epoch)
         ended, self._epoch = self._epoch, None
         return ended.call_on_fit_task_end(**self._told, reconstruction_attributes=self._snapshot)
 
     def end(self) -> None:
-        """End the fit's task; the estimator is fitted."""
+        """End the task of the fit."""
         self._fit.call_on_fit_task_end(**self._told, reconstruction_attributes=dict)
 
     def _snapshot(self) -> dict[str, Any]:
-        """Return what makes a copy of the estimator predict as it would now."""
+        """Return the attributes with which a copy of the estimator predicts as it would now."""
         fitted = self._estimator
         network = copy.copy(fitted._network)  # with the weights that its engine has
         return {"_network": network, **exposed(network, fitted._dtype)}

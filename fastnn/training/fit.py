@@ -34,9 +34,9 @@ class Callback:
         The running fit, from `context` until the fit has ended: its `epoch`, `position`,
         `history`, `weights()`, `snapshot()` and `stop()`. One callback object can follow one fit
         at a time.
-    defers_interrupts : bool, default False
-        Whether an interrupt that arrives during `on_epoch_end` waits for its end. Such a method
-        runs before those of the other callbacks, and the fit counts the epoch together with it.
+    defers_interrupts : bool
+        Whether an interrupt during `on_epoch_end` waits for its end, by default not. Such a
+        method runs before those of other callbacks, and the fit counts the epoch with it.
 
     Examples
     --------
