@@ -27,7 +27,8 @@ from peers import PEERS
 
 import fastnn
 from fastnn.commands.machine import cpu_name
-from fastnn.commands.running import check_directory, positive_int
+from fastnn.commands.options import positive_int
+from fastnn.commands.session import check_directory
 from fastnn.system.files import write_whole
 
 PACKAGE_HOME = Path(fastnn.__file__).parents[1]  # the processes run the fastnn that started this

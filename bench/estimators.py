@@ -37,7 +37,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import scale
 
 from fastnn.commands.machine import cpu_name
-from fastnn.commands.running import positive_int
+from fastnn.commands.options import positive_int
 
 LIBRARIES = ("fastnn", "scikit-learn")
 Arrays = tuple[np.ndarray, np.ndarray]

@@ -29,7 +29,7 @@ from measuring import load_average
 from mnist_like import find_or_imitate
 
 from fastnn import Network
-from fastnn.commands.running import positive_int
+from fastnn.commands.options import positive_int
 
 SIZES = (784, 128, 64, 10)
 BATCH_ROWS, EPOCHS = 128, 2

@@ -23,7 +23,7 @@ from compare_report import grid
 from mnist_like import find_or_imitate
 
 from fastnn import MLPClassifier, Network
-from fastnn.commands.running import positive_int
+from fastnn.commands.options import positive_int
 from fastnn.model.initializers import he_normal
 from fastnn.model.layers import Parameters, dense_layers
 from fastnn.system.files import write_whole

@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from fastnn.commands.console import JsonLog
 
 
 def test_log_holds_no_nan(tmp_path: Path) -> None:
-    with JsonLog(tmp_path / "log", rows=1) as log:
+    with closing(JsonLog(tmp_path / "log", rows=1)) as log:
         log.write("epoch", loss=float("nan"), accuracy=0.5, name="é")
     assert events(tmp_path / "log") == [
         {"event": "epoch", "loss": None, "accuracy": 0.5, "name": "é"}
