@@ -25,8 +25,6 @@ from fastnn.system.files import writable_target
 from fastnn.training.callbacks import Bookkeeper, Callback, past_epochs
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from fastnn.data.rows import Data
     from fastnn.data.sets import Dataset
     from fastnn.network import Network
@@ -242,10 +240,11 @@ def measure(run: Run, history: "History") -> dict[str, Any]:
     }
 
 
-def finish(
-    run: Run, history: "History", display: Display, result: dict[str, Any]
-) -> "Figure | None":
-    """Print why and when the fit ended; save and draw the network; return the learning curves."""
+def finish(run: Run, history: "History", display: Display, result: dict[str, Any]) -> Any:
+    """Print when and why the fit ended; save and draw the network.
+
+    Return the figure of the learning curves, or None if it is not needed.
+    """
     options, figure = run.options, None
     if why := ending_text(run, history):
         display.say(why)
@@ -269,8 +268,8 @@ def finish(
     return figure
 
 
-def draw_curves(run: Run, history: "History", path: Path | None) -> "Figure":
-    """Draw the learning curves, into a file if there is a path, and return the figure."""
+def draw_curves(run: Run, history: "History", path: Path | None) -> Any:
+    """Draw the learning curves, write them to a file if `path` is given, and return the figure."""
     from fastnn.plots.curves import loss_accuracy
 
     title = f"{run.data.name}, {run.widths}, batches of {run.batch_rows:,}"
@@ -313,7 +312,7 @@ def draw_predictions(run: Run, test_accuracy: float, folder: Path) -> Iterator[s
         yield MOST_WRONG
 
 
-def show(figure: "Figure") -> None:
+def show(figure: Any) -> None:
     """Show the learning curves in a window or a notebook, or warn that there is neither."""
     from fastnn.plots import window
 

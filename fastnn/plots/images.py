@@ -60,8 +60,11 @@ def confusion_matrix(
     """
     if np.size(labels) == 0:
         raise DataError("labels has no rows")
-    labels = as_labels(labels, np.size(labels), classes or MOST_CLASSES, "labels")
-    predicted = as_labels(predicted, len(labels), classes or MOST_CLASSES, "predicted")
+    limit = MOST_CLASSES if classes is None else classes
+    if limit > MOST_CLASSES:
+        raise DataError(f"classes must be at most {MOST_CLASSES:,}, got {limit:,}")
+    labels = as_labels(labels, np.size(labels), limit, "labels")
+    predicted = as_labels(predicted, len(labels), limit, "predicted")
     classes = classes or 1 + int(max(labels.max(), predicted.max()))
     cells = labels.astype(np.int64) * classes + predicted
     counts = np.bincount(cells, minlength=classes**2).reshape(classes, classes)
