@@ -320,6 +320,6 @@ def show(figure: Any) -> None:
         if not window.show(figure):
             session.warn(
                 PROGRAM,
-                "--show needs a display and Tk, Qt or another toolkit of matplotlib, or a "
-                "notebook; use --plots DIR to write the curves to a file",
+                "--show needs a notebook or a display with a toolkit such as Tk or Qt; "
+                "--plots DIR writes the curves to a file",
             )

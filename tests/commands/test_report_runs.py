@@ -34,8 +34,8 @@ def test_fastest_method_is_named_if_all_its_runs_are_faster() -> None:
     fast, slow = runs_with("fast", 1.0, 1.5, 1.2), runs_with("slow", 2.5, 1.6, 1.7)
     for methods in ([fast, slow], [slow, fast]):
         assert first_to_converge(methods) == (
-            "With each of 3 seeds, fast was the first to reach 90% test accuracy, after 1 to 1.5 s; "
-            "slow was next, after at least 1.6 s."
+            "With each of 3 seeds, fast was the first to reach 90% test accuracy, after 1 to 1.5 "
+            "s; slow was next, after at least 1.6 s."
         )
 
 

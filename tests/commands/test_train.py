@@ -6,6 +6,7 @@ reference engine, which does not compile.
 
 import errno
 import os
+import sys
 import warnings
 from pathlib import Path
 
@@ -266,6 +267,44 @@ def test_plots_of_images(folder: Path, figures: list[Figure]) -> None:
     assert image.data.tolist() == network.parameters[0][0][:, 2].reshape(2, 2).tolist()
     rows = (network.predict(arrays["x_test"].reshape(-1, 4)) != arrays["y_test"]).sum()
     assert f"{rows} of {TEST_ROWS}" in "".join(wrong.get_supxlabel())
+
+
+@pytest.mark.parametrize(("plots", "has_window"), [(True, False), (False, True)])
+def test_show_opens_the_curves_at_the_end(
+    plots: bool,
+    has_window: bool,
+    folder: Path,
+    figures: list[Figure],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shown: list[tuple[Figure, str, list[str]]] = []
+
+    def show(figure: Figure) -> bool:
+        shown.append((figure, capsys.readouterr().out, os.listdir(folder)))
+        return has_window
+
+    monkeypatch.setattr("fastnn.plots.window.show", show)
+    monkeypatch.setattr(train, "draw_predictions", lambda *_: [])
+    assert train.main(arguments("--show", *(["--plots", "."] if plots else []))) == 0
+    ((figure, output, files),) = shown
+    assert [axes.get_xlabel() for axes in figure.axes] == ["epoch", "epoch"]
+    assert output.splitlines()[-1].startswith("test accuracy")
+    assert sorted(files) == (["loss_accuracy.png"] if plots else [])
+    assert not plots or figure is figures[0]  # drawn once
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == (not has_window)
+    assert has_window or err.startswith("fastnn.train: warning: --show needs a notebook or a ")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems always have a display")
+@pytest.mark.process
+def test_show_without_a_display_is_a_warning(folder: Path) -> None:
+    names = ("DISPLAY", "WAYLAND_DISPLAY", "MPLBACKEND")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    done = run(*arguments("--show", "--quiet"), env=environment)
+    assert done.returncode == 0 and done.stdout.startswith("test accuracy")
+    assert_one_line(done.stderr, error=False)
 
 
 def test_no_confusion_matrix_for_too_many_classes(
