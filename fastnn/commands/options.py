@@ -89,10 +89,10 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
 
 
 def dataset(text: str) -> str:
-    """Return the name of a data set or the path of an .npz file, or raise an error."""
+    """Return the name of a data set or the path of an .npz file."""
     if text not in DATASETS and not text.endswith(".npz"):
         names = ", ".join(DATASETS)
-        raise argparse.ArgumentTypeError(f"must be {names} or a path to an .npz, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be {names} or a path ending in .npz, got {text!r}")
     return text
 
 
@@ -152,21 +152,10 @@ def to_float(text: str) -> float:
 
 
 def hidden_widths(text: str) -> tuple[int, ...]:
-    """Return the widths of hidden layers, given separated by commas, or raise an error."""
-    try:
-        return tuple(map(integer(1, WIDTH_LIMIT), text.split(","))) if text.strip() else ()
-    except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(
-            f"must be whole numbers from 1 to {WIDTH_LIMIT} separated by commas, like 128,64; "
-            f"got {text!r}"
-        ) from None
+    """Return the widths of hidden layers, which are separated by commas."""
+    return tuple(map(integer(1, WIDTH_LIMIT), text.split(","))) if text.strip() else ()
 
 
 def batch_size(text: str) -> int | Literal["full"]:
-    """Return a number of rows, or "full"; raise an error for anything else."""
-    if text == "full":
-        return "full"
-    try:
-        return positive_int(text)
-    except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(str(error).replace("must be", "must be full or")) from None
+    """Return a number of rows, or "full"."""
+    return "full" if text == "full" else positive_int(text)

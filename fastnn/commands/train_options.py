@@ -147,7 +147,7 @@ def _add_validation(add: _Add) -> None:
         "best epoch"
     )
     add("--early-stopping", action="store_true", help=stopping)
-    monitor = f"figure that must improve: val_loss or val_accuracy (default: {_STOPPING.monitor})"
+    monitor = f"value that must improve: val_loss or val_accuracy (default: {_STOPPING.monitor})"
     add("--monitor", metavar="NAME", choices=("val_loss", "val_accuracy"), help=monitor)
     patience = f"epochs without improvement to tolerate (default: {_STOPPING.patience})"
     add("--patience", metavar="N", type=integer(0), help=patience)
@@ -182,19 +182,19 @@ def _add_output(group: Any) -> None:
 
 
 def activation(text: str) -> str | tuple[str, ...]:
-    """Return the name of an activation, or several that are given separated by commas."""
+    """Return an activation, or a tuple of those that are separated by commas."""
     names = tuple(text.split(","))
     return names if len(names) > 1 else names[0]
 
 
 def dropout(text: str) -> float | tuple[float, ...]:
-    """Return a fraction, or several that are given separated by commas."""
+    """Return a fraction, or a tuple of those that are separated by commas."""
     shares = tuple(map(float, text.split(",")))
     return shares if len(shares) > 1 else shares[0]
 
 
 def _fraction(text: str) -> float:
-    """Return a number between 0 and 1, both excluded, or raise an error."""
+    """Return a number between 0 and 1, both excluded."""
     fraction = to_float(text)
     if not 0 < fraction < 1:
         raise argparse.ArgumentTypeError(f"must be a number between 0 and 1, got {text!r}")
