@@ -45,12 +45,12 @@ class Display(Callback):
     ----------
     rows : int
         Number of training rows, for the samples per second.
-    watched : {"test", "val"}
+    evaluated : {"test", "val"}
         The rows that are evaluated after each epoch.
     """
 
-    def __init__(self, rows: int, watched: str = "test") -> None:
-        self._rows, self._watched = rows, watched
+    def __init__(self, rows: int, evaluated: str = "test") -> None:
+        self._rows, self._evaluated = rows, evaluated
 
     def say(self, line: str = "", style: str | None = None) -> None:
         """Print a line; the style is for terminals only."""
@@ -68,7 +68,7 @@ class Display(Callback):
 
     def on_fit_begin(self, epochs: int, rows: int) -> None:
         """Print the table's header."""
-        loss, accuracy = f"{self._watched} loss", f"{self._watched} accuracy"
+        loss, accuracy = f"{self._evaluated} loss", f"{self._evaluated} accuracy"
         self.say()
         self.say(f"epoch    loss  accuracy {loss:>10} {accuracy:>14}  seconds   samples/s", "bold")
 
@@ -107,10 +107,10 @@ class TerminalDisplay(Display):
 
     REFRESH_SECONDS = 0.1
 
-    def __init__(self, rows: int, watched: str = "test") -> None:
+    def __init__(self, rows: int, evaluated: str = "test") -> None:
         from rich.console import Console
 
-        super().__init__(rows, watched)
+        super().__init__(rows, evaluated)
         self._console = Console(highlight=False)
         self._next_refresh = 0.0
 
@@ -139,12 +139,12 @@ class TerminalDisplay(Display):
             self._progress.update(self._task, completed=done, description=text, refresh=True)
 
 
-def open_display(rows: int, watched: str = "test", *, quiet: bool) -> Display:
+def open_display(rows: int, evaluated: str = "test", *, quiet: bool) -> Display:
     """Return the display for standard output: a terminal, a pipe or a file, or quiet."""
     if quiet:
         return QuietDisplay(rows)
     terminal = sys.stdout is not None and sys.stdout.isatty()
-    return (TerminalDisplay if terminal else Display)(rows, watched)
+    return (TerminalDisplay if terminal else Display)(rows, evaluated)
 
 
 class JsonLog(Callback):
@@ -156,7 +156,7 @@ class JsonLog(Callback):
         The file; the first event replaces its content.
     rows : int
         Number of training rows, for the samples per second.
-    watched : {"test", "val"}
+    evaluated : {"test", "val"}
         The rows that are evaluated after each epoch; the figures of the others are null.
 
     Raises
@@ -165,8 +165,8 @@ class JsonLog(Callback):
         If the file cannot be written.
     """
 
-    def __init__(self, path: Path, rows: int, watched: str = "test") -> None:
-        self._path, self._rows, self._watched = path, rows, watched
+    def __init__(self, path: Path, rows: int, evaluated: str = "test") -> None:
+        self._path, self._rows, self._evaluated = path, rows, evaluated
         self._file: Any = None
 
     def close(self) -> None:
@@ -202,7 +202,7 @@ class JsonLog(Callback):
         fields: dict[str, float | None] = {name: metrics[name] for name in ("loss", "accuracy")}
         for rows in ("test", "val"):
             for name in ("loss", "accuracy"):
-                known = rows == self._watched
+                known = rows == self._evaluated
                 fields[f"{rows}_{name}"] = metrics[f"val_{name}"] if known else None
         fields["learning_rate"] = metrics.get("learning_rate")  # lbfgs has none
         fields["seconds"] = metrics["seconds"]

@@ -68,10 +68,10 @@ class Reached(Bookkeeper):
     def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
         """Log the epoch's figures."""
         run = self._run
-        check_loss(run, metrics["val_loss"], run.watched, epoch)
+        check_loss(run, metrics["val_loss"], run.evaluated, epoch)
         self._log.on_epoch_end(epoch, metrics)
         accuracy = f"{metrics['val_accuracy']:.2%}"
-        self._measured = f"; {run.watched} accuracy after {epoch}: {accuracy}"
+        self._measured = f"; {run.evaluated} accuracy after {epoch}: {accuracy}"
 
     @property
     def _step(self) -> int:
@@ -106,23 +106,24 @@ def train(options: argparse.Namespace) -> None:
     if options.plots is not None:
         session.check_new_directory(options.plots)
     session.import_early(PROGRAM, *modules_of(options))
-    keeper = checkpoints(options)
+    checkpoint = checkpoints(options)
     data = session.load(PROGRAM, options, quiet=options.quiet)
     network = build(options, data)
     training, validation = split_rows(options, data, network)
-    watched = "test" if validation is None else "val"
-    display = open_display(len(training.x), watched, quiet=options.quiet)
+    evaluated = "test" if validation is None else "val"
+    display = open_display(len(training.x), evaluated, quiet=options.quiet)
     engine = session.use_engine(PROGRAM, network, options.engine, options.threads, display.say)
     run = Run(options, data, network, engine, training, validation)
     for line in describe(run):
         display.say(line)
     # Without --log-json the events go to the null device, so that only this line knows the option.
-    with closing(JsonLog(options.log_json or Path(os.devnull), run.rows, watched)) as log:
+    with closing(JsonLog(options.log_json or Path(os.devnull), run.rows, evaluated)) as log:
         reached = Reached(run, log)
         with reached.log_early_end():
             with session.warnings_as_lines(PROGRAM), display.table(options.epochs):
-                history = fit(run, (reached, display, *([keeper] if keeper else [])))
-            if keeper and keeper.snapshot and keeper.snapshot.epochs == len(history["loss"]):
+                history = fit(run, (reached, display, *([checkpoint] if checkpoint else [])))
+            snapshot = checkpoint and checkpoint.snapshot
+            if snapshot and snapshot.epochs == len(history["loss"]):
                 display.say(f"the run in {options.resume} was complete: nothing left to train")
             result = measure(run, history)
         result["total_seconds"] = time.perf_counter() - start
@@ -133,7 +134,7 @@ def train(options: argparse.Namespace) -> None:
     finally:  # print the result even if a file cannot be written
         display.conclude(result_text(result))
         session.print_note(PROGRAM, data, short=not options.quiet)
-    if figure is not None and options.show:
+    if options.show:
         show(figure)
 
 
@@ -153,14 +154,14 @@ def checkpoints(options: argparse.Namespace) -> "Checkpoint | None":
         return None
     from fastnn.training.checkpoint import Checkpoint
 
-    class Keeper(Checkpoint):
+    class PrintingCheckpoint(Checkpoint):
         def warn(self, text: str) -> None:
             session.warn(PROGRAM, text)
 
-    keeper = Keeper(directory, options.checkpoint_every, options.resume is not None)
-    keeper.check()
+    checkpoint = PrintingCheckpoint(directory, options.checkpoint_every, options.resume is not None)
+    checkpoint.check()
     session.check_new_directory(directory)
-    return keeper
+    return checkpoint
 
 
 def build(options: argparse.Namespace, data: "Dataset") -> "Network":

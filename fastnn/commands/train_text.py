@@ -44,7 +44,7 @@ class Run:
         return len(self.training.x)
 
     @property
-    def watched(self) -> str:
+    def evaluated(self) -> str:
         """Name of the rows that are evaluated after each epoch: "test" or "val"."""
         return "test" if self.validation is None else "val"
 
