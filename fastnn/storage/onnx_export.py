@@ -1,9 +1,8 @@
-"""A network as an ONNX model, which ONNX Runtime and many others run.
+"""Export networks as ONNX models, which ONNX Runtime and others run.
 
-The model takes X (N, inputs) float32, where fastnn takes other types too, and does not check it. It
-computes in float32 what the network predicts, so that the two differ by rounding alone. Its
-operators are those of ONNX 1.8, opset 13, the first in which a softmax is along one axis, as ours
-is. ONNX Runtime knows them since 1.6.
+A model takes X (N, inputs) float32 and does not check it. It computes the network's predictions in
+float32, so that the two differ only by rounding. Its operators are those of opset 13 (ONNX 1.8,
+ONNX Runtime 1.6), the first opset in which softmax works along one axis.
 """
 
 from math import pi, sqrt
@@ -19,11 +18,11 @@ from fastnn.system.files import FilePath, write_atomically
 OPSET, IR_VERSION = 13, 7
 
 _FLAT = np.array([-1], np.int64)
-_OF_A_ROW: dict[str, Any] = {"axis": 1, "keepdims": 0}
-# GELU as the engines approximate it is z σ(z (slope + cubic z²)).
+_ARGMAX: dict[str, Any] = {"axis": 1, "keepdims": 0}
+# The engines approximate GELU as z σ(z (slope + cubic z²)).
 _GELU_SLOPE, _GELU_CUBIC = (np.float32(2 * sqrt(2 / pi) * factor) for factor in (1, 0.044715))
 
-# By activation or link, the operator and its attributes; but GELU is several of them.
+# The operator of an activation or link, and its attributes. GELU needs several operators.
 _OPERATORS: dict[str, tuple[str, dict[str, Any]]] = {
     "identity": ("Identity", {}),
     "logistic": ("Sigmoid", {}),
@@ -36,7 +35,7 @@ _OPERATORS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 class Trained(Protocol):
-    """What of a `Network` makes a model."""
+    """The attributes of a `Network` that a model is made of."""
 
     layers: tuple[Dense, ...]
     loss: Loss
@@ -44,11 +43,11 @@ class Trained(Protocol):
 
     @property
     def parameters(self) -> Parameters:
-        """Per layer weights (I, O) and biases (O,)."""
+        """Weights (I, O) and biases (O,) of each layer."""
 
 
 def missing_package_error(error: ModuleNotFoundError) -> ModuleNotFoundError:
-    """Return what to raise where a package that ONNX needs is not there."""
+    """Return the error to raise if a package that ONNX models need is not installed."""
     return ModuleNotFoundError(
         f"ONNX models need the package {error.name}: pip install '.[onnx]' in fastnn's checkout",
         name=error.name,
@@ -64,7 +63,7 @@ def _onnx() -> Any:
 
 
 class _Graph:
-    """Nodes in the order in which they run, and the constants that they take."""
+    """Nodes in order of execution, and their constants."""
 
     def __init__(self) -> None:
         self._onnx = _onnx()
@@ -73,7 +72,7 @@ class _Graph:
         self._constants: list[Any] = []
 
     def add(self, operator: str, *inputs: Any, output: str = "", **attributes: Any) -> str:
-        """Add a node of one output, whose name is returned; inputs are names or constants."""
+        """Add a node with one output; return its name. Inputs are names or constants."""
         output = output or f"{operator.lower()}_{len(self._nodes)}"
         names = [name if isinstance(name, str) else self._constant(name) for name in inputs]
         make_node = self._onnx.helper.make_node
@@ -85,26 +84,24 @@ class _Graph:
         self._constants.append(self._onnx.numpy_helper.from_array(value, name))
         return name
 
-    def finished(self, inputs: int, outputs: dict[str, tuple[str, list[int]]]) -> Any:
-        """Return the graph; outputs have an element type and the shape of a row."""
+    def build(self, inputs: int, outputs: dict[str, tuple[str, list[int]]]) -> Any:
+        """Return the graph, given the element type of each output and the shape of a row."""
         helper = self._onnx.helper
-        described = [
+        values = [
             helper.make_tensor_value_info(name, getattr(self.types, kind), ["N", *shape])
             for name, (kind, shape) in {"X": ("FLOAT", [inputs]), **outputs}.items()
         ]
-        return helper.make_graph(
-            self._nodes, "fastnn", described[:1], described[1:], self._constants
-        )
+        return helper.make_graph(self._nodes, "fastnn", values[:1], values[1:], self._constants)
 
 
 def network_graph(network: Trained) -> Any:
-    """Return the graph of a network, whose outputs are what `Network.predict` says.
+    """Return the graph of a network's `predict`.
 
     Returns
     -------
     onnx.GraphProto
-        As `classifier_graph` makes it, or of a regression with an output `values` float32, (N,)
-        for one output, else (N, outputs).
+        The graph of `classifier_graph`; or for a regression, a graph with the output `values`
+        float32, (N,) for one output, else (N, outputs).
 
     Raises
     ------
@@ -117,7 +114,7 @@ def network_graph(network: Trained) -> Any:
 
 
 def regression_graph(network: Trained, name: str, *, flat: bool = False) -> Any:
-    """Return the graph of a regression: one output of that name, (N, outputs), or flat (N,).
+    """Return the graph of a regression, whose output has a name and is (N, outputs), or flat (N,).
 
     Raises
     ------
@@ -129,19 +126,22 @@ def regression_graph(network: Trained, name: str, *, flat: bool = False) -> Any:
     if flat:
         graph.add("Reshape", values, _FLAT, output=name)
     shape = [] if flat else [network.layers[-1].outputs]
-    return graph.finished(network.layers[0].inputs, {name: ("FLOAT", shape)})
+    return graph.build(network.layers[0].inputs, {name: ("FLOAT", shape)})
 
 
 def classifier_graph(network: Trained, classes: np.ndarray | None = None) -> Any:
-    """Return the graph of a classifier: outputs `label` and `probabilities` (N, classes) float32.
+    """Return the graph of a classifier, with outputs `label` and `probabilities`.
+
+    `probabilities` are (N, classes) float32.
 
     Parameters
     ----------
     network : Network
+        The network. If it has one output and there are two classes, the output is the probability
+        of the second class.
     classes : ndarray (classes,), optional
-        What `label` (N,) is one of: strings or whole numbers. Where they are two and the network
-        has one output, that is the probability of the second. Without them a label is a class
-        number, or of a "logistic" network 0 or 1: (N,) for one output, else (N, outputs).
+        Strings or integers; `label` (N,) is one of them. By default `label` is a class number, or
+        for the loss "logistic" 0 or 1: (N,) for one output, else (N, outputs).
 
     Raises
     ------
@@ -153,16 +153,16 @@ def classifier_graph(network: Trained, classes: np.ndarray | None = None) -> Any
     if classes is not None:
         classes, columns = _as_labels(classes), len(classes)
         kind = "STRING" if classes.dtype == object else kind
-    if columns > outputs:  # 2 of 1
+    if columns > outputs:  # two classes, one output
         second = _add_network(graph, network)
         first = graph.add("Sub", np.float32(1), second)
         p = graph.add("Concat", first, second, output="probabilities", axis=1)
     else:
         p = _add_network(graph, network, "probabilities")
     if classes is not None:
-        graph.add("Gather", classes, graph.add("ArgMax", p, **_OF_A_ROW), output="label")
+        graph.add("Gather", classes, graph.add("ArgMax", p, **_ARGMAX), output="label")
     elif network.loss.takes_labels:
-        graph.add("ArgMax", p, output="label", **_OF_A_ROW)
+        graph.add("ArgMax", p, output="label", **_ARGMAX)
     else:
         if outputs == 1:
             p = graph.add("Reshape", p, _FLAT)
@@ -170,18 +170,18 @@ def classifier_graph(network: Trained, classes: np.ndarray | None = None) -> Any
             shape = [outputs]
         is_likely = graph.add("Greater", p, np.float32(0.5))
         graph.add("Cast", is_likely, output="label", to=graph.types.INT64)
-    return graph.finished(
+    return graph.build(
         network.layers[0].inputs, {"label": (kind, shape), "probabilities": ("FLOAT", [columns])}
     )
 
 
 def _as_labels(classes: np.ndarray) -> np.ndarray:
-    """Return classes as ONNX has them: int64, or strings, which are objects here."""
+    """Return classes with a dtype of ONNX: int64, or object for strings."""
     return classes.astype(np.int64 if classes.dtype.kind in "biuf" else object)
 
 
 def _add_network(graph: _Graph, network: Trained, output: str = "") -> str:
-    """Add what leads from X to predictions (N, outputs), and return their name."""
+    """Add the nodes from X to the predictions (N, outputs); return the name of the last."""
     a = "X"
     if network.input_scale != 1:
         a = graph.add("Mul", a, np.float32(network.input_scale))
@@ -193,7 +193,7 @@ def _add_network(graph: _Graph, network: Trained, output: str = "") -> str:
 
 
 def _add_activation(graph: _Graph, name: str, z: str) -> str:
-    if name == "gelu":  # an operator of its own since opset 20 only; (1 + tanh u) / 2 is σ(2 u)
+    if name == "gelu":  # an operator only since opset 20; (1 + tanh u) / 2 = σ(2 u)
         slope = graph.add("Add", graph.add("Mul", graph.add("Mul", z, z), _GELU_CUBIC), _GELU_SLOPE)
         return graph.add("Mul", z, graph.add("Sigmoid", graph.add("Mul", z, slope)))
     operator, attributes = _OPERATORS[name]
@@ -201,7 +201,7 @@ def _add_activation(graph: _Graph, name: str, z: str) -> str:
 
 
 def write_onnx(graph: Any, path: FilePath) -> None:
-    """Check a model of this graph, and write it whole or not at all.
+    """Check the model of a graph, and write it atomically.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""ONNX models of networks, estimators and pipelines, as ONNX Runtime runs them."""
+"""ONNX models of networks, estimators and pipelines, run by ONNX Runtime."""
 
 import sys
 
@@ -30,7 +30,7 @@ WORDS = np.array(["setosa", "versicolor", "virginica"])
 
 
 def run(model, x):
-    """Return a model's outputs by name; it is a path or a ModelProto."""
+    """Return the outputs of a model by name; the model is a path or a ModelProto."""
     source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)
     session = runtime.InferenceSession(source)
     assert [(put.name, put.shape[1]) for put in session.get_inputs()] == [("X", x.shape[1])]
@@ -39,7 +39,7 @@ def run(model, x):
 
 
 def network_of(sizes, rng, **settings):
-    """Return a network that has biases, which a new one has not."""
+    """Return a network with random biases; those of a new network are 0."""
     network = Network(sizes, **settings)
     network.use_engine("numpy")
     network.parameters = [(w, rng.normal(size=b.shape)) for w, b in network.parameters]
@@ -52,7 +52,7 @@ def network_of(sizes, rng, **settings):
 @pytest.mark.parametrize("outputs", [1, 3])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("loss", LOSSES)
-def test_a_model_predicts_what_the_network_does(loss, activation, outputs, rng, tmp_path):
+def test_model_predicts_like_the_network(loss, activation, outputs, rng, tmp_path):
     network = network_of([6, 9, 7, outputs], rng, activation=activation, loss=loss, input_scale=0.4)
     network.to_onnx(tmp_path / "model.onnx")
     x = rng.normal(size=(50, 6)).astype(np.float32)
@@ -73,7 +73,7 @@ def test_a_model_predicts_what_the_network_does(loss, activation, outputs, rng, 
     assert_within(network._outputs(x), exact, bound)
 
 
-def test_bytes_are_scaled_within_the_model(rng, tmp_path):
+def test_model_scales_its_inputs(rng, tmp_path):
     network = network_of([20, 8, 4], rng, input_scale=1 / 255)
     x = rng.integers(0, 256, (30, 20), np.uint8)
     network.to_onnx(tmp_path / "model.onnx")
@@ -81,18 +81,18 @@ def test_bytes_are_scaled_within_the_model(rng, tmp_path):
     assert_within(got["probabilities"], *exact_predictions(network, x))
 
 
-def test_each_layer_has_its_activation(rng, tmp_path):
+def test_layers_keep_their_own_activation(rng, tmp_path):
     network = network_of([6, 5, 5, 5, 2], rng, activation=["tanh", "leaky_relu", "gelu"])
     network.to_onnx(tmp_path / "model.onnx")
     x = rng.normal(size=(30, 6)).astype(np.float32)
     got = run(tmp_path / "model.onnx", x)
     assert_within(got["probabilities"], *exact_predictions(network, x))
     names = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
-    assert names.index("Tanh") < names.index("LeakyRelu") < names.index("Sigmoid")  # GELU's
-    assert "Mul" not in names[:2]  # nothing is scaled where the scale is 1
+    assert names.index("Tanh") < names.index("LeakyRelu") < names.index("Sigmoid")  # of GELU
+    assert "Mul" not in names[:2]  # no scaling if the scale is 1
 
 
-def test_the_model_has_what_was_learned(engine, iris, tmp_path):
+def test_model_of_a_trained_network(engine, iris, tmp_path):
     x, y = iris
     network = Network([4, 8, 3])
     network.fit(x, y, epochs=3, engine=engine)
@@ -104,7 +104,7 @@ def test_the_model_has_what_was_learned(engine, iris, tmp_path):
     assert_same_labels(got["label"], network.predict(x), exact, bound)
 
 
-def test_the_model_says_what_it_is(tmp_path):
+def test_model_names_opset_producer_and_shape(tmp_path):
     Network([6, 4, 3]).to_onnx(tmp_path / "model.onnx")
     model = onnx.load(tmp_path / "model.onnx")
     assert [(one.domain, one.version) for one in model.opset_import] == [("", OPSET)]
@@ -114,7 +114,7 @@ def test_the_model_says_what_it_is(tmp_path):
 
 
 @pytest.mark.parametrize("package", ["onnx", "skl2onnx"])
-def test_a_missing_package_is_named(package, tmp_path, monkeypatch):
+def test_error_names_a_missing_package(package, tmp_path, monkeypatch):
     path = tmp_path / "model.onnx"
     path.write_bytes(b"there before")
     monkeypatch.setitem(sys.modules, package, None)
@@ -150,7 +150,7 @@ def fitted_classifier(iris, target, **settings):
 
 
 @every_target
-def test_a_classifier_and_its_labels(target, iris, tmp_path):
+def test_model_of_a_classifier_for_every_kind_of_label(target, iris, tmp_path):
     x, classifier = fitted_classifier(iris, target)
     classifier.to_onnx(tmp_path / "model.onnx")
     exact, bound = exact_probabilities(classifier, x)
@@ -163,7 +163,7 @@ def test_a_classifier_and_its_labels(target, iris, tmp_path):
 
 @pytest.mark.parametrize("outputs", [1, 3])
 @pytest.mark.parametrize("loss", ["squared_error", "poisson", "absolute_error", "huber"])
-def test_a_regressor(loss, outputs, engine, diabetes, tmp_path):
+def test_model_of_a_regressor(loss, outputs, engine, diabetes, tmp_path):
     x, y = diabetes[0].astype(np.float32), np.exp(diabetes[1])
     y = y if outputs == 1 else np.stack([y, 2 * y, 3 * y], axis=1)
     regressor = MLPRegressor(loss, (8,), "gelu", max_iter=3, engine=engine, random_state=0)
@@ -175,7 +175,7 @@ def test_a_regressor(loss, outputs, engine, diabetes, tmp_path):
     assert_within(regressor.predict(x).reshape(exact.shape), exact, bound)
 
 
-def test_weights_in_the_place_of_others_count(iris, tmp_path):
+def test_model_uses_replaced_weights(iris, tmp_path):
     x, classifier = fitted_classifier(iris, "numbers")
     classifier.coefs_ = [-w for w in classifier.coefs_]
     classifier.to_onnx(tmp_path / "model.onnx")
@@ -184,7 +184,7 @@ def test_weights_in_the_place_of_others_count(iris, tmp_path):
     assert_within(got, *exact_probabilities(classifier, x))
 
 
-def test_what_is_not_fitted_has_no_model(tmp_path):
+def test_rejects_estimators_that_are_not_fitted(tmp_path):
     with pytest.raises(NotFittedError):
         MLPClassifier().to_onnx(tmp_path / "model.onnx")
     assert not any(tmp_path.iterdir())
@@ -195,7 +195,7 @@ def test_what_is_not_fitted_has_no_model(tmp_path):
 
 @pytest.fixture
 def convert():
-    """`skl2onnx.to_onnx`, which knows our estimators."""
+    """Return `skl2onnx.to_onnx` with converters of fastnn's estimators."""
     skl2onnx = pytest.importorskip("skl2onnx")
     register_onnx_converters()
     return skl2onnx.to_onnx
@@ -205,14 +205,14 @@ PLAIN = {"zipmap": False}
 
 
 def scaled(scaler, x):
-    """Return what a scaler makes of features, and its float32's error: four roundings."""
+    """Return scaled features, and the bound of their error in float32: four roundings."""
     x = x.astype(np.float64)
     error = 4 * U * (np.abs(x) + np.abs(scaler.mean_)) / scaler.scale_
     return (x - scaler.mean_) / scaler.scale_, error
 
 
 @every_target
-def test_a_pipeline(target, iris, convert):
+def test_model_of_a_classification_pipeline(target, iris, convert):
     x, y = (3 * iris[0] + 5).astype(np.float32), iris[1]
     classifier = MLPClassifier((8,), "gelu", max_iter=30, engine="numpy", random_state=0)
     pipeline = make_pipeline(StandardScaler(), classifier).fit(x, TARGETS[target](y))
@@ -228,7 +228,7 @@ def test_a_pipeline(target, iris, convert):
 
 
 @pytest.mark.parametrize("outputs", [1, 2])
-def test_a_pipeline_that_predicts_numbers(outputs, diabetes, convert):
+def test_model_of_a_regression_pipeline(outputs, diabetes, convert):
     x, y = diabetes[0].astype(np.float32), diabetes[1]
     y = y if outputs == 1 else np.stack([y, -y], axis=1)
     regressor = MLPRegressor("huber", (8,), max_iter=3, engine="numpy", random_state=0)
@@ -240,10 +240,10 @@ def test_a_pipeline_that_predicts_numbers(outputs, diabetes, convert):
     assert shape[1].dim_value == outputs
 
 
-def test_the_options_of_a_classifier(iris, convert):
+def test_options_of_a_classifier(iris, convert):
     x, classifier = fitted_classifier(iris, "words")
     plain = run(convert(classifier, x[:1], options=PLAIN), x)
-    mapped = run(convert(classifier, x[:1]), x)  # by default
+    mapped = run(convert(classifier, x[:1]), x)
     assert list(mapped) == ["output_label", "output_probability"]
     rows = np.array([[row[word] for word in WORDS] for row in mapped["output_probability"]])
     np.testing.assert_array_equal(rows, plain["probabilities"])
@@ -259,7 +259,7 @@ def test_the_options_of_a_classifier(iris, convert):
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.int64])
-def test_features_of_another_type(dtype, iris, convert):
+def test_accepts_features_of_other_dtypes(dtype, iris, convert):
     x, classifier = fitted_classifier(iris, "two words")
     x = (10 * x).astype(dtype)
     got = run(convert(classifier, x[:1], options=PLAIN), x)
@@ -269,14 +269,14 @@ def test_features_of_another_type(dtype, iris, convert):
     assert_same_labels(got["label"], classifier.predict(x), exact, bound)
 
 
-def test_an_older_opset(iris, convert):
+def test_supports_an_older_opset(iris, convert):
     x, classifier = fitted_classifier(iris, "numbers", activation="gelu")
     model = convert(classifier, x[:1], options=PLAIN, target_opset={"": OPSET, "ai.onnx.ml": 1})
     assert all(one.version <= OPSET for one in model.opset_import)
     assert_within(run(model, x)["probabilities"], *exact_probabilities(classifier, x))
 
 
-def test_after_a_column_transformer(iris, convert):
+def test_model_of_a_column_transformer(iris, convert):
     x, y = iris[0].astype(np.float32), iris[1]
     columns = ColumnTransformer([("all", StandardScaler(), [2, 0]), ("one", "passthrough", [3])])
     classifier = MLPClassifier((8,), max_iter=30, engine="numpy", random_state=0)
@@ -290,7 +290,7 @@ def test_after_a_column_transformer(iris, convert):
     assert_same_labels(got["label"], pipeline.predict(x), exact, bound)
 
 
-def test_two_estimators_in_one_model(iris, convert):
+def test_model_of_two_estimators(iris, convert):
     x, y = iris[0].astype(np.float32), iris[1]
     both = [
         (name, MLPClassifier((6,), name, max_iter=30, engine="numpy", random_state=seed))
