@@ -1,8 +1,8 @@
 """Microseconds of a prediction from Python: ``python bench/predict.py [--quick] [--out DIR]``.
 
-All peers have the same network, 784-128-64-10 in float32, and separate processes. They predict 1, 32
-and 1,024 rows of MNIST and of dense random numbers. A peer counts only if its probabilities agree
-with the reference engine's. Exit codes are those of compare.py.
+All peers have the same network, 784-128-64-10 in float32, and separate processes. They predict 1,
+32 and 1,024 rows of MNIST and of dense random numbers. A peer counts only if its probabilities
+agree with the reference engine's. Exit codes are those of compare.py.
 """
 
 import argparse

@@ -143,7 +143,7 @@ def comparison_table(runs: Sequence[Run], work: Work) -> str:
 def learning_rate_table(runs: Sequence[Run]) -> str:
     """Return the final training losses of the runs as a Markdown table, a row for each method."""
     rows = [["method", "final training loss at each learning rate"], ["---", "---"]]
-    for tried in by_method(runs):
+    for tried in (tried for tried in by_method(runs) if len(tried) > 1):
         losses = [f"{_final(run, 'loss', loss_text)} at {run.rate}" for run in tried]
         losses[tried.index(best(tried))] = f"**{losses[tried.index(best(tried))]}**"
         rows.append([tried[0].plan.method, ", ".join(losses)])
@@ -239,9 +239,8 @@ def _measurement(contest: Contest, work: Work, rows: int) -> str:
     gflop = work.flops_per_sample * rows / 1e9
     notes = (
         "All runs start from the same weights and see the rows in the same order.",
-        "Every figure is that of one run with one seed, so small differences can be noise. A "
-        "method is only called the first above if it was so with several seeds, by more than the "
-        "runs of a method differ.",
+        "Figures are of one run with one seed, so small differences can be noise. The page names "
+        "a fastest method only if its slowest run with several seeds is faster than all others.",
         "Seconds are training time: shuffling and all updates, without compilation and "
         "evaluation. The runs follow one another in one process.",
         "Test figures are measured after each epoch. An accuracy counts as reached after the "

@@ -98,6 +98,7 @@ def test_learning_rates_of_optimizers_are_a_table() -> None:
     table = learning_rate_table(runs)
     assert "| SGD | 0.5000 at 0.1, **0.1000 at 0.3**, none at 1 |" in table
     assert "| Adam | 0.5000 at 0.0003, **0.2000 at 0.001**, 0.5000 at 0.003 |" in table
+    assert "L-BFGS" not in table  # it has no learning rate
     assert table in report_text(OPTIMIZER_CONTEST, runs, {}, WORK)
     assert "## Learning rates" not in report_text(BATCH_SIZES, RATES, {}, WORK)
 
