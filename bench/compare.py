@@ -77,8 +77,8 @@ LOSS_TOLERANCE = 1e-4
 # to prove that the updates agree.
 PROVEN_EPOCHS, PROVEN_FULL_BATCH_EPOCHS = 1, 4
 
-# These variables can halve the speed of NumPy and scikit-learn, by AVX2 kernels on a CPU with
-# AVX-512. Without them, OpenBLAS detects the CPU; the page names its choice.
+# These variables can halve the speed of NumPy and scikit-learn (AVX2 kernels despite AVX-512).
+# Without them, OpenBLAS detects the CPU; the page names its choice.
 UNWANTED = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 # The thread pool of XLA, JAX's compiler, reads NPROC.
 THREAD_VARIABLES = (

@@ -175,7 +175,7 @@ def describe(setup: Setup, network: "Network", engine: "Engine") -> dict[str, st
     data = setup.data
     widths = "-".join(map(str, session.widths_of(network)))
     return {
-        "Data": f"{printable(data.name)}: {len(data.x_train):,} training, {len(data.x_test):,} "
+        "Data": f"{printable(data.name)}, {len(data.x_train):,} training, {len(data.x_test):,} "
         f"test rows, from {printable(data.source)}",
         "Network": f"{widths}, {counted(network.n_parameters, 'parameter')}; "
         "ReLU, then softmax with categorical cross-entropy",

@@ -31,8 +31,8 @@ class Contest:
         File names of the report and of the plot of all methods.
     plans : tuple of Plan
         The runs; those of a method are adjacent and only differ in the learning rate.
-    shows_all : bool
-        Whether the report shows all runs, or only the best one of each method.
+    first_too : bool
+        Whether the report shows each method at its first learning rate, too, not only at its best.
     notes : tuple of str
         What only this report says on how it was measured.
     """
@@ -41,7 +41,7 @@ class Contest:
     page: str
     comparison: str
     plans: tuple[Plan, ...]
-    shows_all: bool
+    first_too: bool
     notes: tuple[str, ...]
 
     @property
@@ -51,9 +51,10 @@ class Contest:
         return [self.page, self.comparison, *map(picture_of, methods)]
 
     def shown(self, runs: Sequence[Run]) -> Sequence[Run]:
-        """Return the runs to show: all, or the best of each method under the method's name."""
-        if self.shows_all:
-            return runs
+        """Return the runs to show; if that is one for each method, under the method's name."""
+        if self.first_too:
+            pairs = ((tried[0], best(tried)) for tried in by_method(runs))
+            return list({run.name: run for pair in pairs for run in pair}.values())
         return [replace(best(tried), name=tried[0].plan.method) for tried in by_method(runs)]
 
     def quick(self) -> "Contest":
@@ -86,7 +87,7 @@ BATCH_SIZES = Contest(
         *(Plan("batch GD", None, rate, 250) for rate in (0.1, 0.3, 1.0)),
         Plan("mini-batch GD", MINI_BATCH, 0.1, 30),
     ),
-    shows_all=True,
+    first_too=True,
     notes=(
         "An update subtracts the learning rate times the gradient of the batch's mean loss.",
         "The training figures of batch GD are those of the weights before the epoch's only update.",
@@ -114,7 +115,7 @@ OPTIMIZER_CONTEST = Contest(
         ),
         Plan("L-BFGS", None, None, 250, "lbfgs"),
     ),
-    shows_all=False,
+    first_too=False,
     notes=(
         f"The momentum is {_MOMENTUM.momentum:g}. Adam and AdamW have β₁ {_ADAM.beta1:g}, β₂ "
         f"{_ADAM.beta2:g} and ε {_ADAM.eps:g}; AdamW has a weight decay of "
@@ -143,7 +144,7 @@ def comparison_table(runs: Sequence[Run], work: Work) -> str:
 def learning_rate_table(runs: Sequence[Run]) -> str:
     """Return the final training losses of the runs as a Markdown table, a row for each method."""
     rows = [["method", "final training loss at each learning rate"], ["---", "---"]]
-    for tried in by_method(runs):
+    for tried in (tried for tried in by_method(runs) if len(tried) > 1):
         losses = [f"{_final(run, 'loss', loss_text)} at {run.rate}" for run in tried]
         losses[tried.index(best(tried))] = f"**{losses[tried.index(best(tried))]}**"
         rows.append([tried[0].plan.method, ", ".join(losses)])
@@ -219,9 +220,9 @@ def report_text(
         "All axes are logarithmic; the accuracy axis is logarithmic in the error.",
         "## Results",
         comparison_table(shown, work),
+        "## Learning rates",
+        learning_rate_table(runs),
     ]
-    if not contest.shows_all:
-        parts += ["## Learning rates", learning_rate_table(runs)]
     for run in map(best, by_method(runs)):
         picture = f"![Loss and accuracy of {run.name}]({picture_of(run.plan.method)})"
         parts += [f"## {run.name[0].upper()}{run.name[1:]}", picture]
@@ -239,9 +240,8 @@ def _measurement(contest: Contest, work: Work, rows: int) -> str:
     gflop = work.flops_per_sample * rows / 1e9
     notes = (
         "All runs start from the same weights and see the rows in the same order.",
-        "Every figure is that of one run with one seed, so small differences can be noise. A "
-        "method is only called the first above if it was so with several seeds, by more than the "
-        "runs of a method differ.",
+        "Figures are of one run with one seed, so small differences can be noise. The page names "
+        "a fastest method only if its slowest run with several seeds is faster than all others.",
         "Seconds are training time: shuffling and all updates, without compilation and "
         "evaluation. The runs follow one another in one process.",
         "Test figures are measured after each epoch. An accuracy counts as reached after the "

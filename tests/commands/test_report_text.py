@@ -68,8 +68,10 @@ def test_lbfgs_has_a_line_search_in_place_of_a_learning_rate() -> None:
     assert table_of(lbfgs)["learning rate"] == ["line search"]
 
 
-def test_all_batch_sizes_are_shown() -> None:
-    assert BATCH_SIZES.shown(RATES) == RATES
+def test_batch_gd_is_shown_at_its_first_and_its_best_learning_rate() -> None:
+    first, second, diverged, mini_batch = RATES
+    assert BATCH_SIZES.shown(RATES) == [first, second, mini_batch]
+    assert BATCH_SIZES.shown([first, diverged, mini_batch]) == [first, mini_batch]
 
 
 def test_best_run_of_each_optimizer_is_shown_under_its_method() -> None:
@@ -98,8 +100,8 @@ def test_learning_rates_of_optimizers_are_a_table() -> None:
     table = learning_rate_table(runs)
     assert "| SGD | 0.5000 at 0.1, **0.1000 at 0.3**, none at 1 |" in table
     assert "| Adam | 0.5000 at 0.0003, **0.2000 at 0.001**, 0.5000 at 0.003 |" in table
+    assert "L-BFGS" not in table  # it has no learning rate
     assert table in report_text(OPTIMIZER_CONTEST, runs, {}, WORK)
-    assert "## Learning rates" not in report_text(BATCH_SIZES, RATES, {}, WORK)
 
 
 def test_page_names_the_fastest_method_only_if_repeated_runs_show_it() -> None:
