@@ -5,23 +5,23 @@ from itertools import count
 
 import numpy as np
 
-from fastnn.data.rows import Data
 from fastnn.data.sets import Dataset
-from fastnn.engine import get_engine
 from fastnn.epoch import Epoch, Progress
 from fastnn.model.initializers import he_normal
 from fastnn.model.layers import dense_layers
-from fastnn.model.losses import LOSSES
-from fastnn.model.optimizers import get_optimizer
+from fastnn.model.optimizers import OPTIMIZERS, get_optimizer
 from fastnn.model.randomness import permutation
-from fastnn.training import fit as training
+from fastnn.network import Network
+from fastnn.training.fit import Fit
+from fastnn.training.loop import train
 from fastnn.training.plan import Plan
-from fastnn.training.state import Counts
+from fastnn.training.preparation import prepare
+from fastnn.training.state import Position
 
 SIZES = [784, 128, 64, 10]
 LAYERS = dense_layers(SIZES)
 SEED = 0
-DROPOUT = 0.2, 0.05, 0.05  # of the recipe that README.md recommends for MNIST
+DROPOUT = 0.2, 0.05, 0.05  # of the recipe for MNIST in fastnn/guide/training.md
 
 # Two engines round differently, by some 1e-7 in a loss. Such a difference can take a ReLU across
 # its kink for one sample, and from there the weights drift apart: among six seeds the losses of
@@ -84,24 +84,38 @@ class Trainer:
     """A case's engine and data, ready to train from the initial weights."""
 
     def __init__(self, case: Case, data: Dataset) -> None:
-        layers = dense_layers(SIZES, case.activation, case.dropout or 0.0)
-        self.engine = get_engine(case.engine, layers, input_scale=data.scale, threads=case.threads)
-        self.data = Data(data.x_train, data.y_train)
+        network = Network(
+            SIZES,
+            activation=case.activation,
+            dropout=case.dropout or 0.0,
+            input_scale=data.scale,
+            seed=SEED,
+        )
+        network.parameters = he_normal(LAYERS, SEED)
+        self._prepare(network, case.engine, case.threads, data.x_train, data.y_train)
         self.batch_rows = case.batch_size or len(data.x_train)
         self.optimizer = get_optimizer(case.optimizer)
-        self._initial = he_normal(LAYERS, SEED)
+
+    def _prepare(
+        self, network: Network, engine: str, threads: int | None, x: np.ndarray, y: np.ndarray
+    ) -> None:
+        self.network, self._initial = network, network.parameters
+        self.engine = network.use_engine(engine, threads=threads)
+        self._prepared = prepare(network, Plan(1, "full", OPTIMIZERS["sgd"], seed=SEED), x, y)
+        self.data = self._prepared.training
 
     def reset(self) -> None:
-        """Go back to the initial weights."""
-        self.engine.set_parameters(self._initial)
+        """Restore the initial weights, state and position."""
+        self.network.parameters, self.network._position = self._initial, Position()
         self.engine.set_state([])
 
     def epoch(self) -> float:
         """Train for one epoch as `Network.fit` does; return its mean loss. This is timed."""
         plan = Plan(1, self.batch_rows, self.optimizer, seed=SEED)
-        loss = LOSSES["cross_entropy"]
-        outcome = training.fit(self.engine, self.data, plan, Counts(), loss=loss)
-        return outcome.history["loss"][0]
+        fit = Fit(self.network, self._prepared._replace(plan=plan))
+        train(fit)
+        self.network._position = Position()  # every round trains the first epoch
+        return fit.history["loss"][0]
 
     def losses(self, updates: int) -> list[float]:
         """Train from the initial weights, one update a call; return the loss before each."""

@@ -24,7 +24,7 @@ from peer_numpy import numpy_in_place
 from peer_work import SEED, Case, Epochs, Work
 
 from fastnn.network import Network
-from fastnn.training.callbacks import Callback
+from fastnn.training.fit import Callback
 
 # ---- fastnn, and its reference engine in NumPy ----------------------------------------------
 

@@ -6,11 +6,10 @@ import numpy as np
 from epoch_cases import SEED, Trainer, assert_close
 
 from fastnn.commands.machine import flops_per_sample
-from fastnn.data.rows import Data
-from fastnn.engine import get_engine
 from fastnn.model.initializers import he_normal
 from fastnn.model.layers import Dense, dense_layers
 from fastnn.model.optimizers import get_optimizer
+from fastnn.network import Network
 
 INPUTS, CLASSES = 256, 10
 
@@ -53,12 +52,14 @@ class SizeTrainer(Trainer):
 
     def __init__(self, engine: str, size: Size) -> None:
         rng = np.random.default_rng(SEED)
-        self.engine = get_engine(engine, size.layers, input_scale=1.0)
+        layers = size.layers
+        network = Network([INPUTS, *(layer.outputs for layer in layers)], seed=SEED)
+        network.parameters = he_normal(layers, SEED)
         x = rng.standard_normal((size.samples, INPUTS), np.float32)
-        self.data = Data(x, rng.integers(0, CLASSES, size.samples, np.int32))
+        y = rng.integers(0, CLASSES, size.samples, np.int32)
+        self._prepare(network, engine, None, x, y)
         self.batch_rows = size.batch
         self.optimizer = get_optimizer("sgd")
-        self._initial = he_normal(size.layers, SEED)
 
 
 def proven(size: Size) -> Trainer:

@@ -15,7 +15,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from fastnn.system.terminal import print_line, printable
-from fastnn.training.callbacks import Callback, past_epochs
+from fastnn.training.callbacks import past_epochs
+from fastnn.training.fit import Callback
 
 
 def counted(number: int, noun: str) -> str:

@@ -30,7 +30,7 @@ from fastnn.commands.report_text import (
 from fastnn.errors import DivergenceError
 from fastnn.system.files import write_atomically
 from fastnn.system.terminal import print_line, printable
-from fastnn.training.callbacks import Callback
+from fastnn.training.fit import Callback
 
 if TYPE_CHECKING:
     from rich.progress import Progress

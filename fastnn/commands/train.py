@@ -18,18 +18,20 @@ from fastnn.commands.train_text import (
     ending_text,
     result_text,
     start_fields,
+    stopping_rule,
 )
 from fastnn.errors import DivergenceError
+from fastnn.model.optimizers import get_optimizer
 from fastnn.model.schedules import Schedule
 from fastnn.system.files import writable_target
-from fastnn.training.callbacks import Bookkeeper, Callback, past_epochs
+from fastnn.training.callbacks import past_epochs
+from fastnn.training.fit import Callback
 
 if TYPE_CHECKING:
-    from fastnn.data.rows import Data
     from fastnn.data.sets import Dataset
     from fastnn.network import Network
     from fastnn.training.checkpoint import Checkpoint
-    from fastnn.training.state import History
+    from fastnn.training.state import History, Prepared
 
 LOSS_ACCURACY, CONFUSION_MATRIX = "loss_accuracy.png", "confusion_matrix.png"
 FIRST_LAYER_WEIGHTS, MOST_WRONG = "first_layer_weights.png", "most_wrong.png"  # of images alone
@@ -40,11 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return running.run(PROGRAM, lambda: train(parse(argv)))
 
 
-class Reached(Bookkeeper):
+class Reached(Callback):
     """How far a run has come, in the log and for when it ends early.
 
     It ends a run whose test or validation loss is not finite.
     """
+
+    defers_interrupts = True
 
     def __init__(self, run: Run, log: JsonLog) -> None:
         self._run, self._log = run, log
@@ -109,11 +113,11 @@ def train(options: argparse.Namespace) -> None:
     keeper = checkpoints(options)
     data = session.load(PROGRAM, options, quiet=options.quiet)
     network = build(options, data)
-    training, validation = part(options, data, network)
-    watched = "test" if validation is None else "val"
-    display = open_display(len(training.x), watched, quiet=options.quiet)
+    prepared = prepare_data(options, data, network)
+    watched = "test" if options.validation_fraction is None else "val"
+    display = open_display(len(prepared.training.x), watched, quiet=options.quiet)
     engine = session.use_engine(PROGRAM, network, options.engine, options.threads, display.say)
-    run = Run(options, data, network, engine, training, validation)
+    run = Run(options, data, network, engine, prepared)
     for line in describe(run):
         display.say(line)
     # Without --log-json the events go where nobody reads them, and nothing else has to know.
@@ -121,7 +125,8 @@ def train(options: argparse.Namespace) -> None:
         reached = Reached(run, log)
         with reached.told():
             with session.warnings_as_lines(PROGRAM), display.table(options.epochs):
-                history = fit(run, (reached, display, *([keeper] if keeper else [])))
+                callbacks = (reached, display, *([keeper] if keeper else []))
+                history = network._train(prepared, callbacks=callbacks).history
             if keeper and keeper.snapshot and keeper.snapshot.epochs == len(history["loss"]):
                 display.say(f"finished before: {options.resume} has nothing left to train")
             result = measure(run, history)
@@ -174,46 +179,31 @@ def build(options: argparse.Namespace, data: "Dataset") -> "Network":
     )
 
 
-def part(
-    options: argparse.Namespace, data: "Dataset", network: "Network"
-) -> "tuple[Data, Data | None]":
-    """Return the rows to learn from and those to validate on, as `Network.fit` would part them.
+def prepare_data(options: argparse.Namespace, data: "Dataset", network: "Network") -> "Prepared":
+    """Check the settings and the data of the fit, before anything is printed or written."""
+    from fastnn.training.plan import Plan
+    from fastnn.training.preparation import prepare
 
-    Here, so that what cannot be parted is known before anything is printed or written.
-    """
-    from fastnn.data.conversion import as_data, with_class_weights
-    from fastnn.data.splitting import split
-
-    rows = as_data(data.x_train, data.y_train, data.x_train.shape[1], data.n_classes, network.loss)
-    validation = None
-    if options.validation_fraction is not None:
-        rows, validation = split(rows, options.validation_fraction, network.loss, options.seed)
-    if options.class_weight is not None:
-        rows = with_class_weights(rows, options.class_weight, network.loss, data.n_classes)
-    return rows, validation
-
-
-def fit(run: Run, callbacks: Sequence[Callback]) -> "History":
-    """Train the network as the options say."""
-    options, data = run.options, run.data
-    return run.network.fit(
-        run.training.x,
-        run.training.targets,
-        sample_weight=run.training.weights,
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        optimizer=options.optimizer,
-        learning_rate=options.learning_rate,
-        momentum=options.momentum,
-        weight_decay=options.weight_decay,
-        schedule=Schedule(options.schedule, options.warmup_epochs),
+    settings = {n: getattr(options, n) for n in ("learning_rate", "momentum", "weight_decay")}
+    plan = Plan(
+        options.epochs,
+        options.batch_size,
+        get_optimizer(options.optimizer, **settings),
+        Schedule(options.schedule, options.warmup_epochs),
         l2=options.l2,
         clip_norm=options.clip_norm,
-        validation_data=run.validation or (data.x_test, data.y_test),
-        early_stopping=run.rule,
-        engine=options.engine,
-        threads=options.threads,
-        callbacks=callbacks,
+        seed=options.seed,
+        early_stopping=stopping_rule(options),
+    )
+    fraction = options.validation_fraction
+    return prepare(
+        network,
+        plan,
+        data.x_train,
+        data.y_train,
+        class_weight=options.class_weight,
+        validation_data=(data.x_test, data.y_test) if fraction is None else None,
+        validation_fraction=fraction or 0.0,
     )
 
 
@@ -265,7 +255,7 @@ def draw(run: Run, history: "History", test_accuracy: float, folder: Path) -> It
     from fastnn.plots import images as image_plots
 
     data, network, shape = run.data, run.network, run.data.image_shape
-    watched = "test" if run.validation is None else "validation"
+    watched = "test" if run.watched == "test" else "validation"
     title = f"{data.name}, {run.widths}, batches of {run.batch_rows:,}"
     plots.loss_accuracy(history, folder / LOSS_ACCURACY, title=title, watched=watched)
     yield LOSS_ACCURACY

@@ -9,11 +9,10 @@ from fastnn.commands.session import threads_text, widths_of
 from fastnn.training.early_stopping import EarlyStopping, Standing, is_over, judge
 
 if TYPE_CHECKING:
-    from fastnn.data.rows import Data
     from fastnn.data.sets import Dataset
     from fastnn.engine import Engine
     from fastnn.network import Network
-    from fastnn.training.state import History
+    from fastnn.training.state import History, Prepared
 
 
 @dataclass(frozen=True)
@@ -26,28 +25,32 @@ class Run:
     data : Dataset
     network : Network
     engine : Engine
-    training : Data
-        The rows to learn from.
-    validation : Data or None
-        The rows kept from training; without them the test rows are watched.
+    prepared : Prepared
+        The data and settings of the fit. Without a validation fraction, the test rows are
+        evaluated after each epoch.
     """
 
     options: argparse.Namespace
     data: "Dataset"
     network: "Network"
     engine: "Engine"
-    training: "Data"
-    validation: "Data | None"
+    prepared: "Prepared"
 
     @property
     def rows(self) -> int:
         """Rows to learn from."""
-        return len(self.training.x)
+        return len(self.prepared.training.x)
+
+    @property
+    def validation_rows(self) -> int:
+        """Rows set aside from training."""
+        validation = self.prepared.validation
+        return 0 if validation is None or self.watched == "test" else len(validation.x)
 
     @property
     def watched(self) -> str:
         """Which rows are evaluated after every epoch."""
-        return "test" if self.validation is None else "val"
+        return "test" if self.options.validation_fraction is None else "val"
 
     @property
     def batch_rows(self) -> int:
@@ -67,11 +70,15 @@ class Run:
 
     @property
     def rule(self) -> EarlyStopping | None:
-        """When to stop before the last epoch."""
-        options = self.options
-        if not options.early_stopping:
-            return None
-        return EarlyStopping(options.monitor, options.patience, options.min_delta)
+        """Rule of early stopping, if any."""
+        return self.prepared.plan.early_stopping
+
+
+def stopping_rule(options: argparse.Namespace) -> EarlyStopping | None:
+    """Return the rule of early stopping that the options describe."""
+    if not options.early_stopping:
+        return None
+    return EarlyStopping(options.monitor, options.patience, options.min_delta)
 
 
 def describe(run: Run) -> list[str]:
@@ -110,9 +117,9 @@ def _joined(values: Any) -> str:
 
 def _rows_text(run: Run) -> str:
     kept = ""
-    if run.validation is not None:
+    if run.validation_rows:
         share = run.options.validation_fraction
-        kept = f"{len(run.validation.x):,} to validate on (a share of {share:g}), "
+        kept = f"{run.validation_rows:,} to validate on (a share of {share:g}), "
     return f"{counted(run.rows, 'row')} to train on, {kept}{len(run.data.x_test):,} to test on"
 
 
@@ -181,7 +188,7 @@ def start_fields(run: Run) -> dict[str, Any]:
         "dropout": [layer.dropout for layer in layers],
         "parameters": run.network.n_parameters,
         "train_rows": run.rows,
-        "validation_rows": 0 if run.validation is None else len(run.validation.x),
+        "validation_rows": run.validation_rows,
         "test_rows": len(data.x_test),
         "batch_size": run.batch_rows,
         **{name: getattr(options, name) for name in asked},

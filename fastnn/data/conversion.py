@@ -107,8 +107,6 @@ def as_features(x: Any, n_features: int, name: str = "x", *, finite: bool = True
         If the array is not 2-D with `n_features` columns, has no rows, does not hold real
         numbers, or holds a NaN or a value that is infinite in float32; if sparse rows are damaged.
     """
-    if isinstance(x, SelectedRows):  # by `split`, of what has been here before
-        return x
     if type(x) is not np.ndarray and _is_sparse(x):
         _check_form(x, n_features, name)
         return _as_sparse_rows(x, name, finite)
@@ -184,7 +182,7 @@ def _is_in_order(csr: Any, name: str) -> bool:
 
 def check_finite(features: Features, name: str) -> None:
     """Raise a DataError that names the first row of features holding a NaN or an infinity."""
-    if isinstance(features, SelectedRows):
+    if isinstance(features, SelectedRows):  # of rows that were checked
         return
     if isinstance(features, SparseRows):
         finite = np.isfinite(features.values)

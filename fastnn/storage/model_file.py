@@ -80,8 +80,8 @@ def model_from_network(network: Any, estimator: dict[str, Any] | None = None) ->
         network.loss,
         network.input_scale,
         network.seed,
-        network._counts.epochs,
-        network._counts.samples,
+        network._position.epochs,
+        network._position.samples,
         network.parameters,
         estimator,
     )

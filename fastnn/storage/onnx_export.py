@@ -1,29 +1,28 @@
-"""A network as an ONNX model, which ONNX Runtime and many others run.
+"""Export of networks as ONNX models, which ONNX Runtime and many other programs run.
 
-The model takes X (N, inputs) float32, where fastnn takes other types too, and does not check it. It
-computes in float32 what the network predicts, so that the two differ by rounding alone. Its
-operators are those of ONNX 1.8, opset 13, the first in which a softmax is along one axis, as ours
-is. ONNX Runtime knows them since 1.6.
+A model has the input ``X`` (N, inputs) float32, which it does not check. It computes what the
+network predicts, in float32, so that the two differ by rounding only. The operators are those of
+opset 13 (ONNX 1.8), the first one in which Softmax works along a single axis; ONNX Runtime supports
+it since version 1.6.
 """
 
 from math import pi, sqrt
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from fastnn import __version__
-from fastnn.model.layers import LEAK, Dense, Parameters
-from fastnn.model.losses import Loss
+from fastnn.model.layers import LEAK
 from fastnn.system.files import FilePath, write_atomically
 
 OPSET, IR_VERSION = 13, 7
 
 _FLAT = np.array([-1], np.int64)
-_OF_A_ROW: dict[str, Any] = {"axis": 1, "keepdims": 0}
-# GELU as the engines approximate it is z σ(z (slope + cubic z²)).
+_PER_ROW: dict[str, Any] = {"axis": 1, "keepdims": 0}
+# GELU in the form of the engines: z σ(z (slope + cubic z²)).
 _GELU_SLOPE, _GELU_CUBIC = (np.float32(2 * sqrt(2 / pi) * factor) for factor in (1, 0.044715))
 
-# By activation or link, the operator and its attributes; but GELU is several of them.
+# Activation or link: operator and attributes. GELU takes several operators.
 _OPERATORS: dict[str, tuple[str, dict[str, Any]]] = {
     "identity": ("Identity", {}),
     "logistic": ("Sigmoid", {}),
@@ -35,20 +34,8 @@ _OPERATORS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-class Trained(Protocol):
-    """What of a `Network` makes a model."""
-
-    layers: tuple[Dense, ...]
-    loss: Loss
-    input_scale: float
-
-    @property
-    def parameters(self) -> Parameters:
-        """Per layer weights (I, O) and biases (O,)."""
-
-
 def missing_package_error(error: ModuleNotFoundError) -> ModuleNotFoundError:
-    """Return what to raise where a package that ONNX needs is not there."""
+    """Return an error that says how to install the missing package."""
     return ModuleNotFoundError(
         f"ONNX models need the package {error.name}: pip install '.[onnx]' in fastnn's checkout",
         name=error.name,
@@ -64,7 +51,7 @@ def _onnx() -> Any:
 
 
 class _Graph:
-    """Nodes in the order in which they run, and the constants that they take."""
+    """A graph under construction: nodes in execution order, and constants."""
 
     def __init__(self) -> None:
         self._onnx = _onnx()
@@ -73,7 +60,7 @@ class _Graph:
         self._constants: list[Any] = []
 
     def add(self, operator: str, *inputs: Any, output: str = "", **attributes: Any) -> str:
-        """Add a node of one output, whose name is returned; inputs are names or constants."""
+        """Add a node and return the name of its output; inputs are names or arrays."""
         output = output or f"{operator.lower()}_{len(self._nodes)}"
         names = [name if isinstance(name, str) else self._constant(name) for name in inputs]
         make_node = self._onnx.helper.make_node
@@ -85,26 +72,28 @@ class _Graph:
         self._constants.append(self._onnx.numpy_helper.from_array(value, name))
         return name
 
-    def finished(self, inputs: int, outputs: dict[str, tuple[str, list[int]]]) -> Any:
-        """Return the graph; outputs have an element type and the shape of a row."""
+    def finish(self, inputs: int, outputs: dict[str, tuple[str, list[int]]]) -> Any:
+        """Return the GraphProto; outputs are given by element type and shape of a row."""
         helper = self._onnx.helper
-        described = [
+        values = [
             helper.make_tensor_value_info(name, getattr(self.types, kind), ["N", *shape])
             for name, (kind, shape) in {"X": ("FLOAT", [inputs]), **outputs}.items()
         ]
-        return helper.make_graph(
-            self._nodes, "fastnn", described[:1], described[1:], self._constants
-        )
+        return helper.make_graph(self._nodes, "fastnn", values[:1], values[1:], self._constants)
 
 
-def network_graph(network: Trained) -> Any:
-    """Return the graph of a network, whose outputs are what `Network.predict` says.
+def network_graph(network: Any) -> Any:
+    """Return the graph of a network, whose outputs are those of `Network.predict`.
+
+    Parameters
+    ----------
+    network : Network
 
     Returns
     -------
     onnx.GraphProto
-        As `classifier_graph` makes it, or of a regression with an output `values` float32, (N,)
-        for one output, else (N, outputs).
+        For a classifier, the graph of `classifier_graph`. For a regression, a graph with the
+        output `values` float32: (N,) for one output, else (N, outputs).
 
     Raises
     ------
@@ -116,8 +105,15 @@ def network_graph(network: Trained) -> Any:
     return regression_graph(network, "values", flat=network.layers[-1].outputs == 1)
 
 
-def regression_graph(network: Trained, name: str, *, flat: bool = False) -> Any:
-    """Return the graph of a regression: one output of that name, (N, outputs), or flat (N,).
+def regression_graph(network: Any, name: str, *, flat: bool = False) -> Any:
+    """Return the graph of a regression with one output of this name.
+
+    Parameters
+    ----------
+    network : Network
+    name : str
+    flat : bool, default False
+        Whether the output is (N,) rather than (N, outputs).
 
     Raises
     ------
@@ -129,19 +125,19 @@ def regression_graph(network: Trained, name: str, *, flat: bool = False) -> Any:
     if flat:
         graph.add("Reshape", values, _FLAT, output=name)
     shape = [] if flat else [network.layers[-1].outputs]
-    return graph.finished(network.layers[0].inputs, {name: ("FLOAT", shape)})
+    return graph.finish(network.layers[0].inputs, {name: ("FLOAT", shape)})
 
 
-def classifier_graph(network: Trained, classes: np.ndarray | None = None) -> Any:
+def classifier_graph(network: Any, classes: np.ndarray | None = None) -> Any:
     """Return the graph of a classifier: outputs `label` and `probabilities` (N, classes) float32.
 
     Parameters
     ----------
     network : Network
     classes : ndarray (classes,), optional
-        What `label` (N,) is one of: strings or whole numbers. Where they are two and the network
-        has one output, that is the probability of the second. Without them a label is a class
-        number, or of a "logistic" network 0 or 1: (N,) for one output, else (N, outputs).
+        The labels, strings or integers. If there are two classes and one output, the output is
+        the probability of the second class. Without `classes`, a label is a class number or, for
+        the loss "logistic", 0 or 1: (N,) for one output, else (N, outputs).
 
     Raises
     ------
@@ -151,18 +147,18 @@ def classifier_graph(network: Trained, classes: np.ndarray | None = None) -> Any
     graph, outputs = _Graph(), network.layers[-1].outputs
     kind, columns, shape = "INT64", outputs, []
     if classes is not None:
-        classes, columns = _as_labels(classes), len(classes)
-        kind = "STRING" if classes.dtype == object else kind
-    if columns > outputs:  # 2 of 1
+        classes = classes.astype(np.int64 if classes.dtype.kind in "biuf" else object)
+        kind, columns = "STRING" if classes.dtype == object else kind, len(classes)
+    if columns > outputs:  # two classes, one output
         second = _add_network(graph, network)
         first = graph.add("Sub", np.float32(1), second)
         p = graph.add("Concat", first, second, output="probabilities", axis=1)
     else:
         p = _add_network(graph, network, "probabilities")
     if classes is not None:
-        graph.add("Gather", classes, graph.add("ArgMax", p, **_OF_A_ROW), output="label")
+        graph.add("Gather", classes, graph.add("ArgMax", p, **_PER_ROW), output="label")
     elif network.loss.takes_labels:
-        graph.add("ArgMax", p, output="label", **_OF_A_ROW)
+        graph.add("ArgMax", p, output="label", **_PER_ROW)
     else:
         if outputs == 1:
             p = graph.add("Reshape", p, _FLAT)
@@ -170,18 +166,13 @@ def classifier_graph(network: Trained, classes: np.ndarray | None = None) -> Any
             shape = [outputs]
         is_likely = graph.add("Greater", p, np.float32(0.5))
         graph.add("Cast", is_likely, output="label", to=graph.types.INT64)
-    return graph.finished(
+    return graph.finish(
         network.layers[0].inputs, {"label": (kind, shape), "probabilities": ("FLOAT", [columns])}
     )
 
 
-def _as_labels(classes: np.ndarray) -> np.ndarray:
-    """Return classes as ONNX has them: int64, or strings, which are objects here."""
-    return classes.astype(np.int64 if classes.dtype.kind in "biuf" else object)
-
-
-def _add_network(graph: _Graph, network: Trained, output: str = "") -> str:
-    """Add what leads from X to predictions (N, outputs), and return their name."""
+def _add_network(graph: _Graph, network: Any, output: str = "") -> str:
+    """Add the nodes from X to the predictions (N, outputs); return the name of the latter."""
     a = "X"
     if network.input_scale != 1:
         a = graph.add("Mul", a, np.float32(network.input_scale))
@@ -193,7 +184,7 @@ def _add_network(graph: _Graph, network: Trained, output: str = "") -> str:
 
 
 def _add_activation(graph: _Graph, name: str, z: str) -> str:
-    if name == "gelu":  # an operator of its own since opset 20 only; (1 + tanh u) / 2 is σ(2 u)
+    if name == "gelu":  # opset 20 has the operator Gelu; (1 + tanh u) / 2 is σ(2 u)
         slope = graph.add("Add", graph.add("Mul", graph.add("Mul", z, z), _GELU_CUBIC), _GELU_SLOPE)
         return graph.add("Mul", z, graph.add("Sigmoid", graph.add("Mul", z, slope)))
     operator, attributes = _OPERATORS[name]
@@ -201,7 +192,7 @@ def _add_activation(graph: _Graph, name: str, z: str) -> str:
 
 
 def write_onnx(graph: Any, path: FilePath) -> None:
-    """Check a model of this graph, and write it whole or not at all.
+    """Check the model of a graph and write it to a file, completely or not at all.
 
     Raises
     ------

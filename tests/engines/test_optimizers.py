@@ -15,6 +15,7 @@ from fastnn.model.layers import dense_layers
 from fastnn.model.optimizers import OPTIMIZERS, get_optimizer
 from fastnn.model.randomness import permutation
 from fastnn.model.schedules import Schedule
+from fastnn.training.state import Position
 
 LONG = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="takes too long uncompiled")
 NAMES = [name for name in OPTIMIZERS if name != "lbfgs"]  # SciPy updates the weights
@@ -251,7 +252,7 @@ def test_another_rule_starts_with_a_zero_state(engine, rng):
     x, labels = problem(rng, 90, [6, 3])
     network, other = Network([6, 8, 3]), Network([6, 8, 3])
     network.fit(x, labels, epochs=1, optimizer="adam", engine=engine)
-    other.parameters, other._counts.epochs = network.parameters, 1
+    other.parameters, other._position = network.parameters, Position(epochs=1)
     for each in (network, other):
         each.fit(x, labels, epochs=1, optimizer="momentum", engine=engine)
     for (w, _), (other_w, _) in zip(network.parameters, other.parameters, strict=True):
@@ -299,7 +300,7 @@ def test_tiny_rate_changes_parameters_little(engine, rng, name):
             "learning_rate is a setting of sgd, mo",
         ),
         ({"optimizer": "lbfgs", "batch_size": 10}, "lbfgs takes all rows at once, got batch_size"),
-        ({"optimizer": "lbfgs", "schedule": "cosine"}, "lbfgs goes without"),
+        ({"optimizer": "lbfgs", "schedule": "cosine"}, "lbfgs supports neither"),
         ({"clip_norm": -1}, "clip_norm must be a number of at least 0, got -1"),
         ({"weight_decay": -0.1}, "weight_decay must be"),
         ({"l2": -1}, "l2 must be"),

@@ -182,7 +182,7 @@ def trained(engine):
 def state_of(network):
     arrays = [a for pair in network.parameters for a in pair]
     arrays += [a for slot in network._state for pair in slot for a in pair]
-    return [a.tobytes() for a in arrays], network._counts.__dict__.copy(), network._rule
+    return [a.tobytes() for a in arrays], network._position, network._rule
 
 
 def test_a_fit_that_is_refused_changes_nothing(engine, trained, monkeypatch):

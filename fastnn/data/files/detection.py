@@ -1,4 +1,4 @@
-"""One door to every file that samples to predict come in: what it is, its content tells."""
+"""Read samples from any supported file; the format is detected from the content."""
 
 import gzip
 import os
@@ -6,26 +6,27 @@ import re
 import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
-from fastnn.data.files.gzipped import MAGIC, GzippedLines, damage_named
+from fastnn.data.files.gzipped import MAGIC, GzippedLines
 from fastnn.data.files.idx import read_idx_rows
 from fastnn.data.files.npy import read_npy
 from fastnn.data.files.npz import read_npz
 from fastnn.data.files.pictures import SIGNATURE, read_png
-from fastnn.data.files.table import read_table
+from fastnn.data.files.samples import file_errors
+from fastnn.data.files.table import Lines, read_table
 from fastnn.errors import DataError
 
 STANDARD_INPUT = "-"
 _PIXEL = re.compile(r"(pixel|px)?[ _]?\d+([x_]\d+)?", re.IGNORECASE)  # the name of a feature
-_KINDS = (  # first bytes, and the name's ending, used if they are unknown (except .gz)
+_FORMATS = (  # first bytes of a file, and the suffix that stands for its format
     (SIGNATURE, ".png"),
     (b"\x93NUMPY", ".npy"),
     (b"PK\x03\x04", ".npz"),
-    (b"PK\x05\x06", ".npz"),  # of an archive with nothing in it
+    (b"PK\x05\x06", ".npz"),  # an empty archive
     (MAGIC, ".gz"),
     (b"\0\0", ".idx"),
 )
@@ -39,92 +40,97 @@ def read_rows(
     names: Sequence[str] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[np.ndarray]:
-    """Yield the samples of a file in blocks of rows, which bound the memory that it takes.
+    """Yield the samples of a file in blocks of rows; the file may be larger than memory.
 
     Parameters
     ----------
     path : str
-        IDX; .npy; .npz; the PNG of a digit; or, if it is none of these, CSV, which may also come
-        from a pipe, or as "-" from standard input. IDX and CSV may be compressed with gzip.
+        An IDX, .npy or .npz file, a PNG of a digit, or otherwise CSV. CSV may also come from a
+        pipe, or from standard input as "-". IDX and CSV may be gzipped.
     inputs : int
-        The features that are needed.
+        Number of features that the model takes.
     input_scale : float, default 1.0
-        What the network multiplies its inputs by, for the shades of a PNG.
+        Factor that the network applies to its inputs; the pixels of a PNG are divided by it.
     names : sequence of str, optional
-        Names of the features, which a CSV header must match. If they are given, pictures are only
-        accepted if all are names of pixels (``pixel7``, ``1x28``).
+        Names of the features. The header of a CSV file must match them, and a picture is accepted
+        only if all of them name pixels (``pixel7``, ``1x28``).
     say : callable
-        Told what a user should know.
+        Called with each line of information for the user.
 
     Yields
     ------
-    np.ndarray
-        (rows, inputs), uint8 or finite float32, C-contiguous.
+    ndarray (rows, inputs)
+        uint8 or finite float32, C-contiguous.
 
     Raises
     ------
     DataError
-        If the file cannot be read, is damaged, or holds something else.
+        If the file cannot be read, is damaged, or does not hold such samples.
     """
     name = "standard input" if path == STANDARD_INPUT else path
-    try:
-        if path == STANDARD_INPUT:
-            if sys.stdin is None:
-                raise DataError(f"{name} is closed")
-            yield from read_table(sys.stdin.buffer, name, inputs, names, say)
-            return
-        with open(path, "rb") as file:
-            kind = _kind(file.peek(len(SIGNATURE)), Path(path).suffix)
-            if kind is None:
-                yield from read_table(file, name, inputs, names, say)
-                return
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise DataError(f"{name}: is not a regular file, from which alone {kind} is read")
-            if kind == ".gz":
-                yield from _read_gzip(file, name, inputs, names, say)
-                return
-    except OSError as error:
-        raise DataError(f"{name}: cannot be read: {error.strerror or error}") from error
+    with file_errors(name):
+        kind, is_gzip = _detect(path)
+        if kind == ".png":
+            _check_pixels(names or ())
     if kind == ".png":
-        if other := [each for each in names or () if not _PIXEL.fullmatch(each)]:
-            raise DataError(
-                f"{name}: is a picture, but the model takes the feature {other[0][:40]!r}, which "
-                "is not a pixel"
-            )
         yield read_png(path, inputs, input_scale)
     elif kind == ".npy":
         yield from read_npy(path, inputs)
     elif kind == ".npz":
         yield from read_npz(path, inputs, say)
-    else:
+    elif kind == ".idx":
         yield from read_idx_rows(path, inputs)
+    else:
+        with file_errors(name), _open_table(path, is_gzip) as file:
+            yield from read_table(file, inputs, names, lambda line: say(f"{name}: {line}"))
 
 
-def _read_gzip(
-    file: BinaryIO,
-    name: str,
-    inputs: int,
-    names: Sequence[str] | None,
-    say: Callable[[str], None],
-) -> Iterator[np.ndarray]:
-    """Yield the samples of gzipped CSV or IDX; refuse other content."""
-    size = os.fstat(file.fileno()).st_size
-    with damage_named(name), gzip.GzipFile(fileobj=file) as unpacked:
-        kind = _kind(unpacked.peek(len(SIGNATURE)), "")
-        if kind is None:
-            yield from read_table(GzippedLines(unpacked, name, size), name, inputs, names, say)
-        elif kind == ".idx":
-            yield from read_idx_rows(name, inputs)
-        else:
+def _detect(path: str) -> tuple[str, bool]:
+    """Return the suffix that stands for a file's format, and whether the file is gzipped.
+
+    Pipes are not examined: they are CSV.
+    """
+    if path == STANDARD_INPUT or not stat.S_ISREG(os.stat(path).st_mode):
+        return ".csv", False
+    with open(path, "rb") as file:
+        suffix = Path(path).suffix
+        unknown = suffix if suffix in (".png", ".npy", ".npz", ".idx") else ".csv"
+        kind = _format_of(file.peek(len(SIGNATURE)), unknown)
+        if kind != ".gz":
+            return kind, False
+        with gzip.GzipFile(fileobj=file) as unpacked:
+            kind = _format_of(unpacked.peek(len(SIGNATURE)), ".csv")
+    if kind not in (".csv", ".idx"):
+        raise DataError(
+            f"is {kind} in gzip, but only CSV and IDX are read from gzip: unpack it with gunzip"
+        )
+    return kind, True
+
+
+def _format_of(head: bytes, unknown: str) -> str:
+    return next((suffix for magic, suffix in _FORMATS if head.startswith(magic)), unknown)
+
+
+def _check_pixels(names: Sequence[str]) -> None:
+    """Raise a DataError if the name of a feature is not that of a pixel."""
+    for name in names:
+        if not _PIXEL.fullmatch(name):
             raise DataError(
-                f"{name}: is {kind} in gzip, but only CSV and IDX are read from gzip: unpack it "
-                "with gunzip"
+                f"is a picture, but the model takes the feature {name[:40]!r}, which is not a pixel"
             )
 
 
-def _kind(head: bytes, suffix: str) -> str | None:
-    """Return the ending that stands for the kind of a file; None for CSV."""
-    for magic, ending in _KINDS:
-        if head.startswith(magic):
-            return ending
-    return suffix if suffix in {ending for _, ending in _KINDS} - {".gz"} else None
+@contextmanager
+def _open_table(path: str, is_gzip: bool) -> Iterator[Lines]:
+    """Open a CSV file, or standard input."""
+    if path == STANDARD_INPUT:
+        if sys.stdin is None:
+            raise DataError("is closed")
+        yield sys.stdin.buffer
+        return
+    with open(path, "rb") as file:
+        if is_gzip:
+            with gzip.GzipFile(fileobj=file) as unpacked:
+                yield GzippedLines(unpacked, os.fstat(file.fileno()).st_size)
+        else:
+            yield file

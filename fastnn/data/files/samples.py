@@ -1,94 +1,114 @@
-"""What rows of samples may be, and how they are read a block at a time.
+"""Samples read from files: checks on their shape and values, blocks of rows, and error messages.
 
-Files need not fit into memory: what is read from them comes in blocks of rows, (n, features),
+A file may be larger than memory. Readers therefore yield blocks of rows: arrays (rows, features),
 uint8 or finite float32, C-contiguous.
 """
 
+import gzip
 import math
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
 from fastnn.errors import DataError
 
-BLOCK_ROWS, BLOCK_BYTES = 4096, 1 << 22  # of a block, whichever is less; but a row at least
+BLOCK_ROWS, BLOCK_BYTES = 4096, 1 << 22  # limits of a block; a block has at least one row
 
 
-def check_shape(shape: tuple[int, ...], name: str, inputs: int | None = None) -> None:
-    """Raise a DataError unless an array of this shape holds samples, of so many features.
+@contextmanager
+def prefix_errors(name: object) -> Iterator[None]:
+    """Put a name in front of the message of a DataError."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from error
+
+
+@contextmanager
+def file_errors(path: object) -> Iterator[None]:
+    """Raise every error of reading a file as a DataError that starts with its path."""
+    with prefix_errors(path):
+        try:
+            yield
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise DataError(f"damaged gzip: {error}") from error
+        except OSError as error:
+            raise DataError(f"cannot be read: {error.strerror or error}") from error
+
+
+def check_shape(shape: tuple[int, ...], inputs: int | None = None) -> None:
+    """Raise a DataError unless an array of this shape holds samples.
 
     Parameters
     ----------
     shape : tuple of int
-        Of rank 2, or more: then each sample will be flattened.
-    name : str
-        Stands first in the message.
+        Shape of the array. It must have two dimensions or more; each sample is flattened.
     inputs : int, optional
-        The features that are needed.
+        Number of features that a sample must have.
     """
     if len(shape) < 2:
-        raise DataError(
-            f"{name}: has the shape {shape}, where (n, {inputs or 'features'}) is needed"
-        )
+        raise DataError(f"has the shape {shape}, expected (n, {inputs or 'features'})")
     if inputs is not None and (features := math.prod(shape[1:])) != inputs:
-        raise DataError(f"{name}: has {features} features a row, where the model takes {inputs}")
+        raise DataError(f"has {features} features a row, but the model takes {inputs}")
 
 
-def as_samples(array: np.ndarray, name: str, first: int = 0, unit: str = "row") -> np.ndarray:
-    """Flatten to (n, features), uint8 or finite float32, C-contiguous; a copy only where needed.
+def as_samples(array: np.ndarray, first: int = 0, unit: str = "row") -> np.ndarray:
+    """Return samples as a C-contiguous (n, features) array of uint8 or float32.
 
     Parameters
     ----------
-    array : np.ndarray
-        Real numbers, of rank 2 or more; uint8 stays as it is.
-    name : str
-        Stands first in the message.
+    array : ndarray (n, ...)
+        Real numbers, two dimensions or more. uint8 stays uint8; other dtypes become float32.
     first : int, default 0
-        The number of its first row.
+        Number of the first row, for the error message.
     unit : str, default "row"
-        What is numbered.
+        What the error message counts, such as "line".
+
+    Returns
+    -------
+    ndarray (n, features)
+        The array itself where nothing has to change.
 
     Raises
     ------
     DataError
-        If a row is not finite in float32.
+        If a number is not finite in float32.
     """
     dtype = np.uint8 if array.dtype == np.uint8 else np.float32
-    with np.errstate(over="ignore"):  # found below, with its row
+    with np.errstate(over="ignore"):  # the check below reports the row
         x = np.require(array.reshape(len(array), -1), dtype, ["C", "A"])
     if dtype is np.float32 and (bad := np.flatnonzero(~np.isfinite(x).all(axis=1))).size:
-        raise DataError(
-            f"{name}: {unit} {first + bad[0]} holds NaN, infinity or a number beyond float32"
-        )
+        raise DataError(f"{unit} {first + bad[0]} holds NaN, infinity or a number beyond float32")
     return x
 
 
-def blocks_of_array(array: np.ndarray, name: str) -> Iterator[np.ndarray]:
-    """Yield an array, which may be a memory map, in blocks of samples as `as_samples` has them."""
+def blocks_of_array(array: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield an array, which may be memory-mapped, in blocks of samples."""
     step = _block_rows(array.nbytes // len(array))
     for first in range(0, len(array), step):
-        yield as_samples(array[first : first + step], name, first)
+        yield as_samples(array[first : first + step], first)
 
 
 def blocks_of_stream(
-    read: Callable[[int], bytes], shape: tuple[int, ...], dtype: np.dtype, name: str
+    read: Callable[[int], bytes], shape: tuple[int, ...], dtype: np.dtype
 ) -> Iterator[np.ndarray]:
-    """Yield what is left of a file in blocks of samples, as `as_samples` has them.
+    """Yield the rest of a file in blocks of samples.
 
     Parameters
     ----------
     read : callable
-        Returns as many bytes as it is asked for, or as there are.
+        Returns the requested number of bytes, or fewer at the end of the file.
     shape : tuple of int
-        Of what is left: of rank 2, or more.
-    dtype : np.dtype
-    name : str
-        Stands first in messages.
+        Shape of the array that follows in C order, two dimensions or more.
+    dtype : dtype
+        Data type of the array.
 
     Raises
     ------
     DataError
-        If the file ends early or late, or a row is not finite in float32.
+        If the file is shorter or longer than the array, or a number is not finite in float32.
     """
     row_bytes = math.prod(shape[1:]) * dtype.itemsize
     step = _block_rows(row_bytes)
@@ -96,11 +116,11 @@ def blocks_of_stream(
         rows = min(step, shape[0] - first)
         data = read(rows * row_bytes)
         if len(data) < rows * row_bytes:
-            ends = first + len(data) // row_bytes
-            raise DataError(f"{name}: truncated: it ends in row {ends} of {shape[0]:,}")
-        yield as_samples(np.frombuffer(data, dtype).reshape(rows, -1), name, first)
+            last = first + len(data) // row_bytes
+            raise DataError(f"truncated: it ends in row {last} of {shape[0]:,}")
+        yield as_samples(np.frombuffer(data, dtype).reshape(rows, -1), first)
     if read(1):
-        raise DataError(f"{name}: too long: it goes on after the {shape[0]:,} rows of its header")
+        raise DataError(f"too long: data follow the {shape[0]:,} rows of its header")
 
 
 def _block_rows(row_bytes: int) -> int:

@@ -1,4 +1,4 @@
-"""Samples in CSV, strictly read: numbers with commas between them, below a header or not."""
+"""Read samples in CSV strictly: lines of numbers separated by commas, with or without a header."""
 
 import csv
 from collections.abc import Callable, Iterator, Sequence
@@ -7,19 +7,19 @@ from typing import Protocol
 
 import numpy as np
 
-from fastnn.data.files.samples import BLOCK_BYTES, BLOCK_ROWS, as_samples
+from fastnn.data.files.samples import BLOCK_BYTES, BLOCK_ROWS, as_samples, prefix_errors
 from fastnn.errors import DataError
 
-_LINE_BYTES, _NUMBER_BYTES = 1 << 20, 32  # of a line: so many, and so many more for each number
-_SHOWN = 40  # characters of a field
-_MOST_EMPTY = 1000  # lines at the end that may be empty
+_LINE_BYTES, _NUMBER_BYTES = 1 << 20, 32  # the limit of a line: the first, plus the second a number
+_SHOWN = 40  # characters of a field in a message
+_MAX_EMPTY_LINES = 1000  # at the end of a file
 _BOM = "\ufeff"
-_AHEAD = 16  # lines to examine below a first line of numbers
-_MANY_COLUMNS = 8  # a line that counts up over as many is hardly a sample
+_LOOK_AHEAD = 16  # lines to examine below a first line that counts up
+_MANY_COLUMNS = 8  # a first line that counts up over this many columns is a header
 
 
 class Lines(Protocol):
-    """A binary file from which a table is read."""
+    """A binary file that a table is read from."""
 
     def readline(self, limit: int, /) -> bytes:
         """Return the next line, or its first `limit` bytes."""
@@ -27,99 +27,101 @@ class Lines(Protocol):
 
 def read_table(
     file: Lines,
-    name: str,
     inputs: int,
     names: Sequence[str] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[np.ndarray]:
-    """Yield the samples of a CSV file, one a line, in blocks; it may be larger than the memory.
+    """Yield the samples of a CSV file, one a line, in blocks; it may be larger than memory.
 
-    Numbers may be quoted and have blanks around them. The first line is a header if no field of
-    it is a number, or if it equals `names`.
+    Numbers may be quoted and have blanks around them. The first line is a header if none of its
+    fields is a number, or if it equals `names`.
 
-    A first line that counts 0, 1, 2, ... or 1, 2, 3, ... may also be a header: pandas writes one
-    where columns have no names. It is taken for a header if there are eight columns or more, or
-    if all numbers of a column below it have a decimal point. Otherwise, or if no line follows, or
-    if the same line occurs again, it is taken for a sample. `say` is called with the decision.
+    A first line that counts 0, 1, 2, ... or 1, 2, 3, ... is ambiguous: pandas writes such a header
+    if columns have no names. It is read as a header if it has at least eight columns, or if all
+    numbers of a column below it have a decimal point. It is read as a sample otherwise, or if it
+    is the only line, or if the same line occurs again.
 
     Parameters
     ----------
     file : binary file
-        UTF-8; a pipe will do.
-    name : str
-        Stands first in the messages.
+        UTF-8 text. It does not need to be seekable.
     inputs : int
-        The numbers that a line should have.
+        Number of fields that a line must have.
     names : sequence of str, optional
-        What a header should say, if there is one.
+        Names that a header must have.
     say : callable
-        Called with a line on how a first line of numbers is read, or on missing names.
+        Called with a message on how an ambiguous first line is read, or that `names` were not
+        compared because there is no header.
 
     Yields
     ------
-    np.ndarray
-        (rows, inputs) float32, C-contiguous.
+    ndarray (rows, inputs)
+        float32, C-contiguous.
 
     Raises
     ------
     DataError
-        If the file has no rows; or a line is empty, has more or fewer fields, or one that is not
-        a finite number in float32; or the header's names are others.
+        If the file has no rows; if a line is empty, has more or fewer fields, or a field that is
+        not a finite number in float32; or if the header has other names.
     """
-    lines = _lines(file, name, _LINE_BYTES + _NUMBER_BYTES * inputs)
+    lines = _lines(file, _LINE_BYTES + _NUMBER_BYTES * inputs)
     first = next(lines, None)
     if first is None:
-        raise DataError(f"{name}: is empty")
-    number = 1  # of the line at hand
-    fields = _checked_fields(first, inputs, f"{name}: line 1")
-    if has_header := fields == names or not any(map(_is_number, fields)):
-        _check_names(fields, names, f"{name}: line 1")
-    else:
-        ahead = list(islice(lines, _AHEAD)) if _counts_up(fields) else []
-        taken = _numbered(fields, first, ahead)
-        has_header = taken == "header"
+        raise DataError("is empty")
+    with prefix_errors("line 1"):
+        fields = _fields(first, inputs)
+        if has_header := fields == names or not any(map(_is_number, fields)):
+            _check_names(fields, names or fields)
+    if not has_header:
+        ahead = list(islice(lines, _LOOK_AHEAD)) if _counts_up(fields) else []
+        has_header, message = _guess_header(fields, first, ahead)
+        if names is not None:
+            message = message or "has no header"
+            message += "; the columns are taken in the order of the model's names"
+        if message:
+            say(message)
         lines = chain([] if has_header else [first], ahead, lines)
-        if text := _how_taken(taken, fields, names):
-            say(f"{name}: {text}")
-    number += has_header
+    number = 1 + has_header  # of the next line
     for block in _blocks(lines):
-        values = _parsed(block, inputs)
-        if values is None:
-            bad = _first_bad(block, inputs)
-            raise DataError(f"{name}: line {number + bad}{_complaint(block[bad], inputs)}")
-        yield as_samples(values, name, number, "line")
+        yield as_samples(_parse(block, inputs, number), number, "line")
         number += len(block)
     if has_header and number == 2:
-        raise DataError(f"{name}: has a header and no rows")
+        raise DataError("has a header and no rows")
 
 
-def _lines(file: Lines, name: str, limit: int) -> Iterator[str]:
-    """Yield the lines as text; empty ones may stand at the end alone."""
-    number, empty = 0, 0
+def _lines(file: Lines, limit: int) -> Iterator[str]:
+    """Yield the lines as text, without empty lines at the end.
+
+    Raises
+    ------
+    DataError
+        If a line is longer than `limit` bytes, or is not UTF-8, or an empty line is followed by
+        another one.
+    """
+    number, first_empty = 0, 0
     while line := file.readline(limit + 1):
         number += 1
-        where = f"{name}: line {number}"
         if len(line) > limit:
-            raise DataError(f"{where}: is longer than {limit:,} bytes")
+            raise DataError(f"line {number}: is longer than {limit:,} bytes")
         try:
-            text = line.decode("utf-8")
+            text = line.decode()
         except UnicodeDecodeError:
             text = "\0"
         if "\0" in text:
-            other = "the file none of IDX, .npy, .npz and PNG"
-            if name == "standard input":
-                other = "standard input is taken as CSV"
-            raise DataError(f"{where}: is not text in UTF-8, and {other}")
+            raise DataError(
+                f"line {number}: is not CSV in UTF-8; IDX, .npy, .npz and PNG are recognized in "
+                "regular files only"
+            )
         if number == 1:
             text = text.removeprefix(_BOM)
-        if not text.strip():
-            empty = empty or number
-            if number - empty >= _MOST_EMPTY:
-                raise DataError(f"{where}: is empty, like the {_MOST_EMPTY:,} lines before it")
-        elif empty:
-            raise DataError(f"{name}: line {empty}: is empty")
-        else:
+        if text.strip():
+            if first_empty:
+                raise DataError(f"line {first_empty}: is empty")
             yield text
+        else:
+            first_empty = first_empty or number
+            if number - first_empty >= _MAX_EMPTY_LINES:
+                raise DataError(f"line {number}: is empty, like the {_MAX_EMPTY_LINES:,} before it")
 
 
 def _blocks(lines: Iterator[str]) -> Iterator[list[str]]:
@@ -135,100 +137,76 @@ def _blocks(lines: Iterator[str]) -> Iterator[list[str]]:
         yield block
 
 
-def _checked_fields(line: str, inputs: int, where: str) -> list[str]:
-    """Return the fields of the first line; raise a DataError if their number is wrong."""
+def _fields(line: str, inputs: int) -> list[str]:
+    """Return the fields of a line; raise a DataError if their number is wrong."""
     try:
         fields = next(csv.reader([line], strict=True))
     except csv.Error as error:
-        raise DataError(f"{where}: is not CSV: {error}") from None
+        raise DataError(f"is not CSV: {error}") from None
     if len(fields) != inputs:
-        raise DataError(f"{where}: has {_counted(fields, inputs)}")
+        counted = f"{len(fields)} field{'s' * (len(fields) != 1)}"
+        raise DataError(f"has {counted}, but the model takes {inputs}")
     return fields
 
 
-def _check_names(fields: list[str], names: Sequence[str] | None, where: str) -> None:
+def _check_names(fields: list[str], names: Sequence[str]) -> None:
     """Raise a DataError if a header differs from the model's names."""
-    for column, (field, expected) in enumerate(zip(fields, names or fields, strict=True), 1):
-        if field != expected:
+    for column, (field, name) in enumerate(zip(fields, names, strict=True), 1):
+        if field != name:
             raise DataError(
-                f"{where}, column {column}: is named {_shown(field)}, where the model takes "
-                f"{_shown(expected)}"
+                f"column {column}: is named {_shown(field)}, but the model takes {_shown(name)}"
             )
 
 
 def _counts_up(fields: list[str]) -> bool:
-    """Return whether a line is 0, 1, 2, ... or 1, 2, 3, ..., like headers without names."""
+    """Return whether a line is 0, 1, 2, ... or 1, 2, 3, ..., like a header without names."""
     return any(fields == [str(k) for k in range(low, low + len(fields))] for low in (0, 1))
 
 
-def _numbered(fields: list[str], first: str, ahead: list[str]) -> str:
-    """Return "header" or "sample" if a first line counts up, else ""; "" is a sure sample."""
+def _guess_header(fields: list[str], first: str, ahead: list[str]) -> tuple[bool, str]:
+    """Return whether a first line of numbers is a header, and a message if that is uncertain.
+
+    Parameters
+    ----------
+    fields : list of str
+        The fields of the first line.
+    first : str
+        The first line.
+    ahead : list of str
+        The next lines, if the first line counts up.
+    """
+    is_single = len(fields) == 1  # a sample of 0 or 1 is too common for a message
     if not _counts_up(fields) or first.strip() in map(str.strip, ahead):
-        return ""
-    has_points = _has_column_with_points(ahead)
-    if len(fields) == 1:  # 0 or 1, which many samples are
-        return "sample" if has_points else ""
-    return "header" if has_points or (ahead and len(fields) >= _MANY_COLUMNS) else "sample"
+        return False, ""
+    columns = zip(*(line.split(",") for line in ahead), strict=False)
+    has_fractions = any(not any(map(_is_integer, column)) for column in columns)
+    if is_single and not has_fractions:
+        return False, ""
+    is_header = not is_single and (has_fractions or bool(ahead) and len(fields) >= _MANY_COLUMNS)
+    kind, other = ("header", "sample") if is_header else ("sample", "header")
+    start = ",".join(fields[:3]) + ",..." * (len(fields) > 3)
+    return is_header, f"line 1 ({start}) is read as a {kind}, not as a {other}"
 
 
-def _has_column_with_points(lines: list[str]) -> bool:
-    """Return whether all numbers of some column have a decimal point or an exponent."""
-    columns = zip(*(line.split(",") for line in lines), strict=False)
-    return any(
-        not any(field.strip(' \t\r\n"').lstrip("+-").isdigit() for field in column)
-        for column in columns
-    )
+def _is_integer(field: str) -> bool:
+    """Return whether a field has neither a decimal point nor an exponent."""
+    return field.strip(' \t\r\n"').lstrip("+-").isdigit()
 
 
-def _how_taken(taken: str, fields: list[str], names: Sequence[str] | None) -> str:
-    """Return a note on how an uncertain first line is read, or on missing names, or ""."""
-    text = ""
-    if taken:
-        start = ",".join(fields[:3]) + ",..." * (len(fields) > 3)
-        other = "sample" if taken == "header" else "header"
-        text = f"line 1 ({start}) is read as a {taken}, not as a {other}"
-    if names is not None:
-        text = f"{text or 'has no header'}; the columns are taken in the order of the model's names"
-    return text
-
-
-def _parsed(lines: list[str], inputs: int) -> np.ndarray | None:
-    """Return the numbers (len(lines), inputs) float32; None if something is wrong with a line."""
+def _parse(lines: list[str], inputs: int, first: int) -> np.ndarray:
+    """Return the numbers of lines, (len(lines), inputs) float32; `first` is the first's number."""
     try:
         values = np.loadtxt(lines, np.float32, comments=None, delimiter=",", quotechar='"', ndmin=2)
+        if values.shape == (len(lines), inputs):
+            return values
     except ValueError:
-        return None
-    return values if values.shape == (len(lines), inputs) else None
-
-
-def _first_bad(lines: list[str], inputs: int) -> int:
-    """Return the index of the first line that cannot be parsed; there is one."""
-    good, bad = 0, len(lines)  # all before the one can be parsed, not all before the other
-    while bad - good > 1:
-        middle = (good + bad) // 2
-        if _parsed(lines[good:middle], inputs) is None:
-            bad = middle
-        else:
-            good = middle
-    return good
-
-
-def _complaint(line: str, inputs: int) -> str:
-    """Say what is wrong with a line, and where."""
-    try:
-        fields = next(csv.reader([line], strict=True))
-    except csv.Error as error:
-        return f": is not CSV: {error}"
-    if len(fields) != inputs:
-        return f": has {_counted(fields, inputs)}"
-    for column, field in enumerate(fields, 1):
-        if not _is_number(field):
-            return f", column {column}: {_shown(field)} is not a number"
-    return ": is not made of numbers with commas between them"
-
-
-def _counted(fields: list[str], inputs: int) -> str:
-    return f"{len(fields)} field{'s' * (len(fields) != 1)}, where the model takes {inputs}"
+        pass
+    for number, line in enumerate(lines, first):
+        with prefix_errors(f"line {number}"):
+            for column, field in enumerate(_fields(line, inputs), 1):
+                if not _is_number(field):
+                    raise DataError(f"column {column}: {_shown(field)} is not a number")
+    raise DataError(f"line {first} or one below it is not made of numbers separated by commas")
 
 
 def _is_number(field: str) -> bool:
@@ -236,7 +214,7 @@ def _is_number(field: str) -> bool:
         float(field)
     except ValueError:
         return False
-    return field.isascii() and "_" not in field  # which Python takes, and CSV does not
+    return field.isascii() and "_" not in field  # which float() accepts, and CSV does not
 
 
 def _shown(field: str) -> str:

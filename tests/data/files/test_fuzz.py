@@ -1,8 +1,8 @@
-"""What reads files, given damaged and hostile ones: our errors, in little time and memory.
+"""Damaged and hostile files: every reader raises its own errors, in little time and memory.
 
-Files are made from intact ones by a seeded generator, so that a failure comes again; its number
-is in the message. Half of them are changed as bytes; of the others what is inside is changed, and
-checksums and lengths are made right again, so that the damage is met further in.
+A seeded generator makes the files from intact ones; the message of a failure has the number of
+the file. Half of the files have changed bytes. In the others the content is changed, and checksums
+and lengths are corrected, so that readers find the damage later.
 """
 
 import gzip
@@ -37,11 +37,11 @@ from fastnn.training.checkpoint_file import read_snapshot
 SECONDS, MEMORY = 1.0, 64 << 20
 EXAMPLES = 100, 500  # by default, and with the tests that take seconds
 MANY = int(os.environ.get("FASTNN_FUZZ", "100_000"))  # of each format, in the long form
-MEASURED = 25  # every so manieth example, in the short form: tracing takes its time
+MEASURED = 25  # the memory of every 25th example is traced in the short form
 INPUTS = 16
 SQUARE = 64  # of a picture: 8 x 8
 
-# Numbers that break things, of a header's size, a count or an offset.
+# Values that often cause errors as a size, a count or an offset.
 NUMBERS = (0, 1, 2, 3, 4, 7, 8, 15, 16, 64, 127, 128, 255, 256, 2**15, 2**16 - 1, 2**24)
 NUMBERS += (2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1)
 FIELDS = ("<B", "<H", "<I", "<Q", ">H", ">I")
@@ -58,7 +58,7 @@ def changed(rng: np.random.Generator, data: bytes) -> bytes:
     """Change a few places: cut, flip, insert, delete, copy from elsewhere, overwrite a number."""
     for _ in range(rng.integers(1, 4)):
         at = int(rng.integers(len(data) + 1))
-        if rng.random() < 0.5:  # most is decided in the first bytes
+        if rng.random() < 0.5:  # the first bytes matter most
             at = min(at, int(rng.integers(128)))
         kind, some = rng.integers(8), int(rng.integers(1, 17))
         if kind == 0:
@@ -88,7 +88,7 @@ def repacked_gzip(rng: np.random.Generator, data: bytes) -> bytes:
 
 
 def repacked_png(rng: np.random.Generator, data: bytes) -> bytes:
-    """Change the chunks of a PNG, or what is packed in them."""
+    """Change the chunks of a PNG, or their compressed data."""
     chunks, at = [], len(SIGNATURE)
     while at < len(data):
         (length,) = struct.unpack(">I", data[at : at + 4])
@@ -112,7 +112,7 @@ def repacked_png(rng: np.random.Generator, data: bytes) -> bytes:
 
 
 def repacked_zip(rng: np.random.Generator, data: bytes) -> bytes:
-    """Change a member of an archive, or its name."""
+    """Change a member of an archive or its name."""
     out = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, "w") as new:
         infos = old.infolist()
@@ -131,7 +131,7 @@ VALUES = (None, True, 0, -1, 2**62, 10**30, 0.5, 1e308, "", "relu", [], [1], [[]
 
 
 def changed_json(rng: np.random.Generator, value: object) -> object:
-    """Change one value somewhere inside, or take or add one."""
+    """Change, remove or replace one value somewhere inside."""
     if isinstance(value, dict) and value and rng.random() < 0.9:
         name = str(rng.choice(sorted(value)))
         if rng.random() < 0.1:
@@ -163,7 +163,7 @@ def reforged(rng: np.random.Generator, data: bytes) -> bytes:
     return forged(data, change, key)
 
 
-# ---- intact files, and what reads them ----------------------------------------------------------
+# ---- intact files and their readers -------------------------------------------------------------
 
 
 def idx() -> list[bytes]:
@@ -219,7 +219,7 @@ def png() -> list[bytes]:
 def models() -> list[bytes]:
     x, y = np.eye(4).repeat(3, axis=0), np.arange(12) % 3
     settings = {"hidden_layer_sizes": (3,), "engine": "numpy"}
-    settings |= {"tol": 1e9, "n_iter_no_change": 1}  # so that they end at once
+    settings |= {"tol": 1e9, "n_iter_no_change": 1}  # so that training stops at once
     trained = [
         fastnn.Network([3, 4, 2], activation="tanh", dropout=0.5),
         fastnn.Network([2, 3, 3, 1], loss="huber", input_scale=0.5),
@@ -235,7 +235,7 @@ def models() -> list[bytes]:
 
 
 def fit_some(path: Path, **options: bool) -> None:
-    """Fit with checkpoints, which come to lie in the file's folder."""
+    """Fit with checkpoints in the directory of the file."""
     x, y = np.eye(4, dtype=np.float32).repeat(3, axis=0), np.arange(12) % 3
     network = fastnn.Network([4, 3, 3], dropout=0.5)
     network.fit(
@@ -250,18 +250,18 @@ def checkpoints() -> list[bytes]:
     return [path.read_bytes() for path in sorted(Path("seeds").iterdir())]
 
 
-def used_up(path: Path, inputs: int = INPUTS) -> None:
-    """Read a file through the one door to all of them."""
+def read_all_rows(path: Path, inputs: int = INPUTS) -> None:
+    """Read a file of any format completely."""
     for block in read_rows(str(path), inputs):
         assert block.shape[1] == inputs
 
 
-def picture_used_up(path: Path) -> None:
-    used_up(path, SQUARE)
+def read_picture(path: Path) -> None:
+    read_all_rows(path, SQUARE)
 
 
 def use(*readers: Callable[[Path], object]) -> Callable[[Path], None]:
-    """Return what gives a file to several readers, each of which may refuse it."""
+    """Return a function that gives a file to several readers, each of which may refuse it."""
 
     def read(path: Path) -> None:
         for reader in readers:
@@ -279,12 +279,12 @@ def assert_one_line(error: Exception) -> None:
 
 def read_csv(path: Path) -> None:
     with path.open("rb") as file:
-        for block in read_table(file, str(path), INPUTS):
+        for block in read_table(file, INPUTS):
             assert np.isfinite(block).all()
 
 
 def load_model(path: Path) -> None:
-    """Load a model, and if it is one, have it predict."""
+    """Load a model and predict, unless the file is refused."""
     try:
         model = fastnn.load(path)
     except fastnn.ModelFileError as error:
@@ -298,8 +298,8 @@ def load_model(path: Path) -> None:
         model.predict(np.zeros((2, network.layers[0].inputs), np.float32))
 
 
-def go_on(path: Path) -> None:
-    """Read a checkpoint, and go on from it."""
+def resume(path: Path) -> None:
+    """Read a checkpoint and resume training from it."""
     try:
         read_snapshot(path)
     except fastnn.ModelFileError as error:
@@ -310,56 +310,55 @@ def go_on(path: Path) -> None:
     shutil.copy(path, place / sorted(path.parent.glob("seeds/*"))[0].name)
     try:
         with np.errstate(all="ignore"), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "a checkpoint is passed over", UserWarning)
+            warnings.filterwarnings("ignore", "a checkpoint is skipped", UserWarning)
             fit_some(place / "file", resume=True)
     except (fastnn.CheckpointError, fastnn.DivergenceError) as error:
         assert_one_line(error)
 
 
 class Format(NamedTuple):
-    """Intact files, what changes their insides, and what reads them."""
+    """Intact files of a format, a function that changes their content, and their reader."""
 
     seeds: Callable[[], list[bytes]]
-    inside: Change
+    change: Change
     read: Callable[[Path], None]
 
 
-IDX = use(read_idx, lambda path: list(read_idx_rows(path, INPUTS)), used_up)
-NPZ = use(load_npz, lambda path: list(read_npz(path, INPUTS)), used_up)
+IDX = use(read_idx, lambda path: list(read_idx_rows(path, INPUTS)), read_all_rows)
+NPZ = use(load_npz, lambda path: list(read_npz(path, INPUTS)), read_all_rows)
 FORMATS = {
     "idx": Format(idx, changed, IDX),
     "gzip": Format(lambda: [gzip.compress(each) for each in idx()], repacked_gzip, IDX),
-    "npy": Format(npy, changed, use(lambda path: list(read_npy(path, INPUTS)), used_up)),
+    "npy": Format(npy, changed, use(lambda path: list(read_npy(path, INPUTS)), read_all_rows)),
     "npz": Format(npz, repacked_zip, NPZ),
-    "csv": Format(table, changed, use(read_csv, used_up)),
-    "png": Format(png, repacked_png, use(lambda path: read_png(path, SQUARE), picture_used_up)),
+    "csv": Format(table, changed, use(read_csv, read_all_rows)),
+    "png": Format(png, repacked_png, use(lambda path: read_png(path, SQUARE), read_picture)),
     "model": Format(models, reforged, load_model),
-    "checkpoint": Format(checkpoints, reforged, go_on),
+    "checkpoint": Format(checkpoints, reforged, resume),
 }
 
 every_format = pytest.mark.parametrize("name", FORMATS)
 
 
 def example(form: Format, seeds: list[bytes], number: int) -> bytes:
-    """Return a file by its number."""
+    """Return the changed file of a number."""
     rng = np.random.default_rng(number)
     seed = seeds[number % len(seeds)]
-    return (form.inside if number // len(seeds) % 2 else changed)(rng, seed)
+    return (form.change if number // len(seeds) % 2 else changed)(rng, seed)
 
 
 # ---- the tests --------------------------------------------------------------------------------
 
 
 @every_format
-def test_intact_files_are_read(name, folder):
-    """So the changes begin where there is something to be read."""
+def test_reads_intact_files(name, folder):
     readers = {
         "npz": lambda path: list(read_npz(path, INPUTS)),
-        "png": picture_used_up,
+        "png": read_picture,
         "model": fastnn.load,
         "checkpoint": read_snapshot,
     }
-    reader = readers.get(name, used_up)
+    reader = readers.get(name, read_all_rows)
     for data in FORMATS[name].seeds():
         Path("file").write_bytes(data)
         reader(Path("file"))
@@ -371,7 +370,7 @@ def test_intact_files_are_read(name, folder):
     [range(EXAMPLES[0]), pytest.param(range(*EXAMPLES), marks=pytest.mark.process)],
     ids=["first", "more"],
 )
-def test_some_files(name, numbers, folder):
+def test_damaged_files(name, numbers, folder):
     form, path = FORMATS[name], folder / "file"
     seeds = form.seeds()
     for number in numbers:
@@ -384,7 +383,7 @@ def test_some_files(name, numbers, folder):
 
 
 def guarded(read: Callable[[Path], None], path: Path, number: int) -> None:
-    """Read a file; name it if that fails otherwise than it should."""
+    """Read a file; name it if that raises an unexpected error."""
     try:
         read(path)
     except Exception as error:
@@ -392,7 +391,7 @@ def guarded(read: Callable[[Path], None], path: Path, number: int) -> None:
 
 
 def traced_peak(read: Callable[[Path], None], path: Path) -> int:
-    """Return the most memory that reading a file takes from Python's allocators."""
+    """Return the peak of the memory that Python's allocators give while a file is read."""
     tracemalloc.start()
     try:
         read(path)
@@ -402,17 +401,17 @@ def traced_peak(read: Callable[[Path], None], path: Path) -> int:
 
 
 @pytest.mark.long
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="no high-water mark")
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's peak memory")
 @every_format
-def test_many_files(name, folder, capsys):
-    """All memory counts here, also what libraries in C take, and the time on the processor."""
+def test_many_damaged_files(name, folder, capsys):
+    """Here the memory of C libraries counts as well, and so does processor time."""
     form, path = FORMATS[name], folder / "file"
     seeds, worst_seconds, worst_memory = form.seeds(), 0.0, 0
     path.write_bytes(seeds[0])
-    form.read(path)  # which imports what it needs
+    form.read(path)  # imports the libraries that are needed
     for number in range(MANY):
         path.write_bytes(example(form, seeds, number))
-        Path("/proc/self/clear_refs").write_text("5")  # the mark is what there is now
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         before, start = resident("VmRSS"), time.process_time()
         guarded(form.read, path, number)
         seconds, memory = time.process_time() - start, resident("VmHWM") - before
@@ -424,6 +423,6 @@ def test_many_files(name, folder, capsys):
 
 
 def resident(mark: str) -> int:
-    """Return a size of this process's memory as Linux tells it, in bytes."""
+    """Return a size of this process's memory in bytes, from Linux's status file."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(mark))

@@ -1,4 +1,4 @@
-"""The IDX reader: what it accepts, and the many things that it must refuse."""
+"""The IDX reader: files that it accepts, and files that it refuses."""
 
 import gzip
 import hashlib
@@ -28,7 +28,7 @@ SMALL = idx_bytes((2, 3, 4), bytes(range(24)))
 
 @pytest.fixture
 def file(tmp_path):
-    """Give a function that writes bytes to a file and returns its path."""
+    """Return a function that writes bytes to a file and returns its path."""
 
     def write(content: bytes) -> Path:
         path = tmp_path / "some-idx3-ubyte"
@@ -39,7 +39,7 @@ def file(tmp_path):
 
 
 def refusal(path: Path) -> str:
-    """Return the message with which a file is refused: one line that names the file."""
+    """Return the error message for a file, without its path; assert that it is one line."""
     with pytest.raises(DataError) as caught:
         read_idx(path)
     message = str(caught.value)
@@ -49,7 +49,7 @@ def refusal(path: Path) -> str:
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["raw", "gzip"])
 @pytest.mark.parametrize("shape", [(24,), (4, 6), (2, 3, 4), (1, 2, 3, 2, 2)], ids=str)
-def test_good_files(file, pack, shape):
+def test_reads_raw_and_gzipped_files_of_any_shape(file, pack, shape):
     array = read_idx(file(pack(idx_bytes(shape, bytes(range(24))))))
     assert array.dtype == np.uint8
     assert array.flags.c_contiguous and array.flags.writeable
@@ -57,22 +57,22 @@ def test_good_files(file, pack, shape):
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["raw", "gzip"])
-def test_the_hash_is_that_of_the_uncompressed_bytes(file, pack):
+def test_returns_the_hash_of_the_uncompressed_bytes(file, pack):
     assert read_idx_and_sha256(file(pack(SMALL)))[1] == hashlib.sha256(SMALL).hexdigest()
 
 
-def test_a_path_may_be_a_string_and_the_name_does_not_matter(tmp_path):
+def test_accepts_a_string_path_with_any_suffix(tmp_path):
     path = tmp_path / "raw-in-spite-of-its.gz"
     path.write_bytes(SMALL)
     assert read_idx(str(path)).shape == (2, 3, 4)
 
 
-def test_gzip_of_several_members(file):
+def test_reads_gzip_of_several_members(file):
     packed = gzip.compress(SMALL[:10]) + gzip.compress(SMALL[10:])
     assert read_idx(file(packed)).shape == (2, 3, 4)
 
 
-def test_truncation_names_both_sizes(file):
+def test_truncation_error_names_both_sizes(file):
     whole = idx_bytes((60_000, 28, 28), b"")
     message = "truncated: the header promises 47,040,016 bytes, the file holds "
     assert refusal(file(whole + bytes(984))) == message + "1,000"
@@ -80,7 +80,7 @@ def test_truncation_names_both_sizes(file):
     assert refusal(file(packed)) == message + "50,016"
 
 
-def test_surplus_names_both_sizes(file):
+def test_error_for_extra_bytes_names_both_sizes(file):
     message = "too long: the header promises 40 bytes, the file holds "
     assert refusal(file(SMALL + b"abc")) == message + "43"
     assert refusal(file(gzip.compress(SMALL + b"abc"))) == message + "at least 41"
@@ -91,8 +91,8 @@ def test_surplus_names_both_sizes(file):
     [
         (b"", "truncated"),
         (b"PK\3\4 and so on", "not an IDX file: it starts with 50 4b 03 04"),
-        (idx_bytes((1,), b"\0", code=13), "holds float32 (type code 13), where uint8 (8)"),
-        (idx_bytes((1,), b"\0", code=7), "an unknown type (type code 7)"),
+        (idx_bytes((1,), b"\0", code=13), "holds another dtype than uint8: its type code is 13"),
+        (idx_bytes((1,), b"\0", code=7), "its type code is 7, expected 8"),
         (idx_bytes((), b"\0"), "has 0 dimensions"),
         (idx_bytes((1,) * 65, b"\0"), "has 65 dimensions"),
         (idx_bytes((0, 28, 28), b""), "is empty: its shape is (0, 28, 28)"),
@@ -102,22 +102,22 @@ def test_surplus_names_both_sizes(file):
         (gzip.compress(SMALL)[:-8] + bytes(8), "damaged gzip: CRC check failed"),
     ],
 )
-def test_what_is_wrong_is_said(file, content, expected):
+def test_error_names_the_defect(file, content, expected):
     assert expected in refusal(file(content))
 
 
 @pytest.mark.parametrize("whole", [SMALL, gzip.compress(SMALL)], ids=["raw", "gzip"])
-def test_every_prefix_is_refused(file, whole):
+def test_rejects_every_truncation(file, whole):
     for length in range(len(whole)):
         refusal(file(whole[:length]))
 
 
-def test_no_file_and_no_regular_file(tmp_path):
+def test_rejects_missing_files_and_directories(tmp_path):
     assert "No such file" in refusal(tmp_path / "nothing")
     assert "cannot be read" in refusal(tmp_path)
 
 
-def test_a_wild_header_or_a_bomb_costs_no_memory(file):
+def test_huge_headers_and_bombs_take_little_memory(file):
     bomb = gzip.compress(idx_bytes((4, 4), bytes(16)) + bytes(100 << 20), compresslevel=1)
     wild = idx_bytes((2**31, 2**31), bytes(1000))
     tracemalloc.start()
@@ -132,12 +132,12 @@ def test_a_wild_header_or_a_bomb_costs_no_memory(file):
         tracemalloc.stop()
 
 
-# Rows in blocks
+# ---- rows in blocks ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["raw", "gzip"])
 @pytest.mark.parametrize("shape", [(7, 12), (7, 3, 4)], ids=str)
-def test_rows_come_in_blocks(file, monkeypatch, pack, shape):
+def test_yields_rows_in_blocks(file, monkeypatch, pack, shape):
     monkeypatch.setattr(samples, "BLOCK_ROWS", 3)
     path = file(pack(idx_bytes(shape, bytes(range(84)))))
     blocks = list(read_idx_rows(path, 12))
@@ -148,17 +148,17 @@ def test_rows_come_in_blocks(file, monkeypatch, pack, shape):
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (SMALL, "has 12 features a row, where the model takes 9"),
+        (SMALL, "has 12 features a row, but the model takes 9"),
         (gzip.compress(SMALL), "has 12 features"),
-        (idx_bytes((9,), bytes(9)), "has the shape (9,), where (n, 9) is needed"),
+        (idx_bytes((9,), bytes(9)), "has the shape (9,), expected (n, 9)"),
         (idx_bytes((2, 9), bytes(17)), "truncated: the header promises 30 bytes"),
         (gzip.compress(idx_bytes((2, 9), bytes(17))), "truncated: it ends in row 1 of 2"),
-        (gzip.compress(idx_bytes((2, 9), bytes(19))), "too long: it goes on after the 2 rows"),
+        (gzip.compress(idx_bytes((2, 9), bytes(19))), "too long: data follow the 2 rows"),
         (gzip.compress(idx_bytes((2, 9), bytes(18)))[:-9], "damaged gzip: "),
         (gzip.compress(idx_bytes((2, 9), bytes(18)))[:-8] + bytes(8), "damaged gzip: CRC check"),
     ],
 )
-def test_what_is_wrong_with_rows_is_said(file, content, expected):
+def test_error_names_the_defect_of_rows(file, content, expected):
     path = file(content)
     with pytest.raises(DataError) as caught:
         list(read_idx_rows(path, 9))
@@ -167,7 +167,7 @@ def test_what_is_wrong_with_rows_is_said(file, content, expected):
 
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory) -> Path:
-    """One path for all the examples of a property."""
+    """Return one path for all examples of a property."""
     return tmp_path_factory.mktemp("fuzz") / "idx"
 
 
@@ -177,7 +177,7 @@ def scratch(tmp_path_factory) -> Path:
     at=st.integers(0, 60),
     patch=st.binary(max_size=12),
 )
-def test_any_bytes_are_read_or_refused(scratch, start, at, patch):
+def test_any_bytes_are_read_or_raise_a_data_error(scratch, start, at, patch):
     scratch.write_bytes(start[:at] + patch + start[at + len(patch) :])
     try:
         array = read_idx(scratch)

@@ -1,4 +1,4 @@
-"""The .npy reader: blocks of what it accepts, and what it refuses."""
+"""The .npy reader: files that it reads in blocks, and files that it refuses."""
 
 import io
 import tracemalloc
@@ -22,7 +22,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def refusal(path: Path, inputs: int = 4) -> str:
-    """Return the message with which a file is refused: one line that names it."""
+    """Return the error message for a file, without its path; assert that it is one line."""
     with pytest.raises(DataError) as caught:
         list(read_npy(path, inputs))
     message = str(caught.value)
@@ -39,7 +39,7 @@ def header(shape: tuple[int, ...], descr: str = "|u1", fortran_order: bool = Fal
 
 @pytest.mark.parametrize("dtype", ["u1", "<f4", ">f4", "f2", "f8", "i1", "u2", "<i8", "?"])
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_samples_come_in_blocks(path, monkeypatch, dtype, order):
+def test_yields_samples_in_blocks(path, monkeypatch, dtype, order):
     monkeypatch.setattr(samples, "BLOCK_ROWS", 3)
     np.save(path, np.array(X, dtype, order=order))
     blocks = list(read_npy(path, 4))
@@ -52,12 +52,12 @@ def test_samples_come_in_blocks(path, monkeypatch, dtype, order):
 
 @pytest.mark.parametrize("shape", [(7, 2, 2), (7, 2, 2, 1), (7, 1, 1, 4)])
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_images_are_flattened(path, shape, order):
+def test_flattens_images(path, shape, order):
     np.save(path, np.array(X.reshape(shape), order=order))
     np.testing.assert_array_equal(np.concatenate(list(read_npy(path, 4))), X)
 
 
-def test_wide_rows_come_one_by_one(path, monkeypatch):
+def test_blocks_of_wide_rows_hold_one_row(path, monkeypatch):
     monkeypatch.setattr(samples, "BLOCK_BYTES", 10)
     np.save(path, X)
     assert [len(block) for block in read_npy(path, 4)] == [1] * 7
@@ -66,21 +66,21 @@ def test_wide_rows_come_one_by_one(path, monkeypatch):
 @pytest.mark.parametrize(
     ("array", "expected"),
     [
-        (X[:, :3], "has 3 features a row, where the model takes 4"),
-        (X[0], "has the shape (4,), where (n, 4) is needed"),
+        (X[:, :3], "has 3 features a row, but the model takes 4"),
+        (X[0], "has the shape (4,), expected (n, 4)"),
         (np.float32(1), "has the shape ()"),
         (X[:0], "is empty: its shape is (0, 4)"),
-        (X.astype(complex), "holds complex128, where integers or floating point are needed"),
-        (X.astype(str), "holds <U21, where integers"),
-        (X.astype("M8[s]"), "holds datetime64[s], where integers"),
-        (np.zeros((7, 4), "u1,f4"), "holds [('f0', 'u1'), ('f1', '<f4')], where integers"),
+        (X.astype(complex), "holds complex128, expected integers or floating-point numbers"),
+        (X.astype(str), "holds <U21, expected integers"),
+        (X.astype("M8[s]"), "holds datetime64[s], expected integers"),
+        (np.zeros((7, 4), "u1,f4"), "holds [('f0', 'u1'), ('f1', '<f4')], expected integers"),
         (X.astype(object), "holds Python objects, which are never unpickled; save numbers"),
         (np.where(X == 21, np.nan, X), "row 5 holds NaN, infinity or a number beyond float32"),
         (np.where(X == 21, -1e39, X), "row 5 holds NaN"),
         (np.asfortranarray(np.where(X == 21, np.inf, X)), "row 5 holds NaN"),
     ],
 )
-def test_what_is_wrong_is_said(path, monkeypatch, array, expected):
+def test_error_names_the_defect(path, monkeypatch, array, expected):
     monkeypatch.setattr(samples, "BLOCK_ROWS", 3)
     np.save(path, array)
     assert refusal(path).startswith(expected)
@@ -100,12 +100,12 @@ def test_what_is_wrong_is_said(path, monkeypatch, array, expected):
         (header((1, 10**5)) + bytes(10**5), "has 100000 features"),
     ],
 )
-def test_headers_are_not_believed(path, content, expected):
+def test_rejects_wrong_headers(path, content, expected):
     path.write_bytes(content)
     assert refusal(path).startswith(expected)
 
 
-def test_no_file(path):
+def test_rejects_missing_files_and_directories(path):
     assert refusal(path) == "cannot be read: No such file or directory"
     path.mkdir()
     assert refusal(path).startswith("cannot be read: ")
@@ -113,9 +113,9 @@ def test_no_file(path):
 
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("dtype", ["u1", "f8"])
-def test_a_large_file_costs_little_memory(path, dtype, order):
+def test_large_files_take_little_memory(path, dtype, order):
     rows = 64_000_000 // np.dtype(dtype).itemsize // 100
-    with path.open("wb") as file:  # with a hole that takes no room on the disk
+    with path.open("wb") as file:  # sparse, so it takes no space on the disk
         start = file.write(header((rows, 100), np.dtype(dtype).str, order == "F"))
         file.truncate(start + 64_000_000)
     tracemalloc.start()
@@ -132,7 +132,7 @@ def test_a_large_file_costs_little_memory(path, dtype, order):
     patch=st.binary(min_size=1, max_size=8),
     order=st.sampled_from("CF"),
 )
-def test_any_bytes_are_read_or_refused(scratch, at, patch, order):
+def test_any_bytes_are_read_or_raise_a_data_error(scratch, at, patch, order):
     path = scratch / "a.npy"
     np.save(path, np.array(X, np.float32, order=order))
     whole = path.read_bytes()

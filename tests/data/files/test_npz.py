@@ -1,4 +1,4 @@
-"""Data sets from .npz archives: what becomes of the arrays, and what is refused."""
+"""The .npz reader: data sets and samples, and archives that it refuses."""
 
 import io
 import zipfile
@@ -16,7 +16,7 @@ from fastnn.errors import DataError
 
 
 def refusal(path: Path) -> str:
-    """Return the message with which an archive is refused: one line that names it."""
+    """Return the error message for an archive, without its path; assert that it is one line."""
     with pytest.raises(DataError) as caught:
         load_npz(path)
     message = str(caught.value)
@@ -39,7 +39,7 @@ def save(path: Path, **changes) -> Path:
 
 
 @pytest.mark.parametrize("save_arrays", [np.savez, np.savez_compressed])
-def test_npz_of_bytes(tmp_path, save_arrays):
+def test_uint8_features_stay_uint8(tmp_path, save_arrays):
     save_arrays(tmp_path / "toys.npz", **good_arrays())
     data = load_dataset(str(tmp_path / "toys.npz"))
     assert (data.name, data.source) == ("toys", str(tmp_path / "toys.npz"))
@@ -51,7 +51,7 @@ def test_npz_of_bytes(tmp_path, save_arrays):
 
 @pytest.mark.parametrize("dtype", ["f2", "<f4", ">f4", "f8", "i8", "u2", "?"])
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_npz_of_other_numbers(tmp_path, dtype, order):
+def test_other_dtypes_become_float32(tmp_path, dtype, order):
     x_train = np.arange(24).reshape(4, 6).astype(dtype)
     x_test = np.array(x_train[:2], order=order)
     path = save(tmp_path / "a.npz", x_train=np.array(x_train, order=order), x_test=x_test)
@@ -66,20 +66,20 @@ def test_npz_of_other_numbers(tmp_path, dtype, order):
     ("shape", "image_shape"),
     [((4, 2, 3), (2, 3)), ((4, 2, 3, 1), (2, 3)), ((4, 2, 1, 3), None), ((4, 784), None)],
 )
-def test_image_shape(tmp_path, shape, image_shape):
+def test_image_shape_follows_from_the_dimensions(tmp_path, shape, image_shape):
     x = np.zeros(shape)
     assert load_npz(save(tmp_path / "a.npz", x_train=x, x_test=x[:2])).image_shape == image_shape
 
 
 def pixels(*shape: int) -> np.ndarray:
     x = np.random.default_rng(0).integers(0, 256, (4, *shape))
-    x[:, 0] = 0  # a border that does not vary
+    x[:, 0] = 0  # constant columns
     return x
 
 
 @pytest.mark.parametrize("dtype", ["f2", "<f4", ">f8", "i8", "u2"])
 @pytest.mark.parametrize("shape", [(4, 4), (2, 3, 1), (16,), (4, 2, 3)])
-def test_pictures_of_another_type_are_bytes(tmp_path, dtype, shape):
+def test_pictures_of_another_dtype_become_uint8(tmp_path, dtype, shape):
     x = pixels(*shape).astype(dtype)
     data = load_npz(save(tmp_path / "a.npz", x_train=x, x_test=x[:2] // 4))
     np.testing.assert_array_equal(data.x_train, x.reshape(4, -1))
@@ -109,7 +109,7 @@ ONE_HOT = np.concatenate([RATINGS[:, :12] > 2, pixels(4)], axis=1)
         np.full((4, 16), 200),  # nothing varies
     ],
 )
-def test_other_whole_numbers_stay_as_they_are(tmp_path, x):
+def test_other_whole_numbers_become_float32(tmp_path, x):
     x = x.astype(np.float32)
     with np.errstate(all="raise"):
         data = load_npz(save(tmp_path / "a.npz", x_train=x, x_test=x[:2]))
@@ -117,13 +117,13 @@ def test_other_whole_numbers_stay_as_they_are(tmp_path, x):
     assert (data.x_train.dtype, data.scale, data.note) == (np.float32, 1.0, None)
 
 
-def test_bytes_in_one_part_only(tmp_path):
+def test_pictures_in_one_part_only_become_float32(tmp_path):
     x = pixels(4, 4)
     data = load_npz(save(tmp_path / "a.npz", x_train=x, x_test=x[:2] + 0.5))
     assert (data.x_train.dtype, data.scale, data.note) == (np.float32, 1.0, None)
 
 
-def test_whole_numbers_may_be_floating_point(tmp_path):
+def test_accepts_whole_floating_point_labels(tmp_path):
     y_train = np.array([0.0, 1.0, 2.0, 0.0], np.float16)
     data = load_npz(save(tmp_path / "a.npz", y_train=y_train))
     assert data.y_train.tolist() == [0, 1, 2, 0] and data.y_train.dtype == np.int32
@@ -132,40 +132,40 @@ def test_whole_numbers_may_be_floating_point(tmp_path):
 @pytest.mark.parametrize(
     ("key", "array", "expected"),
     [
-        ("x_train", np.array([["a"]]), "x_train: holds <U1, where integers or floating point"),
+        ("x_train", np.array([["a"]]), "x_train: holds <U1, expected integers or floating-point"),
         ("x_train", np.zeros((4, 2, 3), complex), "x_train: holds complex128"),
         ("x_train", np.array([{}] * 4), "x_train: holds Python objects, which are never unpickled"),
-        ("x_train", np.zeros(4), "x_train: has the shape (4,), where (n, features)"),
+        ("x_train", np.zeros(4), "x_train: has the shape (4,), expected (n, features)"),
         ("x_test", np.zeros((0, 2, 3)), "x_test: is empty: its shape is (0, 2, 3)"),
-        ("x_test", np.zeros((2, 5), np.uint8), "x_train has 6 features and x_test 5"),
+        ("x_test", np.zeros((2, 5), np.uint8), "x_train has 6 features, but x_test has 5"),
         ("x_test", np.zeros((2, 6)), "x_train and x_test: one is uint8"),
-        ("x_train", np.zeros((3, 6), np.uint8), "x_train has 3 rows and y_train 4"),
+        ("x_train", np.zeros((3, 6), np.uint8), "x_train has 3 rows, but y_train has 4"),
         ("x_train", np.array([[0.0], [1e39], [0], [0]]), "x_train: row 1 holds NaN, infinity or"),
         ("x_train", np.array([[0.0], [0], [np.nan], [0]]), "x_train: row 2 holds NaN"),
-        ("y_train", np.eye(4, dtype=int), "y_train: has the shape (4, 4), where (n,) or (n, 1)"),
+        ("y_train", np.eye(4, dtype=int), "y_train: has the shape (4, 4), expected (n,) or (n, 1)"),
         ("y_train", np.int64(3), "y_train: has the shape ()"),
-        ("y_train", np.array([0, 1, -2, 1]), "y_train: row 2 is -2, where 0, 1, 2, ..."),
+        ("y_train", np.array([0, 1, -2, 1]), "y_train: row 2 is -2, expected 0, 1, 2, ..."),
         ("y_train", np.array([0, 1, 2, 2**31]), "y_train: row 3 is 2147483648"),
-        ("y_train", np.array([0, 9, 2, 1]), "y_train: row 1 is 9, where 4 rows can tell of"),
+        ("y_train", np.array([0, 9, 2, 1]), "y_train: row 1 is 9, but 4 rows can be of"),
         ("y_train", np.array([0, 1.5, 2, 1]), "y_train: row 1 is 1.5"),
         ("y_train", np.array([np.nan, 0, 0, 0]), "y_train: row 0 is nan"),
         ("y_train", np.array(["a"] * 4), "y_train: holds <U1"),
-        ("y_test", np.array([0]), "x_test has 2 rows and y_test 1"),
-        ("y_test", np.array([0, 3]), "y_test: row 1 is 3, the training labels end at 2"),
+        ("y_test", np.array([0]), "x_test has 2 rows, but y_test has 1"),
+        ("y_test", np.array([0, 3]), "y_test: row 1 is 3, but the training labels end at 2"),
     ],
 )
-def test_npz_refuses_arrays(tmp_path, key, array, expected):
+def test_rejects_arrays(tmp_path, key, array, expected):
     path = save(tmp_path / "a.npz", **{key: array})
     assert refusal(path).startswith(expected)
 
 
-def test_npz_names_missing_arrays(tmp_path):
+def test_error_names_missing_arrays(tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, x_train=np.zeros((1, 1)), y_train=np.zeros(1))
     assert refusal(path) == "lacks x_test, y_test; it has ['x_train', 'y_train']"
 
 
-def test_npz_refuses_other_and_damaged_files(tmp_path):
+def test_rejects_other_and_damaged_files(tmp_path):
     path = tmp_path / "a.npz"
     assert refusal(path).startswith("cannot be read: ")
     save(path)
@@ -191,7 +191,7 @@ def test_npz_refuses_other_and_damaged_files(tmp_path):
         ((-4, -6), "x_train: is empty: its shape is (-4, -6)"),
     ],
 )
-def test_npz_does_not_believe_headers(tmp_path, member, expected):
+def test_rejects_wrong_headers(tmp_path, member, expected):
     path = tmp_path / "a.npz"
     if isinstance(member, tuple):
         header = {"descr": "|u1", "fortran_order": False, "shape": member}
@@ -204,13 +204,14 @@ def test_npz_does_not_believe_headers(tmp_path, member, expected):
     assert refusal(path).startswith(expected)
 
 
-# Samples to predict
+# ---- samples to predict -----------------------------------------------------------------------
 
 
 X = np.arange(28).reshape(7, 4)
 
 
 def refused_samples(path: Path, inputs: int = 4) -> str:
+    """Return the error message for samples, without the path; assert that it is one line."""
     with pytest.raises(DataError) as caught:
         list(read_npz(path, inputs))
     message = str(caught.value)
@@ -221,7 +222,7 @@ def refused_samples(path: Path, inputs: int = 4) -> str:
 @pytest.mark.parametrize("save_arrays", [np.savez, np.savez_compressed])
 @pytest.mark.parametrize("dtype", ["u1", "<f4", ">f8", "i8", "?"])
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_samples_come_in_blocks(tmp_path, monkeypatch, save_arrays, dtype, order):
+def test_yields_samples_in_blocks(tmp_path, monkeypatch, save_arrays, dtype, order):
     monkeypatch.setattr(samples, "BLOCK_ROWS", 3)
     x = np.array(X % 3, dtype, order=order)
     save_arrays(tmp_path / "a.npz", x=x)
@@ -232,7 +233,7 @@ def test_samples_come_in_blocks(tmp_path, monkeypatch, save_arrays, dtype, order
 
 
 @pytest.mark.parametrize(
-    ("arrays", "told"),
+    ("arrays", "message"),
     [
         ({"x": X, "y": X}, []),
         ({"x": X, "x_test": X + 1, "x_train": X + 1}, []),
@@ -243,12 +244,12 @@ def test_samples_come_in_blocks(tmp_path, monkeypatch, save_arrays, dtype, order
         ({"x_test": X, "x_train": X + 1}, ["x_test is predicted, of 2 arrays in {path}"]),
     ],
 )
-def test_which_array_is_meant(tmp_path, arrays, told):
+def test_finds_the_array_of_samples(tmp_path, arrays, message):
     path = tmp_path / "a.npz"
     np.savez(path, **arrays)
     said = []
     np.testing.assert_array_equal(np.concatenate(list(read_npz(path, 4, said.append))), X)
-    assert said == [line.format(path=path) for line in told]
+    assert said == [line.format(path=path) for line in message]
 
 
 @pytest.mark.parametrize(
@@ -256,31 +257,34 @@ def test_which_array_is_meant(tmp_path, arrays, told):
     [
         ({"a": X, "b": X}, "must have an array x"),
         ({"a": X[0], "b": X[0]}, "must have an array x"),
-        ({}, "must have an array x or x_test, or a single one of rank 2 or more; it has []"),
+        (
+            {},
+            "must have an array x or x_test, or a single one of two dimensions or more; it has []",
+        ),
         ({f"a{i}": X[0] for i in range(70)} | {"b": X}, "must have an array x"),
-        ({"a": X[0]}, "a: has the shape (4,), where (n, 4) is needed"),
-        ({"x": X[:, :3]}, "x: has 3 features a row, where the model takes 4"),
+        ({"a": X[0]}, "a: has the shape (4,), expected (n, 4)"),
+        ({"x": X[:, :3]}, "x: has 3 features a row, but the model takes 4"),
         ({"x": X.astype(str)}, "x: holds <U21"),
         ({"x": X.astype(object)}, "x: holds Python objects"),
         ({"x": X * [[np.nan]]}, "x: row 0 holds NaN"),
         ({"x": np.where(X == 26, 1e39, X)}, "x: row 6 holds NaN, infinity or a number beyond"),
     ],
 )
-def test_samples_that_are_refused(tmp_path, monkeypatch, arrays, expected):
+def test_rejects_samples(tmp_path, monkeypatch, arrays, expected):
     monkeypatch.setattr(samples, "BLOCK_ROWS", 3)
     np.savez(tmp_path / "a.npz", **arrays)
     assert refused_samples(tmp_path / "a.npz").startswith(expected)
 
 
-def test_columns_too_large_to_be_read_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(npz, "_COLUMNS_BYTES", 100)
+def test_rejects_large_arrays_in_fortran_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(npz, "_FORTRAN_BYTES", 100)
     np.savez(tmp_path / "a.npz", x=np.asfortranarray(X))
-    assert refused_samples(tmp_path / "a.npz").startswith("x: lies column by column and is too")
+    assert refused_samples(tmp_path / "a.npz").startswith("x: is in Fortran order and too large")
     np.savez(tmp_path / "a.npz", x=X)
     assert len(list(read_npz(tmp_path / "a.npz", 4))) == 1
 
 
-def test_archives_that_are_refused(tmp_path):
+def test_rejects_archives(tmp_path):
     path = tmp_path / "a.npz"
     assert refused_samples(path) == "cannot be read: No such file or directory"
     np.savez(path, x=X)
@@ -289,7 +293,7 @@ def test_archives_that_are_refused(tmp_path):
     assert refused_samples(path).startswith("is not an intact .npz archive: Bad CRC-32")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
         archive.writestr("x.npy", b"")
-    assert refused_samples(path) == "x: is compressed otherwise than np.savez_compressed does it"
+    assert refused_samples(path) == "x: is not compressed as by np.savez_compressed"
     with zipfile.ZipFile(path, "w") as archive:
         for number in range(9_000):
             archive.writestr(f"{number:080}", b"")
@@ -302,7 +306,7 @@ def test_archives_that_are_refused(tmp_path):
     patch=st.binary(min_size=1, max_size=8),
     compressed=st.booleans(),
 )
-def test_any_bytes_are_loaded_or_refused(scratch, at, patch, compressed):
+def test_any_bytes_are_loaded_or_raise_a_data_error(scratch, at, patch, compressed):
     path = scratch / "a.npz"
     (np.savez_compressed if compressed else np.savez)(path, **good_arrays())
     whole = path.read_bytes()

@@ -1,4 +1,4 @@
-"""PNGs of digits: what becomes of them, and what is refused."""
+"""The PNG reader: how digits are converted, and files that it refuses."""
 
 import io
 import struct
@@ -40,8 +40,11 @@ def header(width: int, height: int) -> bytes:
     return SIGNATURE + chunk(b"IHDR", struct.pack(">II5B", width, height, 8, 0, 0, 0, 0))
 
 
+END = chunk(b"IEND", b"")
+
+
 def hook(height: int = 300, width: int = 200) -> np.ndarray:
-    """Draw white on black, off centre: a stroke of 120 x 20 pixels with one of 20 x 40 below."""
+    """Draw white on black, off centre: a stroke of 120 x 20 pixels, and one of 20 x 40 below."""
     pixels = np.zeros((height, width), np.uint8)
     pixels[30:150, 110:130] = 255
     pixels[130:150, 70:110] = 255
@@ -49,7 +52,7 @@ def hook(height: int = 300, width: int = 200) -> np.ndarray:
 
 
 def refusal(path: Path, inputs: int = SIDE * SIDE) -> str:
-    """Return the message with which a file is refused: one line that names it."""
+    """Return the error message for a file, without its path; assert that it is one line."""
     with pytest.raises(DataError) as caught:
         read_png(path, inputs)
     message = str(caught.value)
@@ -69,7 +72,7 @@ def centre(square: np.ndarray) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize(("side", "filled"), [(28, 20), (14, 10), (56, 40)])
-def test_ink_fills_its_share_of_the_side_and_is_centred_by_its_mass(path, side, filled):
+def test_ink_is_scaled_and_centred_by_mass(path, side, filled):
     square = read_png(save(path, hook()), side * side).reshape(side, side)
     assert square.dtype == np.float32 and square.min() >= 0 and square.max() == 1
     rows, columns = np.flatnonzero(square.any(axis=1)), np.flatnonzero(square.any(axis=0))
@@ -79,8 +82,8 @@ def test_ink_fills_its_share_of_the_side_and_is_centred_by_its_mass(path, side, 
         np.testing.assert_allclose(centre(square), side / 2, atol=0.5)
 
 
-def test_in_8_x_8_pixels_digits_are_scikit_learns(path):
-    """They fill their pixels; as MNIST's they would not be recognised."""
+def test_digits_of_8_x_8_pixels_have_the_form_of_scikit_learn(path):
+    """They fill their pixels; a network would not recognize them in MNIST's form."""
     digits = load_dataset("digits")
     network = Network([64, 100, 10], input_scale=digits.scale)
     network.fit(digits.x_train, digits.y_train, epochs=20, learning_rate=0.3, engine="numpy")
@@ -92,7 +95,7 @@ def test_in_8_x_8_pixels_digits_are_scikit_learns(path):
     assert right >= 54
 
 
-def test_ink_stays_inside_however_its_mass_lies(path):
+def test_ink_stays_inside_if_its_centre_of_mass_is_off(path):
     pixels = np.zeros((140, 140), np.uint8)
     pixels[4:138, 4:7] = 255  # a stroke far from a heavy bar
     pixels[4:138, 90:138] = 255
@@ -101,7 +104,7 @@ def test_ink_stays_inside_however_its_mass_lies(path):
     assert square[:, 0].max() > 0.3 and not square[:, 20:].any()
 
 
-def test_a_rectangle_stays_one(path):
+def test_a_rectangle_keeps_its_shape(path):
     pixels = np.full((90, 300), 255, np.uint8)
     pixels[10:30, 200:280] = 0
     square = read_png(save(path, pixels), SIDE * SIDE).reshape(SIDE, SIDE)
@@ -115,7 +118,7 @@ def grey16(pixels: np.ndarray) -> Image.Image:
 
 
 def transparent(ink: tuple[int, int, int]):
-    """Return a function that draws in one colour on nothing."""
+    """Return a function that draws in one colour on a transparent background."""
 
     def draw(pixels: np.ndarray) -> Image.Image:
         image = Image.new("RGBA", pixels.shape[::-1], ink)
@@ -150,19 +153,19 @@ def palette_with_transparency(pixels: np.ndarray) -> Image.Image:
     ],
     ids="inverted 1 LA P RGB pale 16 16-inverted ink-black ink-white ink-red P-alpha".split(),
 )
-def test_every_kind_of_picture_comes_to_the_same(path, draw):
+def test_all_modes_give_the_same_samples(path, draw):
     plain = read_png(save(path, hook()), SIDE * SIDE)
     np.testing.assert_allclose(read_png(save(path, draw(hook())), SIDE * SIDE), plain, atol=2e-3)
 
 
-def test_thin_strokes_are_white(path):
+def test_thin_strokes_become_white(path):
     pixels = np.zeros((400, 400), np.uint8)
     pixels[50:350, 200] = 255
     pixels[50, 100:300] = 255
     assert read_png(save(path, pixels), SIDE * SIDE).max() == 1
 
 
-def test_the_grain_of_the_paper_is_no_ink(path, rng):
+def test_grain_of_the_paper_is_not_ink(path, rng):
     grain = rng.integers(0, 60, (300, 200))
     cut = []
     for pixels in (hook(), np.maximum(hook(), grain)):
@@ -175,7 +178,7 @@ def test_the_grain_of_the_paper_is_no_ink(path, rng):
 
 @pytest.mark.parametrize("white", [255, 65535])
 @pytest.mark.parametrize("inverted", [False, True])
-def test_a_picture_of_the_right_size_is_taken_as_it_is(path, rng, white, inverted):
+def test_a_picture_of_the_right_size_is_not_moved(path, rng, white, inverted):
     pixels = np.zeros((SIDE, SIDE), np.uint8 if white == 255 else np.uint16)
     pixels[3:9, 2:20] = rng.integers(0, white + 1, (6, 18))  # not in the middle
     pixels[5, 5] = white
@@ -185,14 +188,14 @@ def test_a_picture_of_the_right_size_is_taken_as_it_is(path, rng, white, inverte
     np.testing.assert_array_equal(features, pixels.reshape(1, -1))
 
 
-def test_the_network_sees_0_to_1(path):
+def test_result_times_input_scale_is_from_0_to_1(path):
     save(path, hook())
     seen = read_png(path, SIDE * SIDE)
     np.testing.assert_allclose(read_png(path, SIDE * SIDE, 1 / 16), 16 * seen, rtol=1e-6)
 
 
 @pytest.mark.mnist
-def test_enlarged_digits_are_recognised(path, mnist, rng):
+def test_a_network_recognizes_enlarged_digits(path, mnist, rng):
     net = Network([SIDE * SIDE, 64, 10], input_scale=mnist.scale, seed=0)
     net.fit(mnist.x_train[:20_000], mnist.y_train[:20_000], epochs=4, optimizer="adam")
     right = 0
@@ -207,25 +210,25 @@ def test_enlarged_digits_are_recognised(path, mnist, rng):
     assert right > 0.9 * 60
 
 
-# What is refused
+# ---- errors -----------------------------------------------------------------------------------
 
 
-def test_a_picture_needs_a_square(path):
+def test_rejects_inputs_that_are_not_a_square(path):
     save(path, hook())
-    expected = "is a picture, where the model takes 20 numbers, which make no square"
+    expected = "is a picture, but the model takes 20 numbers, not a square"
     assert refusal(path, 20) == expected
 
 
 @pytest.mark.parametrize("shape", [(28, 28), (50, 40)])
 @pytest.mark.parametrize("shade", [0, 255, 100])
-def test_an_empty_picture(path, shape, shade):
+def test_rejects_a_picture_of_one_shade(path, shape, shade):
     save(path, np.full(shape, shade, np.uint8))
-    assert refusal(path) == "is all of one shade, with no digit in it"
+    assert refusal(path) == "has a single shade, and no digit in it"
 
 
-def test_nothing_but_transparency(path):
+def test_rejects_a_transparent_picture(path):
     save(path, Image.new("RGBA", (40, 40), (9, 9, 9, 0)))
-    assert refusal(path).startswith("is all of one shade")
+    assert refusal(path).startswith("has a single shade")
 
 
 @pytest.mark.parametrize(
@@ -233,44 +236,44 @@ def test_nothing_but_transparency(path):
     [
         (b"", "is not a PNG"),
         (b"\xff\xd8\xff\xe0 a JPEG", "is not a PNG"),
-        (SIGNATURE + chunk(b"IDAT", b"") + chunk(b"IEND", b""), "is not a PNG: it begins without"),
-        (SIGNATURE + chunk(b"IHDR", b"") + chunk(b"IEND", b""), "is not a PNG: "),
+        (SIGNATURE + chunk(b"IDAT", b"") + END, "is damaged: "),
+        (SIGNATURE + chunk(b"IHDR", b"") + END, "is damaged: "),
         (SIGNATURE + b"\xff\xff\xff\xffIHDR", "is truncated"),
-        (header(65535, 65535), "has 65535 x 65535 pixels"),
-        (header(9, 9) + header(65535, 65535)[8:], "has 65535 x 65535 pixels"),
-        (header(10_000, 1), "has 10000 x 1 pixels, where 4,194,304 are allowed, 8,192 a side"),
-        (header(0, 9) + chunk(b"IEND", b""), "is damaged: "),
-        (header(9, 9) + chunk(b"IEND", b""), "is damaged: "),
-        (header(9, 9) + chunk(b"IDAT", b"no zlib") + chunk(b"IEND", b""), "is damaged: "),
-        (header(9, 9) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b""), "is damaged: "),
+        (header(65535, 65535) + END, "has 65535 x 65535 pixels"),
+        (header(9, 9) + header(65535, 65535)[8:] + END, "has 65535 x 65535 pixels"),
+        (header(10_000, 1) + END, "has 10000 x 1 pixels, at most 4,194,304 are allowed, and 8,192"),
+        (header(0, 9) + END, "is damaged: "),
+        (header(9, 9) + END, "is damaged: "),
+        (header(9, 9) + chunk(b"IDAT", b"no zlib") + END, "is damaged: "),
+        (header(9, 9) + chunk(b"IDAT", zlib.compress(b"")) + END, "is damaged: "),
     ],
 )
-def test_what_is_wrong_is_said(path, content, expected):
+def test_error_names_the_defect(path, content, expected):
     path.write_bytes(content)
     assert refusal(path).startswith(expected)
 
 
-def test_a_changed_bit_and_every_truncation_are_noticed(path):
+def test_rejects_a_flipped_bit_and_every_truncation(path):
     whole = png(hook(40, 30))
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
         refusal(path)
     at = whole.index(b"IDAT") + 20
     path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
-    assert refusal(path) == "is damaged: the checksum of its IDAT is another"
+    assert refusal(path) == "is damaged: the checksum of its IDAT is wrong"
 
 
-def test_a_large_file(path, monkeypatch):
-    monkeypatch.setattr(picture, "_FILE_BYTES", 100)
+def test_rejects_large_files(path, monkeypatch):
+    monkeypatch.setattr(picture, "_MAX_FILE_BYTES", 100)
     save(path, hook())
     assert refusal(path) == "is larger than 100 bytes"
 
 
-def test_no_file(path):
+def test_rejects_a_missing_file(path):
     assert refusal(path) == "cannot be read: No such file or directory"
 
 
-def test_texts_and_profiles_are_left_alone(path):
+def test_ignores_texts_and_profiles(path):
     plain = png(hook())
     bomb = zlib.compress(bytes(1 << 24))
     extra = chunk(b"zTXt", b"a\0\0" + bomb) + chunk(b"iCCP", b"a\0\0" + bomb) + chunk(b"eXIf", b"?")
@@ -282,7 +285,7 @@ def test_texts_and_profiles_are_left_alone(path):
 
 
 def repaired(content: bytes) -> bytes:
-    """Return a PNG with the checksums that its chunks should have, so that more of it is read."""
+    """Return a PNG with correct checksums, so that more of it is read."""
     at, parts = len(SIGNATURE), [content[: len(SIGNATURE)]]
     while at + 12 <= len(content):
         length = int.from_bytes(content[at : at + 4], "big")
@@ -293,7 +296,7 @@ def repaired(content: bytes) -> bytes:
 
 @settings(max_examples=200, deadline=None)
 @given(at=st.integers(0, 150), patch=st.binary(min_size=1, max_size=8), repair=st.booleans())
-def test_any_bytes_are_read_or_refused(scratch, at, patch, repair):
+def test_any_bytes_are_read_or_raise_a_data_error(scratch, at, patch, repair):
     path = scratch / "a.png"
     whole = png(Image.fromarray(hook(160, 140)).quantize(4))
     content = whole[:at] + patch + whole[at + len(patch) :]

@@ -1,4 +1,4 @@
-"""What a file is, its content tells; and whatever it is, it costs little memory."""
+"""Detection of a file's format, and the memory that reading it takes."""
 
 import gzip
 import io
@@ -57,26 +57,26 @@ def npz() -> bytes:
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.png", "a", "a.npz"])
-def test_the_content_tells_what_it_is(tmp_path, name):
+def test_detects_the_format_from_the_content(tmp_path, name):
     for content in (idx(), gzip.compress(idx()), npy(), npz()):
         (tmp_path / name).write_bytes(content)
         np.testing.assert_array_equal(read(tmp_path / name), X)
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a", "a.txt"])
-def test_all_else_is_csv(tmp_path, name):
+def test_reads_other_files_as_csv(tmp_path, name):
     (tmp_path / name).write_bytes(CSV)
     np.testing.assert_array_equal(read(tmp_path / name), X)
 
 
-def test_a_picture(tmp_path):
+def test_reads_pictures(tmp_path):
     pixels = np.array([[0, 255], [51, 0]], np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.csv", format="PNG")
     seen = read(tmp_path / "a.csv", input_scale=1 / 5)
     np.testing.assert_allclose(seen, [[0, 5, 1, 0]], rtol=1e-6)
 
 
-def test_pictures_are_for_models_of_images(tmp_path):
+def test_rejects_pictures_for_models_of_other_features(tmp_path):
     path = tmp_path / "a.png"
     Image.fromarray(np.arange(81, dtype=np.uint8).reshape(9, 9)).save(path)
     table = "is a picture, but the model takes 49 numbers, too few for pixels: give them as CSV"
@@ -97,19 +97,19 @@ def test_pictures_are_for_models_of_images(tmp_path):
         ("a.npz", "is not an intact .npz archive: File is not a zip file"),
     ],
 )
-def test_where_it_does_not_the_name_tells_what_it_should_be(tmp_path, name, expected):
+def test_the_suffix_decides_if_the_content_is_unknown(tmp_path, name, expected):
     (tmp_path / name).write_bytes(b"1,2,3,4\n")
     assert refusal(tmp_path / name) == expected
 
 
 @pytest.mark.parametrize("name", ["a.csv.gz", "a.gz", "a"])
 @pytest.mark.parametrize("header", [b"", b"a,b,c,d\n"])
-def test_tables_in_gzip(tmp_path, name, header):
+def test_reads_gzipped_csv(tmp_path, name, header):
     (tmp_path / name).write_bytes(gzip.compress(header + CSV))
     np.testing.assert_array_equal(read(tmp_path / name), X)
 
 
-def test_a_name_that_ends_in_gz_without_gzip(tmp_path):  # as browsers unpack downloads
+def test_reads_csv_named_gz_that_a_browser_unpacked(tmp_path):
     (tmp_path / "a.csv.gz").write_bytes(CSV)
     np.testing.assert_array_equal(read(tmp_path / "a.csv.gz"), X)
 
@@ -128,31 +128,31 @@ def test_a_name_that_ends_in_gz_without_gzip(tmp_path):  # as browsers unpack do
         (gzip.compress(CSV)[:-9], "damaged gzip: "),
         (gzip.compress(CSV)[:-8] + bytes(8), "damaged gzip: "),
         (b"\x1f\x8b", "damaged gzip: "),
-        (gzip.compress(CSV + b"\n1,2,x,4"), "line 8, column 3: 'x' is not a number"),
+        (gzip.compress(CSV + b"\n1,2,x,4"), "line 8: column 3: 'x' is not a number"),
         (gzip.compress(b"0,0,0,0\n" * (1 << 14)), "unpacks to more than 50 times its size; if"),
     ],
     ids=["npy", "npz", "png", "gz", "empty", "cut", "checksum", "magic", "number", "bomb"],
 )
-def test_other_files_in_gzip(tmp_path, monkeypatch, content, expected):
+def test_rejects_other_files_in_gzip(tmp_path, monkeypatch, content, expected):
     monkeypatch.setattr(gzipped, "_TABLE_BYTES", 1 << 10)
     monkeypatch.setattr(gzipped, "_TABLE_RATIO", 50)
     (tmp_path / "a.csv.gz").write_bytes(content)
     assert refusal(tmp_path / "a.csv.gz").startswith(expected)
 
 
-def test_an_archive_without_members(tmp_path):
+def test_rejects_an_empty_archive(tmp_path):
     zipfile.ZipFile(tmp_path / "a", "w").close()
     assert refusal(tmp_path / "a").startswith("must have an array x or x_test")
 
 
-def test_names_are_handed_to_csv(tmp_path):
+def test_compares_names_with_the_header_of_csv(tmp_path):
     (tmp_path / "a.csv").write_bytes(b"a,b,c,d\n" + CSV)
     assert len(read(tmp_path / "a.csv", names=["a", "b", "c", "d"])) == 7
-    with pytest.raises(DataError, match="column 4: is named 'd', where the model takes 'e'"):
+    with pytest.raises(DataError, match="column 4: is named 'd', but the model takes 'e'"):
         read(tmp_path / "a.csv", names=["a", "b", "c", "e"])
 
 
-def test_what_is_chosen_is_said(tmp_path):
+def test_says_which_array_of_an_archive_is_read(tmp_path):
     np.savez(tmp_path / "a.npz", x_train=X, x_test=X)
     said = []
     read(tmp_path / "a.npz", say=said.append)
@@ -160,7 +160,7 @@ def test_what_is_chosen_is_said(tmp_path):
 
 
 class Broken(io.RawIOBase):
-    """A file that cannot be read."""
+    """A stream that raises an error when read."""
 
     def readable(self) -> bool:
         return True
@@ -169,7 +169,7 @@ class Broken(io.RawIOBase):
         raise IsADirectoryError(21, "Is a directory")
 
 
-def test_standard_input(monkeypatch):
+def test_reads_standard_input(monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(CSV)))
     np.testing.assert_array_equal(read("-"), X)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"x")))
@@ -177,11 +177,11 @@ def test_standard_input(monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(Broken())))
     assert refusal("-") == "standard input: cannot be read: Is a directory"
     monkeypatch.setattr(sys, "stdin", None)
-    assert refusal("-") == "standard input is closed"
+    assert refusal("-") == "standard input: is closed"
 
 
 @posix
-def test_a_pipe_is_csv(tmp_path):
+def test_reads_pipes_as_csv(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for content in (CSV, npy()):
         writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(content,))
@@ -189,16 +189,16 @@ def test_a_pipe_is_csv(tmp_path):
         if content == CSV:
             np.testing.assert_array_equal(read(tmp_path / "pipe"), X)
         else:
-            assert refusal(tmp_path / "pipe").startswith("is not a regular file, from which alone")
+            assert refusal(tmp_path / "pipe").startswith("line 1: is not CSV in UTF-8; IDX, .npy")
         writer.join()
 
 
-def test_no_file(tmp_path):
+def test_rejects_missing_files_and_directories(tmp_path):
     assert refusal(tmp_path / "a.csv") == "cannot be read: No such file or directory"
     assert refusal(tmp_path).startswith("cannot be read: ")
 
 
-# Memory
+# ---- memory -----------------------------------------------------------------------------------
 
 PROGRAM = """
 import re, sys
@@ -211,7 +211,7 @@ def memory(name):
     return int(re.search(name + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text()).group(1))
 
 for path in sys.argv[1:]:
-    Path("/proc/self/clear_refs").write_text("5")  # the peak becomes what there is
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = memory("VmRSS")
     try:
         for block in read_rows(path, 784):
@@ -245,7 +245,7 @@ def zipped(content: bytes) -> bytes:
 
 
 def hostile_files() -> dict[str, tuple[bytes, str]]:
-    """Return contents, and whether they are to be read, without much memory, or refused."""
+    """Return contents by name, each with "read" or "refused", the expected result."""
     zeros = bytes(100 << 20)
     rows = len(zeros) // 784
     images = idx(np.frombuffer(zeros, np.uint8)[: rows * 784].reshape(rows, 784))
@@ -269,9 +269,9 @@ def hostile_files() -> dict[str, tuple[bytes, str]]:
     }
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="no peaks to be read")
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's peak memory")
 @pytest.mark.process
-def test_hostile_files_cost_little_memory(tmp_path):
+def test_hostile_files_take_little_memory(tmp_path):
     files = hostile_files()
     for name, (content, _) in files.items():
         (tmp_path / name).write_bytes(content)
