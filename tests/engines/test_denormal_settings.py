@@ -1,4 +1,4 @@
-"""Settings that float32 would make denormal, which the engines compute with in different ways."""
+"""Settings that are denormal in float32, for which the engines would differ."""
 
 import argparse
 import re
@@ -16,7 +16,7 @@ DENORMAL = float(np.nextafter(SMALLEST_NORMAL, 0))
 X, Y = np.arange(12.0).reshape(6, 2), np.array([0, 1, 0, 1, 0, 1])
 RANGE = r"must be (0 or )?at least 1\.18e-38 "
 
-# Every setting that the engines compute with: whether 0 is allowed, and what takes it.
+# All settings that the engines compute with: whether 0 is allowed, and the other settings needed.
 OF_FIT = {
     "learning_rate": (False, {}),
     "momentum": (True, {"optimizer": "momentum"}),
@@ -54,17 +54,17 @@ OPTIONS = {
     "dropout": (True, []),
     "warmup-epochs": (True, []),
 }
-AT_ONCE = (1e-40, 5e-324, DENORMAL)
+VALUES = (1e-40, 5e-324, DENORMAL)
 
 
 def refusal(name, or_zero, value):
-    """Match the whole message."""
+    """Return a pattern of the whole message."""
     zero, got = "0 or " if or_zero else "", re.escape(repr(value))
     return rf"^{name} must be {zero}at least 1\.18e-38 \(float32's smallest normal\), got {got}$"
 
 
-@pytest.mark.parametrize("value", AT_ONCE)
-def test_denormal_settings_are_refused_by_name_wherever_they_enter(engine, value):
+@pytest.mark.parametrize("value", VALUES)
+def test_rejects_denormal_settings_by_name(engine, value):
     for name, (or_zero, others) in OF_FIT.items():
         network = Network([2, 2])
         with pytest.raises(ValueError, match=refusal(name, or_zero, value)):
@@ -85,8 +85,8 @@ def test_denormal_settings_are_refused_by_name_wherever_they_enter(engine, value
                 kind(**{name: value}, **others, engine=engine).fit(X, Y)
 
 
-@pytest.mark.parametrize("value", AT_ONCE)
-def test_the_command_line_refuses_them_too(value):
+@pytest.mark.parametrize("value", VALUES)
+def test_command_line_rejects_denormal_settings(value):
     for option, (or_zero, others) in OPTIONS.items():
         with pytest.raises(Exception, match="float32") as caught:
             parse([f"--{option}", repr(value), *others])
@@ -97,7 +97,7 @@ def test_the_command_line_refuses_them_too(value):
             number(name)(repr(value))
 
 
-def test_0_and_the_smallest_normal_number_are_taken_where_they_were():
+def test_accepts_0_and_the_smallest_normal_number():
     for name in ("l2", "clip_norm", "weight_decay", "momentum", "beta1", "beta2"):
         for value in (0, SMALLEST_NORMAL):
             check_setting(name, value)
@@ -112,8 +112,8 @@ def test_0_and_the_smallest_normal_number_are_taken_where_they_were():
     assert number("l2")("0") == number("momentum")("0") == 0
 
 
-def test_the_tables_name_every_setting_of_the_engines():
-    """A setting that is a float, and is in none of the tables, is not a setting of an engine."""
+def test_tables_contain_all_settings_of_the_engines():
+    """Float settings outside the tables are not used by the engines."""
     floats = {
         name for name, value in MLPClassifier().get_params().items() if isinstance(value, float)
     }
