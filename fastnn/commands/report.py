@@ -77,7 +77,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 @dataclass(frozen=True)
 class Setup:
-    """What all runs have in common, except the seed of repeated runs."""
+    """The data and settings that runs have in common; repeated runs have another seed."""
 
     data: "Dataset"
     engine: str
@@ -166,7 +166,7 @@ def prepare(setup: Setup) -> tuple["Network", "Engine"]:
 
 
 def describe(setup: Setup, network: "Network", engine: "Engine") -> dict[str, str]:
-    """Return what all runs have in common, by the names that the report gives it."""
+    """Return the settings that all runs have in common, by their names in the report."""
     import platform
     from datetime import date
 

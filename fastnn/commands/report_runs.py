@@ -1,4 +1,4 @@
-"""Training runs of the convergence reports: what is planned, and what a finished run reached."""
+"""Training runs of the convergence reports: plans, results, and the fastest method."""
 
 import math
 from collections.abc import Sequence

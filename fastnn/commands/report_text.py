@@ -1,4 +1,4 @@
-"""The text of the convergence reports: what each one compares, its tables, and the page."""
+"""The text of the convergence reports: their plans, tables and pages."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +34,7 @@ class Contest:
     first_too : bool
         Whether the report shows each method at its first learning rate, too, not only at its best.
     notes : tuple of str
-        What only this report says on how it was measured.
+        Notes on the measurement that only apply to this report.
     """
 
     title: str
@@ -203,7 +203,7 @@ def report_text(
     runs : sequence of Run
         One for each of the contest's plans.
     setup : dict of str to str
-        What the runs have in common, as the report shows it.
+        Settings that the runs have in common, by their names in the report.
     work : Work
     repeated : sequence of sequence of Run
         For each method its best run, and the same with other seeds.

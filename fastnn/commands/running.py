@@ -82,7 +82,7 @@ def leave(code: int) -> NoReturn:
 
 
 def reason(interrupt: KeyboardInterrupt) -> str:
-    """Return a word for what ended a command: "interrupted" or "terminated"."""
+    """Return "interrupted" after Ctrl-C and "terminated" after SIGTERM."""
     return _word(_signal_behind(interrupt))
 
 

@@ -1,4 +1,4 @@
-"""Learning curves as PNG files, and what all plots share: style, figures, files.
+"""Learning curves as PNG files; the style, figures and files of all plots.
 
 Plots are matplotlib Figures without pyplot, so that they need no display. matplotlib is imported
 when a plot is drawn. The colours are those of Okabe and Ito, which colour-blind people can

@@ -83,8 +83,11 @@ def test_warns_of_features_that_seem_scaled(folder, capsysbinary):
     Network([4, 3], input_scale=1 / 255).save("scaled")
     np.save("x.npy", np.eye(4))
     assert predict.main(["scaled", "x.npy"]) == 0
-    said = capsysbinary.readouterr().err
-    assert said.count(b"\n") == 1 and b"from 0 to 1, but the model expects values up to 255" in said
+    output = capsysbinary.readouterr().err
+    assert (
+        output.count(b"\n") == 1
+        and b"from 0 to 1, but the model expects values up to 255" in output
+    )
     for x in (255 * np.eye(4), np.eye(4, dtype=np.uint8)):
         np.save("x.npy", x)
         assert predict.main(["scaled", "x.npy"]) == 0
@@ -96,8 +99,8 @@ def test_checkpoint_is_not_a_model(folder, capsysbinary):
     Network([4, 3]).fit(np.eye(4), [0, 1, 2, 0], **settings)
     (_, path) = sorted(Path("fit").iterdir())
     np.save("x.npy", np.eye(4))
-    said = error_of(capsysbinary, str(path), "x.npy")
-    assert said == f"{path}: is not a model file but a checkpoint"
+    output = error_of(capsysbinary, str(path), "x.npy")
+    assert output == f"{path}: is not a model file but a checkpoint"
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -113,10 +116,10 @@ def test_predictions_of_a_classifying_network(name, saved, capsysbinary):
 
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
 def test_output_does_not_depend_on_the_block_size(form, saved, capsysbinary, monkeypatch):
-    whole = written(capsysbinary, MODEL, "../x.npy", "--format", form)
+    expected = written(capsysbinary, MODEL, "../x.npy", "--format", form)
     monkeypatch.setattr(samples, "BLOCK_ROWS", 3)
-    assert written(capsysbinary, MODEL, "../x.npy", "--format", form) == whole
-    assert whole.count(b"\n") == 20 + (form == "csv")
+    assert written(capsysbinary, MODEL, "../x.npy", "--format", form) == expected
+    assert expected.count(b"\n") == 20 + (form == "csv")
 
 
 def test_json_lines_equal_csv(saved, capsysbinary):
@@ -144,8 +147,8 @@ def test_predictions_of_networks_with_other_losses(loss, outputs, header, folder
     np.save("x.npy", X)
     rows = table(written(capsysbinary, MODEL, "x.npy"))
     assert list(rows[0]) == ["row", *header]
-    said = net.predict(X).reshape(20, -1)
-    np.testing.assert_array_equal(columns(rows, header[0].partition("_")[0]), said)
+    output = net.predict(X).reshape(20, -1)
+    np.testing.assert_array_equal(columns(rows, header[0].partition("_")[0]), output)
     line = json.loads(written(capsysbinary, MODEL, "x.npy", "--format", "jsonl").splitlines()[3])
     expected = {"row": 3, header[0].partition("_")[0]: net.predict(X)[3].tolist()}
     if loss == "logistic":

@@ -1,4 +1,4 @@
-"""`fastnn.commands.report_runs`: what runs reached, and when a method is called the fastest."""
+"""`fastnn.commands.report_runs`: results of runs, and the choice of the fastest method."""
 
 import pytest
 from runs import RATES, run

@@ -1,4 +1,4 @@
-"""`fastnn.train`: its output, its log, its plots and what it trains.
+"""`fastnn.train`: its output, log, plots and trained networks.
 
 Tests of pipes, signals and encodings start a process; the others call the command. They use the
 reference engine, which does not compile.

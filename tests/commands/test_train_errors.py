@@ -141,8 +141,8 @@ def test_rows_that_cannot_be_split_are_an_error(
 def test_damaged_file_is_an_error(
     content: bytes | None, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = Path("../small.npz").read_bytes()
-    Path("../bad.npz").write_bytes(whole[:-100] if content is None else content)
+    good = Path("../small.npz").read_bytes()
+    Path("../bad.npz").write_bytes(good[:-100] if content is None else content)
     assert train.main(arguments("--log-json", "log", dataset="../bad.npz")) == 1
     assert_one_line(capsys.readouterr().err)
     assert os.listdir(folder) == []

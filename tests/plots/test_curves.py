@@ -1,4 +1,4 @@
-"""`fastnn.plots.curves`: the files and what the figures show."""
+"""`fastnn.plots.curves`: the files and the content of the figures."""
 
 import io
 import os

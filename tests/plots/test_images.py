@@ -1,4 +1,4 @@
-"""`fastnn.plots.images`: what the figures show, and that all texts are readable."""
+"""`fastnn.plots.images`: the content of the figures, and their readability."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -27,6 +27,7 @@ def is_inside(figure: Figure) -> bool:
 
 def stand_apart(texts: Sequence[Text]) -> bool:
     """Return whether no text overlaps the next one."""
+    texts[0].figure.draw_without_rendering()  # the file was drawn with more pixels per inch
     boxes = [text.get_window_extent() for text in texts if text.get_text()]
     return not any(box.overlaps(other) for box, other in pairwise(boxes))
 
