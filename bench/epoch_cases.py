@@ -1,4 +1,4 @@
-"""The epochs that are timed, and the proof that each one trains right."""
+"""The epochs that are timed, and the check that each one trains correctly."""
 
 from dataclasses import dataclass, replace
 from itertools import count
@@ -23,18 +23,17 @@ LAYERS = dense_layers(SIZES)
 SEED = 0
 DROPOUT = 0.2, 0.05, 0.05  # of the recipe for MNIST in fastnn/guide/training.md
 
-# Two engines round differently, by some 1e-7 in a loss. Such a difference can take a ReLU across
-# its kink for one sample, and from there the weights drift apart: among six seeds the losses of
-# MNIST's first 100 updates stayed within 3e-7, the first epoch's mean within 2e-5.
+# The engines round differently, by about 1e-7 of a loss. The difference can change the sign of a
+# ReLU's input for one sample, and then the weights drift apart. For six seeds, the losses of the
+# first 100 updates on MNIST agreed within 3e-7 and the first epoch's mean loss within 2e-5.
 PROVEN_UPDATES = {128: 100, None: 5}  # by batch size; None is the full batch
 UPDATE_TOLERANCE = 1e-5
 EPOCH_TOLERANCE = 1e-4
-# Adam's steps are of full length however small a gradient is. A rounding error that takes a sample
-# across a kink and so wakes a unit that had no gradient yet moves all its weights: runs whose
-# initial weights differed in the last bit agreed to 3e-7 for 100 updates, or parted by 9e-3 in a
-# loss after the 47th, each on one of two sides.
+# Adam's steps do not shrink with the gradient. If a rounding error activates a unit that had no
+# gradient so far, all weights of the unit change: runs whose initial weights differed in the last
+# bit agreed to 3e-7 for 100 updates, or differed by 9e-3 in a loss after the 47th.
 ADAM_UPDATES, ADAM_EPOCH_TOLERANCE = 25, 5e-3
-# Momentum carries such a drift on for ten updates: on one processor the 39th loss was 1.4e-5 apart.
+# Momentum extends such a drift over ten updates: on one processor the 39th loss differed by 1.4e-5.
 MOMENTUM_UPDATES = 25
 
 
@@ -56,7 +55,7 @@ class Case:
 
     @property
     def specials(self) -> list[str]:
-        """What sets it apart from plain gradient descent on layers of ReLU."""
+        """The differences from plain gradient descent with ReLU layers."""
         names = [self.optimizer, self.activation, "dropout" if self.dropout else "sgd"]
         return [name for name in names if name not in ("sgd", "relu")]
 
@@ -118,7 +117,7 @@ class Trainer:
         return fit.history["loss"][0]
 
     def losses(self, updates: int) -> list[float]:
-        """Train from the initial weights, one update a call; return the loss before each."""
+        """Train from the initial weights, one update per call; return the loss before each."""
         self.reset()
         losses: list[float] = []
         for number in count():
@@ -137,18 +136,18 @@ class Trainer:
 
 
 def other(case: Case) -> Case:
-    """Return the case that does the same work on the other engine."""
+    """Return the same case with the other engine."""
     engine = "numpy" if case.engine == "numba" else "numba"
     return replace(case, engine=engine, threads=None)
 
 
 def proven(case: Case, data: Dataset) -> Trainer:
-    """Return the case's trainer at its initial weights, once it agrees with the other engine.
+    """Return the case's trainer with its initial weights, if it agrees with the other engine.
 
     Raises
     ------
     AssertionError
-        If a loss of the first updates, or the first epoch's mean, is further off than rounding.
+        If a loss of the first updates, or of the first epoch, differs by more than rounding.
     """
     trainer, twin = Trainer(case, data), Trainer(other(case), data)
     updates, tolerance = PROVEN_UPDATES[case.batch_size], EPOCH_TOLERANCE
@@ -165,7 +164,7 @@ def proven(case: Case, data: Dataset) -> Trainer:
 
 
 def assert_close(losses: list[float], expected: list[float], tolerance: float) -> None:
-    """Raise an AssertionError that tells how far losses are off, if that is too far."""
+    """Raise an AssertionError with the difference of the losses if it is too large."""
     pairs = zip(losses, expected, strict=True)
     apart = np.array([abs(got / want - 1) for got, want in pairs])
     if not (apart <= tolerance).all():  # a NaN is not

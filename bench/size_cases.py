@@ -19,7 +19,7 @@ UPDATE_TOLERANCE = 1e-5  # as in `epoch_cases`
 
 @dataclass(frozen=True)
 class Size:
-    """Rows of data, hidden layers (`depth`) of so many units (`width`) each, rows of a batch."""
+    """Rows, hidden layers (`depth`), units per hidden layer (`width`) and rows per batch."""
 
     samples: int = 16_384
     width: int = 128
@@ -33,7 +33,7 @@ class Size:
 
     @property
     def flops(self) -> int:
-        """Operations of an epoch."""
+        """Operations per epoch."""
         return self.samples * flops_per_sample(self.layers)
 
 
@@ -48,7 +48,7 @@ CASES = [(what, replace(BASE, **{what: n})) for what, ns in DOUBLINGS.items() fo
 
 
 class SizeTrainer(Trainer):
-    """An engine for a size, ready to train on random numbers, none of them zero."""
+    """An engine for a size, ready to train on nonzero random numbers."""
 
     def __init__(self, engine: str, size: Size) -> None:
         rng = np.random.default_rng(SEED)
@@ -63,12 +63,12 @@ class SizeTrainer(Trainer):
 
 
 def proven(size: Size) -> Trainer:
-    """Return a size's trainer at its initial weights, once it agrees with the reference engine.
+    """Return a size's trainer with its initial weights, if it agrees with the reference engine.
 
     Raises
     ------
     AssertionError
-        If a loss of the first updates is further off than rounding.
+        If a loss of the first updates differs by more than rounding.
     """
     trainer, twin = SizeTrainer("numba", size), SizeTrainer("numpy", size)
     assert_close(trainer.losses(PROVEN_UPDATES), twin.losses(PROVEN_UPDATES), UPDATE_TOLERANCE)

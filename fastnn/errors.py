@@ -1,44 +1,90 @@
-"""The errors that fastnn raises of its own; everything else is Python's or NumPy's."""
+"""The exceptions that fastnn defines. Other errors are Python's and NumPy's."""
 
 
 class FastnnError(Exception):
-    """Base of every error that fastnn raises of its own."""
+    """Base class of fastnn's exceptions."""
 
 
 class DataError(FastnnError, ValueError):
-    """The data cannot be used: it is missing, damaged, of the wrong shape or not finite.
+    """Data cannot be used: they are missing, damaged, of a wrong shape or not finite.
 
-    The message names the array or the file, what was wrong with it, and what would be right.
+    The message is one line. It names the array or the file, what is wrong, and what is expected.
+
+    Examples
+    --------
+    >>> import fastnn
+    >>> net = fastnn.Network([2, 3, 2])
+    >>> net.predict([[0.0, 1.0, 2.0]])
+    Traceback (most recent call last):
+        ...
+    fastnn.errors.DataError: x must have shape (rows, 2), got (1, 3)
     """
 
 
 class ModelFileError(FastnnError, ValueError):
-    """A model file is damaged, is none, or cannot hold what it is to hold.
+    """A file is not a model file or is damaged, or a model cannot be stored.
 
-    The message is one line: the file, what was wrong with it, and where that helps, what would be
-    right.
+    The message is one line. It names the file and what is wrong.
+
+    Examples
+    --------
+    >>> import fastnn, os, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "net.safetensors")
+    ...     with open(path, "w") as file:
+    ...         _ = file.write("something else")
+    ...     try:
+    ...         fastnn.load(path)
+    ...     except fastnn.ModelFileError as error:
+    ...         print(str(error).removeprefix(path))
+    : is not a model file, or is cut short
     """
 
 
 class CheckpointError(FastnnError, ValueError):
-    """A fit cannot go on from a checkpoint: there is none, or it is not of this fit.
+    """Training cannot be resumed: there is no checkpoint, or it is of a different fit.
 
-    The message is one line: the directory, and what differs, as it was and as it is.
+    The message is one line. It names the directory, and each setting that differs with both
+    values.
+
+    Examples
+    --------
+    >>> import fastnn, tempfile
+    >>> x, y = [[0.0], [1.0]], [0, 1]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     net = fastnn.Network([1, 2, 2])
+    ...     history = net.fit(x, y, epochs=1, callbacks=[fastnn.Checkpoint(folder)])
+    ...     try:  # with another learning rate
+    ...         resume = fastnn.Checkpoint(folder, resume=True)
+    ...         net.fit(x, y, epochs=2, learning_rate=0.5, callbacks=[resume])
+    ...     except fastnn.CheckpointError:
+    ...         print("cannot resume")
+    cannot resume
     """
 
 
 class DivergenceError(FastnnError, ArithmeticError):
-    """The training loss, or a weight, is no longer finite.
+    """The training loss or a weight is no longer finite.
 
-    The network keeps its last finite weights: those that gave the loss, or where the last update
-    has spoilt them, those that the epoch began with.
+    The network keeps its last finite weights: those that gave this loss, or, if the last update
+    made a weight infinite, those at the start of the epoch.
 
     Attributes
     ----------
     epoch : int
-        The epoch, counted from 1, in which the loss stopped being finite.
+        Epoch in which the loss stopped being finite, counted from 1.
     step : int
-        The update of that epoch, counted from 1, at which it was seen.
+        Update of this epoch at which it was detected, counted from 1.
+
+    Examples
+    --------
+    >>> import fastnn
+    >>> net = fastnn.Network([1, 1], loss="squared_error")
+    >>> try:
+    ...     net.fit([[1e3], [2e3]], [1.0, 2.0], epochs=50, learning_rate=1.0)
+    ... except fastnn.DivergenceError as error:
+    ...     print("diverged in epoch", error.epoch)
+    diverged in epoch 4
     """
 
     def __init__(self, message: str, *, epoch: int, step: int) -> None:

@@ -1,7 +1,8 @@
-"""Back from a file: a network, or an estimator."""
+"""`fastnn.load`: read a network or an estimator from a file."""
 
 from typing import TYPE_CHECKING, Union
 
+from fastnn.errors import ModelFileError
 from fastnn.network import Network
 from fastnn.storage.model_file import read_model
 from fastnn.storage.strict_json import prefix_errors
@@ -13,48 +14,51 @@ if TYPE_CHECKING:
 
 
 def load(path: FilePath) -> Union[Network, "MLPClassifier", "MLPRegressor"]:
-    """Load what `save` has written: a `Network`, an `MLPClassifier` or an `MLPRegressor`.
+    """Load a `Network`, an `MLPClassifier` or an `MLPRegressor` that `save` has written.
 
-    It predicts the same, to the bit. Further training goes on with the next shuffle, but the
-    optimizer, early stopping and an adaptive learning rate begin anew. A file may come from
-    anywhere: no code in it is ever run.
+    Its predictions are equal to those before, bit for bit. Further training continues with the
+    next epoch's shuffle, but the optimizer, early stopping and an adaptive learning rate start
+    anew. A file may come from an untrusted source: no code in it is ever run.
 
     Parameters
     ----------
-    path : str or PathLike
+    path : str or path-like
+        The file.
+
+    Returns
+    -------
+    Network, MLPClassifier or MLPRegressor
+        An object of the class that was saved.
 
     Raises
     ------
     ModelFileError
-        If it is no model file, is damaged, or is a later version's.
+        If the file is not a model file, is damaged, or is of a later version of fastnn.
     OSError
-        If it cannot be read.
+        If the file cannot be read.
 
     Examples
     --------
-    >>> import fastnn, tempfile
+    >>> import fastnn, os, tempfile
     >>> net = fastnn.Network([2, 3, 1], loss="squared_error")
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     net.save(f"{folder}/net.safetensors")
-    ...     same = fastnn.load(f"{folder}/net.safetensors")
-    >>> bool((same.parameters[0][0] == net.parameters[0][0]).all())
+    ...     path = os.path.join(folder, "net.safetensors")
+    ...     net.save(path)
+    ...     loaded = fastnn.load(path)
+    >>> bool((loaded.parameters[0][0] == net.parameters[0][0]).all())
     True
     """
     model = read_model(path)
-    network = Network(
-        [model.layers[0].inputs, *(layer.outputs for layer in model.layers)],
-        activation=[layer.activation for layer in model.layers[:-1]],
-        dropout=[layer.dropout for layer in model.layers],
-        loss=model.loss.name,
-        input_scale=model.input_scale,
-        seed=model.seed,
-    )
-    network.parameters = model.parameters
-    network._position = Position(model.epochs, model.samples)
-    if model.estimator is None:
-        return network
-    from fastnn.estimators import MLPClassifier, MLPRegressor
-    from fastnn.estimators.saving import restore
-
     with prefix_errors(path):
+        try:
+            network = Network(**model.arguments)
+        except ValueError as error:
+            raise ModelFileError(str(error)[:200]) from error
+        network.parameters = model.parameters
+        network._position = Position(model.epochs, model.samples)
+        if model.estimator is None:
+            return network
+        from fastnn.estimators import MLPClassifier, MLPRegressor
+        from fastnn.estimators.saving import restore
+
         return restore((MLPClassifier, MLPRegressor), model.estimator, network)

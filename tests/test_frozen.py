@@ -1,4 +1,4 @@
-"""fastnn where its source files are not: in a zip file, as bytecode, in a frozen program."""
+"""fastnn without source files: in a zip file, as bytecode, in a frozen program."""
 
 import compileall
 import os
@@ -12,7 +12,7 @@ import pytest
 
 import fastnn
 
-pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="about compiled code alone")
+pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="needs compiled code")
 PACKAGE = Path(fastnn.__file__).parent
 
 PROGRAM = """
@@ -25,8 +25,8 @@ print(fastnn.__file__, net.use_engine("numba").compiled)
 """
 
 
-def start(command: list[str], cache: Path, path: Path | None = None) -> str:
-    """Start a program; return where it has fastnn from. It finds its kernels the second time."""
+def run_twice(command: list[str], cache: Path, path: Path | None = None) -> str:
+    """Run a program twice; return the path of its fastnn. The second run uses the cache."""
     environment = os.environ | {"NUMBA_CACHE_DIR": str(cache)}
     environment.pop("PYTHONPATH", None)
     if path is not None:
@@ -42,17 +42,17 @@ def start(command: list[str], cache: Path, path: Path | None = None) -> str:
 
 
 @pytest.mark.process
-def test_in_a_zip_file(tmp_path: Path) -> None:
+def test_runs_from_a_zip_file(tmp_path: Path) -> None:
     app = tmp_path / "app.zip"
     with zipfile.ZipFile(app, "w") as archive:
         for path in PACKAGE.rglob("*.py"):
             archive.write(path, Path("fastnn") / path.relative_to(PACKAGE))
-    place = start([sys.executable, "-c", PROGRAM], tmp_path / "cache", app)
+    place = run_twice([sys.executable, "-c", PROGRAM], tmp_path / "cache", app)
     assert place.startswith(str(app))
 
 
 @pytest.mark.long
-def test_bytecode_alone(tmp_path: Path) -> None:
+def test_runs_from_bytecode(tmp_path: Path) -> None:
     for path in PACKAGE.rglob("*.py"):
         copy = tmp_path / "app" / "fastnn" / path.relative_to(PACKAGE)
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -60,12 +60,12 @@ def test_bytecode_alone(tmp_path: Path) -> None:
     compileall.compile_dir(tmp_path / "app", quiet=1, legacy=True)
     for path in (tmp_path / "app").rglob("*.py"):
         path.unlink()
-    place = start([sys.executable, "-c", PROGRAM], tmp_path / "cache", tmp_path / "app")
+    place = run_twice([sys.executable, "-c", PROGRAM], tmp_path / "cache", tmp_path / "app")
     assert place.endswith(".pyc")
 
 
 @pytest.mark.long
-def test_in_a_frozen_program(tmp_path: Path) -> None:
+def test_runs_in_a_frozen_program(tmp_path: Path) -> None:
     pytest.importorskip("PyInstaller")
     (tmp_path / "program.py").write_text(PROGRAM)
     unneeded = ("IPython", "jax", "matplotlib", "onnx", "pandas", "pytest", "sklearn", "torch")
@@ -76,5 +76,5 @@ def test_in_a_frozen_program(tmp_path: Path) -> None:
         cwd=tmp_path, check=True, capture_output=True, timeout=900,
         env=os.environ | {"PYTHONPATH": str(PACKAGE.parent)},
     )  # fmt: skip
-    place = start([str(tmp_path / "dist" / "program" / "program")], tmp_path / "cache")
+    place = run_twice([str(tmp_path / "dist" / "program" / "program")], tmp_path / "cache")
     assert place.startswith(str(tmp_path / "dist"))

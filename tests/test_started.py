@@ -1,4 +1,4 @@
-"""A test without the marker `process` cannot start a process or compile the kernels anew."""
+"""Only tests with the marker `process` can start processes or compile kernels."""
 
 import multiprocessing
 import os
@@ -22,13 +22,13 @@ STARTS += [os.fork] if hasattr(os, "fork") else []
 
 
 @pytest.mark.parametrize("start", STARTS)
-def test_a_process_needs_the_marker(start):
+def test_starting_a_process_needs_the_marker(start):
     with pytest.raises(pytest.fail.Exception, match="starts a process .* no marker `process`"):
         start()
 
 
-@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="about compiled code alone")
-def test_a_compilation_needs_the_marker(tmp_path, monkeypatch):
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="needs compiled code")
+def test_compiling_needs_the_marker(tmp_path, monkeypatch):
     with pytest.raises(pytest.fail.Exception, match="compiles the kernels anew"):
         numba.cfunc("void(int64, int64)")(rows_region)
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
@@ -37,5 +37,5 @@ def test_a_compilation_needs_the_marker(tmp_path, monkeypatch):
 
 
 @pytest.mark.process
-def test_with_the_marker_it_may():
+def test_starts_a_process_with_the_marker():
     assert subprocess.run([sys.executable, "-c", "0"], check=True).returncode == 0

@@ -1,4 +1,4 @@
-"""A test that waits for what never comes fails, and does not wait for ever."""
+"""The time limit of a test ends a wait that would never end."""
 
 import os
 import queue
@@ -9,7 +9,7 @@ from command_line import posix, time_limit
 
 
 @posix
-def test_a_wait_on_a_pipe_ends():
+def test_time_limit_ends_waits():
     reader, writer = os.pipe()
     with os.fdopen(reader, "rb") as pipe, os.fdopen(writer, "wb"):
         for wait in (pipe.readline, queue.Queue().get):

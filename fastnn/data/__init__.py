@@ -1,1 +1,1 @@
-"""Rows of features and targets: from a user's arrays to the form that engines take."""
+"""Features and targets: conversion of a user's arrays to the forms that engines take."""

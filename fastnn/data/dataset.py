@@ -1,4 +1,4 @@
-"""The record that every set is loaded into."""
+"""The record of a data set for classification."""
 
 from dataclasses import dataclass
 
@@ -7,28 +7,35 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set for classification, split into a training and a test part.
+    """A data set for classification, split into a training part and a test part.
 
     Attributes
     ----------
     name : str
         "mnist", "fashion-mnist", "digits", or the stem of an .npz file.
-    x_train, x_test : np.ndarray
-        The samples, (n, features), uint8 or float32, C-contiguous; not scaled.
-    y_train, y_test : np.ndarray
-        Their labels, (n,), int32, from 0 to ``n_classes - 1``.
+    x_train, x_test : ndarray (n, features)
+        Samples, uint8 or float32, C-contiguous, not scaled.
+    y_train, y_test : ndarray (n,)
+        Labels, int32, from 0 to ``n_classes - 1``.
     scale : float
-        What to multiply the features by: 1/255 for bytes.
+        Factor to multiply the samples by, such as 1/255 for uint8.
     source : str
-        Where it came from: a directory, the host of a download, a file, or
+        Where the data come from: a directory, the host of a download, a file, or
         "scikit-learn's bundled digits".
     image_shape : tuple of int or None
         Height and width if a sample is an image of one channel.
     n_classes : int
-        The number of classes.
+        Number of classes.
     note : str or None
-        A message for the user: why another data set was loaded than MNIST, or why the features
-        were converted.
+        Message for the user: why this set was loaded instead of MNIST, or why the samples were
+        converted.
+
+    Examples
+    --------
+    >>> import fastnn
+    >>> data = fastnn.load_dataset("digits")
+    >>> data.image_shape, data.scale, data.x_train.dtype, data.y_train.dtype
+    ((8, 8), 0.0625, dtype('uint8'), dtype('int32'))
     """
 
     name: str

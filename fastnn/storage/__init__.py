@@ -1,1 +1,1 @@
-"""Files that hold a trained network: fastnn's own, and ONNX."""
+"""Files that hold a trained network: fastnn's own format, and ONNX."""

@@ -1,23 +1,21 @@
-"""A trained network in a file: what a model is, as `tensor_file` writes and reads it.
+"""A trained network, and the estimator around it, in a file of tensors.
 
 The tensors are ``layers.0.weights`` (I, O), ``layers.0.biases`` (O,), ``layers.1.weights`` and so
-on, float32, and ``curves.NAME`` (epochs,), float64, what an estimator's fits reported. The
-description says what the network is and how long it was trained, and what an estimator has besides.
-Layers and losses come from fastnn's own tables.
+on, float32; and ``curves.NAME`` (epochs,), float64, which an estimator's fits report. The
+description holds the architecture, the length of the training, and the rest of an estimator.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from fastnn.errors import ModelFileError
-from fastnn.model.layers import Dense, Parameters, dense_layers
-from fastnn.model.losses import Loss, get_loss
+from fastnn.model.layers import Parameters
 from fastnn.model.randomness import SEED_LIMIT
-from fastnn.model.settings import COUNT_LIMIT, check_setting
-from fastnn.storage.strict_json import get_count, get_list, get_typed, prefix_errors
+from fastnn.model.settings import COUNT_LIMIT
+from fastnn.storage.strict_json import get_count, get_list, get_typed
 from fastnn.storage.tensor_file import (
     FileFormat,
     Tensors,
@@ -26,44 +24,41 @@ from fastnn.storage.tensor_file import (
     parameter_tensors,
     parameters_from,
     read_tensors,
-    unpacked,
     write_tensors,
 )
 from fastnn.system.files import FilePath
 
-KIND = FileFormat(
-    "model file",
-    "fastnn",
-    1,
-    ("sizes", "activations", "dropouts", "loss", "input_scale", "seed", "epochs", "samples")
-    + ("estimator", "curves"),
+# Keys of the description, and the arguments of `fastnn.Network` that they hold.
+_ARGUMENTS = {
+    "sizes": "sizes",
+    "activations": "activation",
+    "dropouts": "dropout",
+    "loss": "loss",
+    "input_scale": "input_scale",
+    "seed": "seed",
+}
+FORMAT = FileFormat(
+    "model file", "fastnn", 1, (*_ARGUMENTS, "epochs", "samples", "estimator", "curves")
 )
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """What a model file holds.
+    """The content of a model file.
 
     Attributes
     ----------
-    layers : tuple of Dense
-    loss : Loss
-    input_scale : float
-    seed : int
+    arguments : dict
+        Keyword arguments of `fastnn.Network`.
     epochs, samples : int
-        What it was trained for: epochs, and the rows that they took. Further training goes on
-        with the next shuffle.
+        Epochs of training, and rows that they processed.
     parameters : list of (w, b)
-        Per layer weights (I, O) and biases (O,), float32.
+        Weights (I, O) and biases (O,) of each layer, float32.
     estimator : dict, optional
-        What an estimator has besides, as JSON has it; but ``curves``, lists of floats by their
-        names, which become tensors.
+        The rest of an estimator as JSON values, and ``curves``, a dict of lists of floats.
     """
 
-    layers: tuple[Dense, ...]
-    loss: Loss
-    input_scale: float
-    seed: int
+    arguments: dict[str, Any]
     epochs: int
     samples: int
     parameters: Parameters
@@ -74,23 +69,22 @@ class Model:
 
 
 def model_from_network(network: Any, estimator: dict[str, Any] | None = None) -> Model:
-    """Return what a file holds of a `fastnn.Network`, and of an estimator whose it is."""
-    return Model(
-        network.layers,
-        network.loss,
-        network.input_scale,
-        network.seed,
-        network._position.epochs,
-        network._position.samples,
-        network.parameters,
-        estimator,
-    )
+    """Return the model of a `fastnn.Network`, and of the estimator that it belongs to."""
+    layers = network.layers
+    arguments = {
+        "sizes": [layers[0].inputs, *(layer.outputs for layer in layers)],
+        "activation": [layer.activation for layer in layers[:-1]],
+        "dropout": [layer.dropout for layer in layers],
+        "loss": network.loss.name,
+        "input_scale": network.input_scale,
+        "seed": network.seed,
+    }
+    position = network._position
+    return Model(arguments, position.epochs, position.samples, network.parameters, estimator)
 
 
 def write_model(path: FilePath, model: Model) -> None:
-    """Write a model to a file, which is replaced whole or not at all.
-
-    The same model makes the same bytes.
+    """Write a model to a file atomically. The same model gives the same bytes.
 
     Raises
     ------
@@ -104,88 +98,64 @@ def write_model(path: FilePath, model: Model) -> None:
         estimator = dict(estimator)
         curves = {name: np.array(each, "<f8") for name, each in estimator.pop("curves").items()}
     description = {
-        "sizes": [model.layers[0].inputs, *(layer.outputs for layer in model.layers)],
-        "activations": [layer.activation for layer in model.layers[:-1]],
-        "dropouts": [layer.dropout for layer in model.layers],
-        "loss": model.loss.name,
-        "input_scale": model.input_scale,
-        "seed": model.seed,
+        **{key: model.arguments[argument] for key, argument in _ARGUMENTS.items()},
         "epochs": model.epochs,
         "samples": model.samples,
         "estimator": estimator,
         "curves": {name: len(curve) for name, curve in curves.items()},
     }
-    leaves = parameter_tensors(model.parameters)
-    leaves |= {_curve_leaf(name): curve for name, curve in curves.items()}
-    write_tensors(path, KIND, description, leaves, _expected)
-
-
-def _curve_leaf(name: str) -> str:
-    return f"curves.{name}"
+    tensors = parameter_tensors(model.parameters)
+    tensors |= {f"curves.{name}": curve for name, curve in curves.items()}
+    write_tensors(path, FORMAT, description, tensors, tensor_specs)
 
 
 # ---- reading --------------------------------------------------------------------------------
 
 
 def read_model(path: FilePath) -> Model:
-    """Read a model from a file, and believe nothing of what is in it.
+    """Read a model from a file, which may be damaged or hostile.
 
-    Memory grows with what the file holds, not with what it claims to hold.
+    Memory grows with the size of the file, not with sizes in its header. Names of activations and
+    losses, and ranges of settings, are left to `fastnn.Network` to check.
 
     Raises
     ------
     ModelFileError
-        If it is no model file, is damaged, or is a later version's.
+        If the file is not a model file, is damaged, or is of a later version.
     OSError
-        If it cannot be read.
+        If the file cannot be read.
     """
-    description, leaves = read_tensors(path, KIND, _expected)
-    with prefix_errors(path):
-        return _model(description, leaves)
+    return model_from(*read_tensors(path, FORMAT, tensor_specs))
 
 
-def _read(file: BinaryIO) -> Model:
-    return _model(*unpacked(file, KIND, _expected))
-
-
-def _expected(description: dict[str, Any]) -> Iterator[tuple[str, TensorSpec]]:
-    """Yield the tensors that a description asks for; refuse one whose values cannot be."""
+def tensor_specs(description: dict[str, Any]) -> Iterator[tuple[str, TensorSpec]]:
+    """Yield names and specs of the tensors, after a check of the description's types."""
     for name, kind in (("loss", str), ("input_scale", float), ("curves", dict)):
         get_typed(description, name, kind)
+    get_list(description, "activations", str)
+    get_list(description, "dropouts", float)
     for name, limit in (("seed", SEED_LIMIT), ("epochs", COUNT_LIMIT), ("samples", COUNT_LIMIT)):
         get_count(description, name, limit)
     estimator = description["estimator"]
     if estimator is not None and "curves" in get_typed(description, "estimator", dict):
         raise ModelFileError("the estimator has 'curves', which does not belong there")
     if estimator is None and description["curves"]:
-        raise ModelFileError("there are curves, where there is no estimator")
+        raise ModelFileError("there are curves, but no estimator")
     yield from parameter_specs(get_list(description, "sizes", int))
     for name in description["curves"]:
-        yield _curve_leaf(name), TensorSpec((get_count(description["curves"], name),), "F64")
+        yield f"curves.{name}", TensorSpec((get_count(description["curves"], name),), "F64")
 
 
-def _model(description: dict[str, Any], leaves: Tensors) -> Model:
-    layers, loss = _architecture(description)
+def model_from(description: dict[str, Any], tensors: Tensors) -> Model:
+    """Return the model of a description and its tensors."""
     estimator = description["estimator"]
     if estimator is not None:
         names = description["curves"]
-        estimator["curves"] = {name: leaves[_curve_leaf(name)].tolist() for name in names}
+        estimator["curves"] = {name: tensors[f"curves.{name}"].tolist() for name in names}
     return Model(
-        layers,
-        loss,
-        parameters=parameters_from(leaves, len(layers)),
-        **{name: description[name] for name in ("input_scale", "seed", "epochs", "samples")},
-        estimator=estimator,
+        {argument: description[key] for key, argument in _ARGUMENTS.items()},
+        description["epochs"],
+        description["samples"],
+        parameters_from(tensors, len(description["sizes"]) - 1),
+        estimator,
     )
-
-
-def _architecture(description: dict[str, Any]) -> tuple[tuple[Dense, ...], Loss]:
-    """Return the layers and the loss that a description names."""
-    activations = get_list(description, "activations", str)
-    dropouts = get_list(description, "dropouts", float)
-    try:
-        check_setting("input_scale", description["input_scale"])
-        layers = dense_layers(description["sizes"], activations, dropouts)
-        return layers, get_loss(description["loss"])
-    except ValueError as error:
-        raise ModelFileError(str(error)[:200]) from error

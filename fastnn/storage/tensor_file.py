@@ -1,13 +1,12 @@
-"""Tensors and a description of them in one file, written and read so that nothing is believed.
+"""Files of tensors and a description, in the safetensors format, with strict checks.
 
-The file is a safetensors file. Its tensors are float32 or, where figures are kept, float64. Its
-metadata are one string, which is JSON: the format's number, fastnn's version, what the file's kind
-says of itself, and a SHA-256 over all of that and every tensor. (Two strings would be written in
-another order every time.)
+The tensors are float32 (weights) or float64 (figures). The metadata are one string of JSON: the
+number of the format, fastnn's version, the description, and a SHA-256 over the description and all
+tensors. (With two strings, safetensors would write them in varying order.)
 
-A file may come from anywhere, and may be damaged. Nothing in it is run, or imported by a name. Its
-header is checked in full before anything is read that is as large as the header says. One byte
-that has changed is noticed.
+A file may come from anywhere and may be damaged. Reading it runs no code and imports nothing by
+name. The header is checked completely before the tensors are read. Every changed byte of the
+description or the tensors is detected.
 """
 
 import hashlib
@@ -23,7 +22,6 @@ from fastnn.errors import ModelFileError
 from fastnn.storage.strict_json import (
     check_keys,
     dump_object,
-    get_list,
     get_typed,
     parse_object,
     prefix_errors,
@@ -31,26 +29,28 @@ from fastnn.storage.strict_json import (
 )
 from fastnn.system.files import FilePath, regular_mode, write_atomically
 
-HEADER_LIMIT = 2 << 20  # bytes; Python's objects for them may take thirty times as many
-_LENGTH_BYTES = 8  # in front of the header: its length
+HEADER_LIMIT = 2 << 20  # bytes; Python's objects for them may take thirty times as much
+_LENGTH_BYTES = 8  # the length of the header, in front of it
 _DTYPES: dict[str, Any] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 
 Tensors = dict[str, np.ndarray]
 
 
 class FileFormat(NamedTuple):
-    """What a kind of file is called, and what its description has.
+    """A kind of file: its name, and the keys of its description.
 
     Attributes
     ----------
     noun : str
+        What messages call it, such as "model file".
     key : str
-        The name of the metadata's string.
+        Key of the metadata's string.
     format : int
+        Number of the format.
     names : tuple of str
-        What the description has besides the format, fastnn's version and the SHA-256.
-    unbounded : str
-        How the names of float32 tensors begin that may hold infinity; float64 may hold anything.
+        Keys of the description, apart from the format, fastnn's version and the SHA-256.
+    unbounded : str, optional
+        Prefix of the float32 tensors that may hold infinity. float64 tensors may hold anything.
     """
 
     noun: str
@@ -61,29 +61,36 @@ class FileFormat(NamedTuple):
 
 
 class TensorSpec(NamedTuple):
-    """What a tensor has to be."""
+    """The shape and dtype that a tensor must have."""
 
     shape: tuple[int, ...]
     dtype: str = "F32"
+
+
+GetSpecs = Callable[[dict[str, Any]], Iterable[tuple[str, TensorSpec]]]
 
 
 def write_tensors(
     path: FilePath,
     kind: FileFormat,
     description: dict[str, Any],
-    leaves: Tensors,
-    expected: Callable[[dict[str, Any]], Iterable[tuple[str, TensorSpec]]] = lambda description: (),
+    tensors: Tensors,
+    get_specs: GetSpecs,
 ) -> None:
-    """Write a file, which is replaced whole or not at all.
-
-    The same description and leaves make the same bytes.
+    """Write a file atomically. The same description and tensors give the same bytes.
 
     Parameters
     ----------
-    leaves : dict of str to ndarray
-        float32, all finite, or float64.
-    expected : callable, optional
-        As `read_tensors` will take it: a description that it refuses is not written.
+    path : str or path-like
+        The file.
+    kind : FileFormat
+        Kind of the file.
+    description : dict
+        Values for the keys `kind.names`.
+    tensors : dict of str to ndarray
+        float32 or float64.
+    get_specs : callable
+        As in `read_tensors`; a description that it refuses is not written.
 
     Raises
     ------
@@ -93,61 +100,62 @@ def write_tensors(
         If the file cannot be written.
     """
     with prefix_errors(path):
-        tuple(expected(description))
-        contents = _contents(kind, description, leaves)
+        for _ in get_specs(description):
+            pass
+        contents = _serialize(kind, description, tensors)
     write_atomically(path, [contents])
 
 
-def _contents(kind: FileFormat, description: dict[str, Any], leaves: Tensors) -> bytes:
+def _serialize(kind: FileFormat, description: dict[str, Any], tensors: Tensors) -> bytes:
     from safetensors.numpy import save
 
-    _check_finite(leaves, kind)
-    leaves = {name: np.require(leaf, _dtype_of(leaf), "C") for name, leaf in leaves.items()}
+    _check_finite(tensors, kind)
+    tensors = {name: np.require(each, _DTYPES[_dtype(each)], "C") for name, each in tensors.items()}
     description = {"format": kind.format, "fastnn": __version__, **description}
-    description["sha256"] = _digest(description, leaves)
-    contents = save(leaves, {kind.key: dump_object(description)})
+    description["sha256"] = _digest(description, tensors)
+    contents = save(tensors, {kind.key: dump_object(description)})
     length = int.from_bytes(contents[:_LENGTH_BYTES], "little")
     if length > HEADER_LIMIT:
         raise ModelFileError(
-            f"all but the tensors would take {length:,} bytes, where {HEADER_LIMIT:,} are the "
-            "limit: names are too long"
+            f"the header would take {length:,} bytes, at most {HEADER_LIMIT:,} are allowed: names "
+            "are too long"
         )
     return contents
 
 
 def read_tensors(
-    path: FilePath,
-    kind: FileFormat,
-    expected: Callable[[dict[str, Any]], Iterable[tuple[str, TensorSpec]]],
+    path: FilePath, kind: FileFormat, get_specs: GetSpecs
 ) -> tuple[dict[str, Any], Tensors]:
-    """Read a file; return its description, and its tensors in the order in which they are expected.
+    """Read a file; return its description, and its tensors in the order of their specs.
 
-    Memory grows with what the file holds, not with what it claims to hold.
+    Memory grows with the size of the file, not with sizes in its header.
 
     Parameters
     ----------
-    expected : callable
-        Gets the description, of which nothing but the names is checked yet; returns the names of
-        all tensors, and what they have to be.
+    path : str or path-like
+        The file.
+    kind : FileFormat
+        Kind of the file.
+    get_specs : callable
+        Returns the names and specs of all tensors, given the description. Only the keys of the
+        description are checked before.
 
     Raises
     ------
     ModelFileError
-        If it is no file of this kind, is damaged, or is a later version's.
+        If the file is of another kind or of a later version, or is damaged.
     OSError
-        If it cannot be read.
+        If the file cannot be read.
     """
-    regular_mode(path)  # for a pipe, opening it would wait
+    regular_mode(path)  # opening a pipe would block
     with prefix_errors(path), open(path, "rb") as file:
-        return unpacked(file, kind, expected)
+        return deserialize(file, kind, get_specs)
 
 
-def unpacked(
-    file: BinaryIO,
-    kind: FileFormat,
-    expected: Callable[[dict[str, Any]], Iterable[tuple[str, TensorSpec]]],
+def deserialize(
+    file: BinaryIO, kind: FileFormat, get_specs: GetSpecs
 ) -> tuple[dict[str, Any], Tensors]:
-    """Return what `read_tensors` does, of a file that is open."""
+    """Read an open file, as `read_tensors` does."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
@@ -157,46 +165,45 @@ def unpacked(
     if not 0 < length <= min(HEADER_LIMIT, size):
         raise ModelFileError(f"is not a {kind.noun}, or is cut short")
     header = parse_object(file.read(length), "the header")
-    description = _description(header, kind)
-    names = _checked_layout(expected(description), header, size - length)
+    description = _parse_description(header, kind)
+    names = _check_entries(header, get_specs(description), size - length)
     file.seek(0)
     try:
         arrays = load(file.read(_LENGTH_BYTES + size))
     except SafetensorError as error:
-        raise ModelFileError(f"is not as safetensors has it: {error}") from error
-    leaves = {name: arrays[name] for name in names}
-    _check_finite(leaves, kind)
-    if _digest(description, leaves) != description["sha256"]:
-        raise ModelFileError("is damaged: its SHA-256 is not the one that it names")
-    return description, leaves
+        raise ModelFileError(f"is not a valid safetensors file: {str(error)[:200]}") from error
+    tensors = {name: arrays[name] for name in names}
+    _check_finite(tensors, kind)
+    if _digest(description, tensors) != description["sha256"]:
+        raise ModelFileError("is damaged: its SHA-256 is wrong")
+    return description, tensors
 
 
-def _dtype_of(leaf: np.ndarray) -> np.dtype:
-    return _DTYPES["F64" if leaf.dtype == np.float64 else "F32"]
+def _dtype(tensor: np.ndarray) -> str:
+    return "F64" if tensor.dtype == np.float64 else "F32"
 
 
-def _check_finite(leaves: Tensors, kind: FileFormat) -> None:
-    """Refuse weights that are not finite; figures, in float64, may be anything."""
-    for name, leaf in leaves.items():
+def _check_finite(tensors: Tensors, kind: FileFormat) -> None:
+    """Raise a ModelFileError if a float32 tensor is not finite."""
+    for name, tensor in tensors.items():
         may_be_infinite = kind.unbounded is not None and name.startswith(kind.unbounded)
-        bad = np.isnan(leaf) if may_be_infinite else ~np.isfinite(leaf)
-        if leaf.dtype != np.float64 and bad.any():
+        bad = np.isnan(tensor) if may_be_infinite else ~np.isfinite(tensor)
+        if _dtype(tensor) == "F32" and bad.any():
             raise ModelFileError(f"{name} holds NaN or infinity")
 
 
-def _digest(description: dict[str, Any], leaves: Tensors) -> str:
-    """Return a SHA-256 over a description, but for its own, and over every tensor."""
+def _digest(description: dict[str, Any], tensors: Tensors) -> str:
+    """Return the SHA-256 over a description, without its own SHA-256, and all tensors."""
     rest = {name: value for name, value in description.items() if name != "sha256"}
     digest = hashlib.sha256(dump_object(rest).encode())
-    for name, leaf in sorted(leaves.items()):
-        dtype = "F64" if leaf.dtype == np.float64 else "F32"
-        digest.update(f"\n{name} {dtype} {leaf.shape}\n".encode())
-        digest.update(leaf.ravel().data)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\n{name} {_dtype(tensor)} {tensor.shape}\n".encode())
+        digest.update(tensor.ravel().data)
     return digest.hexdigest()
 
 
-def _description(header: dict[str, Any], kind: FileFormat) -> dict[str, Any]:
-    """Take the metadata out of a header; return the description, which has the right names."""
+def _parse_description(header: dict[str, Any], kind: FileFormat) -> dict[str, Any]:
+    """Remove the metadata from a header; return the description after a check of its keys."""
     metadata = get_typed(header, "__metadata__", dict)
     del header["__metadata__"]
     if kind.key not in metadata:
@@ -207,7 +214,7 @@ def _description(header: dict[str, Any], kind: FileFormat) -> dict[str, Any]:
     if number != kind.format:
         which = "a later" if number > kind.format else "no"
         raise ModelFileError(
-            f"is of format {short_repr(number)}, which {which} version of fastnn wrote; this one "
+            f"has format {short_repr(number)}, written by {which} version of fastnn; this version "
             f"reads format {kind.format}"
         )
     check_keys(metadata, (kind.key,), "the metadata")
@@ -216,85 +223,73 @@ def _description(header: dict[str, Any], kind: FileFormat) -> dict[str, Any]:
     return description
 
 
-def _checked_layout(
-    expected: Iterable[tuple[str, TensorSpec]], entries: dict[str, Any], size: int
+def _check_entries(
+    entries: dict[str, Any], specs: Iterable[tuple[str, TensorSpec]], size: int
 ) -> list[str]:
-    """Refuse tensors that are not the expected ones, side by side up to the end.
+    """Check a header against specs, up to the offsets, which safetensors checks.
 
     Parameters
     ----------
     entries : dict
-        What the header says of each tensor, by its name.
+        The entry of each tensor in the header.
+    specs : iterable of (str, TensorSpec)
+        Names and specs of the tensors. The iteration ends at the first error.
     size : int
-        Bytes behind the header: the tensors', to the last one.
+        Bytes that follow the header.
+
+    Returns
+    -------
+    list of str
+        The names.
     """
-    places = {}
-    for name, leaf in expected:
+    names, expected = [], 0
+    for name, spec in specs:
         entry = get_typed(entries, name, dict)
         with prefix_errors(name):
-            places[name] = _place(entry, leaf)
-    check_keys(entries, places, "the header")
-    end = 0
-    for name, (start, stop) in sorted(places.items(), key=lambda item: item[1]):
-        if start != end:
-            raise ModelFileError(
-                f"{name} begins at byte {short_repr(start)}, where {short_repr(end)} is next"
-            )
-        end = stop
-    if end != size:
+            check_keys(entry, ("dtype", "shape", "data_offsets"), "its entry")
+            for key, value in (("dtype", spec.dtype), ("shape", list(spec.shape))):
+                if entry[key] != value:
+                    raise ModelFileError(
+                        f"{key} is {short_repr(entry[key])}, expected {short_repr(value)}"
+                    )
+        names.append(name)
+        expected += math.prod(spec.shape) * _DTYPES[spec.dtype].itemsize
+    check_keys(entries, dict.fromkeys(names), "the header")
+    if size != expected:
         raise ModelFileError(
-            f"is damaged: it has {size} bytes for tensors that take {short_repr(end)}"
+            f"is damaged: it has {size} bytes for tensors that take {short_repr(expected)}"
         )
-    return list(places)
+    return names
 
 
-def _place(entry: dict[str, Any], leaf: TensorSpec) -> tuple[int, int]:
-    """Return where a tensor begins and ends, if its entry is that of this leaf."""
-    check_keys(entry, ("dtype", "shape", "data_offsets"), "its entry")
-    if get_typed(entry, "dtype", str) != leaf.dtype:
-        raise ModelFileError(f"dtype is {short_repr(entry['dtype'])}, where {leaf.dtype} is needed")
-    shape = list(leaf.shape)
-    if get_list(entry, "shape", int) != shape:
-        raise ModelFileError(
-            f"shape is {short_repr(entry['shape'])}, where {short_repr(shape)} is needed"
-        )
-    offsets = get_list(entry, "data_offsets", int)
-    size = math.prod(shape) * _DTYPES[leaf.dtype].itemsize
-    if len(offsets) != 2 or offsets[1] - offsets[0] != size:
-        raise ModelFileError(
-            f"data_offsets are {short_repr(offsets)}, which the shape does not fill"
-        )
-    return offsets[0], offsets[1]
+# ---- parameters of a network ----------------------------------------------------------------
 
 
-# ---- leaves that several kinds have -----------------------------------------------------------
-
-
-def parameter_specs(sizes: list[int], before: str = "") -> Iterable[tuple[str, TensorSpec]]:
-    """Yield the leaves of a network's parameters, layer by layer.
+def parameter_specs(sizes: list[int], prefix: str = "") -> Iterable[tuple[str, TensorSpec]]:
+    """Yield the names and specs of a network's parameters, layer by layer.
 
     Parameters
     ----------
     sizes : list of int
-        Inputs, hidden widths and outputs.
-    before : str
-        What stands before ``layers.0.weights`` and so on.
+        Numbers of inputs, hidden units of each layer, and outputs.
+    prefix : str, optional
+        Text before ``layers.0.weights`` and so on.
     """
     for i in range(len(sizes) - 1):
-        yield f"{before}layers.{i}.weights", TensorSpec((sizes[i], sizes[i + 1]))
-        yield f"{before}layers.{i}.biases", TensorSpec((sizes[i + 1],))
+        yield f"{prefix}layers.{i}.weights", TensorSpec((sizes[i], sizes[i + 1]))
+        yield f"{prefix}layers.{i}.biases", TensorSpec((sizes[i + 1],))
 
 
-def parameter_tensors(parameters: list[tuple[np.ndarray, np.ndarray]], before: str = "") -> Tensors:
-    """Return all weights and biases by the names of their leaves."""
-    leaves = {}
+def parameter_tensors(parameters: list[tuple[np.ndarray, np.ndarray]], prefix: str = "") -> Tensors:
+    """Return all weights and biases by the names of `parameter_specs`."""
+    tensors = {}
     for i, (w, b) in enumerate(parameters):
-        leaves[f"{before}layers.{i}.weights"] = w
-        leaves[f"{before}layers.{i}.biases"] = b
-    return leaves
+        tensors[f"{prefix}layers.{i}.weights"] = w
+        tensors[f"{prefix}layers.{i}.biases"] = b
+    return tensors
 
 
-def parameters_from(leaves: Tensors, layers: int, before: str = "") -> list[Any]:
-    """Return the (w, b) that `parameter_tensors` was given."""
-    names = [f"{before}layers.{i}." for i in range(layers)]
-    return [(leaves[f"{name}weights"], leaves[f"{name}biases"]) for name in names]
+def parameters_from(tensors: Tensors, layers: int, prefix: str = "") -> list[Any]:
+    """Return (w, b) of each layer; the inverse of `parameter_tensors`."""
+    names = [f"{prefix}layers.{i}." for i in range(layers)]
+    return [(tensors[f"{name}weights"], tensors[f"{name}biases"]) for name in names]

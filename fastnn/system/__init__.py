@@ -1,1 +1,1 @@
-"""What the operating system is asked for: files, forks, signals, memory, cores."""
+"""The operating system: files, forks, signals, memory, control groups, terminals."""

@@ -1,7 +1,7 @@
 """The limit of a process's address space (``ulimit -v``), and whether libraries fit below it.
 
-Libraries that do not fit fail badly: OpenBLAS hangs, and LLVM ends the process. fastnn checks the
-limit before it imports them. This module does not import NumPy.
+Libraries that do not fit fail badly: OpenBLAS hangs, and LLVM ends the process. fastnn therefore
+checks the limit before it imports them. This module does not import NumPy.
 """
 
 import math
@@ -29,11 +29,12 @@ def address_space_left() -> float:
 
 
 def check_libraries(*names: str) -> None:
-    """Raise a MemoryError if the libraries that are not yet imported would not fit.
+    """Raise a MemoryError if those of the libraries that are not yet imported would not fit.
 
     Parameters
     ----------
     names : {"numpy", "sklearn", "numba"}
+        The libraries.
     """
     missing = [name for name in names if name not in sys.modules]
     needed = sum(_LIBRARIES[name] for name in missing)

@@ -1,6 +1,6 @@
-"""The control groups of this process: what Linux, or a container, grants it of the machine.
+"""The control groups of this process: limits that Linux, or a container, sets.
 
-Groups nest: the tightest limit of a group and of those around it counts.
+Groups are nested. The tightest limit of a group and its ancestors applies.
 """
 
 import os
@@ -12,9 +12,14 @@ PROC, _ROOT = Path("/proc"), Path("/sys/fs/cgroup")
 
 
 def control_groups(controller: str) -> Iterator[tuple[Path, int]]:
-    """Yield the folders of the groups that may limit something, each with its version, 1 or 2.
+    """Yield the folders of the groups that may limit a resource, each with its version, 1 or 2.
 
     A folder may be missing: a container sees its own group at the root, whatever its path is.
+
+    Parameters
+    ----------
+    controller : {"memory", "cpu"}
+        The resource.
     """
     with suppress(OSError):
         for line in os.fsdecode((PROC / "self" / "cgroup").read_bytes()).splitlines():

@@ -1,4 +1,4 @@
-"""Files that are replaced whole or not at all: whatever happens, no half of one is ever seen."""
+"""Write files atomically, and lock directories."""
 
 import errno
 import os
@@ -10,8 +10,8 @@ from pathlib import Path
 
 FilePath = str | os.PathLike[str]
 
-_BINARY = getattr(os, "O_BINARY", 0)  # of Windows alone
-_locks: set[int] = set()  # descriptors of the folders that this process is alone in
+_O_BINARY = getattr(os, "O_BINARY", 0)  # on Windows
+_locks: set[int] = set()  # descriptors of the directories that this process has locked
 
 
 def user_cache_directory() -> Path | None:
@@ -29,12 +29,12 @@ def user_cache_directory() -> Path | None:
 
 
 def regular_mode(path: FilePath) -> int:
-    """Return the permission bits of a file; links are followed.
+    """Return the permission bits of a regular file; symbolic links are followed.
 
     Raises
     ------
     OSError
-        If it is missing, or a folder, a pipe or a device.
+        If it is missing, or is a directory, a pipe or a device.
     """
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
@@ -47,40 +47,48 @@ def regular_mode(path: FilePath) -> int:
 def writable_target(path: FilePath) -> tuple[str, int | None]:
     """Return the file that `write_atomically` would replace, and its permission bits, if any.
 
+    Symbolic links are followed.
+
     Raises
     ------
     OSError
-        If it is there and is not a regular file, or is not to be written.
+        If it exists and is not a regular file, or is not writable.
     """
     try:
         mode = regular_mode(path)
     except FileNotFoundError:
-        if not os.path.basename(path):  # nothing that a file can be called
+        if not os.path.basename(path):  # not the name of a file
             raise
         return os.path.realpath(path), None
-    if not os.access(path, os.W_OK):  # its folder might let it be replaced all the same
+    if not os.access(path, os.W_OK):  # its directory might allow replacing it
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
     return os.path.realpath(path), mode
 
 
 def write_atomically(path: FilePath, pieces: Iterable[bytes]) -> None:
-    """Write a file, or put it in another's place, in one go.
+    """Create or replace a file; on any failure the previous file stays.
 
-    The bytes go to a temporary file beside it, ``.NAME.PROCESS.RANDOM.tmp``, which takes its name
-    once they are on the disk. However this fails, the temporary file is removed and what was
-    there before stays. Of a symbolic link, the file that it leads to is replaced. Permission bits
-    stay what they were.
+    The bytes go to a temporary file beside it, ``.NAME.PROCESS.RANDOM.tmp``, which is renamed once
+    they are on the disk. On a failure the temporary file is removed. If the path is a symbolic
+    link, the file that it points to is replaced. Permission bits are kept.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file.
+    pieces : iterable of bytes
+        The content in order.
 
     Raises
     ------
     OSError
-        If the file cannot be written, or is there and is not a regular file; its ``filename`` is
+        If the file cannot be written, or exists and is not a regular file. Its ``filename`` is
         the path.
     """
     target, mode = writable_target(path)
     folder, name = os.path.split(target)
-    # A name may have 255 bytes: 50 characters of it are 200 at most.
     unique = f"{os.getpid()}.{secrets.token_hex(8)}"
+    # A name may have 255 bytes; 50 characters take at most 200.
     temporary = os.path.join(folder, f".{name[:50]}.{unique}.tmp")
     try:
         _write_new(temporary, pieces, mode)
@@ -88,19 +96,18 @@ def write_atomically(path: FilePath, pieces: Iterable[bytes]) -> None:
     except BaseException as error:
         with suppress(OSError):
             os.unlink(temporary)
-        if isinstance(error, OSError) and error.errno is not None:
-            # The name of the temporary file, or none, would tell nobody what is meant.
+        if isinstance(error, OSError) and error.errno is not None:  # name the path, not temporary
             raise OSError(error.errno, error.strerror, os.fspath(path)) from error
         raise
-    _sync_folder(folder)
+    _sync_directory(folder)
 
 
 def _write_new(path: str, pieces: Iterable[bytes], mode: int | None) -> None:
-    """Write a file that is not there yet, down to the disk."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
+    """Create a file and flush it to the disk."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _O_BINARY, 0o666)
     try:
         if mode is not None:
-            os.chmod(path, mode)  # before there is anything to be seen
+            os.chmod(path, mode)  # before the file has any content
         for piece in pieces:
             rest = memoryview(piece)
             while rest:
@@ -110,10 +117,10 @@ def _write_new(path: str, pieces: Iterable[bytes], mode: int | None) -> None:
         os.close(descriptor)
 
 
-def _sync_folder(folder: str) -> None:
-    """Put a folder's new entry on the disk, where the system can.
+def _sync_directory(folder: str) -> None:
+    """Flush a directory's new entry to the disk if the system supports that.
 
-    Where it cannot, the file is whole all the same: after a power failure it may be the old one.
+    Otherwise, a power failure may bring back the previous file, but never a part of one.
     """
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
@@ -127,14 +134,14 @@ def _sync_folder(folder: str) -> None:
 def lock_directory(folder: FilePath) -> Iterator[Callable[[], bool]]:
     """Hold an exclusive lock on a directory; it is released even if the process is killed.
 
-    The lock is on the directory itself, not on its path. The context manager gives a function
-    that returns whether the path still leads to the locked directory. Windows and some network
-    file systems have no such lock: nobody is kept out there.
+    The lock is on the directory itself, not on its path. The context manager returns a function
+    that tells whether the path still leads to the locked directory. Windows and some network file
+    systems have no such lock; the context manager then locks nothing.
 
     Raises
     ------
     BlockingIOError
-        If another one, of this process or not, is in it.
+        If the directory is locked already, by this or another process.
     """
     try:
         import fcntl
@@ -145,7 +152,7 @@ def lock_directory(folder: FilePath) -> Iterator[Callable[[], bool]]:
         return
     _locks.add(descriptor)
 
-    def still_there() -> bool:
+    def is_in_place() -> bool:
         if descriptor not in _locks:  # a forked child holds no lock
             return True
         with suppress(FileNotFoundError):
@@ -159,18 +166,18 @@ def lock_directory(folder: FilePath) -> Iterator[Callable[[], bool]]:
             raise
         except OSError:
             pass
-        yield still_there
+        yield is_in_place
     finally:
         if descriptor in _locks:
             _locks.remove(descriptor)
             os.close(descriptor)
 
 
-def _leave() -> None:
-    """Have a forked child leave its parent's locks to the parent, even when that dies first."""
+def _close_inherited_locks() -> None:
+    """Close a parent's locks in a forked child, which would hold them if the parent dies."""
     while _locks:
         os.close(_locks.pop())
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave)
+    os.register_at_fork(after_in_child=_close_inherited_locks)

@@ -1,9 +1,9 @@
-"""What a fork waits for, so that a child finds everything whole.
+"""Locks taken before ``fork()``, so that a child never inherits half-changed state.
 
-A forked child has its parent's memory, but only the thread that forked: what another thread was
-changing would stay half changed, and the lock it held locked for ever. So a fork first takes
-these locks. It waits for the calls of engines that are running, some 50 ms in training, and for
-kernels that are being compiled.
+A forked child has a copy of its parent's memory, but only the thread that forked. State that
+another thread was changing would stay half changed, and its lock would stay locked for ever. A
+fork therefore takes these locks first. It waits for running calls of engines, about 50 ms in
+training, and for kernels that are being compiled.
 """
 
 import os
@@ -13,12 +13,13 @@ from contextlib import suppress
 from typing import Any
 from weakref import WeakSet
 
-# Held while an engine is made: its kernels compiled, its threads started, what it needs imported.
-# Taken before the others.
+# Held while an engine is set up: kernels are compiled, threads started, modules imported. Taken
+# before the other locks.
 setup_lock = threading.RLock()
 
-# A prediction of very many rows, which changes nothing that a child needs.
-_PATIENCE = 10.0  # seconds
+# Seconds that a fork waits for a lock. Only a prediction of very many rows holds one for longer,
+# and it changes nothing that a child needs.
+_TIMEOUT = 10.0
 _held: list[Any] = []
 _locks: WeakSet[Any] = WeakSet()
 
@@ -26,7 +27,8 @@ _locks: WeakSet[Any] = WeakSet()
 def fork_safe_lock() -> Any:
     """Return a new lock that forks wait for. No thread may hold two of them.
 
-    It is one of C's, which an interrupt cannot leave locked, to be entered by `reject_reentry`.
+    It is an RLock, implemented in C: an interrupt cannot leave it locked. Enter it through
+    `reject_reentry`.
     """
     new = threading.RLock()
     with setup_lock:
@@ -35,83 +37,87 @@ def fork_safe_lock() -> Any:
 
 
 def reject_reentry(lock: Any) -> Any:
-    """Return a lock that is to be entered.
+    """Return a lock for a ``with`` statement.
 
     Raises
     ------
     RuntimeError
-        If this thread is in it: a signal handler asks for what the thread is in the midst of.
+        If this thread holds the lock already, because a signal handler runs within a call.
     """
     if lock._is_owned():
         raise RuntimeError(
-            "the network is at work in this very thread: a signal handler can have it done later, "
-            "by a flag or a callback"
+            "this thread is already using the network: a signal handler must not call it; set a "
+            "flag instead, and read it in a callback"
         )
     return lock
 
 
-_IN_TRAINING = "the network is being trained: wait for the end of that, or use a copy of it"
-
-
 class FitLock:
-    """A context that one fit is in at a time: of a network, a copy of which has one of its own.
+    """Context that one fit at a time can enter; others get an error and do not wait.
+
+    Each network and each copy of one has its own.
 
     Parameters
     ----------
-    refusal : str
-        What another one is told.
+    message : str
+        Message of the error.
     """
 
-    def __init__(self, refusal: str = _IN_TRAINING) -> None:
-        self._refusal, self._taken = refusal, False
+    def __init__(
+        self,
+        message: str = "the network is being trained: wait until that ends, or use a copy of it",
+    ) -> None:
+        self._message, self._is_locked = message, False
 
     def check(self) -> None:
-        """Raise a RuntimeError if a fit is in it."""
-        if self._taken:
-            raise RuntimeError(self._refusal)
+        """Raise a RuntimeError if a fit is running."""
+        if self._is_locked:
+            raise RuntimeError(self._message)
 
     def __enter__(self) -> None:
-        ours = False
+        is_ours = False
         try:
             with setup_lock:
                 self.check()
-                ours = self._taken = True
-        except BaseException:  # Ctrl-C, it may be
-            if ours:
-                self._taken = False
+                is_ours = self._is_locked = True
+        except BaseException:  # KeyboardInterrupt can come here
+            if is_ours:
+                self._is_locked = False
             raise
 
     def __exit__(self, *error: object) -> None:
-        self._taken = False
+        self._is_locked = False
 
 
-def _hold() -> None:
-    for each in (setup_lock, *_lock_of_numba()):
-        each.acquire()
-        _held.append(each)
-    for each in list(_locks):  # one of this thread's own is a signal handler's, and stays so
-        if not each._is_owned() and each.acquire(timeout=_PATIENCE):
-            _held.append(each)
+def _acquire_all() -> None:
+    for lock in (setup_lock, *_numba_locks()):
+        lock.acquire()
+        _held.append(lock)
+    for lock in list(_locks):  # this thread owns one if a signal handler forks within a call
+        if not lock._is_owned() and lock.acquire(timeout=_TIMEOUT):
+            _held.append(lock)
 
 
-def _lock_of_numba() -> list[Any]:
-    """Return the lock that Numba compiles with, which others may do, too."""
+def _numba_locks() -> list[Any]:
+    """Return the lock that Numba holds while it compiles; other packages may compile, too."""
     with suppress(KeyError, AttributeError):
         return [sys.modules["numba.core.compiler_lock"].global_compiler_lock]
     return []
 
 
-def _release() -> None:
+def _release_all() -> None:
     while _held:
         _held.pop().release()
 
 
-def _release_in_child() -> None:
-    _release()
-    for each in list(_locks):
-        if not each._is_owned():  # by a thread that is not there, for longer than was waited
-            each._at_fork_reinit()
+def _reset_in_child() -> None:
+    _release_all()
+    for lock in list(_locks):
+        if not lock._is_owned():  # a thread that does not exist here may hold it
+            lock._at_fork_reinit()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_release_in_child)
+    os.register_at_fork(
+        before=_acquire_all, after_in_parent=_release_all, after_in_child=_reset_in_child
+    )

@@ -1,11 +1,11 @@
-"""Signals that end a run, and work that has to be whole before one of them is heeded.
+"""Signals that end a run, and blocks of code that they must not interrupt.
 
-Python raises a KeyboardInterrupt between any two instructions: between the engine's work and the
-count of it, too. `DeferInterrupts` keeps the signal waiting there. A command line has SIGTERM
-heeded in the same way.
+Python raises KeyboardInterrupt between any two instructions, for example between a batch of
+updates and the code that counts them. `DeferInterrupts` delays the signal to the end of such a
+block. Command lines treat SIGTERM like SIGINT.
 """
 
-# What `signal` wraps: with its enums, `DeferInterrupts` would take 19 µs.
+# The module that `signal` wraps: with the enums of `signal`, DeferInterrupts would take 19 µs.
 import _signal  # type: ignore[import-not-found]
 import os
 import signal
@@ -18,26 +18,26 @@ _SIGNALS = (int(signal.SIGINT), int(signal.SIGTERM))
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM has come to a command line, which ends in order."""
+    """A command line received SIGTERM."""
 
 
 class DeferInterrupts:
-    """A context in which work is done whole: a signal that comes meanwhile counts at its end.
+    """Context in which signals wait: the first one that arrives takes effect at the end.
 
-    Only in the main thread, and only signals that would raise a KeyboardInterrupt: another
-    handler, and whoever ignores a signal, knows why. It takes 2 µs.
+    This holds in the main thread, and for signals that raise KeyboardInterrupt. Signals that are
+    ignored or have another handler are not changed. Entering and leaving takes 2 µs.
 
     Raises
     ------
     KeyboardInterrupt
-        At the end, where a signal came.
+        At the end, if a signal arrived.
     """
 
-    _entered: "DeferInterrupts | None" = None  # by the main thread
-    _left: "DeferInterrupts | None" = None
+    _active: "DeferInterrupts | None" = None  # in the main thread
+    _inherited: "DeferInterrupts | None" = None  # by a child that has no such thread
 
     def __enter__(self) -> None:
-        self._came: list[int] = []
+        self._received: list[int] = []
         self._handlers: dict[int, Any] = {}
         if current_thread() is not main_thread():
             return
@@ -45,30 +45,32 @@ class DeferInterrupts:
             handler = _signal.getsignal(number)
             if handler is signal.default_int_handler or handler is raise_interrupt:
                 self._handlers[number] = handler
-                DeferInterrupts._entered = self
-                _signal.signal(number, self._note)
+                DeferInterrupts._active = self
+                _signal.signal(number, self._record)
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._handlers.items():
             _signal.signal(number, handler)
-            DeferInterrupts._entered = None
-        if self._came:
-            self._handlers[self._came[0]](self._came[0], None)
+            DeferInterrupts._active = None
+        if self._received:
+            self._handlers[self._received[0]](self._received[0], None)
 
-    def _note(self, number: int, frame: object) -> None:
-        self._came.append(number)
+    def _record(self, number: int, frame: object) -> None:
+        self._received.append(number)
 
 
 def _before_fork() -> None:
-    """Notice whether the child will be without the thread that is to leave a `DeferInterrupts`."""
-    DeferInterrupts._left = None if current_thread() is main_thread() else DeferInterrupts._entered
+    """Remember the active context if the thread in it will not exist in the child."""
+    in_main_thread = current_thread() is main_thread()
+    DeferInterrupts._inherited = None if in_main_thread else DeferInterrupts._active
 
 
 def _after_fork_in_child() -> None:
-    if DeferInterrupts._left is not None:
-        for number, handler in DeferInterrupts._left._handlers.items():
+    """Restore the signal handlers that an inherited context would never restore."""
+    if DeferInterrupts._inherited is not None:
+        for number, handler in DeferInterrupts._inherited._handlers.items():
             _signal.signal(number, handler)
-        DeferInterrupts._entered = DeferInterrupts._left = None
+        DeferInterrupts._active = DeferInterrupts._inherited = None
 
 
 if hasattr(os, "register_at_fork"):
@@ -76,29 +78,32 @@ if hasattr(os, "register_at_fork"):
 
 
 def raise_interrupt(number: int, frame: object) -> NoReturn:
-    """Raise what a signal stands for; the next one ends the process on the spot."""
+    """Handle a signal: raise its exception, and let the next signal end the process at once."""
     for each in _SIGNALS:
         signal.signal(each, lambda number, _: os._exit(exit_code(number)))
     raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
 
 def exit_code(number: int) -> int:
-    """Return what a shell shows for a process that a signal ended."""
+    """Return the exit code that a shell shows for a process that a signal ended."""
     return 128 + number
 
 
 @contextmanager
 def interrupt_handlers() -> Iterator[None]:
-    """Heed both signals while this lasts, in the main thread; one that is ignored stays so."""
+    """Install `raise_interrupt` for both signals, in the main thread.
+
+    A signal that is ignored or has another handler is not changed.
+    """
     defaults = (signal.default_int_handler, signal.SIG_DFL)
-    ours = {}
+    previous = {}
     if current_thread() is main_thread():
-        ours = {each: signal.getsignal(each) for each in _SIGNALS}
-        ours = {each: handler for each, handler in ours.items() if handler in defaults}
-    for each in ours:
-        signal.signal(each, raise_interrupt)
+        previous = {number: signal.getsignal(number) for number in _SIGNALS}
+        previous = {number: each for number, each in previous.items() if each in defaults}
+    for number in previous:
+        signal.signal(number, raise_interrupt)
     try:
         yield
     finally:
-        for each, handler in ours.items():
-            signal.signal(each, handler)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

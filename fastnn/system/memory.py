@@ -1,8 +1,8 @@
-"""Whether there is memory for what is about to be done, asked before anything is changed.
+"""Check that there is enough memory before an operation changes anything.
 
-Linux promises memory that it does not have and ends the process that comes to use it, without a
-word. So what will be used is counted beforehand: numbers of the network's own size, and of the
-rows'; what is as small as `_NEVER_MISSED` is not asked about.
+Linux grants memory that it does not have, and kills the process that uses it, without a message.
+fastnn therefore adds up the arrays that grow with the network or with the rows before it starts.
+Needs of at most `_NEGLIGIBLE` bytes are not checked.
 """
 
 import math
@@ -16,49 +16,70 @@ import numpy as np
 from fastnn.system.address_space import address_space_left
 from fastnn.system.control_groups import PROC, control_groups
 
-_NEVER_MISSED = 1 << 24  # bytes
 FLOAT_BYTES = 4
-_COMPILER = 280 << 20  # bytes of address space, from 337 MB to where all was fine
+_NEGLIGIBLE = 1 << 24  # bytes
+_COMPILER_BYTES = 280 << 20  # of address space: 337 MB without it to where compiling succeeded
 
 
-def check_copy(name: str, numbers: int, each: int = FLOAT_BYTES) -> None:
-    """Raise a MemoryError if there is no room for a copy of so many numbers of so many bytes."""
-    needs = numbers * each
-    if needs > _NEVER_MISSED:
+def check_copy(name: str, numbers: int, number_bytes: int = FLOAT_BYTES) -> None:
+    """Raise a MemoryError if there is no memory for a copy of an array.
+
+    Parameters
+    ----------
+    name : str
+        Name of the array in the message.
+    numbers : int
+        Number of elements.
+    number_bytes : int, default 4
+        Bytes of an element.
+    """
+    needs = numbers * number_bytes
+    if needs > _NEGLIGIBLE:  # called for predictions of one row, which take microseconds
         check_memory(name, {"a copy": needs}, "float32 rows in C order are not copied")
 
 
 def check_compiler() -> None:
-    """Raise a MemoryError if there is no room to compile: LLVM would end the process."""
-    check_memory("compiling", {"the compiler": _COMPILER}, "the engine 'numpy' compiles nothing")
+    """Raise a MemoryError if there is no memory to compile: LLVM would end the process."""
+    needs = {"the compiler": _COMPILER_BYTES}
+    check_memory("compiling", needs, "the engine 'numpy' compiles nothing")
 
 
 def empty_predictions(rows: int, outputs: int) -> np.ndarray:
-    """Return room for predictions (rows, outputs) float32, or raise a MemoryError."""
+    """Return an uninitialized array (rows, outputs) float32, or raise a MemoryError."""
     needs = rows * outputs * FLOAT_BYTES
-    if needs > _NEVER_MISSED:
+    if needs > _NEGLIGIBLE:
         check_memory("prediction", {"predictions": needs}, "fewer rows at a time need less")
     return np.empty((rows, outputs), np.float32)
 
 
 def available_memory() -> float:
-    """Return the bytes that this process can still have; infinity where the system tells nothing.
+    """Return the bytes that this process can still allocate, or infinity if that is unknown.
 
-    That is the least of what the machine has left, swap included, what the control groups of the
-    process allow, and what its limit of address space does.
+    This is the minimum of three values: the free memory of the machine, swap included; what the
+    control groups of the process allow; and what its limit of address space allows.
     """
-    return max(0.0, min(_of_machine(), _of_groups(), address_space_left()))
+    return max(0.0, min(_left_on_machine(), _left_in_groups(), address_space_left()))
 
 
-def check_memory(what: str, needs: Mapping[str, int], advice: str) -> None:
-    """Raise a MemoryError that says what needs how many bytes, if they are not there."""
+def check_memory(name: str, needs: Mapping[str, int], advice: str) -> None:
+    """Raise a MemoryError if the needed memory is not available.
+
+    Parameters
+    ----------
+    name : str
+        The operation, which starts the message.
+    needs : mapping of str to int
+        Bytes by purpose.
+    advice : str
+        How to need less, at the end of the message.
+    """
     total = sum(needs.values())
-    if total <= _NEVER_MISSED or total <= (there := available_memory()):
+    if total <= _NEGLIGIBLE or total <= (left := available_memory()):
         return
-    parts = ", ".join(f"{name} {_megabytes(size)}" for name, size in needs.items() if size)
+    parts = ", ".join(f"{part} {_megabytes(size)}" for part, size in needs.items() if size)
     raise MemoryError(
-        f"{what} needs {_megabytes(total)} MB ({parts}), and {_megabytes(there)} MB are "
-        f"available; {advice}"
+        f"{name} needs {_megabytes(total)} MB ({parts}), and {_megabytes(left)} MB are available; "
+        f"{advice}"
     )
 
 
@@ -66,7 +87,7 @@ def _megabytes(size: float) -> str:
     return f"{math.ceil(size / 1e6):,}"
 
 
-def _of_machine() -> float:
+def _left_on_machine() -> float:
     with suppress(OSError, ValueError, KeyError, IndexError):
         text = (PROC / "meminfo").read_text()
         sizes = dict(line.split(":") for line in text.splitlines())
@@ -75,19 +96,19 @@ def _of_machine() -> float:
     return math.inf
 
 
-def _of_groups() -> float:
-    """Return the least that a control group, or one around it, has left."""
-    return min(starmap(_left_in, control_groups("memory")), default=math.inf)
+def _left_in_groups() -> float:
+    """Return the least that a control group of this process has left."""
+    return min(starmap(_left_in_group, control_groups("memory")), default=math.inf)
 
 
-def _left_in(folder: Path, version: int) -> float:
-    """Return what a group has left: pages of files count as free, for they can be had back."""
+def _left_in_group(folder: Path, version: int) -> float:
+    """Return what a group has left. Cached pages of files count as free."""
     limit, used, files = "memory.max", "memory.current", "inactive_file"
     if version == 1:
         limit, used, files = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_" + files
     with suppress(OSError, ValueError, KeyError, OverflowError):  # the limit may be "max"
         statistics = (folder / "memory.stat").read_text().splitlines()
-        kept = dict(line.split() for line in statistics)[files]
+        cached = dict(line.split() for line in statistics)[files]
         most, taken = (int((folder / name).read_text()) for name in (limit, used))
-        return float(most - taken + int(kept))
+        return float(most - taken + int(cached))
     return math.inf

@@ -1,4 +1,4 @@
-"""Print lines on a terminal, with the control characters of text from files escaped."""
+"""Print lines on a terminal, with control characters of text from files escaped."""
 
 import sys
 import unicodedata
@@ -8,10 +8,10 @@ _CONTROL = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # categories of Unicode
 
 
 def printable(text: str) -> str:
-    r"""Return text with control characters escaped, so that a terminal shows and never obeys them.
+    r"""Return text with control characters escaped, so that a terminal does not obey them.
 
-    Tabs, line ends and marks that change the direction of writing are escaped, too, all as in
-    Python: ``\n``, ``\x1b``, ``\u202e``.
+    Tabs, line ends and marks that change the direction of writing are escaped as well, as in
+    Python's literals: ``\n``, ``\x1b``, ``\u202e``.
 
     Examples
     --------
@@ -20,10 +20,10 @@ def printable(text: str) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(_escaped(character) for character in text)
+    return "".join(_escape(character) for character in text)
 
 
-def _escaped(character: str) -> str:
+def _escape(character: str) -> str:
     if unicodedata.category(character) not in _CONTROL or character in _JOINERS:
         return character
     return character.encode("unicode_escape").decode()

@@ -1,4 +1,4 @@
-"""`fastnn.warm` fills the cache of compiled kernels, and says what came of it."""
+"""`fastnn.warm` fills the cache of compiled kernels and prints where it is."""
 
 import os
 import subprocess
@@ -14,12 +14,12 @@ from fastnn.commands import warm
 from fastnn.kernels import engine as numba_engine
 from fastnn.kernels.jit import cache
 
-pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="about compiled code alone")
+pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="needs compiled code")
 
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return where kernels are to be kept; to compile them is to write empty files."""
+    """Return the path of a cache; compiling is replaced by writing empty files to it."""
 
     def compile_kernels() -> tuple[float, bool]:
         directory = cache.cache_directory()
@@ -36,7 +36,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @posix
 @pytest.mark.parametrize("umask", [0, 0o077])
-def test_it_says_what_it_has_done(
+def test_prints_the_number_of_kernels_and_the_directory(
     umask: int, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = os.umask(umask)
@@ -54,41 +54,41 @@ def test_it_says_what_it_has_done(
 
 
 @posix
-def test_without_a_directory_the_users_own_cache_is_filled(root: Path) -> None:
+def test_default_is_the_cache_of_the_user(root: Path) -> None:
     assert warm.main([]) == 0
     (place,) = (root.parent / "private").iterdir()
     modes = [path.stat().st_mode & 0o777 for path in (place, place / "0.kernel")]
     assert modes == [0o700, 0o600] and not root.exists()
 
 
-def refusal(argv: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+def error_of(argv: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     code = warm.main(argv)
     (line,) = capsys.readouterr().err.splitlines()
     return code, line
 
 
 @posix
-def test_a_place_that_will_not_do_is_an_error(
+def test_unusable_directory_is_an_error(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root.touch()
-    code, line = refusal([str(root)], capsys)
+    code, line = error_of([str(root)], capsys)
     assert (code, line) == (1, f"fastnn.warm: error: {root}: Not a directory")
     root.unlink()
     root.mkdir()
     root.chmod(0o777)
-    code, line = refusal([str(root)], capsys)
+    code, line = error_of([str(root)], capsys)
     assert code == 1 and line.startswith("fastnn.warm: error: compiled kernels cannot be cached in")
     assert line.endswith("another user could put a directory in its place")
     root.chmod(0o755)
     monkeypatch.setattr(numba_engine, "compile_kernels", lambda: (1.0, True))  # as on a full disk
-    code, line = refusal([str(root)], capsys)
-    assert code == 1 and f"only 0 of {len(numba_engine.KERNELS)} kernels could be kept in" in line
+    code, line = error_of([str(root)], capsys)
+    assert code == 1 and f"only 0 of {len(numba_engine.KERNELS)} kernels could be stored" in line
     monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
-    assert refusal([], capsys)[0] == 2
+    assert error_of([], capsys)[0] == 2
 
 
-# First as root, for another user may not be able to read the libraries.
+# Starts as root, because the other user may not be able to read the libraries.
 AS_ANOTHER = """
 import os
 from fastnn.kernels import engine as numba_engine
@@ -104,7 +104,7 @@ print(numba_engine.compile_kernels()[1])
 
 @pytest.mark.process
 @posix
-def test_another_user_reads_what_root_has_compiled() -> None:
+def test_another_user_uses_the_kernels_that_root_compiled() -> None:
     if os.getuid() != 0:
         pytest.skip("only root has root's files")
     with TemporaryDirectory() as folder:  # tmp_path is private

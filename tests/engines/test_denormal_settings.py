@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fastnn import MLPClassifier, MLPRegressor, Network, Schedule
-from fastnn.commands.running import at_least_zero, below_one, positive_float
+from fastnn.commands.options import number
 from fastnn.commands.train_options import parse
 from fastnn.model.optimizers import Optimizer
 from fastnn.model.settings import LARGEST_FLOAT, SMALLEST_NORMAL, check_setting
@@ -92,9 +92,9 @@ def test_command_line_rejects_denormal_settings(value):
             parse([f"--{option}", repr(value), *others])
         zero = "0 or " if or_zero else ""
         assert f"argument --{option}: must be {zero}at least 1.18e-38" in str(caught.value)
-    for kind in (at_least_zero, below_one, positive_float):
+    for name in ("l2", "momentum", "learning_rate"):
         with pytest.raises(argparse.ArgumentTypeError, match=RANGE):
-            kind(repr(value))
+            number(name)(repr(value))
 
 
 def test_accepts_0_and_the_smallest_normal_number():
@@ -109,7 +109,7 @@ def test_accepts_0_and_the_smallest_normal_number():
     Schedule(warmup_epochs=0, power_t=0)
     Network([2, 2, 2], dropout=0, input_scale=SMALLEST_NORMAL)
     MLPClassifier(4, max_iter=1, tol=0, alpha=0, beta_1=0, momentum=0, dropout=0, engine="numpy")
-    assert at_least_zero("0") == below_one("0") == 0
+    assert number("l2")("0") == number("momentum")("0") == 0
 
 
 def test_tables_contain_all_settings_of_the_engines():

@@ -1,4 +1,4 @@
-"""`storage.model_file` and `fastnn.load`: a network comes back as it was, from an open format."""
+"""`storage.model_file` and `fastnn.load`: networks in files, and the format of the files."""
 
 import hashlib
 import json
@@ -32,6 +32,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def saved(network: Network, path: Path) -> Network:
+    """Save a network; return it as loaded from the file."""
     network.save(path)
     loaded = load(path)
     assert type(loaded) is Network
@@ -46,7 +47,7 @@ def assert_same(one: Network, other: Network) -> None:
 
 
 def data(rng: np.random.Generator, loss: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return features of bytes and targets of three classes, labels or outputs."""
+    """Return uint8 features and targets: three classes or three outputs."""
     y = rng.integers(0, 2, (ROWS, 3))
     return rng.integers(0, 256, (ROWS, 4), np.uint8), y.sum(
         axis=1
@@ -57,7 +58,9 @@ def data(rng: np.random.Generator, loss: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_every_loss(loss: str, engine: str, rng: np.random.Generator, path: Path) -> None:
+def test_loaded_network_equals_saved_one_for_every_loss(
+    loss: str, engine: str, rng: np.random.Generator, path: Path
+) -> None:
     x, y = data(rng, loss)
     network = Network([4, 5, 3], loss=loss, input_scale=1 / 255, seed=2**64 - 1)
     network.fit(x, y, epochs=2, batch_size=8, learning_rate=0.01, engine=engine)
@@ -69,7 +72,7 @@ def test_every_loss(loss: str, engine: str, rng: np.random.Generator, path: Path
 
 
 @pytest.mark.parametrize("name", ["epochs", "samples"])
-def test_counts_at_their_limit(name: str, rng: np.random.Generator, path: Path) -> None:
+def test_counts_have_a_limit(name: str, rng: np.random.Generator, path: Path) -> None:
     network = Network([4, 5, 3])
     network._position = Position(**{name: 2**53 - 1})
     loaded = saved(network, path)
@@ -79,30 +82,32 @@ def test_counts_at_their_limit(name: str, rng: np.random.Generator, path: Path) 
         loaded.fit(x, y, epochs=1, engine="numpy")
     assert_same(loaded, network)
     network._position = Position(**{name: 2**53})
-    with pytest.raises(ModelFileError, match=f"{path}: {name} is 9007199254740992, where 0 to"):
+    with pytest.raises(ModelFileError, match=f"{path}: {name} is 9007199254740992, expected 0 to"):
         network.save(path)
     assert_same(load(path), loaded)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_every_activation(activation: str, path: Path) -> None:
+def test_loaded_network_equals_saved_one_for_every_activation(activation: str, path: Path) -> None:
     network = Network([4, 5, 3], activation=activation)
     assert_same(saved(network, path), network)
 
 
-def test_layers_that_differ(path: Path) -> None:
+def test_layers_keep_their_own_activation_and_dropout(path: Path) -> None:
     settings: dict[str, Any] = {"activation": ["gelu", "tanh"], "dropout": [0.1, 0.0, 0.7]}
     network = Network([4, 6, 5, 3], **settings)
     assert_same(saved(network, path), network)
 
 
 @pytest.mark.parametrize("sizes", [[1, 1], [3, 2], [2, *range(1, 14), 2]], ids=len)
-def test_any_number_of_layers(sizes: list[int], path: Path) -> None:
+def test_saves_any_number_of_layers(sizes: list[int], path: Path) -> None:
     network = Network(sizes)
     assert_same(saved(network, path), network)
 
 
-def test_a_further_fit_goes_on(engine: str, rng: np.random.Generator, path: Path) -> None:
+def test_fit_after_loading_continues_with_the_next_epoch(
+    engine: str, rng: np.random.Generator, path: Path
+) -> None:
     x, y = data(rng, "cross_entropy")
     settings: dict[str, Any] = {"batch_size": 8, "schedule": "invscaling", "engine": engine}
     network = Network([4, 5, 3], dropout=0.3, input_scale=1 / 255, seed=3)
@@ -114,18 +119,18 @@ def test_a_further_fit_goes_on(engine: str, rng: np.random.Generator, path: Path
     assert loaded.epochs_trained == 3
 
 
-def test_the_optimizers_state_is_not_kept(rng: np.random.Generator, path: Path) -> None:
+def test_optimizer_starts_anew_after_loading(rng: np.random.Generator, path: Path) -> None:
     x, y = data(rng, "cross_entropy")
     network = Network([4, 5, 3], input_scale=1 / 255)
     network.fit(x, y, epochs=1, optimizer="adam", engine="numpy")
     loaded = saved(network, path)
-    network._rule = ""  # nothing is known of an optimizer
+    network._rule = ""  # as after loading
     for each in (network, loaded):
         each.fit(x, y, epochs=1, optimizer="adam", engine="numpy")
     assert_same(loaded, network)
 
 
-def test_weights_in_any_order_of_memory(rng: np.random.Generator, path: Path) -> None:
+def test_saves_weights_of_any_memory_layout(rng: np.random.Generator, path: Path) -> None:
     network = Network([4, 3])
     w = np.asfortranarray(rng.normal(size=(4, 3)).astype(np.float32))
     model = model_from_network(network)
@@ -134,14 +139,14 @@ def test_weights_in_any_order_of_memory(rng: np.random.Generator, path: Path) ->
     np.testing.assert_array_equal(read_model(path).parameters[0][0], w, strict=True)
 
 
-def test_a_later_save_takes_the_place_of_an_earlier_one(path: Path) -> None:
+def test_save_replaces_an_earlier_file(path: Path) -> None:
     for seed in (0, 1):
         network = Network([4, 3], seed=seed)
         assert_same(saved(network, path), network)
     assert os.listdir(path.parent) == [path.name]
 
 
-def test_paths_may_be_text(path: Path) -> None:
+def test_accepts_string_paths(path: Path) -> None:
     network = Network([4, 3])
     network.save(str(path))
     assert_same(load(str(path)), network)
@@ -150,7 +155,7 @@ def test_paths_may_be_text(path: Path) -> None:
 # ---- the file -------------------------------------------------------------------------------
 
 
-def test_the_same_network_makes_the_same_bytes(path: Path) -> None:
+def test_same_network_gives_same_bytes(path: Path) -> None:
     network, contents = Network([4, 12, 3]), set()
     for _ in range(8):
         network.save(path)
@@ -158,7 +163,7 @@ def test_the_same_network_makes_the_same_bytes(path: Path) -> None:
     assert len(contents) == 1
 
 
-def test_anybody_can_read_it(path: Path) -> None:
+def test_safetensors_reads_the_file(path: Path) -> None:
     network = Network([4, 5, 3], activation="tanh", dropout=0.5, input_scale=0.1, seed=7)
     network.save(path)
     tensors = load_file(path)
@@ -195,21 +200,21 @@ def test_anybody_can_read_it(path: Path) -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize(("place", "name"), [(0, "weights"), (1, "biases")])
-def test_weights_that_are_not_finite_are_not_written(
+def test_does_not_save_weights_that_are_not_finite(
     value: float, place: int, name: str, path: Path
 ) -> None:
     network = Network([4, 5, 3])
     network.save(path)
     before, parameters = path.read_bytes(), network.parameters
     parameters[1][place].flat[-1] = value
-    network.use_engine("numpy").set_parameters(parameters)  # which trusts what it is given
+    network.use_engine("numpy").set_parameters(parameters)  # does not check them
     with pytest.raises(ModelFileError) as raised:
         network.save(path)
     assert str(raised.value) == f"{path}: layers.1.{name} holds NaN or infinity"
     assert path.read_bytes() == before
 
 
-def test_a_header_is_never_longer_than_what_is_read(
+def test_does_not_write_a_header_longer_than_the_limit_for_reading(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Network([4, 3]).save(path)
@@ -219,32 +224,32 @@ def test_a_header_is_never_longer_than_what_is_read(
     assert load(path).seed == 1
     with pytest.raises(ModelFileError) as raised:
         Network([4, 3], seed=2**64 - 1).save(path)
-    assert str(raised.value).startswith(f"{path}: all but the tensors would take ")
-    assert f"where {length} are the limit" in str(raised.value)
+    assert str(raised.value).startswith(f"{path}: the header would take ")
+    assert f"at most {length} are allowed" in str(raised.value)
     assert load(path).seed == 1
 
 
-# ---- what cannot be read --------------------------------------------------------------------
+# ---- errors ---------------------------------------------------------------------------------
 
 
-def test_the_error_is_fastnns_and_a_value_error() -> None:
+def test_model_file_error_is_a_value_error() -> None:
     assert issubclass(ModelFileError, FastnnError) and issubclass(ModelFileError, ValueError)
 
 
-def test_a_file_that_is_missing(path: Path) -> None:
+def test_rejects_a_missing_file(path: Path) -> None:
     with pytest.raises(FileNotFoundError) as raised:
         load(path)
     assert raised.value.filename == str(path)
 
 
-def test_a_folder(tmp_path: Path) -> None:
+def test_rejects_a_directory(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError) as raised:
         load(tmp_path)
     assert raised.value.filename == str(tmp_path)
 
 
 @posix
-def test_a_pipe_is_not_waited_for(path: Path) -> None:
+def test_rejects_a_pipe_without_waiting(path: Path) -> None:
     os.mkfifo(path)
     with pytest.raises(OSError, match="Not a regular file"):
         load(path)
@@ -254,7 +259,7 @@ def test_a_pipe_is_not_waited_for(path: Path) -> None:
 
 
 @pytest.mark.process
-def test_a_networks_file_takes_no_heavy_library(path: Path) -> None:
+def test_loading_a_network_imports_no_heavy_library(path: Path) -> None:
     Network([4, 3]).save(path)
     code = f"import sys, fastnn; fastnn.load({str(path)!r}); "
     code += "assert not {'sklearn', 'scipy', 'numba'} & sys.modules.keys()"

@@ -1,7 +1,6 @@
-"""Model files that are damaged, or made to do harm: a ModelFileError, in little memory.
+"""Damaged and hostile model files raise a ModelFileError, in little memory.
 
-`forged` changes a file and makes it consistent again, its SHA-256 too: what is then refused is so
-for what it says.
+`forged` changes a file and corrects its SHA-256, so that other checks have to refuse the file.
 """
 
 import io
@@ -24,8 +23,8 @@ from forged_files import (
 )
 
 from fastnn import ModelFileError, Network, __version__, load
-from fastnn.storage.model_file import Model, _read
-from fastnn.storage.tensor_file import HEADER_LIMIT
+from fastnn.storage.model_file import FORMAT, Model, model_from, tensor_specs
+from fastnn.storage.tensor_file import HEADER_LIMIT, deserialize
 
 DEEP = 100_000
 
@@ -47,15 +46,16 @@ def small(path: Path) -> bytes:
 
 
 def outcome(contents: bytes) -> Model | None:
+    """Return the model of a file, or None if it is refused."""
     try:
-        return _read(io.BytesIO(contents))
+        return model_from(*deserialize(io.BytesIO(contents), FORMAT, tensor_specs))
     except ModelFileError as error:
         assert str(error) and "\n" not in str(error) and len(str(error)) < 400
         return None
 
 
 def assert_same(one: Model, other: Model) -> None:
-    for name in ("layers", "loss", "input_scale", "seed", "epochs", "samples", "estimator"):
+    for name in ("arguments", "epochs", "samples", "estimator"):
         assert getattr(one, name) == getattr(other, name)
     for pair, other_pair in zip(one.parameters, other.parameters, strict=True):
         for array, other_array in zip(pair, other_pair, strict=True):
@@ -65,13 +65,13 @@ def assert_same(one: Model, other: Model) -> None:
 # ---- damage ---------------------------------------------------------------------------------
 
 
-def test_the_forge_is_good(small: bytes) -> None:
+def test_forged_files_are_valid(small: bytes) -> None:
     one, other = outcome(small), outcome(forged(small, lambda description, tensors: None))
     assert one is not None and other is not None
     assert_same(one, other)
 
 
-def test_no_prefix_is_a_model(small: bytes) -> None:
+def test_rejects_every_truncation(small: bytes) -> None:
     assert 600 < len(small) < 1500
     for length in range(len(small)):
         assert outcome(small[:length]) is None
@@ -79,7 +79,7 @@ def test_no_prefix_is_a_model(small: bytes) -> None:
 
 
 @pytest.mark.process  # it takes seconds
-def test_no_changed_byte_makes_another_model(path: Path) -> None:
+def test_no_changed_byte_gives_another_model(path: Path) -> None:
     contents = contents_of(Network([2, 1]), path)
     original = outcome(contents)
     assert original is not None
@@ -91,7 +91,7 @@ def test_no_changed_byte_makes_another_model(path: Path) -> None:
         else:
             loaded += 1
             assert_same(model, original)
-    assert refused > 50_000 and loaded < 100  # a space of the padding, for another
+    assert refused > 50_000 and loaded < 100  # only in the padding
 
 
 @pytest.mark.parametrize(
@@ -99,20 +99,20 @@ def test_no_changed_byte_makes_another_model(path: Path) -> None:
     [b"", b"\0" * 8, b"\0" * 100, b"\xff" * 100, b"PK\x03\x04" + b"\0" * 100, b"\x80\x05\x95" * 30],
     ids=["empty", "8 zeros", "zeros", "ones", "zip", "pickle"],
 )
-def test_other_files(contents: bytes, path: Path) -> None:
+def test_rejects_other_files(contents: bytes, path: Path) -> None:
     path.write_bytes(contents)
     with pytest.raises(ModelFileError) as raised:
         load(path)
     assert str(raised.value) == f"{path}: is not a model file, or is cut short"
 
 
-def test_a_large_file_is_not_read_to_be_refused(small: bytes, path: Path) -> None:
+def test_rejects_a_large_file_before_reading_it(small: bytes, path: Path) -> None:
     with path.open("r+b") as file:
-        file.truncate(2 << 30)  # sparse: it takes no room
+        file.truncate(2 << 30)  # sparse
     assert_refused_in_little_memory(path, "is damaged: it has 2147483")
 
 
-# ---- harm -----------------------------------------------------------------------------------
+# ---- hostile content ------------------------------------------------------------------------
 
 
 def renamed(old: str, new: str) -> Change:
@@ -125,15 +125,15 @@ def one_more(description: dict[str, Any], tensors: dict[str, Any]) -> bytes:
     return bytes(4)
 
 
-def apart(description: dict[str, Any], tensors: dict[str, Any]) -> bytes:
+def with_gap(description: dict[str, Any], tensors: dict[str, Any]) -> bytes:
     """Move the last tensor by 4 bytes."""
     last = tensors["layers.1.weights"]
     last["data_offsets"] = [offset + 4 for offset in last["data_offsets"]]
     return bytes(4)
 
 
-def on_top(description: dict[str, Any], tensors: dict[str, Any]) -> None:
-    """Lay the last tensor over others of its size."""
+def overlapping(description: dict[str, Any], tensors: dict[str, Any]) -> None:
+    """Let the last tensor overlap others."""
     tensors["layers.1.weights"]["data_offsets"] = [0, 32]
 
 
@@ -158,39 +158,39 @@ W0, B0, W1 = "layers.0.weights", "layers.0.biases", "layers.1.weights"
     ("change", "message"),
     [
         # Tensors
-        (to(W0, dtype="F64"), "layers.0.weights: dtype is 'F64', where F32 is needed"),
+        (to(W0, dtype="F64"), "layers.0.weights: dtype is 'F64', expected 'F32'"),
         (to(W0, dtype="I32"), "layers.0.weights: dtype is 'I32'"),
-        (to(W0, dtype=32), "layers.0.weights: dtype is 32, where a text is needed"),
-        (to(W0, shape=[4, 3]), r"layers.0.weights: shape is \[4, 3\], where \[3, 4\] is needed"),
+        (to(W0, dtype=32), "layers.0.weights: dtype is 32, expected 'F32'"),
+        (to(W0, shape=[4, 3]), r"layers.0.weights: shape is \[4, 3\], expected \[3, 4\]"),
         (to(W0, shape=[12]), r"layers.0.weights: shape is \[12\]"),
         (to(W0, shape=[3, 4, 1]), r"layers.0.weights: shape is \[3, 4, 1\]"),
         (to(W0, shape=[2**31, 2**31]), r"layers.0.weights: shape is \[2147483648, 2147483648\]"),
-        (to(W0, shape=[3.0, 4]), "layers.0.weights: shape has 3.0, where a whole number"),
-        (to(B0, shape=[True]), "layers.0.biases: shape has True"),
-        (to(B0, shape=4), "layers.0.biases: shape is 4, where a list"),
-        (to(B0, data_offsets=[0, 16, 32]), "layers.0.biases: data_offsets are"),
-        (to(B0, data_offsets=[0, 20]), "layers.0.biases: data_offsets are"),
-        (to(B0, data_offsets=[16, 0]), "layers.0.biases: data_offsets are"),
-        (to(B0, data_offsets=[-16, 0]), "layers.0.biases begins at byte -16, where 0 is next"),
-        (to(B0, data_offsets=[2**64, 2**64 + 16]), "layers.0.weights begins at byte 16,"),
-        (to(B0, data_offsets=[HUGE, HUGE + 16]), "layers.0.weights begins at byte 16,"),
-        (to(B0, data_offsets=["0", "16"]), "layers.0.biases: data_offsets has '0'"),
-        (to(B0, data_offsets=None), "layers.0.biases: data_offsets is None"),
+        (to(W0, shape=[3.0, 4]), "is not a valid safetensors file: "),
+        (to(B0, shape=[True]), r"layers.0.biases: shape is \[True\]"),
+        (to(B0, shape=4), r"layers.0.biases: shape is 4, expected \[4\]"),
+        (to(B0, data_offsets=[0, 16, 32]), "is not a valid safetensors file: "),
+        (to(B0, data_offsets=[0, 20]), "is not a valid safetensors file: "),
+        (to(B0, data_offsets=[16, 0]), "is not a valid safetensors file: "),
+        (to(B0, data_offsets=[-16, 0]), "is not a valid safetensors file: "),
+        (to(B0, data_offsets=[2**64, 2**64 + 16]), "is not a valid safetensors file: "),
+        (to(B0, data_offsets=[HUGE, HUGE + 16]), "is not a valid safetensors file: "),
+        (to(B0, data_offsets=["0", "16"]), "is not a valid safetensors file: "),
+        (to(B0, data_offsets=None), "is not a valid safetensors file: "),
         (to(B0, more=1), "layers.0.biases: its entry has 'more', which does not belong there"),
         (lambda _, tensors: tensors[B0].pop("shape") and None, "layers.0.biases: its entry has no"),
-        (lambda _, tensors: tensors.update({B0: []}), r"layers.0.biases is \[\], where an object"),
+        (lambda _, tensors: tensors.update({B0: []}), r"layers.0.biases is \[\], expected an obj"),
         (without(W1), "layers.1.weights is missing"),
         (renamed(W1, "layers.01.weights"), "layers.1.weights is missing"),
         (renamed(W1, "../weights"), "layers.1.weights is missing"),
         (one_more, "the header has 'extra'"),
-        (apart, "layers.1.weights begins at byte 76, where 72"),
-        (on_top, "layers.1.weights begins at byte 0, "),
+        (with_gap, "is damaged: it has 108 bytes|is not a valid safetensors file: .*offset"),
+        (overlapping, "is not a valid safetensors file: "),
         (lambda _, tensors: b"more", "is damaged: it has 108 bytes for tensors that take 104"),
         # The description
         (enormous, "is damaged: .* take 1844674408"),
-        (says(format=2), "is of format 2, which a later version of fastnn wrote; this one reads"),
-        (says(format=2, sizes=None), "is of format 2, "),
-        (says(format=0), "is of format 0, which no version"),
+        (says(format=2), "has format 2, written by a later version of fastnn; this version reads"),
+        (says(format=2, sizes=None), "has format 2, "),
+        (says(format=0), "has format 0, written by no version"),
         (says(format=True), "format is True"),
         (says(format="1"), "format is '1'"),
         (says(more=1), "the description has 'more'"),
@@ -198,10 +198,10 @@ W0, B0, W1 = "layers.0.weights", "layers.0.biases", "layers.1.weights"
         (without("format"), "format is missing"),
         (says(sizes=[3, 4]), "the header has 'layers.1.biases'"),
         (says(sizes=[3, 4, 2, 2]), "layers.2.weights is missing"),
-        (says(sizes=[3, -4, 2]), r"layers.0.weights: shape is \[3, 4\], where \[3, -4\]"),
+        (says(sizes=[3, -4, 2]), r"layers.0.weights: shape is \[3, 4\], expected \[3, -4\]"),
         (says(sizes=[3, 4.0, 2]), "sizes has 4.0"),
         (says(sizes=[3, 4, True]), "sizes has True"),
-        (says(sizes=[3, HUGE, 2]), r"layers.0.weights: shape is \[3, 4\], where \[3, 1000"),
+        (says(sizes=[3, HUGE, 2]), r"layers.0.weights: shape is \[3, 4\], expected \[3, 1000"),
         (says(sizes=[]), "the header has 'layers.0."),
         (says(sizes="342"), "sizes is '342'"),
         (says(sizes={"3": 4}), "sizes is {'3': 4}"),
@@ -212,34 +212,32 @@ W0, B0, W1 = "layers.0.weights", "layers.0.biases", "layers.1.weights"
         (says(activations=["relu", "relu"]), "activation must be one value, or 1"),
         (says(dropouts=[0.5]), "dropout must be one value, or 2"),
         (says(dropouts=[0.0, 1.0]), "dropout must be a number from 0 to below 1"),
-        (says(dropouts=[0.0, 0]), "dropouts has 0, where a number"),
+        (says(dropouts=[0.0, 0]), "dropouts has 0, expected a float"),
         (says(loss="mse"), "loss must be one of cross_entropy"),
         (says(loss=["logistic"]), r"loss is \['logistic'\]"),
         (says(input_scale=0.0), "input_scale must be a positive number"),
         (says(input_scale=-1.0), "input_scale must be"),
         (says(input_scale=1e300), "input_scale must be"),
-        (says(input_scale=1), "input_scale is 1, where a number with a point"),
-        (says(seed=-1), "seed is -1, where 0 to 18446744073709551615 is needed"),
-        (says(seed=2**64), "seed is 18446744073709551616, where"),
+        (says(input_scale=1), "input_scale is 1, expected a float"),
+        (says(seed=-1), "seed is -1, expected 0 to 18446744073709551615"),
+        (says(seed=2**64), "seed is 18446744073709551616, expected"),
         (says(seed=HUGE), "seed is 1000"),
         (says(seed=1.0), "seed is 1.0, "),
-        (says(epochs=2**53), "epochs is 9007199254740992, where 0 to 9007199254740991 is needed"),
-        (says(samples=2**63), "samples is 9223372036854775808, where"),
-        (says(samples=-1), "samples is -1, where"),
+        (says(epochs=2**53), "epochs is 9007199254740992, expected 0 to 9007199254740991"),
+        (says(samples=2**63), "samples is 9223372036854775808, expected"),
+        (says(samples=-1), "samples is -1, expected"),
         (says(samples=None), "samples is None"),
         (says(fastnn=1), "fastnn is 1, "),
         (says(estimator=[]), r"estimator is \[\]"),
     ],
 )  # fmt: skip
-def test_what_a_file_says_is_checked(
-    change: Change, message: str, small: bytes, path: Path
-) -> None:
+def test_rejects_hostile_headers(change: Change, message: str, small: bytes, path: Path) -> None:
     path.write_bytes(forged(small, change))
     assert_refused_in_little_memory(path, f"({message})")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_weights_that_are_not_finite(value: float, small: bytes, path: Path) -> None:
+def test_rejects_weights_that_are_not_finite(value: float, small: bytes, path: Path) -> None:
     header, data = parts(small)
     start = header["layers.1.biases"]["data_offsets"][0]
     data = data[:start] + np.array([value], "<f4").tobytes() + data[start + 4 :]
@@ -248,7 +246,7 @@ def test_weights_that_are_not_finite(value: float, small: bytes, path: Path) -> 
 
 
 def described(text: str, small: bytes) -> bytes:
-    """Return a file whose description is this text."""
+    """Return a file with this text as its description."""
     header, data = parts(small)
     return joined(header | {"__metadata__": {"fastnn": text}}, data)
 
@@ -264,9 +262,7 @@ def described(text: str, small: bytes) -> bytes:
     ids=lambda text: text[:24],
 )  # fmt: skip
 @pytest.mark.parametrize("place", ["description", "header"])
-def test_text_that_is_not_the_json_it_should_be(
-    text: str, place: str, small: bytes, path: Path
-) -> None:
+def test_rejects_invalid_json(text: str, place: str, small: bytes, path: Path) -> None:
     as_header = joined(text.encode(), parts(small)[1])
     path.write_bytes(described(text, small) if place == "description" else as_header)
     wrong = "is (missing|nested too deeply|not a )"
@@ -280,7 +276,7 @@ def test_text_that_is_not_the_json_it_should_be(
     [{}, {"fastnn": 1}, {"fastnn": None}, {"pickle": "x"}, [], "fastnn", None],
     ids=repr,
 )
-def test_other_metadata(metadata: Any, small: bytes, path: Path) -> None:
+def test_rejects_other_metadata(metadata: Any, small: bytes, path: Path) -> None:
     header, data = parts(small)
     path.write_bytes(joined(header | {"__metadata__": metadata}, data))
     assert_refused_in_little_memory(path, "((fastnn|__metadata__) is |is not a model file$)")
@@ -290,23 +286,23 @@ def test_other_metadata(metadata: Any, small: bytes, path: Path) -> None:
 
 
 @pytest.mark.parametrize("byte", [b"\xff", b"\xc3", b"\xed\xa0\x80"])
-def test_a_header_that_is_not_utf_8(byte: bytes, small: bytes, path: Path) -> None:
+def test_rejects_a_header_that_is_not_utf_8(byte: bytes, small: bytes, path: Path) -> None:
     header, data = parts(small)
     text = json.dumps(header).encode().replace(b"tanh", byte)
     path.write_bytes(joined(text, data))
-    assert_refused_in_little_memory(path, "the header is not the JSON .*utf-8")
+    assert_refused_in_little_memory(path, "the header is not valid JSON: .*utf-8")
 
 
-def test_a_surrogate_that_utf_8_cannot_have(small: bytes, path: Path) -> None:
+def test_rejects_a_surrogate(small: bytes, path: Path) -> None:
     header, data = parts(small)
     text = header["__metadata__"]["fastnn"].replace(__version__, "\ud800")
     path.write_bytes(joined(header | {"__metadata__": {"fastnn": text}}, data))
-    assert_refused_in_little_memory(path, "is not as safetensors has it: ")
+    assert_refused_in_little_memory(path, "is not a valid safetensors file: ")
 
 
 @pytest.mark.process  # it takes seconds
-def test_a_header_of_very_many_small_values(path: Path) -> None:
-    """What takes Python the most memory for its bytes."""
+def test_rejects_a_header_of_many_small_values(path: Path) -> None:
+    """Such values take the most memory for their bytes."""
     count = (HEADER_LIMIT - 2) // len('"00000":[0],')
     text = "{" + ",".join(f'"{i:05x}":[0]' for i in range(count)) + "}"
     path.write_bytes(joined(text.encode(), b""))
@@ -315,7 +311,7 @@ def test_a_header_of_very_many_small_values(path: Path) -> None:
 
 @pytest.mark.parametrize("count", [50_000, 1_000_000])
 @pytest.mark.process  # it takes seconds
-def test_a_header_of_very_many_tensors(count: int, small: bytes, path: Path) -> None:
+def test_rejects_a_header_of_many_tensors(count: int, small: bytes, path: Path) -> None:
     tensors = ",".join(f'"layers.{i}.biases":{{}}' for i in range(count))
     metadata = json.dumps(parts(small)[0]["__metadata__"])
     path.write_bytes(joined(f'{{"__metadata__":{metadata},{tensors}}}'.encode(), b""))
@@ -325,15 +321,15 @@ def test_a_header_of_very_many_tensors(count: int, small: bytes, path: Path) -> 
 
 
 @pytest.mark.process  # it takes seconds
-def test_very_many_layers(small: bytes, path: Path) -> None:
-    """As many sizes as a header can have; the tensors are not there."""
+def test_rejects_many_layers(small: bytes, path: Path) -> None:
+    """The sizes fill the header; the tensors are missing."""
     change = says(sizes=[1] * 600_000, activations=["relu"] * 10, dropouts=[0.0])
     path.write_bytes(forged(small, change))
     assert_refused_in_little_memory(path, "layers.0.weights: shape is")
 
 
 @pytest.mark.parametrize("length", [0, 1, HEADER_LIMIT + 1, 2**31, 2**63, 2**64 - 1])
-def test_lengths_of_the_header(length: int, small: bytes, path: Path) -> None:
+def test_rejects_wrong_lengths_of_the_header(length: int, small: bytes, path: Path) -> None:
     path.write_bytes(length.to_bytes(8, "little") + small[8:])
     with path.open("r+b") as file:
         file.truncate(4 * HEADER_LIMIT)

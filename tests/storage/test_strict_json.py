@@ -1,4 +1,4 @@
-"""`fastnn.storage.strict_json`: what is taken, and how the errors read."""
+"""`fastnn.storage.strict_json`: checks and their messages."""
 
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,14 @@ from fastnn.storage.strict_json import (
 VALUE: dict[str, Any] = {"a": [1, -0.0, 5e-324, True, None], "\ud800 \n": {"ä": "\U0001f600"}}
 
 
-def test_what_is_dumped_is_parsed() -> None:
+def test_parses_dumped_objects() -> None:
     text = dump_object(VALUE)
     assert text.isascii() and "\n" not in text
     assert repr(parse_object(text, "it")) == repr(parse_object(text.encode(), "it")) == repr(VALUE)
     assert dump_object(parse_object(text, "it")) == text
 
 
-def test_what_is_not_finite_is_not_dumped() -> None:
+def test_does_not_dump_nan() -> None:
     with pytest.raises(ValueError):
         dump_object({"a": float("nan")})
 
@@ -41,13 +41,15 @@ def test_what_is_not_finite_is_not_dumped() -> None:
     ],
     ids=lambda text: repr(text)[:20],
 )  # fmt: skip
-def test_what_is_not_taken(text: bytes | str) -> None:
-    with pytest.raises(ModelFileError, match="^the file is not (the|a) JSON ") as raised:
+def test_rejects_invalid_json(text: bytes | str) -> None:
+    with pytest.raises(
+        ModelFileError, match="^the file is not (valid JSON: |a JSON object)"
+    ) as raised:
         parse_object(text, "the file")
     assert "\n" not in str(raised.value)
 
 
-def test_errors_say_where() -> None:
+def test_errors_name_file_and_part() -> None:
     with pytest.raises(ModelFileError, match="^folder/file: part: it is not a JSON object$"):
         with prefix_errors(Path("folder") / "file"), prefix_errors("part"):
             parse_object("[]", "it")
@@ -64,9 +66,9 @@ def test_types_are_exact(value: Any) -> None:
             assert get_typed({"a": value}, "a", kind) is value
             assert get_list({"a": [value, value]}, "a", kind) == [value, value]
             continue
-        with pytest.raises(ModelFileError, match="^a is .*, where an? .* is needed$"):
+        with pytest.raises(ModelFileError, match="^a is .*, expected an? "):
             get_typed({"a": value}, "a", kind)
-        with pytest.raises(ModelFileError, match="^a has .*, where an? .* is needed$"):
+        with pytest.raises(ModelFileError, match="^a has .*, expected an? "):
             get_list({"a": [value]}, "a", kind)
     with pytest.raises(ModelFileError, match="^b is missing$"):
         get_typed({"a": value}, "b", int)
@@ -79,7 +81,7 @@ def test_counts_have_limits() -> None:
             get_count({"a": value}, "a", 3)
 
 
-def test_names_are_exact() -> None:
+def test_keys_are_exact() -> None:
     check_keys({"a": 1, "b": 2}, ("b", "a"), "it")
     with pytest.raises(ModelFileError, match="^it has no b$"):
         check_keys({"a": 1}, ("a", "b"), "it")
@@ -87,7 +89,7 @@ def test_names_are_exact() -> None:
         check_keys({"a": 1, "c": 2}, ("a",), "it")
 
 
-def test_what_a_stranger_wrote_is_cut_short() -> None:
+def test_messages_shorten_values() -> None:
     for value in ("x" * 10_000, list(range(10_000)), {str(i): i for i in range(1000)}, 10**4000):
         with pytest.raises(ModelFileError) as raised:
             get_typed({"a": value}, "a", bool)

@@ -1,4 +1,4 @@
-"""A limit of address space is noticed before a library is imported that would not survive it."""
+"""Libraries are not imported if the limit of address space is too low for them."""
 
 import math
 import os
@@ -15,12 +15,12 @@ from fastnn.commands import session as _session
 from fastnn.system import address_space
 
 
-def test_libraries_that_are_there_need_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_imported_libraries_need_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(address_space, "address_space_left", lambda: 0.0)
     address_space.check_libraries("numpy")
 
 
-def test_what_is_missing_has_to_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejects_missing_libraries_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("sklearn", "numba"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     for left in (820e6, math.inf):
@@ -33,7 +33,7 @@ def test_what_is_missing_has_to_fit(monkeypatch: pytest.MonkeyPatch) -> None:
         address_space.check_libraries("sklearn", "numba")
     with pytest.raises(MemoryError, match="importing sklearn takes"):
         monkeypatch.setattr(address_space, "address_space_left", lambda: 1e6)
-        _session.import_ahead("fastnn.train", "sklearn.datasets")
+        _session.import_early("fastnn.train", "sklearn.datasets")
 
 
 @pytest.mark.process
@@ -49,7 +49,7 @@ def test_what_is_missing_has_to_fit(monkeypatch: pytest.MonkeyPatch) -> None:
         ["warm"],
     ],
 )
-def test_a_limit_is_named_in_a_line(command: list[str], folder: Path) -> None:
+def test_commands_name_the_limit_in_one_line(command: list[str], folder: Path) -> None:
     fastnn.Network([4, 3, 3]).save("net.safetensors")
     estimator = fastnn.MLPRegressor(hidden_layer_sizes=(2,), engine="numpy", solver="lbfgs")
     estimator.fit(np.eye(4), np.eye(4)).save("estimator.safetensors")

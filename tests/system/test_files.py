@@ -1,4 +1,4 @@
-"""`fastnn.system.files`: the new file whole, or the old one, whatever call of the system fails."""
+"""`fastnn.system.files`: the new file is complete, or the old one stays, whichever call fails."""
 
 import errno
 import os
@@ -18,7 +18,7 @@ CALLS = ("open", "chmod", "write", "fsync", "close", "replace")
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Return a file that is there, the only one in its folder."""
+    """Return an existing file, the only one in its folder."""
     path = tmp_path / "model"
     path.write_bytes(OLD)
     return path
@@ -28,7 +28,7 @@ def names(path: Path) -> list[str]:
     return os.listdir(path.parent)
 
 
-def test_a_new_file(tmp_path: Path) -> None:
+def test_creates_a_file(tmp_path: Path) -> None:
     umask = os.umask(0o027)
     try:
         write_atomically(tmp_path / "model", NEW)
@@ -42,7 +42,7 @@ def test_a_new_file(tmp_path: Path) -> None:
 
 @posix
 @pytest.mark.parametrize("mode", [0o600, 0o666, 0o751])
-def test_another_keeps_its_permissions(mode: int, path: Path) -> None:
+def test_keeps_permissions(mode: int, path: Path) -> None:
     path.chmod(mode)
     write_atomically(str(path), NEW)
     assert path.read_bytes() == b"".join(NEW)
@@ -50,7 +50,7 @@ def test_another_keeps_its_permissions(mode: int, path: Path) -> None:
 
 
 @posix
-def test_nobody_else_reads_what_is_not_for_them(path: Path) -> None:
+def test_the_temporary_file_has_the_permissions_of_the_old_one(path: Path) -> None:
     path.chmod(0o600)
 
     def pieces() -> Iterator[bytes]:
@@ -63,7 +63,7 @@ def test_nobody_else_reads_what_is_not_for_them(path: Path) -> None:
     assert path.read_bytes() == b"secret"
 
 
-def test_the_old_one_is_there_until_the_new_one_is_whole(path: Path) -> None:
+def test_the_old_file_stays_until_the_new_one_is_complete(path: Path) -> None:
     def pieces() -> Iterator[bytes]:
         for piece in NEW:
             assert path.read_bytes() == OLD
@@ -74,9 +74,9 @@ def test_the_old_one_is_there_until_the_new_one_is_whole(path: Path) -> None:
 
 
 @posix
-@pytest.mark.parametrize("is_there", [True, False])
-def test_a_link_stays_and_leads_to_the_new_file(is_there: bool, path: Path) -> None:
-    if not is_there:
+@pytest.mark.parametrize("exists", [True, False])
+def test_replaces_the_target_of_a_symbolic_link(exists: bool, path: Path) -> None:
+    if not exists:
         path.unlink()
     link = path.parent / "folder" / "link"
     link.parent.mkdir()
@@ -86,7 +86,7 @@ def test_a_link_stays_and_leads_to_the_new_file(is_there: bool, path: Path) -> N
     assert sorted(names(path)) == ["folder", "model"] and os.listdir(link.parent) == ["link"]
 
 
-def test_a_name_as_long_as_names_can_be(tmp_path: Path) -> None:
+def test_accepts_names_of_maximum_length(tmp_path: Path) -> None:
     path = tmp_path / ("é" * 127)  # 254 bytes
     write_atomically(path, NEW)
     write_atomically(path, NEW)
@@ -94,7 +94,9 @@ def test_a_name_as_long_as_names_can_be(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [OSError("read"), KeyboardInterrupt(), ZeroDivisionError()])
-def test_pieces_that_end_early_leave_the_old_file_alone(error: BaseException, path: Path) -> None:
+def test_the_old_file_stays_if_the_content_raises_an_error(
+    error: BaseException, path: Path
+) -> None:
     def pieces() -> Iterator[bytes]:
         yield b"half"
         raise error
@@ -107,10 +109,10 @@ def test_pieces_that_end_early_leave_the_old_file_alone(error: BaseException, pa
 
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, None])
-def test_any_call_may_fail(
+def test_the_old_file_stays_if_any_call_fails(
     name: str, code: int | None, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With an error of the system, or with Ctrl-C: at the first call, the second, and so on."""
+    """The first call fails, then the second, and so on; without a code, with Ctrl-C."""
     failures = 0
     while True:
         made: list[str] = []
@@ -134,16 +136,14 @@ def test_any_call_may_fail(
     assert failures >= 1
 
 
-def test_writes_may_be_short(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_continues_after_short_writes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = os.write
     monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:3]))
     write_atomically(path, NEW)
     assert path.read_bytes() == b"".join(NEW)
 
 
-def test_it_is_on_the_disk_before_it_has_its_name(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_flushes_before_renaming(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
     for name in CALLS:
         monkeypatch.setattr(os, name, failing(name, -1, OSError(), made))
@@ -154,7 +154,9 @@ def test_it_is_on_the_disk_before_it_has_its_name(
 
 
 @posix
-def test_a_system_that_cannot_sync_folders(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writes_if_the_system_cannot_flush_directories(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sync = os.fsync
 
     def fsync(descriptor: int) -> None:
@@ -169,7 +171,7 @@ def test_a_system_that_cannot_sync_folders(path: Path, monkeypatch: pytest.Monke
 
 @posix
 @pytest.mark.parametrize("kind", ["folder", "link to a folder", "pipe", "device"])
-def test_what_is_no_file_is_not_replaced(kind: str, tmp_path: Path) -> None:
+def test_does_not_replace_directories_pipes_and_devices(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "here"
     if kind == "pipe":
         os.mkfifo(path)
@@ -187,11 +189,9 @@ def test_what_is_no_file_is_not_replaced(kind: str, tmp_path: Path) -> None:
     assert path.lstat().st_ino == before.st_ino and os.listdir(tmp_path) == ["here"]
 
 
-def test_what_is_not_to_be_written_is_not_replaced(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_does_not_replace_a_read_only_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.chmod(0o444)
-    if os.access(path, os.W_OK):  # for root
+    if os.access(path, os.W_OK):  # as root
         monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(PermissionError) as raised:
         write_atomically(path, NEW)
@@ -200,7 +200,7 @@ def test_what_is_not_to_be_written_is_not_replaced(
 
 
 @pytest.mark.parametrize("name", ["", "missing/model", "missing/", "model/inside"])
-def test_where_no_file_can_be(name: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejects_impossible_paths(name: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(path.parent)
     with pytest.raises((FileNotFoundError, NotADirectoryError)) as raised:
         write_atomically(name, NEW)
@@ -209,7 +209,7 @@ def test_where_no_file_can_be(name: str, path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyError, OSError])
-def test_a_user_without_a_home_has_no_cache(error, monkeypatch):
+def test_no_cache_directory_without_a_home(error, monkeypatch):
     def raises(name: str) -> Path:
         raise error("no home directory")
 
@@ -217,7 +217,7 @@ def test_a_user_without_a_home_has_no_cache(error, monkeypatch):
     assert user_cache_directory() is None
 
 
-def test_the_cache_directory_is_absolute(monkeypatch, tmp_path):
+def test_cache_directory_is_absolute(monkeypatch, tmp_path):
     monkeypatch.setattr("platformdirs.user_cache_path", lambda name: tmp_path / name)
     assert user_cache_directory() == tmp_path / "fastnn"
     monkeypatch.setattr("platformdirs.user_cache_path", lambda name: Path("~/.cache") / name)

@@ -1,4 +1,4 @@
-"""Locks and other states, where a process forks or a signal comes at an awkward moment."""
+"""Locks when a process forks or a signal handler runs in the middle of a call."""
 
 import os
 import pickle
@@ -21,7 +21,7 @@ X, Y = np.eye(6, dtype=np.float32), np.arange(6) % 3
 
 
 def code_of(child):
-    """Run a function in a forked process, and return its exit code; 9 after ten seconds."""
+    """Run a function in a forked process; return its exit code. It is killed after ten seconds."""
     process = os.fork()
     if process == 0:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -41,10 +41,13 @@ def trained(engine):
     return net
 
 
-def test_a_signal_handler_does_not_wait_for_its_own_thread(trained, engine):
+def test_a_signal_handler_within_a_call_gets_an_error(trained, engine):
     running, seen = trained.use_engine(engine), []
     for ask in (lambda: trained.predict(X), lambda: trained.parameters):
-        with running._lock, pytest.raises(RuntimeError, match="^the network is at work in this"):
+        with (
+            running._lock,
+            pytest.raises(RuntimeError, match="^this thread is already using the network"),
+        ):
             ask()
         seen.append(ask())
     assert len(seen) == 2
@@ -52,8 +55,8 @@ def test_a_signal_handler_does_not_wait_for_its_own_thread(trained, engine):
 
 @posix
 @pytest.mark.process
-def test_a_child_does_not_wait_for_a_thread_that_is_not_there(trained, engine, monkeypatch):
-    monkeypatch.setattr(forks, "_PATIENCE", 0.05)
+def test_a_child_can_use_a_lock_that_another_thread_held(trained, engine, monkeypatch):
+    monkeypatch.setattr(forks, "_TIMEOUT", 0.05)
     expected, held, done = trained.predict_proba(X), threading.Event(), threading.Event()
 
     def hold():
@@ -74,8 +77,8 @@ def test_a_child_does_not_wait_for_a_thread_that_is_not_there(trained, engine, m
 
 @posix
 @pytest.mark.process
-def test_a_fork_from_within_a_call_leaves_both_their_lock(trained, engine):
-    """As a signal handler may do it."""
+def test_a_fork_within_a_call_keeps_the_lock_of_parent_and_child(trained, engine):
+    """A signal handler may fork there."""
     running = trained.use_engine(engine)
     with running._lock:
         code = code_of(running._lock._is_owned)
@@ -84,10 +87,10 @@ def test_a_fork_from_within_a_call_leaves_both_their_lock(trained, engine):
 
 
 @posix
-@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="about compiled code alone")
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="needs compiled code")
 @pytest.mark.process
-def test_a_fork_waits_for_what_others_compile():
-    lock = forks._lock_of_numba()[0]
+def test_a_fork_waits_for_other_compilations():
+    lock = forks._numba_locks()[0]
     lock.acquire()
     with ThreadPoolExecutor(1) as pool:
         forked = pool.submit(code_of, lambda: bool(lock.acquire() or 1))
@@ -99,25 +102,25 @@ def test_a_fork_waits_for_what_others_compile():
 
 @posix
 @pytest.mark.process
-def test_a_child_of_another_thread_heeds_interrupts(monkeypatch):
-    """The main thread was in the midst of something, which the child will never leave."""
+def test_a_child_of_another_thread_can_be_interrupted(monkeypatch):
+    """The main thread defers interrupts, and the child has no such thread to restore them."""
 
     def child():
         return signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
-    monkeypatch.setattr(DeferInterrupts, "_entered", None)
+    monkeypatch.setattr(DeferInterrupts, "_active", None)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with DeferInterrupts(), ThreadPoolExecutor(1) as pool:
             assert not child()
             assert pool.submit(code_of, child).result(20) == 0
-            assert code_of(child) == 2  # which will leave it
+            assert code_of(child) == 2  # this child leaves the context itself
         assert child()
     finally:
         signal.signal(signal.SIGINT, before)
 
 
-def test_a_process_with_fewer_threads_can_use_the_network_of_another(trained, engine, monkeypatch):
+def test_a_process_with_fewer_threads_can_use_a_pickled_network(trained, engine, monkeypatch):
     trained.use_engine(engine, threads=1)
     trained._engine_choice = (engine, 64)
     copy = pickle.loads(pickle.dumps(trained))
@@ -125,7 +128,7 @@ def test_a_process_with_fewer_threads_can_use_the_network_of_another(trained, en
     np.testing.assert_array_equal(copy.predict_proba(X), trained.predict_proba(X))
 
 
-def test_where_no_thread_can_be_started(monkeypatch):
+def test_error_if_threads_cannot_be_started(monkeypatch):
     started = []
 
     class Thread(threading.Thread):
@@ -143,7 +146,7 @@ def test_where_no_thread_can_be_started(monkeypatch):
     assert not any(thread.is_alive() for thread in started)
 
 
-def test_an_estimator_is_fitted_by_one_at_a_time():
+def test_an_estimator_rejects_a_second_fit():
     class Again(Callback):
         def on_epoch_end(self, epoch, metrics):
             with pytest.raises(RuntimeError, match="^the estimator is already being fitted: "):

@@ -1,4 +1,4 @@
-"""`system.interrupts`: whatever moment an interrupt picks, a network is what it was."""
+"""`system.interrupts`: an interrupt at any moment leaves a network consistent."""
 
 import signal
 import subprocess
@@ -30,7 +30,7 @@ def handlers() -> list[Any]:
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_waits_for_the_end(number: int) -> None:
+def test_a_signal_takes_effect_at_the_end_of_the_outer_context(number: int) -> None:
     done, before = [], handlers()
     with pytest.raises(KeyboardInterrupt) as raised, interrupt_handlers():
         with DeferInterrupts():
@@ -43,25 +43,25 @@ def test_a_signal_waits_for_the_end(number: int) -> None:
     assert isinstance(raised.value, Terminated) == (number == signal.SIGTERM)
 
 
-def test_without_a_signal_nothing_is_raised() -> None:
+def test_restores_handlers_without_a_signal() -> None:
     before = handlers()
     with DeferInterrupts():
         assert handlers()[0] != before[0]
     assert handlers() == before
 
 
-def test_other_handlers_are_left_alone() -> None:
-    came: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+def test_keeps_other_handlers() -> None:
+    received: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
     try:
         with interrupt_handlers(), DeferInterrupts():
             signal.raise_signal(signal.SIGINT)
-            assert came == [signal.SIGINT]
+            assert received == [signal.SIGINT]
     finally:
         signal.signal(signal.SIGINT, before)
 
 
-def test_other_threads_have_no_handlers() -> None:
+def test_does_nothing_in_other_threads() -> None:
     errors: list[BaseException] = []
 
     def work() -> None:
@@ -78,7 +78,7 @@ def test_other_threads_have_no_handlers() -> None:
 
 
 @pytest.mark.process
-def test_the_second_signal_ends_the_process() -> None:
+def test_a_second_signal_ends_the_process() -> None:
     program = """
 import signal
 from fastnn.system.interrupts import interrupt_handlers
@@ -94,8 +94,8 @@ print("never")
     assert raise_interrupt not in handlers()
 
 
-class Ledger(Callback):
-    """Knows the epochs that are over."""
+class EpochRecorder(Callback):
+    """Record the number of completed epochs."""
 
     def __init__(self) -> None:
         self.epochs = 0
@@ -104,8 +104,8 @@ class Ledger(Callback):
         self.epochs = epoch
 
 
-def interrupted_soon(run: Any, seconds: float) -> bool:
-    """Run until the alarm's interrupt; return whether it came in time."""
+def interrupted_after(run: Any, seconds: float) -> bool:
+    """Run until a timer interrupts; return whether it did before the end."""
     signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -120,7 +120,7 @@ def interrupted_soon(run: Any, seconds: float) -> bool:
 
 
 @pytest.mark.parametrize("form", ["dense", "sparse"])
-def test_a_network_is_consistent_whenever_it_is_interrupted(
+def test_an_interrupted_network_is_consistent(
     form: str, engine: str, rng: np.random.Generator
 ) -> None:
     x = rng.normal(size=(200, 5)).astype(np.float32) * (rng.random((200, 5)) < 0.5)
@@ -129,16 +129,16 @@ def test_a_network_is_consistent_whenever_it_is_interrupted(
     settings: dict[str, Any] = {"optimizer": "adam", "batch_size": 16, "engine": engine}
     network = Network([5, 6, 3], seed=1)
     network.fit(features, y, epochs=1, **settings)
-    came = 0
+    interruptions = 0
     for _ in range(12):
-        ledger = Ledger()
+        recorder = EpochRecorder()
         seconds = rng.uniform(1e-4, 0.03)
-        run = lambda: network.fit(features, y, epochs=10_000, callbacks=[ledger], **settings)  # noqa: B023, E731
-        came += interrupted_soon(run, seconds)
+        run = lambda: network.fit(features, y, epochs=10_000, callbacks=[recorder], **settings)  # noqa: B023, E731
+        interruptions += interrupted_after(run, seconds)
         position = network._position
-        assert position.epochs in (ledger.epochs, ledger.epochs + 1) or ledger.epochs == 0
+        assert position.epochs in (recorder.epochs, recorder.epochs + 1) or not recorder.epochs
         assert position.samples == 200 * position.epochs
-        # A network built from the weights, the state and the counts goes on in the same way.
+        # A network built from the weights, the state and the position trains in the same way.
         other = Network([5, 6, 3], seed=1)
         other.use_engine(engine)
         other.parameters = network.parameters
@@ -150,24 +150,22 @@ def test_a_network_is_consistent_whenever_it_is_interrupted(
         for pair, other_pair in zip(network.parameters, other.parameters, strict=True):
             for array, other_array in zip(pair, other_pair, strict=True):
                 np.testing.assert_array_equal(array, other_array)
-    assert came == 12
+    assert interruptions == 12
 
 
-def test_updates_are_those_of_the_weights(engine: str, rng: np.random.Generator) -> None:
-    """Every update adds 1 to the bias of a network that learns nothing else: they can be read."""
+def test_an_interrupted_network_counts_its_updates(engine: str, rng: np.random.Generator) -> None:
+    """Every update adds the learning rate to the only bias, which thus counts updates."""
     x, y = np.zeros((64, 1), np.float32), np.ones(64, np.float32)
     settings: dict[str, Any] = {"batch_size": 4, "learning_rate": 2**-20, "engine": engine}
     for _ in range(10):
         network = Network([1, 1], loss="absolute_error")
         network.use_engine(engine)
         run = lambda: network.fit(x, y, epochs=2000, **settings)  # noqa: B023, E731
-        interrupted_soon(run, rng.uniform(0.001, 0.02))
+        interrupted_after(run, rng.uniform(0.001, 0.02))
         assert network.parameters[0][1][0] == network._position.updates * 2**-20
 
 
-def test_an_estimator_is_consistent_whenever_it_is_interrupted(
-    engine: str, rng: np.random.Generator
-) -> None:
+def test_an_interrupted_estimator_is_consistent(engine: str, rng: np.random.Generator) -> None:
     x, y = rng.normal(size=(100, 4)), rng.integers(0, 2, 100)
     for _ in range(6):
         model = MLPClassifier((5,), max_iter=100_000, n_iter_no_change=100_000, engine=engine)

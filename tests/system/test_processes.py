@@ -1,4 +1,4 @@
-"""Fits in threads, processes and callbacks at once: the right bits or a clear error, no hang."""
+"""Concurrent fits in threads, processes and callbacks: equal bits or an error, never a hang."""
 
 import os
 import subprocess
@@ -9,11 +9,11 @@ import pytest
 
 from fastnn.system.forks import FitLock
 
-compiled = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="about compiled code alone")
+compiled = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="needs compiled code")
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 PATIENCE = 120  # seconds; a hang is a failure
 
-# What every process starts with: `train` gives a digest, `alone` is the one to be had.
+# The start of every program: `train` returns a digest of the weights.
 START = """
 import hashlib, multiprocessing, os, signal, sys, threading, time
 import numpy as np
@@ -33,7 +33,7 @@ def train(_=None, engine="numba"):
     return digest(net)
 
 def forked(work):
-    \"\"\"What a forked child returns, as its exit code.\"\"\"
+    \"\"\"Return the exit status of a forked child that does some work.\"\"\"
     child = os.fork()
     if child == 0:
         signal.alarm(20)
@@ -41,21 +41,21 @@ def forked(work):
     return os.waitpid(child, 0)[1]
 
 class Background:
-    \"\"\"A fit of `net` in a thread, for as long as the context lasts.\"\"\"
+    \"\"\"Train `net` in a thread while the context lasts.\"\"\"
 
     def __enter__(self):
         self.net, self.over, begun = Network([20, 200, 3]), False, threading.Event()
-        ours = self
+        outer = self
 
-        class Watch(Callback):
+        class Stop(Callback):
             def on_chunk_end(self, epoch, rows):
                 begun.set()
 
             def on_epoch_end(self, epoch, metrics):
-                return ours.over
+                return outer.over
 
         how = {"epochs": 10**6, "batch_size": 600, "learning_rate": 1e-6, "threads": 2}
-        fit = lambda: self.net.fit(x, y, callbacks=[Watch()], **how)
+        fit = lambda: self.net.fit(x, y, callbacks=[Stop()], **how)
         self.thread = threading.Thread(target=fit)
         self.thread.start()
         assert begun.wait(60)
@@ -75,49 +75,49 @@ def pool(kind, processes=2):
         return set(workers.map_async(train, range(3)).get(60))
 """
 
-# Every cell of a layer, in one process: forks before and after the parent has computed, beside a
-# fit of another thread, joblib's back ends, fits in threads, and what a callback may ask for.
+# All cases for a threading layer in one process: forks before and after the parent has computed and
+# during a fit in another thread, joblib's backends, and fits in threads.
 MATRIX = """
-def cells(rounds):
-    early = os.fork() if rounds == 1 else None  # nothing has been computed yet
+def fork_cases(rounds):
+    early = os.fork() if rounds == 1 else None  # before any computation
     if early == 0:
         signal.alarm(60)
         print(train(), file=open(sys.argv[2], "w"), flush=True)
         os._exit(0)
-    alone = train()
+    expected = train()
     if early is not None:
         assert os.waitpid(early, 0)[1] == 0, "fork before"
-        assert open(sys.argv[2]).read().strip() == alone, "bits of the fork before"
-    agrees = lambda: int(train() != alone)
+        assert open(sys.argv[2]).read().strip() == expected, "bits of the fork before"
+    agrees = lambda: int(train() != expected)
     for _ in range(rounds):
         assert forked(agrees) == 0, "fork after"
         with ThreadPoolExecutor(2) as threads:
-            assert set(threads.map(train, range(4))) == {alone}, "threads"
+            assert set(threads.map(train, range(4))) == {expected}, "threads"
             assert threads.submit(forked, agrees).result() == 0, "fork from a thread"
         with Background() as net:
-            assert train() == alone, "beside a fit"
+            assert train() == expected, "beside a fit"
             assert forked(agrees) == 0, "fork beside a fit"
             assert forked(lambda: int(not np.isfinite(net.predict_proba(x)).all())) == 0, "same"
-            assert pool("fork") == {alone}, "fork pool beside a fit"
-        assert pool("fork") == {alone}, "fork pool"
+            assert pool("fork") == {expected}, "fork pool beside a fit"
+        assert pool("fork") == {expected}, "fork pool"
         for kind in ("threading", "multiprocessing"):
-            assert background_pool(kind) == {alone}, kind
+            assert background_pool(kind) == {expected}, kind
 
-def slow_cells(rounds):
-    alone = train()
+def start_cases(rounds):
+    expected = train()
     for _ in range(rounds):
         for kind in ("spawn", "forkserver"):
-            assert pool(kind, 1) == {alone}, kind
-        assert background_pool("loky") == {alone}, "loky"
+            assert pool(kind, 1) == {expected}, kind
+        assert background_pool("loky") == {expected}, "loky"
 
 if __name__ == "__main__":
-    {"forks": cells, "starts": slow_cells}[sys.argv[1]](int(sys.argv[3]))
+    {"forks": fork_cases, "starts": start_cases}[sys.argv[1]](int(sys.argv[3]))
     print("done")
 """
 
 
 def run(tmp_path, program, *arguments, patience=PATIENCE, **environment):
-    """Run a program, which other processes may import, and return what it wrote."""
+    """Run a program, which other processes may import; return the lines that it printed."""
     path = tmp_path / "program.py"
     path.write_text(START + program)
     source = os.path.dirname(os.path.dirname(sys.modules["fastnn"].__file__))
@@ -142,7 +142,7 @@ layers = pytest.mark.parametrize("layer", ["tbb", "omp", "workqueue"])
 @forks
 @layers
 @pytest.mark.process
-def test_threads_forks_and_pools(tmp_path, layer):
+def test_forks_and_threads_give_equal_bits(tmp_path, layer):
     layer = {"NUMBA_THREADING_LAYER": layer}
     assert run(tmp_path, MATRIX, "forks", tmp_path / "early", 1, **layer)[-1] == "done"
 
@@ -151,7 +151,7 @@ def test_threads_forks_and_pools(tmp_path, layer):
 @forks
 @layers
 @pytest.mark.process
-def test_processes_that_start_anew(tmp_path, layer):
+def test_new_processes_give_equal_bits(tmp_path, layer):
     layer = {"NUMBA_THREADING_LAYER": layer}
     assert run(tmp_path, MATRIX, "starts", "-", 1, **layer)[-1] == "done"
 
@@ -160,14 +160,14 @@ def test_processes_that_start_anew(tmp_path, layer):
 @compiled
 @forks
 @layers
-@pytest.mark.parametrize(("cells", "rounds"), [("forks", 50), ("starts", 50)])
-def test_the_matrix_again_and_again(tmp_path, layer, cells, rounds):
+@pytest.mark.parametrize(("cases", "rounds"), [("forks", 50), ("starts", 50)])
+def test_equal_bits_in_many_rounds(tmp_path, layer, cases, rounds):
     layer = {"NUMBA_THREADING_LAYER": layer}
-    assert run(tmp_path, MATRIX, cells, "-", rounds, patience=3000, **layer)[-1] == "done"
+    assert run(tmp_path, MATRIX, cases, "-", rounds, patience=3000, **layer)[-1] == "done"
 
 
 CALLBACK = """
-class Ask(Callback):
+class Reenter(Callback):
     def __init__(self, net):
         self.net = net
 
@@ -188,17 +188,17 @@ class Ask(Callback):
                 print("allowed")
 
 for engine in ("numba", "numpy"):
-    alone, net = train(engine=engine), Network([20, 30, 3])
+    expected, net = train(engine=engine), Network([20, 30, 3])
     threads = 2 if engine == "numba" else None
-    net.fit(x, y, epochs=2, engine=engine, threads=threads, callbacks=[Ask(net)])
-    assert digest(net) == alone, "asked within a fit"
+    net.fit(x, y, epochs=2, engine=engine, threads=threads, callbacks=[Reenter(net)])
+    assert digest(net) == expected, "calls within a fit"
     net.fit(x, y, epochs=1, engine=engine, threads=threads)
 """
 
 
 @compiled
 @pytest.mark.process
-def test_a_callback_may_predict_and_evaluate_but_not_train(tmp_path):
+def test_a_callback_can_predict_and_evaluate_but_not_train(tmp_path):
     lines = run(tmp_path, CALLBACK)
     assert len(lines) == 8
     assert {line.split(":")[0] for line in lines} == {"the network is being trained"}
@@ -212,8 +212,8 @@ with Background() as net:
         except RuntimeError as error:
             print(error)
     import copy
-    twin = copy.deepcopy(net)
-    twin.fit(x, y, epochs=1)
+    other = copy.deepcopy(net)
+    other.fit(x, y, epochs=1)
     if hasattr(os, "fork"):
         def fit():
             try:
@@ -223,7 +223,7 @@ with Background() as net:
             return 1
         assert forked(fit) == 0
 net.fit(x, y, epochs=1)
-# The first to ask makes the engine, and all have it.
+# All threads get the engine that the first one makes.
 fresh = Network([20, 30, 3])
 with ThreadPoolExecutor(4) as threads:
     engines = set(threads.map(lambda _: id(fresh.use_engine("numba")), range(8)))
@@ -233,18 +233,18 @@ assert len(engines) == 1
 
 @compiled
 @pytest.mark.process
-def test_a_network_is_trained_by_one_thread_at_a_time(tmp_path):
+def test_a_network_rejects_a_second_fit(tmp_path):
     first, second = run(tmp_path, BESIDE)
     assert first.startswith("the network is being trained: wait") and first == second
 
 
-def test_a_context_of_training_is_free_after_an_error():
-    training = FitLock()
-    with pytest.raises(ZeroDivisionError), training:
-        with pytest.raises(RuntimeError, match="is being trained: wait"), training:
+def test_fit_lock_is_released_after_an_error():
+    lock = FitLock()
+    with pytest.raises(ZeroDivisionError), lock:
+        with pytest.raises(RuntimeError, match="is being trained: wait"), lock:
             pass
         raise ZeroDivisionError
-    training.check()
+    lock.check()
 
 
 KILLED = """
@@ -259,7 +259,7 @@ for _ in range(20):
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     train()
-multiprocessing.set_start_method("spawn")  # Numba has not decided it
+multiprocessing.set_start_method("spawn")  # Numba must not have set it
 """
 
 
@@ -267,7 +267,7 @@ multiprocessing.set_start_method("spawn")  # Numba has not decided it
 @forks
 @layers
 @pytest.mark.process
-def test_a_killed_child_holds_nobody_up(tmp_path, layer):
+def test_a_killed_child_blocks_no_other_process(tmp_path, layer):
     run(tmp_path, KILLED, NUMBA_THREADING_LAYER=layer)
 
 
@@ -303,7 +303,7 @@ for number in (1, 2):
 
 @compiled
 @pytest.mark.process
-def test_the_threads_of_blas_are_left_as_they_were(tmp_path):
+def test_restores_the_threads_of_blas(tmp_path):
     run(tmp_path, BLAS)
 
 
@@ -344,6 +344,6 @@ assert used() - before < 16, (used(), before)
         pytest.param(200_000, 20_000, marks=pytest.mark.long),
     ],
 )
-def test_nothing_grows(tmp_path, steps, fits):
-    """16 MiB are 1.6 kB a step, or 16 kB a fit."""
+def test_memory_and_descriptors_do_not_grow(tmp_path, steps, fits):
+    """The limit of 16 MiB is 1.6 kB a step, or 16 kB a fit."""
     run(tmp_path, LEAKS, steps, fits, patience=1000)

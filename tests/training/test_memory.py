@@ -188,7 +188,7 @@ def state_of(network):
 def test_a_fit_that_is_refused_changes_nothing(engine, trained, monkeypatch):
     network, x, y = trained
     before = state_of(network)
-    monkeypatch.setattr(memory, "_NEVER_MISSED", 0)
+    monkeypatch.setattr(memory, "_NEGLIGIBLE", 0)
     monkeypatch.setattr(memory, "available_memory", lambda: 1000)
     for call in (lambda: network.fit(x, y, optimizer="adam", engine=engine),
                  lambda: network.predict(np.zeros((100, 5), np.float32))):  # fmt: skip

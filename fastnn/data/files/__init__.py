@@ -1,1 +1,1 @@
-"""Files that hold samples: how each format is read, and how a file's format is detected."""
+"""Readers of files that hold samples, and detection of their format."""

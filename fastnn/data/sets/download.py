@@ -1,7 +1,7 @@
-"""Download files from mirrors: each file whole and verified, or not at all.
+"""Download files from mirrors: each file completely and verified, or not at all.
 
-There is a time limit for each piece of a file and for the whole file, and a limit on its size.
-Bytes are stored as they are received: a ``Content-Encoding`` is not decoded.
+Size and time are limited. Bytes are stored as they are received: a ``Content-Encoding`` is not
+decoded.
 """
 
 import hashlib
@@ -9,7 +9,8 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,22 +22,20 @@ if TYPE_CHECKING:
 
 STALL_LIMIT = 10.0  # seconds to wait for the next PIECE bytes
 TOTAL_LIMIT = 1800.0  # seconds for a file
-REACH_LIMIT = 4.0  # seconds for any mirror to answer; with the imports, 5 in all
+REACH_LIMIT = 4.0  # seconds for all mirrors together to answer, unless the caller is patient
 PIECE = 1 << 13  # bytes
-_AHEAD = 64  # pieces that are received and not yet written, at most
-
-_Pieces = queue.Queue[bytes | Exception]  # of a file, in order; b"" marks its end
+_UNPACKED_LIMIT = 1 << 26  # bytes; more than any file of a data set
 
 
 class Remote(NamedTuple):
-    """A file on a mirror: its size in bytes and its SHA-256 (hex)."""
+    """A gzipped file on a mirror: its size in bytes, and the SHA-256 (hex) of its content."""
 
     size: int
     sha256: str
 
 
 class DownloadError(DataError):
-    """No mirror could deliver the files; the message names each mirror and what went wrong."""
+    """No mirror delivered the files; the message names each mirror and its error."""
 
 
 def download(
@@ -47,21 +46,21 @@ def download(
     patient: bool = True,
     progress: bool = False,
 ) -> str:
-    """Download files into a directory, each from the first mirror that has it unharmed.
+    """Download gzipped files into a directory, each from the first mirror that delivers it.
 
     Parameters
     ----------
     files : mapping of str to Remote
-        Size and hash of each file, by its name.
+        The files by name.
     mirrors : sequence of str
-        URLs that a name is appended to, in the order in which they are tried.
+        URLs to put before a name, in the order in which they are tried.
     directory : Path
-        Made if it is missing. A file appears in it complete and verified, or not at all.
-    patient : bool
-        Whether to try every mirror. Otherwise all are asked at once, and only those that answer
-        within `REACH_LIMIT` seconds are tried.
-    progress : bool
-        Whether to show a progress bar, if stderr is a terminal.
+        Created if it is missing. A file appears in it complete and verified, or not at all.
+    patient : bool, default True
+        Whether to wait `STALL_LIMIT` seconds for the first bytes of each mirror. Otherwise all
+        mirrors together have `REACH_LIMIT` seconds.
+    progress : bool, default False
+        Whether to show a progress bar if stderr is a terminal.
 
     Returns
     -------
@@ -71,67 +70,61 @@ def download(
     Raises
     ------
     DownloadError
-        If no mirror could deliver the files.
+        If no mirror delivers the files.
     """
     missing = dict(files)
-    failures: dict[str, str] = {}
-    candidates = mirrors if patient else _answering(mirrors, next(iter(missing)), failures)
-    with _display(progress) as display:
-        for mirror in candidates:
+    failures = []
+    with _progress_bar(progress) as bar:
+        for mirror in mirrors:
+            patience = STALL_LIMIT if patient else REACH_LIMIT / len(mirrors)
             try:
-                while missing:
-                    name = next(iter(missing))
+                for name, remote in list(missing.items()):
+                    content = _fetch(mirror + name, remote, patience, bar)
                     directory.mkdir(parents=True, exist_ok=True)
-                    pieces = _verified(_pieces(mirror + name), missing[name])
-                    write_atomically(
-                        directory / name, _shown(pieces, display, name, missing[name].size)
-                    )
+                    write_atomically(directory / name, [content])
                     del missing[name]
+                    patience = STALL_LIMIT  # the mirror has answered
                 return mirror
-            except (OSError, ValueError) as error:
-                failures[mirror] = _reason(error)
-    raise DownloadError(", ".join(f"{mirror} ({why})" for mirror, why in failures.items()))
+            except (OSError, ValueError, zlib.error) as error:
+                failures.append(f"{mirror} ({_reason(error)})")
+    raise DownloadError(", ".join(failures))
 
 
-def _verified(pieces: Iterator[bytes], remote: Remote) -> Iterator[bytes]:
-    """Yield the pieces of a file; raise a ValueError if their size or their hash is wrong."""
-    digest, size = hashlib.sha256(), 0
-    for piece in pieces:
-        size += len(piece)
-        if size > remote.size:
-            raise ValueError(f"sent more than the file's {remote.size:,} bytes")
-        digest.update(piece)
-        yield piece
-    if size < remote.size:
-        raise ValueError(f"sent {size:,} of the file's {remote.size:,} bytes")
-    if digest.hexdigest() != remote.sha256:
-        raise ValueError(f"sent a different file: its SHA-256 is not {remote.sha256}")
+def _fetch(url: str, remote: Remote, patience: float, bar: "Progress") -> bytes:
+    """Return the verified bytes of a file; raise a ValueError if they are wrong or arrive slowly.
 
-
-def _pieces(url: str) -> Iterator[bytes]:
-    """Yield the content of a URL in pieces; raise a ValueError if it arrives too slowly.
-
-    A thread downloads it. When time is up the thread is abandoned, because the system calls that
-    look up a name or read headers cannot be interrupted.
+    A thread receives them. It is abandoned if the time is up, because looking up a host and
+    reading headers cannot be interrupted.
     """
-    pieces: _Pieces = queue.Queue(_AHEAD)
-    threading.Thread(target=_fetch, args=(url, pieces), daemon=True).start()
-    end = time.monotonic() + TOTAL_LIMIT
-    due, missing = time.monotonic() + STALL_LIMIT, PIECE
+    pieces: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(url, remote.size, pieces), daemon=True).start()
+    task = bar.add_task(url.rpartition("/")[2], total=remote.size)
+    content, end = bytearray(), time.monotonic() + TOTAL_LIMIT
+    due, wanted = time.monotonic() + patience, PIECE
     while piece := _next(pieces, min(due, end)):
         if isinstance(piece, Exception):
             raise ValueError(_reason(piece))
-        yield piece
-        missing -= len(piece)
-        if missing <= 0:
-            due, missing = time.monotonic() + STALL_LIMIT, PIECE
+        content += piece
+        bar.advance(task, len(piece))
+        if len(content) >= wanted:
+            patience = STALL_LIMIT
+            due, wanted = time.monotonic() + patience, len(content) + PIECE
     if piece is None:
         if time.monotonic() >= end:
             raise ValueError(f"took more than {TOTAL_LIMIT:g} s")
-        raise ValueError(f"sent less than {PIECE:,} bytes within {STALL_LIMIT:g} s")
+        raise ValueError(f"sent less than {PIECE:,} bytes within {patience:g} s")
+    if len(content) != remote.size:
+        sent = "more than" if len(content) > remote.size else f"{len(content):,} of"
+        raise ValueError(f"sent {sent} the file's {remote.size:,} bytes")
+    unpacked = zlib.decompressobj(wbits=31).decompress(content, _UNPACKED_LIMIT)
+    if hashlib.sha256(unpacked).hexdigest() != remote.sha256:
+        raise ValueError(
+            f"sent a different file: the SHA-256 of its content is not {remote.sha256}"
+        )
+    return bytes(content)
 
 
-def _next(pieces: _Pieces, due: float) -> bytes | Exception | None:
+def _next(pieces: "queue.SimpleQueue[bytes | Exception]", due: float) -> bytes | Exception | None:
     """Return the next piece, or None if it does not arrive in time."""
     left = due - time.monotonic()
     try:
@@ -140,75 +133,35 @@ def _next(pieces: _Pieces, due: float) -> bytes | Exception | None:
         return None
 
 
-def _fetch(url: str, pieces: _Pieces) -> None:
-    """Put the content of a URL, or an error, into a queue; stop if nobody reads the queue."""
-    import requests
+def _receive(url: str, size: int, pieces: "queue.SimpleQueue[bytes | Exception]") -> None:
+    """Put the pieces of a URL's content into a queue, then b"" or an error.
 
-    as_it_is, timeout = {"Accept-Encoding": "identity"}, 2 * STALL_LIMIT  # the reader waits less
-    try:
-        try:
-            with requests.get(url, headers=as_it_is, stream=True, timeout=timeout) as response:
-                response.raise_for_status()
-                for piece in response.raw.stream(PIECE, decode_content=False):
-                    pieces.put(piece, timeout=STALL_LIMIT)
-            pieces.put(b"", timeout=STALL_LIMIT)
-        except queue.Full:
-            raise
-        except Exception as error:  # urllib3 raises its own types
-            pieces.put(error, timeout=STALL_LIMIT)
-    except queue.Full:
-        pass
-
-
-def _shown(pieces: Iterator[bytes], display: "Progress", name: str, size: int) -> Iterator[bytes]:
-    """Yield the pieces, and advance the file's progress bar."""
-    task = display.add_task(name, total=size)
-    for piece in pieces:
-        display.advance(task, len(piece))
-        yield piece
-
-
-def _answering(mirrors: Sequence[str], name: str, failures: dict[str, str]) -> Iterator[str]:
-    """Yield the mirrors that have a file, as they answer, and note the failures of the others.
-
-    A name look-up cannot be interrupted, and the timeouts of several addresses would add up;
-    so every mirror is asked in a thread of its own, which is left behind when time is up.
+    Stop after more than `size` bytes.
     """
-    answers: queue.SimpleQueue[tuple[str, str | None]] = queue.SimpleQueue()
-    for mirror in mirrors:
-        threading.Thread(target=_knock, args=(mirror, name, answers), daemon=True).start()
-    failures.update(dict.fromkeys(mirrors, f"no answer within {REACH_LIMIT:g} s"))
-    deadline = time.monotonic() + REACH_LIMIT
-    for _ in mirrors:
-        try:
-            mirror, failure = answers.get(timeout=max(0.0, deadline - time.monotonic()))
-        except queue.Empty:
-            return
-        if failure is None:
-            yield mirror
-        else:
-            failures[mirror] = failure
-
-
-def _knock(mirror: str, name: str, answers: "queue.SimpleQueue[tuple[str, str | None]]") -> None:
-    """Ask a mirror for a file's headers; put the mirror and what went wrong, or None."""
     import requests
 
-    try:  # the time limit is longer than the caller waits
-        found = requests.head(mirror + name, timeout=STALL_LIMIT, allow_redirects=True)
-        answers.put((mirror, None if found.status_code == 200 else f"does not have {name}"))
-    except (OSError, ValueError) as error:
-        answers.put((mirror, _reason(error)))
+    headers, timeout = {"Accept-Encoding": "identity"}, 2 * STALL_LIMIT  # the reader waits less
+    try:
+        with requests.get(url, headers=headers, stream=True, timeout=timeout) as response:
+            response.raise_for_status()
+            for piece in response.raw.stream(PIECE, decode_content=False):
+                pieces.put(piece)
+                size -= len(piece)
+                if size < 0:
+                    break
+        pieces.put(b"")
+    except Exception as error:  # urllib3 raises its own types
+        pieces.put(error)
 
 
 def _reason(error: BaseException) -> str:
-    """Say in one line what went wrong: the innermost error says it without the wrapping."""
+    """Return the message of the innermost error, in one line."""
     while error.__context__ is not None:
         error = error.__context__
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _display(progress: bool) -> "Progress":
+def _progress_bar(progress: bool) -> "Progress":
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 

@@ -1,4 +1,4 @@
-"""`load_dataset`: one door to every data set."""
+"""`load_dataset`: load a data set by its name, or from an .npz file."""
 
 import os
 from dataclasses import replace
@@ -13,8 +13,8 @@ from fastnn.data.sets.sources import SETS, load_idx_set
 from fastnn.errors import DataError
 
 _HOW_TO_GET_IT = (
-    "put its four files (train-images-idx3-ubyte.gz etc.) into a directory and name that "
-    "with --data-dir (data_dir in Python) or FASTNN_DATA"
+    "put its four files (train-images-idx3-ubyte.gz etc.) into a directory and name it with "
+    "--data-dir (data_dir in Python) or FASTNN_DATA"
 )
 
 
@@ -24,37 +24,42 @@ def load_dataset(
     *,
     progress: bool = False,
 ) -> Dataset:
-    """Load a data set for classification, fetching it if it is not on this machine yet.
+    """Load a data set for classification; download it if it is not on this machine.
 
-    MNIST and Fashion-MNIST are four IDX files, raw or .gz, their names with a dash or a dot before
-    idx, verified by SHA-256. They are looked for in `data_dir` and nowhere else, or else in
-    ``$FASTNN_DATA`` and the user's cache directory, which is where a download goes.
+    MNIST and Fashion-MNIST are four IDX files each, raw or .gz, with a dash or a dot before
+    ``idx`` in their names. Their SHA-256 is verified. They are searched for only in `data_dir`
+    if it is given, otherwise in ``$FASTNN_DATA`` and in the user's cache directory, where
+    downloads are stored.
 
     Parameters
     ----------
     name : str, default "auto"
-        "mnist"; "fashion-mnist"; "digits", the 8x8 digits that scikit-learn brings along; a
-        path that ends in .npz, an archive with x_train, y_train, x_test and y_test; or "auto":
-        MNIST if it can be had within seconds, otherwise the digits, with a `Dataset.note`.
+        - "mnist" or "fashion-mnist";
+        - "digits", the 8x8 digits that scikit-learn contains;
+        - a path that ends in .npz, an archive with ``x_train``, ``y_train``, ``x_test`` and
+          ``y_test``;
+        - "auto", which is MNIST if it is found or can be downloaded within seconds, and otherwise
+          the digits, with a `Dataset.note`.
     data_dir : str or path-like, optional
-        The directory that holds MNIST or Fashion-MNIST.
+        The directory that contains MNIST or Fashion-MNIST.
     progress : bool, default False
-        Whether to show the progress of a download on stderr, if that is a terminal.
+        Whether to show the progress of a download on stderr if that is a terminal.
 
     Returns
     -------
     Dataset
-        The samples (n, features), uint8 or float32, not scaled; and their int32 labels (n,).
+        Samples (n, features), uint8 or float32, not scaled; and labels (n,), int32.
 
     Raises
     ------
     DataError
-        If there is no set of this name; if `data_dir` or ``$FASTNN_DATA`` is not a directory; if
-        the set is neither found nor fetched; if a file that is found is damaged or another.
+        If the name is unknown; if `data_dir` or ``$FASTNN_DATA`` is not a directory; if the set
+        is neither found nor downloaded; if a file is damaged or has a wrong SHA-256.
 
     Examples
     --------
-    >>> data = load_dataset("digits")
+    >>> import fastnn
+    >>> data = fastnn.load_dataset("digits")
     >>> data.x_train.shape, data.x_test.shape, data.n_classes
     ((1437, 64), (360, 64), 10)
     """
@@ -64,30 +69,25 @@ def load_dataset(
             f"{directory}: {'is not a directory' if directory.exists() else 'does not exist'}"
         )
     if name == "auto":
-        return _load_auto(directory, progress)
+        try:
+            return _load_images("mnist", directory, patient=False, progress=progress)
+        except DownloadError as error:
+            note = (
+                f"these are scikit-learn's 8x8 digits: {error}. "
+                f"For MNIST, try again with access to the Internet, or {_HOW_TO_GET_IT}."
+            )
+            return replace(_load_digits(), note=note)
     if name == "digits":
         return _load_digits()
     if name in SETS:
         try:
             return _load_images(name, directory, patient=True, progress=progress)
         except DownloadError as error:
-            raise DataError(f"{error}; {_HOW_TO_GET_IT}, or take --dataset digits") from error
+            raise DataError(f"{error}; {_HOW_TO_GET_IT}, or use --dataset digits") from error
     if Path(name).suffix == ".npz":
         return load_npz(name)
     allowed = ", ".join(("auto", *SETS, "digits"))
     raise DataError(f"there is no data set {name!r}: choose {allowed} or a path ending in .npz")
-
-
-def _load_auto(directory: Path | None, progress: bool) -> Dataset:
-    """Load MNIST where it can be had, otherwise the digits, with a note that says why."""
-    try:
-        return _load_images("mnist", directory, patient=False, progress=progress)
-    except DownloadError as error:
-        note = (
-            f"these are scikit-learn's 8x8 digits: {error}. "
-            f"For MNIST, try again with access to the Internet, or {_HOW_TO_GET_IT}."
-        )
-        return replace(_load_digits(), note=note)
 
 
 def _load_images(name: str, directory: Path | None, *, patient: bool, progress: bool) -> Dataset:
@@ -108,7 +108,7 @@ def _load_images(name: str, directory: Path | None, *, patient: bool, progress: 
 
 
 def _load_digits() -> Dataset:
-    """Load scikit-learn's digits, a fifth of each digit for the test: always the same split."""
+    """Load scikit-learn's digits; a fixed fifth of each digit is the test part."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 

@@ -13,7 +13,7 @@ from numba import types
 from fastnn.kernels.jit.compiling import Unit, jit
 from fastnn.kernels.jit.simd import NR, ONE, ZERO, address_in, record_at
 from fastnn.kernels.pointwise import activations
-from fastnn.kernels.pointwise.elementary import HALF, exp
+from fastnn.kernels.pointwise.elementary import HALF, HIGHEST, exp
 from fastnn.kernels.workspace import JOB, buffers_of, layer_of
 from fastnn.model.losses import LOSSES
 
@@ -69,6 +69,15 @@ def softmax_cross_entropy_backward(scratch, layer, labels, first, rows):
 
 
 @jit
+def poisson_mean(z):
+    """Return eᶻ without the system's `exp`, which differs in the last bit between systems."""
+    if z > HIGHEST:  # (e^(z / 2))², which becomes infinity
+        root = exp(HALF * z)
+        return root * root
+    return exp(z)
+
+
+@jit
 def link(scratch, layer, loss, first, rows):
     """``p = link(z)`` in place for all links but the softmax; the lanes behind become 0."""
     at = address_in(scratch, layer.z + first * layer.z_row)
@@ -78,7 +87,7 @@ def link(scratch, layer, loss, first, rows):
         at = layer.z + i * layer.z_row
         if loss == POISSON:
             for j in range(at, at + layer.outputs):
-                scratch[j] = np.float32(math.exp(scratch[j]))
+                scratch[j] = poisson_mean(scratch[j])
         for j in range(at + layer.outputs, at + layer.panels * NR):
             scratch[j] = ZERO
 

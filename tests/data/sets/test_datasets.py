@@ -1,4 +1,4 @@
-"""Data sets: where they are looked for, how they are fetched, and what is refused."""
+"""Data sets: their search path, downloads, verification, and errors."""
 
 import contextlib
 import gzip
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -16,15 +17,19 @@ import numpy as np
 import pytest
 
 from fastnn.data.sets import load_dataset
-from fastnn.data.sets.sources import SETS, IdxFile, IdxSet
+from fastnn.data.sets.sources import FILE_NAMES as NAMES
+from fastnn.data.sets.sources import SETS
 from fastnn.errors import DataError
 
 CLOSED_PORT = "http://127.0.0.1:9/"
-NAMES = [file.name for file in SETS["mnist"].files]
 
 
 def idx_bytes(array: np.ndarray) -> bytes:
     return struct.pack(f">2x2B{array.ndim}I", 8, array.ndim, *array.shape) + array.tobytes()
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def packed(content: bytes) -> bytes:
@@ -33,7 +38,7 @@ def packed(content: bytes) -> bytes:
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch) -> Path:
-    """Keep the user's cache, environment and proxies out of the tests; return the cache's place."""
+    """Isolate tests from the user's cache, environment and proxies; return the cache's path."""
     monkeypatch.delenv("FASTNN_DATA", raising=False)
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.setattr("platformdirs.user_cache_path", lambda app: tmp_path / "cache" / app)
@@ -42,23 +47,18 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch) -> dict[str, bytes]:
-    """Replace MNIST by a set of a few 2x3 images that has no mirror; return its four files."""
+    """Replace MNIST by a few 2x3 images without a mirror; return the four files."""
     rng = np.random.default_rng(0)
     arrays = []
     for n in (5, 4):
         arrays += [rng.integers(0, 256, (n, 2, 3), np.uint8), np.arange(n, dtype=np.uint8) % 3]
     contents = dict(zip(NAMES, map(idx_bytes, arrays), strict=True))
-    files = tuple(
-        IdxFile(
-            name,
-            *(hashlib.sha256(c).hexdigest() for c in (content, packed(content))),
-            len(packed(content)),
-        )
-        for name, content in contents.items()
-    )
-    monkeypatch.setitem(
-        SETS, "mnist", IdxSet("MNIST", files, SETS["mnist"].folders, (CLOSED_PORT,))
-    )
+    known = {
+        "sha256": tuple(map(sha256, contents.values())),
+        "gzip_bytes": tuple(len(packed(content)) for content in contents.values()),
+        "mirrors": (CLOSED_PORT,),
+    }
+    monkeypatch.setitem(SETS, "mnist", replace(SETS["mnist"], **known))
     return contents
 
 
@@ -70,19 +70,19 @@ def put(directory: Path, files: dict[str, bytes], suffix: str = "") -> Path:
 
 
 def refusal(*args, **kwargs) -> str:
-    """Return the one-line message with which load_dataset refuses."""
+    """Return the error message of load_dataset; assert that it is one line."""
     with pytest.raises(DataError) as caught:
         load_dataset(*args, **kwargs)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-# Finding and verifying
+# ---- search and verification --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 @pytest.mark.parametrize("folder", ["", "mnist", "MNIST/raw"])
-def test_layouts(tmp_path, tiny, folder, suffix):
+def test_finds_files_in_usual_folders(tmp_path, tiny, folder, suffix):
     where = put(tmp_path / "data" / folder, tiny, suffix)
     data = load_dataset("mnist", tmp_path / "data")
     assert data.source == str(where)
@@ -102,7 +102,9 @@ def dotted(name: str) -> str:
 @pytest.mark.parametrize("outer", [None, str, dotted])
 @pytest.mark.parametrize("inner", [str, dotted])
 @pytest.mark.parametrize("folder", ["", "mnist"])
-def test_names_with_dots_and_folders_of_their_own(tmp_path, tiny, folder, outer, inner, suffix):
+def test_finds_names_with_dots_in_folders_of_the_same_name(
+    tmp_path, tiny, folder, outer, inner, suffix
+):
     root = tmp_path / "data" / folder
     for name in NAMES:
         put(root / outer(name) if outer else root, {inner(name): tiny[name]}, suffix)
@@ -110,24 +112,23 @@ def test_names_with_dots_and_folders_of_their_own(tmp_path, tiny, folder, outer,
     assert (data.source, len(data.x_train)) == (str(root), 5)
 
 
-def test_as_kaggle_unpacks_it(tmp_path, tiny):
+def test_finds_files_as_kaggle_unpacks_them(tmp_path, tiny):
     put(tmp_path, {dotted(name): content for name, content in tiny.items()})
     for name in NAMES:
         put(tmp_path / name, {dotted(name): tiny[name]})
     assert load_dataset("mnist", tmp_path).source == str(tmp_path)
 
 
-def test_raw_and_compressed_files_may_be_mixed(tmp_path, tiny):
+def test_reads_raw_and_gzipped_files_together(tmp_path, tiny):
     put(tmp_path / "data", {name: tiny[name] for name in NAMES[:2]})
     put(tmp_path / "data", {name: tiny[name] for name in NAMES[2:]}, ".gz")
     assert load_dataset("mnist", str(tmp_path / "data")).x_test.shape == (4, 6)
 
 
-def test_fashion_mnist_lies_beside_mnist(tmp_path, tiny, monkeypatch):
+def test_finds_fashion_mnist_beside_mnist(tmp_path, tiny, monkeypatch):
     fashion = {name: content[:-1] + b"\2" for name, content in tiny.items()}
-    files = tuple(IdxFile(n, hashlib.sha256(c).hexdigest(), "", 0) for n, c in fashion.items())
-    folders = SETS["fashion-mnist"].folders
-    monkeypatch.setitem(SETS, "fashion-mnist", IdxSet("Fashion-MNIST", files, folders, ()))
+    known = replace(SETS["fashion-mnist"], sha256=tuple(map(sha256, fashion.values())))
+    monkeypatch.setitem(SETS, "fashion-mnist", known)
     put(tmp_path / "data", tiny)
     assert "is not Fashion-MNIST's file but MNIST's" in refusal("fashion-mnist", tmp_path / "data")
     put(tmp_path / "data/fashion-mnist", fashion)
@@ -135,7 +136,7 @@ def test_fashion_mnist_lies_beside_mnist(tmp_path, tiny, monkeypatch):
     assert load_dataset("mnist", tmp_path / "data").x_train[-1, -1] == tiny[NAMES[0]][-1]
 
 
-def test_search_order(tmp_path, tiny, cache, monkeypatch):
+def test_searches_environment_before_cache(tmp_path, tiny, cache, monkeypatch):
     in_cache = put(cache / "mnist", tiny)
     assert load_dataset("mnist").source == str(in_cache)
     in_environment = put(tmp_path / "env", tiny)
@@ -147,17 +148,15 @@ def test_search_order(tmp_path, tiny, cache, monkeypatch):
     assert load_dataset("mnist").source == str(in_cache)
 
 
-def test_system_directories(tmp_path, tiny, monkeypatch):
+def test_searches_system_directories(tmp_path, tiny, monkeypatch):
     where = put(tmp_path / "system", tiny, ".gz")
-    known = SETS["mnist"]
-    monkeypatch.setitem(
-        SETS, "mnist", IdxSet("MNIST", known.files, known.folders, (), (str(where),))
-    )
+    known = replace(SETS["mnist"], mirrors=(), system_dirs=(str(where),))
+    monkeypatch.setitem(SETS, "mnist", known)
     assert load_dataset("mnist").source == str(where)
 
 
 @pytest.mark.parametrize("name", ["mnist", "auto"])
-def test_a_data_dir_is_searched_alone(tmp_path, tiny, cache, name):
+def test_searches_only_a_given_directory(tmp_path, tiny, cache, name):
     put(cache / "mnist", tiny)
     put(tmp_path / "data", {n: tiny[n] for n in NAMES[:3]})
     message = refusal(name, tmp_path / "data")
@@ -165,18 +164,18 @@ def test_a_data_dir_is_searched_alone(tmp_path, tiny, cache, name):
 
 
 @pytest.mark.parametrize("name", ["mnist", "auto"])
-def test_a_file_that_is_found_must_be_right(tmp_path, tiny, cache, name):
+def test_rejects_files_with_another_hash(tmp_path, tiny, cache, name):
     path = put(cache / "mnist", tiny, ".gz") / f"{NAMES[1]}.gz"
     other = tiny[NAMES[1]][:-1] + b"\7"
     path.write_bytes(packed(other))
     message = refusal(name)
-    for part in (str(path), *(hashlib.sha256(c).hexdigest() for c in (other, tiny[NAMES[1]]))):
+    for part in (str(path), sha256(other), sha256(tiny[NAMES[1]])):
         assert part in message
     path.write_bytes(packed(other)[:-1])
     assert refusal(name).startswith(f"{path}: damaged gzip")
 
 
-def test_directories_that_are_none(tmp_path, monkeypatch):
+def test_rejects_paths_that_are_not_directories(tmp_path, monkeypatch):
     file = tmp_path / "file"
     file.touch()
     assert refusal("mnist", file) == f"{file}: is not a directory"
@@ -185,13 +184,13 @@ def test_directories_that_are_none(tmp_path, monkeypatch):
     assert refusal("auto") == f"FASTNN_DATA={file}: is not a directory"
 
 
-def test_unknown_names():
+def test_rejects_unknown_names():
     expected = "choose auto, mnist, fashion-mnist, digits or a path ending in .npz"
     assert refusal("cifar").endswith(expected)
 
 
 @pytest.mark.mnist
-def test_the_real_mnist(mnist):
+def test_loads_the_real_mnist(mnist):
     data = mnist
     assert data.x_train.shape == (60_000, 784) and data.x_test.shape == (10_000, 784)
     train_counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
@@ -202,17 +201,17 @@ def test_the_real_mnist(mnist):
 
 
 @pytest.mark.process
-def test_the_import_is_cheap():
+def test_import_loads_no_heavy_library():
     heavy = "pooch requests rich sklearn platformdirs pandas"
     code = f"import sys, fastnn.data.sets; print(sys.modules.keys() & set({heavy.split()}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 
 
-# Digits
+# ---- digits -------------------------------------------------------------------------------------
 
 
-def test_digits():
+def test_loads_the_digits_with_a_fixed_split():
     data, again = load_dataset("digits"), load_dataset("digits")
     assert data.x_train.shape == (1437, 64) and data.x_test.shape == (360, 64)
     assert data.x_train.dtype == np.uint8 and data.x_train.max() == 16 and data.scale == 1 / 16
@@ -224,48 +223,45 @@ def test_digits():
     np.testing.assert_array_equal(data.y_test, again.y_test)
 
 
-# Fetching
+# ---- downloads ----------------------------------------------------------------------------------
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Serves /good/NAME.gz, and the same file spoilt in the manner that another folder names."""
-
-    def do_HEAD(self):
-        self._answer(body=False)
+    """Serve /good/NAME.gz, and the same file with the defect that another folder names."""
 
     def do_GET(self):
-        self._answer(body=True)
-
-    def _answer(self, body):
-        _, manner, name = self.path.split("/")
+        _, defect, name = self.path.split("/")
         content = packed(self.server.files[name.removesuffix(".gz")])
-        if manner.startswith("hang") or (manner == "stall" and body):
+        if defect.startswith("hang"):
             self.server.release.wait(10)
             return
-        self.send_response({"gone": 404, "circle": 302}.get(manner, 200))
+        self.send_response({"gone": 404, "circle": 302}.get(defect, 200))
         self.send_header("Location", self.path)
-        if manner in ("labelled", "bomb", "squeezed"):
+        if defect in ("labelled", "bomb", "squeezed"):
             self.send_header("Content-Encoding", "gzip")
-        if manner == "squeezed":
+        if defect == "squeezed":
             content = packed(content)
-        if manner not in ("more", "bomb", "ends", "drip", "steady"):
+        if defect not in ("more", "bomb", "ends", "drip", "steady"):
             self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        if manner in ("drip", "steady") and body:
+        if defect in ("drip", "steady"):
             while not self.server.release.wait(0.02):
                 self.wfile.write(content[:1])
-        elif body:
-            spoilt = {
+        elif defect == "stall":
+            self.server.release.wait(10)
+        else:
+            damaged = {
                 "short": content[:20],
                 "ends": content[:20],
                 "wrong": bytes(len(content)),
+                "other": packed(b"other")[: len(content)].ljust(len(content), b"\0"),
                 "more": content * 2,
                 "bomb": packed(bytes(1 << 20)),
             }
-            self.wfile.write(spoilt.get(manner, content))
+            self.wfile.write(damaged.get(defect, content))
 
     def handle(self):
-        with contextlib.suppress(ConnectionError):  # of readers that have gone
+        with contextlib.suppress(ConnectionError):  # the client may have left
             super().handle()
 
     def log_message(self, *args):
@@ -274,16 +270,15 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def mirrors(tiny, monkeypatch):
-    """Give a function that makes mirrors, by their manners, the sources of MNIST."""
+    """Return a function that sets the mirrors of MNIST by their defects."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.files, server.release, server.requests = tiny, threading.Event(), []
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
 
-    def use(*manners: str) -> list[str]:
-        urls = tuple(f"http://127.0.0.1:{server.server_port}/{manner}/" for manner in manners)
-        known = SETS["mnist"]
-        monkeypatch.setitem(SETS, "mnist", IdxSet("MNIST", known.files, known.folders, urls))
+    def use(*defects: str) -> list[str]:
+        urls = tuple(f"http://127.0.0.1:{server.server_port}/{defect}/" for defect in defects)
+        monkeypatch.setitem(SETS, "mnist", replace(SETS["mnist"], mirrors=urls))
         return server.requests
 
     yield use
@@ -298,7 +293,7 @@ def files_in(directory: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("name", ["mnist", "auto"])
-def test_fetched_once(mirrors, cache, name, caplog, capsys):
+def test_downloads_once(mirrors, cache, name, caplog, capsys):
     requests = mirrors("good")
     data = load_dataset(name, progress=True)
     assert (data.name, data.source, data.note) == ("mnist", "127.0.0.1", None)
@@ -309,12 +304,12 @@ def test_fetched_once(mirrors, cache, name, caplog, capsys):
     assert not caplog.records and capsys.readouterr() == ("", "")
 
 
-def test_a_mirror_that_calls_files_encoded_is_taken_as_it_sends_them(mirrors, cache):
+def test_ignores_a_content_encoding(mirrors, cache):
     mirrors("labelled")
     assert load_dataset("mnist").name == "mnist"
 
 
-def test_only_what_is_missing_is_fetched(mirrors, tiny, cache):
+def test_downloads_only_missing_files(mirrors, tiny, cache):
     requests = mirrors("good")
     put(cache / "mnist", {name: tiny[name] for name in NAMES[:3]})
     load_dataset("mnist")
@@ -322,22 +317,23 @@ def test_only_what_is_missing_is_fetched(mirrors, tiny, cache):
 
 
 @pytest.mark.parametrize("name", ["mnist", "auto"])
-@pytest.mark.parametrize("manner", ["gone", "wrong", "short"])
-def test_the_second_mirror_helps_out(mirrors, cache, manner, name):
-    mirrors(manner, "good")
+@pytest.mark.parametrize("defect", ["gone", "wrong", "short"])
+def test_tries_the_second_mirror(mirrors, cache, defect, name):
+    mirrors(defect, "good")
     assert load_dataset(name).name == "mnist"
     assert files_in(cache / "mnist") == {f"{n}.gz" for n in NAMES}
 
 
 @pytest.mark.parametrize(
-    ("manner", "reason"),
+    ("defect", "reason"),
     [
         ("gone", "404"),
-        ("wrong", "sent a different file: its SHA-256 is not "),
+        ("wrong", "incorrect header check"),
+        ("other", "sent a different file: the SHA-256 of its content is not "),
         ("short", "20 bytes read"),
         ("ends", "sent 20 of the file's "),
         ("more", "sent more than the "),
-        ("bomb", "sent more than the "),  # of what its Content-Encoding would unpack to
+        ("bomb", "sent more than the "),
         ("squeezed", "sent "),
         ("stall", "sent less than 8,192 bytes within 0.05 s"),
         ("drip", "sent less than 8,192 bytes"),
@@ -345,29 +341,32 @@ def test_the_second_mirror_helps_out(mirrors, cache, manner, name):
         ("circle", "Exceeded 30 redirects"),
     ],
 )
-def test_a_failed_download_leaves_nothing_and_says_why(mirrors, cache, monkeypatch, manner, reason):
-    if manner in ("stall", "drip"):
+def test_failed_download_leaves_no_file_and_names_the_reason(
+    mirrors, cache, monkeypatch, defect, reason
+):
+    if defect in ("stall", "drip"):
         monkeypatch.setattr("fastnn.data.sets.download.STALL_LIMIT", 0.05)
-    if manner == "steady":
+        monkeypatch.setattr("fastnn.data.sets.download.REACH_LIMIT", 0.05)
+    if defect == "steady":
         monkeypatch.setattr("fastnn.data.sets.download.PIECE", 1)
         monkeypatch.setattr("fastnn.data.sets.download.TOTAL_LIMIT", 0.1)
-    mirrors(manner)
+    mirrors(defect)
     start = time.monotonic()
     message = refusal("mnist")
     assert time.monotonic() - start < 2
-    for part in (str(cache / "mnist"), f"/{manner}/", reason, "--data-dir", "FASTNN_DATA"):
+    for part in (str(cache / "mnist"), f"/{defect}/", reason, "--data-dir", "FASTNN_DATA"):
         assert part in message
     assert "--dataset digits" in message
     assert not files_in(cache / "mnist")
     data = load_dataset("auto")
-    assert data.name == "digits" and f"/{manner}/" in data.note
+    assert data.name == "digits" and f"/{defect}/" in data.note
     assert not files_in(cache / "mnist")
 
 
-def test_a_user_without_a_home_directory(tmp_path, tiny, monkeypatch):
+def test_user_without_a_home_directory(tmp_path, tiny, monkeypatch):
     monkeypatch.setattr("platformdirs.user_cache_path", lambda app: Path("~/.cache") / app)
     message = refusal("mnist")
-    assert "is not fetched, because this user has no home directory" in message
+    assert "is not downloaded, because this user has no home directory" in message
     assert "--data-dir" in message
     data = load_dataset("auto")
     assert data.name == "digits" and "no home directory" in data.note
@@ -375,31 +374,30 @@ def test_a_user_without_a_home_directory(tmp_path, tiny, monkeypatch):
     assert load_dataset("auto").name == "mnist"
 
 
-def test_without_a_network_auto_takes_the_digits():
+def test_auto_loads_the_digits_without_a_network():
     data = load_dataset("auto")
     assert data.name == "digits" and data.x_train.shape == (1437, 64)
     assert "8x8 digits" in data.note and "Connection refused" in data.note
     assert "--data-dir" in data.note and "\n" not in data.note
 
 
-def test_silent_mirrors_do_not_add_up(mirrors, monkeypatch):
-    load_dataset("digits")  # its import is not what is timed here
-    monkeypatch.setattr("fastnn.data.sets.download.REACH_LIMIT", 0.4)
+def test_silent_mirrors_share_the_time_to_answer(mirrors, monkeypatch):
+    load_dataset("digits")  # imports scikit-learn, which is not to be timed
+    monkeypatch.setattr("fastnn.data.sets.download.REACH_LIMIT", 0.3)
     mirrors("hang-1", "hang-2", "hang-3")
     start = time.monotonic()
     data = load_dataset("auto")
-    assert time.monotonic() - start < 3 * 0.4  # what they would add up to
-    assert data.name == "digits" and data.note.count("no answer within 0.4 s") == 3
+    assert time.monotonic() - start < 2 * 0.3
+    assert data.name == "digits" and data.note.count("bytes within 0.1 s") == 3
 
 
-def test_a_silent_mirror_does_not_hold_up_a_good_one(mirrors):
+def test_tries_the_next_mirror_after_a_silent_one(mirrors, monkeypatch):
+    monkeypatch.setattr("fastnn.data.sets.download.REACH_LIMIT", 0.4)
     mirrors("hang", "good")
-    start = time.monotonic()
     assert load_dataset("auto").name == "mnist"
-    assert time.monotonic() - start < 2.0
 
 
-def test_progress_is_shown_on_a_terminal(mirrors, monkeypatch):
+def test_shows_progress_on_a_terminal(mirrors, monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):
             return True
