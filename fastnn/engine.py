@@ -30,8 +30,8 @@ class Engine(Protocol):
     threads : int or None
         Number of threads; None if NumPy's BLAS library chooses it.
     arithmetic : dict of str to str
-        What the bits of a result depend on besides the versions of fastnn and NumPy: names and
-        values that a checkpoint records.
+        Versions and processor features that determine the bits of results, besides the versions of
+        fastnn and NumPy. A checkpoint records them.
     threading_layer : str or None
         Library that runs the threads: "tbb", "omp" or "workqueue"; None for the NumPy engine.
     compile_seconds : float

@@ -164,8 +164,8 @@ class NumbaEngine:
         self._entries: EntryBuffers | None = None
         self._groups = panels_for(layers[0].inputs + 1)
         self._outputs = layers[-1].outputs
-        self._weights = sum(layer.inputs * layer.outputs for layer in layers)
-        self._drops = any(layer.dropout > 0 for layer in layers)
+        self._n_weights = sum(layer.inputs * layer.outputs for layer in layers)
+        self._has_dropout = any(layer.dropout > 0 for layer in layers)
 
     def get_parameters(self) -> Parameters:
         """Return a copy of the parameters."""
@@ -205,7 +205,8 @@ class NumbaEngine:
             job.beta1, job.rest1 = optimizer.beta1, 1 - optimizer.beta1
             job.beta2, job.rest2 = optimizer.beta2, 1 - optimizer.beta2
             job.eps, job.clip_norm = optimizer.eps, epoch.clip_norm
-            job.drops, job.key, job.epoch = self._drops, _signed(epoch.seed), epoch.number
+            job.has_dropout = self._has_dropout
+            job.seed, job.epoch = _signed(epoch.seed), epoch.number
             return self._train(job, self._row_work(epoch.data.x), progress, stop)
 
     def loss_and_grad(self, data: Data, *, l2: float = 0.0) -> tuple[float, Parameters]:
@@ -214,7 +215,7 @@ class NumbaEngine:
         epoch = Epoch(data, np.arange(rows), rows, 0.0, l2=l2)
         with reject_reentry(self._lock):
             job = self._prepare_training(epoch)
-            job.rule, job.clip_norm, job.drops = KEEP_GRADIENT, 0.0, False
+            job.rule, job.clip_norm, job.has_dropout = KEEP_GRADIENT, 0.0, False
             progress = Progress()
             while progress.position < rows and math.isfinite(progress.loss_sum):
                 stop = min(rows, progress.position + CALL_ROWS)
@@ -245,7 +246,7 @@ class NumbaEngine:
         return probs
 
     def _prepare_training(self, epoch: Epoch) -> Job:
-        """Write the data and the settings of an epoch's updates to the job; return it."""
+        """Write the data and the settings of an epoch to the job; return the job."""
         job, data = self._buffers.job, epoch.data
         job.n, job.mode = len(epoch.order), TRAIN
         data.check_not_resized(self._layout.layers[0].inputs, job.n)
@@ -350,10 +351,10 @@ class NumbaEngine:
         """Return the number of multiply-adds of a row's forward pass."""
         x = _source_of(x)
         if isinstance(x, np.ndarray):
-            return self._weights
+            return self._n_weights
         first = self._layout.layers[0]
         entries = x.starts[-1] // len(x) + 1
-        return self._weights - (first.inputs - int(entries)) * first.outputs
+        return self._n_weights - (first.inputs - int(entries)) * first.outputs
 
 
 def _source_of(x: Features) -> np.ndarray | SparseRows:

@@ -87,7 +87,7 @@ def gather(buffers, job, first, to, rows, start, stop):
         source = source_row(job, job.start + first + i)
         feature = feature_row(job, source)
         at = layer.a + (to + i) * layer.a_row
-        ahead = first + i + ROWS_AHEAD  # in this share, or behind it in that of the next chunk
+        ahead = first + i + ROWS_AHEAD  # in this share, or in that of the next chunk
         prefetch_row(job, job.start + (ahead if ahead < stop else job.rows + start + ahead - stop))
         if job.x_is_sparse:
             _gather_entries(job.address, first + i, feature)
@@ -159,7 +159,7 @@ def forward(buffers, job, task, first, to, rows):
     for i in range(job.n_layers):
         layer = layer_of(job, i)
         sparse_inputs = i == 0 and job.x_is_sparse
-        if job.drops and layer.keep_level < LEVELS and not sparse_inputs:
+        if job.has_dropout and layer.keep_level < LEVELS and not sparse_inputs:
             drop_inputs(buffers, job, i, first, rows)
         if i == 0 and not sparse_inputs:
             listed = mask_block(buffers, job, to, rows)
@@ -195,7 +195,7 @@ def backward(buffers, job, first, rows):
         dense_backward_input(buffers.scratch, buffers.transposed, layer, previous, first, rows)
         a = layer.a + first * layer.a_row
         activation_backward(buffers.scratch, previous, first, rows, a, layer.a_row)
-        if job.drops and layer.keep_level < LEVELS and previous.slopes == NO_SLOPES:
+        if job.has_dropout and layer.keep_level < LEVELS and previous.slopes == NO_SLOPES:
             # ReLU: dz is 0 already where an output was dropped; the other outputs were scaled.
             factor, width = layer.keep_factor, previous.outputs
             for j in range(rows):

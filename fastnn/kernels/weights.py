@@ -74,7 +74,7 @@ def sum_squares(buffers, layer, low, high, panel, values, start):
             for j in range(NR):
                 buffers.squares[at + j] = ZERO
         row = layer.weights + panel * layer.panel_size + i * NR
-        add_squares(buffers.squares, at, values, row, min(NR, high - i) * NR, NR)
+        add_squares(buffers.squares, at, values, row, min(NR, high - i) * NR)
 
 
 @jit

@@ -58,14 +58,15 @@ JOB = np.dtype(
         *_fields(np.bool_, "ordered"),  # set to false by columns that do not increase within range
         *_fields(np.int64, "x", "data_rows", "targets", "weights", "order", "out"),
         *_fields(np.int64, "tasks", "mode", "rule", "n", "batch_size"),
-        # The constants of the rule; and (updates,) float32 each, the values of all updates.
+        # The constants of the rule, where rest1 is 1 - beta1 and rest2 is 1 - beta2; and arrays
+        # (updates,) float32 of the values of all updates.
         *_fields(np.float32, "momentum", "beta1", "rest1", "beta2", "rest2", "eps"),
         *_fields(np.bool_, "nesterov"),
         *_fields(np.int64, "rates", "decays", "penalties", "norms", "updates"),
         *_fields(np.float32, "clip_norm"),
-        # Dropout: whether any layer has it, and the seed and epoch of its masks.
-        *_fields(np.int64, "key", "epoch"),
-        *_fields(np.bool_, "drops"),
+        # Dropout: the seed and the epoch of its masks, and whether any layer has it.
+        *_fields(np.int64, "seed", "epoch"),
+        *_fields(np.bool_, "has_dropout"),
         # The progress: the position, the position to stop at, and the sums.
         *_fields(np.int64, "position", "stop"),
         *_fields(np.float64, "loss_sum", "correct"),

@@ -39,7 +39,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 def _locked(method: Method) -> Method:
     """Run a method under the engine's lock, because all calls share the buffers.
 
-    Floating-point warnings are off: the caller reports a loss that overflows.
+    NumPy's floating-point warnings are off: the caller reports a loss that overflows.
     """
 
     @wraps(method)

@@ -96,15 +96,15 @@ def test_masks_of_different_seeds_epochs_layers_and_rows_are_independent():
 
 
 def test_mask_of_a_part_is_a_part_of_the_mask():
-    whole = keep_mask(9, 0, 1, POSITIONS, 130, 0.4)
+    mask = keep_mask(9, 0, 1, POSITIONS, 130, 0.4)
     parts = [keep_mask(9, 0, 1, part, 130, 0.4) for part in np.split(POSITIONS, [1, 7, 520, 2000])]
-    np.testing.assert_array_equal(np.concatenate(parts), whole)
-    np.testing.assert_array_equal(keep_mask(9, 0, 1, POSITIONS[[70, 3]], 130, 0.4), whole[[70, 3]])
+    np.testing.assert_array_equal(np.concatenate(parts), mask)
+    np.testing.assert_array_equal(keep_mask(9, 0, 1, POSITIONS[[70, 3]], 130, 0.4), mask[[70, 3]])
     for width in (1, 63, 64, 65, 128):
         narrow = keep_mask(9, 0, 1, POSITIONS[:50], width, 0.4)
-        np.testing.assert_array_equal(narrow, whole[:50, :width])
+        np.testing.assert_array_equal(narrow, mask[:50, :width])
     assert not (
-        whole & ~keep_mask(9, 0, 1, POSITIONS, 130, 0.3)
+        mask & ~keep_mask(9, 0, 1, POSITIONS, 130, 0.3)
     ).any()  # with a lower dropout, the same inputs are kept and more
 
 
@@ -248,15 +248,15 @@ def test_loss_of_a_row_depends_on_its_position_and_not_on_its_batch(engine, rng)
         return running.run_chunk(epoch, Progress(), 600).loss_sum
 
     order = rng.permutation(600)
-    whole = loss(order, 600)
+    expected = loss(order, 600)
     for batch_size in (1, 13, 512):
-        assert loss(order, batch_size) == pytest.approx(whole, rel=8 * U)
+        assert loss(order, batch_size) == pytest.approx(expected, rel=8 * U)
     for other in (
         loss(order[::-1].copy(), 600),
         loss(order, 600, seed=1),
         loss(order, 600, number=1),
     ):
-        assert abs(other / whole - 1) > 1e-4
+        assert abs(other / expected - 1) > 1e-4
 
 
 def test_only_training_uses_dropout(engine, rng):
@@ -282,14 +282,14 @@ def test_only_training_uses_dropout(engine, rng):
 def test_network_learns_with_dropout_in_one_fit_or_two(engine, rng):
     labels = rng.integers(0, 3, 200)
     x = rng.normal(size=(200, 5)) + 4 * np.eye(3, 5)[labels]
-    whole, parts = (Network([5, 32, 16, 3], dropout=[0.1, 0.4, 0.2], seed=2) for _ in range(2))
+    one, two = (Network([5, 32, 16, 3], dropout=[0.1, 0.4, 0.2], seed=2) for _ in range(2))
     settings = {"batch_size": 20, "learning_rate": 0.1, "engine": engine}
-    history = whole.fit(x, labels, epochs=12, **settings)
-    joined = [parts.fit(x, labels, epochs=epochs, **settings)["loss"] for epochs in (5, 7)]
+    history = one.fit(x, labels, epochs=12, **settings)
+    joined = [two.fit(x, labels, epochs=epochs, **settings)["loss"] for epochs in (5, 7)]
     assert history["loss"] == joined[0] + joined[1]
-    for (w, b), (other_w, other_b) in zip(whole.parameters, parts.parameters, strict=True):
+    for (w, b), (other_w, other_b) in zip(one.parameters, two.parameters, strict=True):
         assert (w == other_w).all() and (b == other_b).all()
-    loss, accuracy = whole.evaluate(x, labels)
+    loss, accuracy = one.evaluate(x, labels)
     assert accuracy > 0.95
     assert loss < history["loss"][-1]  # the loss in training includes dropout
 

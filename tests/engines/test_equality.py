@@ -180,7 +180,7 @@ def test_old_contents_of_buffers_do_not_change_results(rng, sizes, skip_zeros):
     x, labels = blobs(rng, 700, sizes)
     x[rng.random(x.shape) < 0.7] = 0
     results = []
-    for poison in (0x00, 0xFF, "nan"):
+    for filling in (0x00, 0xFF, "nan"):
         fast = engine_for("numba", sizes)
         fast.skip_zeros = skip_zeros
         buffers = fast._buffers
@@ -195,10 +195,10 @@ def test_old_contents_of_buffers_do_not_change_results(rng, sizes, skip_zeros):
                 buffers.masks,
                 buffers.lists,
             ):
-                if poison == "nan":
+                if filling == "nan":
                     array.fill(np.nan if array.dtype == np.float32 else 1)
                 else:
-                    array.view(np.uint8).fill(poison)
+                    array.view(np.uint8).fill(filling)
             if progress.position % 600 == 0:  # between batches, the gradients are not used
                 buffers.gradients.fill(np.nan)
             progress = fast.run_chunk(epoch_of(x, labels, 600), progress, 1)

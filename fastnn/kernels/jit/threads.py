@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numba
 from numba import config
-from numba.np.ufunc import parallel as layers
+from numba.np import ufunc
 
 from fastnn.kernels.jit.cache import warn_once
 from fastnn.system.control_groups import control_groups
@@ -47,7 +47,7 @@ def prepare_threads() -> None:
     lock would also fix the start method of `multiprocessing`. `setup_lock` replaces it.
     """
     global _starting_thread
-    layers._backend_init_process_lock = nullcontext()
+    ufunc.parallel._backend_init_process_lock = nullcontext()
     if not (config.DISABLE_JIT or _started()):
         _check_layer()
         tbb = _preload_tbb()
@@ -92,7 +92,7 @@ def _warn_fallback(tbb: Path | None) -> None:
     elif getattr(sys, "frozen", False):
         why, cure = "TBB is not in this program", f"build it with {library}"
     warn_once(
-        f"{why}, and Numba's threads run on {layer} instead: beside other busy processes training "
+        f"{why}, and Numba's threads run on {layer} instead: if other processes are busy, training "
         f"can take many times as long, and forked processes have one thread; {cure}, or set "
         f"NUMBA_THREADING_LAYER={layer} to keep {layer} without this warning"
     )
@@ -109,7 +109,7 @@ def _check_can_start(threads: int) -> None:
         started.pop()
         text = (
             f"{threads} threads cannot be started: allow more processes or memory, set "
-            "NUMBA_NUM_THREADS to fewer, or take the engine 'numpy'"
+            "NUMBA_NUM_THREADS to fewer, or use the engine 'numpy'"
         )
         raise OSError(errno.EAGAIN, text) from None
     finally:

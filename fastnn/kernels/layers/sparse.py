@@ -146,14 +146,14 @@ def gather_entries(job_at, row, source):
         job.ordered = False
         for p in range(count):
             entries.row_columns[at + p] = layer.inputs  # a valid index
-    if job.mode == TRAIN and job.drops and layer.keep_level < LEVELS:
+    if job.mode == TRAIN and job.has_dropout and layer.keep_level < LEVELS:
         block, bits = np.int64(-1), np.int64(0)
         for p in range(count):
             column = np.int64(entries.row_columns[at + p])
             if column // BLOCK != block:
                 block = column // BLOCK
                 position = job.start + row
-                bits = keep_bits(job.key, block * GROUP, position, job.epoch, 0, layer.keep_level)
+                bits = keep_bits(job.seed, block * GROUP, position, job.epoch, 0, layer.keep_level)
             kept = (bits >> (column - block * BLOCK)) & 1
             value = entries.row_values[at + p] * layer.keep_factor
             entries.row_values[at + p] = value if kept else ZERO

@@ -40,7 +40,7 @@ def drop(scratch, at, layer, job, number, first, rows):
     """
     stride, width = layer.a_row, layer.inputs
     _mask_rows(
-        address_in(scratch, at), stride, rows, width, job.key, job.epoch, number,
+        address_in(scratch, at), stride, rows, width, job.seed, job.epoch, number,
         job.start + first, layer.keep_level, layer.keep_factor,
     )  # fmt: skip
     for i in range(rows):
