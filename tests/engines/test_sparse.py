@@ -114,7 +114,7 @@ def test_an_explicit_zero_and_wide_indices_are_fine():
 def test_a_damaged_array_is_refused(name, value):
     csr = sparse.csr_array(np.array([[1.0, 0, 0], [0, 0, 2]]))
     setattr(csr, name, np.array(value, getattr(csr, name).dtype))
-    with pytest.raises(DataError, match="^x is a damaged sparse array: its indices are out of"):
+    with pytest.raises(DataError, match="^x is a damaged sparse array: "):
         as_features(csr, 3)
 
 
