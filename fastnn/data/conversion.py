@@ -1,7 +1,7 @@
-"""The door: a user's arrays become the few forms that the engines take, or one clear error.
+"""Convert a user's arrays to the forms that engines take, or raise an error.
 
-Behind it features are C-contiguous uint8 or float32 and finite, and labels are int32 and in
-range, so that the kernels compile once and need no checks.
+Afterwards features are C-contiguous uint8 or float32 and finite, and labels are int32 and in
+range. Kernels are therefore compiled once and need no checks.
 """
 
 import sys
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastnn.data.features import Features, SelectedRows
-from fastnn.data.maps import check_file
+from fastnn.data.memory_maps import check_not_truncated
 from fastnn.data.rows import Data
 from fastnn.data.sparse import SparseRows
 from fastnn.errors import DataError
@@ -21,7 +21,7 @@ from fastnn.model.losses import Loss
 from fastnn.model.settings import SMALLEST_NORMAL
 from fastnn.system.memory import check_copy
 
-_BLOCK_ROWS = 4096  # rows checked at a time, so that checking allocates next to nothing
+_BLOCK_ROWS = 4096  # rows to check at a time, so that checking allocates little
 
 
 def as_data(
@@ -33,9 +33,18 @@ def as_data(
     sample_weight: Any = None,
     name: str = "",
 ) -> Data:
-    """Return rows to learn from or to be judged by, as engines take them.
+    """Return the data of a fit or an evaluation in the form that engines take.
 
-    The functions below say what each part may be; `name` stands before theirs in an error.
+    Parameters
+    ----------
+    x, y, sample_weight : array-like
+        As in `as_features`, `as_labels` or `as_values`, and `as_weights`.
+    inputs, outputs : int
+        Numbers of features, and of outputs of the network.
+    loss : Loss
+        The loss, which decides between labels and values.
+    name : str, optional
+        Text before the names of the arrays in messages, such as "validation ".
 
     Raises
     ------
@@ -51,20 +60,26 @@ def as_data(
 
 
 def with_class_weights(data: Data, class_weight: Any, loss: Loss, outputs: int) -> Data:
-    """Return data whose rows also count as their classes do.
+    """Return data with the weight of each row multiplied by the weight of its class.
 
     Parameters
     ----------
+    data : Data
+        Rows that belong to classes.
     class_weight : dict of class number to weight, or "balanced"
-        "balanced" is rows / (classes · rows of the class), among the classes that there are;
-        classes that a dict leaves out have weight 1.
+        "balanced" is rows / (classes · rows of the class), over the classes that occur. Classes
+        that are missing in a dict have weight 1.
+    loss : Loss
+        The loss of the network.
+    outputs : int
+        Its number of outputs.
 
     Raises
     ------
     ValueError
-        If the class weights are not what they should be, or rows have no classes.
+        If `class_weight` is invalid, or the rows do not belong to classes.
     DataError
-        If no row counts then.
+        If all weights are then 0.
     """
     if not has_classes(loss, data.targets):
         raise ValueError("class_weight needs classes: cross_entropy, or one logistic output")
@@ -78,7 +93,7 @@ def with_class_weights(data: Data, class_weight: Any, loss: Loss, outputs: int) 
 
 
 def check_class_weight(label: Any, weight: Any) -> None:
-    """Raise a ValueError that names the label if its weight cannot be one."""
+    """Raise a ValueError that names the label if its weight is invalid."""
     if not isinstance(weight, Real) or not 0 <= float(weight) < np.inf:
         raise ValueError(
             f"class_weight of {label!r} must be a finite number of at least 0, got {weight!r}"
@@ -86,7 +101,7 @@ def check_class_weight(label: Any, weight: Any) -> None:
 
 
 def has_classes(loss: Loss, targets: np.ndarray) -> bool:
-    """Return whether every row is of one class: its label, or 0 or 1."""
+    """Return whether each row belongs to one class: a label, or a single target of 0 or 1."""
     if loss.takes_labels:
         return True
     one_label = loss.link == "logistic" and targets.shape[1] == 1
@@ -94,18 +109,29 @@ def has_classes(loss: Loss, targets: np.ndarray) -> bool:
 
 
 def as_features(x: Any, n_features: int, name: str = "x", *, finite: bool = True) -> Features:
-    """Return features as a C-contiguous (rows, n_features) array of uint8 or float32.
+    """Return features in a form that engines take.
 
-    uint8 stays as it is and is scaled on its way into the network; every other real dtype
-    becomes float32. An array that is right already is returned without a copy. What SciPy has
-    as sparse becomes `SparseRows`. Whether all is finite is not checked where `finite` is false:
-    engines do that as they predict.
+    Parameters
+    ----------
+    x : array-like, or SciPy sparse matrix or array, (rows, n_features)
+        Real numbers. uint8 stays uint8; other dtypes become float32.
+    n_features : int
+        Number of features.
+    name : str, default "x"
+        Name of the array in messages.
+    finite : bool, default True
+        Whether to check that all numbers are finite. Engines check it when they predict.
+
+    Returns
+    -------
+    ndarray (rows, n_features) or SparseRows
+        uint8 or float32, C-contiguous. An array of this form is not copied.
 
     Raises
     ------
     DataError
-        If the array is not 2-D with `n_features` columns, has no rows, does not hold real
-        numbers, or holds a NaN or a value that is infinite in float32; if sparse rows are damaged.
+        If the shape is another, there are no rows, the numbers are not real, or one is not finite
+        in float32; or if a sparse array is damaged.
     """
     if type(x) is not np.ndarray and _is_sparse(x):
         _check_form(x, n_features, name)
@@ -114,7 +140,7 @@ def as_features(x: Any, n_features: int, name: str = "x", *, finite: bool = True
 
 
 def as_dense(x: Any, n_features: int, name: str = "x", *, finite: bool = True) -> np.ndarray:
-    """Return features as `as_features` does, but refuse sparse ones."""
+    """Return dense features as `as_features` does; refuse sparse ones."""
     array = _as_array(x, name)
     _check_form(array, n_features, name)
     if array.dtype == np.uint8:
@@ -123,7 +149,7 @@ def as_dense(x: Any, n_features: int, name: str = "x", *, finite: bool = True) -
     flags = array.flags
     if array.dtype != np.float32 or not (flags.c_contiguous and flags.aligned):
         check_copy(name, array.size)
-        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is reported below
+        with np.errstate(over="ignore", invalid="ignore"):  # an overflow is reported below
             features = np.require(array, np.float32, ["C_CONTIGUOUS", "ALIGNED"])
     if finite:
         check_finite(features, name)
@@ -131,7 +157,7 @@ def as_dense(x: Any, n_features: int, name: str = "x", *, finite: bool = True) -
 
 
 def _check_form(array: Any, n_features: int, name: str) -> None:
-    """Raise a DataError if an array, or what is like one, does not have real numbers in rows."""
+    """Raise a DataError if an array, dense or sparse, has a wrong shape or dtype."""
     if array.ndim != 2 or array.shape[1] != n_features:
         raise DataError(f"{name} must have shape (rows, {n_features}), got {array.shape}")
     if array.shape[0] == 0:
@@ -141,47 +167,38 @@ def _check_form(array: Any, n_features: int, name: str) -> None:
 
 
 def _is_sparse(x: Any) -> bool:
-    """Return whether SciPy made this; where it was never imported, it did not."""
+    """Return whether this is a sparse matrix or array of SciPy, without importing SciPy."""
     scipy_sparse = sys.modules.get("scipy.sparse")
     return scipy_sparse is not None and scipy_sparse.issparse(x)
 
 
 def _as_sparse_rows(matrix: Any, name: str, finite: bool) -> SparseRows:
-    """Return SciPy's sparse matrix or array as kernels, which believe it all, can walk it."""
+    """Return SciPy's sparse matrix or array as valid rows: kernels use its indices unchecked."""
     check_copy(name, matrix.nnz, 3 * matrix.dtype.itemsize)
     csr = matrix.tocsr()
-    if not _is_in_order(csr, name):
+    try:
+        # A new object around the same arrays: the user's may claim to be canonical and not be.
+        csr = sys.modules["scipy.sparse"].csr_array((csr.data, csr.indices, csr.indptr), csr.shape)
+        csr.check_format(full_check=True)
+        if (np.diff(csr.indptr) < 0).any():  # SciPy checks this only if indptr[-1] is positive
+            raise ValueError("indptr must be non-decreasing")
+    except ValueError as error:
+        raise DataError(f"{name} is a damaged sparse array: {error}") from error
+    if not csr.has_canonical_format:
         csr = csr.copy()
-        csr.has_canonical_format = False  # whatever it says: it would be believed
         csr.sum_duplicates()
-    starts = np.array(csr.indptr, np.int64)  # a copy: kernels use it as an index
-    columns, values = (
-        part if len(part) == starts[-1] else part[: starts[-1]] for part in (csr.indices, csr.data)
-    )
-    columns = np.require(columns, np.int32, ["C_CONTIGUOUS", "ALIGNED"])
+    starts = np.array(csr.indptr, np.int64)  # a copy, because kernels use it as an index
+    columns = np.require(csr.indices, np.int32, ["C_CONTIGUOUS", "ALIGNED"])
     with np.errstate(over="ignore", invalid="ignore"):
-        values = np.require(values, np.float32, ["C_CONTIGUOUS", "ALIGNED"])
+        values = np.require(csr.data, np.float32, ["C_CONTIGUOUS", "ALIGNED"])
     features = SparseRows(starts, columns, values, csr.shape[1])
     if finite:
         check_finite(features, name)
     return features
 
 
-def _is_in_order(csr: Any, name: str) -> bool:
-    """Return whether the columns rise in each row; raise a DataError if they are none at all."""
-    starts = csr.indptr
-    is_cut = len(starts) == csr.shape[0] + 1 and starts[0] == 0 and (np.diff(starts) >= 0).all()
-    columns = csr.indices[: starts[-1]]
-    is_whole = is_cut and len(columns) == starts[-1] <= len(csr.data)
-    if not is_whole or not -1 < columns.min(initial=0) <= columns.max(initial=0) < csr.shape[1]:
-        raise DataError(f"{name} is a damaged sparse array: its indices are out of range")
-    rises = np.diff(columns) > 0
-    rises[(starts[1:-1] - 1)[(starts[1:-1] > 0) & (starts[1:-1] < len(columns))]] = True
-    return bool(rises.all())
-
-
 def check_finite(features: Features, name: str) -> None:
-    """Raise a DataError that names the first row of features holding a NaN or an infinity."""
+    """Raise a DataError that names the first NaN or infinity among features."""
     if isinstance(features, SelectedRows):  # of rows that were checked
         return
     if isinstance(features, SparseRows):
@@ -206,14 +223,14 @@ def _not_finite(name: str, value: float, row: int, column: int) -> str:
 
 
 def as_labels(y: Any, rows: int, n_classes: int, name: str = "y") -> np.ndarray:
-    """Return a copy of class labels as a contiguous (rows,) int32 array.
+    """Return a copy of class labels, (rows,) int32.
 
     Kernels use labels as indices, so the checked values must not change later.
 
     Raises
     ------
     DataError
-        If there is not one label for each row, or a label is not a whole number from 0 to
+        If there is not one label for each row, or one is not a whole number from 0 to
         ``n_classes - 1``.
     """
     array = np.array(_as_array(y, name))
@@ -223,7 +240,7 @@ def as_labels(y: Any, rows: int, n_classes: int, name: str = "y") -> np.ndarray:
         raise DataError(f"{name} has {len(array):,} labels for {rows:,} rows")
     if array.dtype.kind not in "buif":
         raise DataError(f"{name} must hold class numbers, got dtype {array.dtype}")
-    bad = ~((array >= 0) & (array < n_classes))  # so that NaN counts as bad
+    bad = ~((array >= 0) & (array < n_classes))  # true for NaN
     if array.dtype.kind == "f":
         bad |= array != np.trunc(array)
     if bad.any():
@@ -236,19 +253,19 @@ def as_labels(y: Any, rows: int, n_classes: int, name: str = "y") -> np.ndarray:
 
 
 def as_values(y: Any, rows: int, outputs: int, loss: Loss, name: str = "y") -> np.ndarray:
-    """Return what the outputs should be as a C-contiguous (rows, outputs) float32 array.
+    """Return targets of outputs, (rows, outputs) float32, C-contiguous.
 
-    One output takes an array (rows,) as well.
+    For one output, an array (rows,) is accepted as well.
 
     Raises
     ------
     DataError
-        If the shape is wrong, or a value is not finite or not one that the loss can take: from 0
-        to 1 for "logistic", at least 0 for "poisson".
+        If the shape is wrong, or a value is not finite or out of the loss's range: 0 to 1 for
+        "logistic", at least 0 for "poisson".
     """
     array = _as_array(y, name)
     if array.ndim == 1 and outputs == 1:
-        array = np.array(array)[:, None]  # a copy: a resize could free the memory of a view
+        array = np.array(array)[:, None]  # a copy, because resizing could free the memory of a view
     if array.ndim != 2 or array.shape[1] != outputs:
         raise DataError(f"{name} must have shape (rows, {outputs}), got {array.shape}")
     if len(array) != rows:
@@ -267,12 +284,13 @@ def as_values(y: Any, rows: int, outputs: int, loss: Loss, name: str = "y") -> n
 
 
 def as_weights(weights: Any, rows: int, name: str = "sample_weight") -> np.ndarray | None:
-    """Return how much each row counts, (rows,) float32; None, for None, where all count the same.
+    """Return the weight of each row, (rows,) float32, or None if there are no weights.
 
     Raises
     ------
     DataError
-        If the weights are not one number of at least 0 for each row, or all are 0.
+        If there is not one finite number of at least 0 for each row, or all are 0, or their sum
+        exceeds float32.
     """
     if weights is None:
         return None
@@ -283,7 +301,7 @@ def as_weights(weights: Any, rows: int, name: str = "sample_weight") -> np.ndarr
         raise DataError(f"{name} must hold finite numbers of at least 0")
     with np.errstate(over="ignore"):
         counted = array.astype(np.float32)
-    counted[counted < SMALLEST_NORMAL] = 0  # as the compiled kernels have it
+    counted[counted < SMALLEST_NORMAL] = 0  # kernels flush subnormal numbers to 0
     total = counted.sum(dtype=np.float64)
     if total == 0:
         raise DataError(f"{name} must not all be 0")
@@ -293,16 +311,16 @@ def as_weights(weights: Any, rows: int, name: str = "sample_weight") -> np.ndarr
 
 
 def as_parameters(given: Any, layers: Sequence[Dense]) -> Parameters:
-    """Return a copy of a network's parameters in float32.
+    """Return a float32 copy of a network's parameters, a list of (w, b) for each layer.
 
     Raises
     ------
     ValueError
-        If a shape is not the layer's, or a number is not finite in float32.
+        If a shape is wrong for its layer, or a number is not finite in float32.
     """
     if len(given) != len(layers):
         raise ValueError(f"expected {len(layers)} layers, got {len(given)}")
-    with np.errstate(over="ignore"):  # too large numbers are refused below
+    with np.errstate(over="ignore"):  # an overflow is refused below
         parameters = [(np.array(w, np.float32), np.array(b, np.float32)) for w, b in given]
     for i, (layer, (w, b)) in enumerate(zip(layers, parameters, strict=True)):
         if w.shape != (layer.inputs, layer.outputs) or b.shape != (layer.outputs,):
@@ -328,7 +346,7 @@ def _weights_of_classes(class_weight: Any, labels: np.ndarray, n_classes: int) -
         if label not in range(n_classes):
             raise ValueError(f"class_weight has {label!r}, classes are 0 to {n_classes - 1}")
         check_class_weight(label, weight)
-        weights[int(label)] = weight  # a truth as an index would mean all of them
+        weights[int(label)] = weight  # a bool as an index would select all
     return weights
 
 
@@ -338,16 +356,17 @@ def check_unmasked(values: Any, name: str) -> None:
     if ma is not None and isinstance(values, ma.MaskedArray) and ma.is_masked(values):
         raise DataError(
             f"{name} has masked elements ({np.sum(values.mask):,} of {values.size:,}): fill them, "
-            "for example with filled(0), or leave their rows out"
+            "for example with filled(0), or remove their rows"
         )
 
 
 def _as_array(values: Any, name: str) -> np.ndarray:
+    """Return an array; refuse masked elements and files that were truncated."""
     if type(values) is not np.ndarray:
         check_unmasked(values, name)
     try:
         array = np.asarray(values)
     except ValueError as error:  # rows of different lengths
         raise DataError(f"{name} is not an array: {error}") from None
-    check_file(array, name)
+    check_not_truncated(array, name)
     return array

@@ -1,24 +1,25 @@
-"""The forms in which engines take features: an array, sparse rows, or some rows of either."""
+"""The forms of features that engines take: an array, sparse rows, or a selection of rows."""
 
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from fastnn.data.maps import check_file
-from fastnn.data.sparse import SparseRows, entries_of_longest
+from fastnn.data.memory_maps import check_not_truncated
+from fastnn.data.sparse import SparseRows, sums_of_longest
 from fastnn.errors import DataError
 
 
 @dataclass(frozen=True, eq=False)
 class SelectedRows:
-    """Some rows of features, which stay where they are: nothing is copied but on demand.
+    """A selection of rows of features; rows are copied only when they are indexed.
 
     Attributes
     ----------
     source : ndarray (n, I) or SparseRows
+        The features.
     rows : ndarray (m,) int64
-        The rows of the source, in this order.
+        Indices of the selected rows, in order.
     """
 
     source: np.ndarray | SparseRows
@@ -31,17 +32,17 @@ class SelectedRows:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and features."""
+        """Number of rows and of features."""
         return len(self.rows), self.source.shape[1]
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the source."""
+        """Data type of the source."""
         return self.source.dtype
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the rows, were they copied: of sparse ones, of as many as there are."""
+        """Bytes of a copy; for sparse rows, estimated from the mean of the source."""
         return self.source.nbytes // len(self.source) * len(self.rows)
 
     def __getitem__(self, rows: np.ndarray | slice) -> np.ndarray | SparseRows:
@@ -49,56 +50,59 @@ class SelectedRows:
         return self.source[self.rows[rows]]
 
     def max_entries(self, rows: int) -> int:
-        """Return how many entries so many rows of a sparse source have at most.
+        """Return the largest number of entries that a number of rows of a sparse source can have.
 
-        The same row may be there several times, and so it may be more than of the source.
+        A row may be selected several times, so this may exceed the number for the source.
         """
-        return int(self._longest_rows[min(rows, len(self)) - 1])
+        return int(self._sums_of_longest[min(rows, len(self)) - 1])
 
     @cached_property
     def last_row(self) -> int:
-        """The largest selected row number of the source; -1 if there is none."""
+        """The largest index; -1 if there is none."""
         return int(self.rows.max(initial=-1))
 
     @cached_property
-    def _longest_rows(self) -> np.ndarray:
+    def _sums_of_longest(self) -> np.ndarray:
         assert isinstance(self.source, SparseRows)
-        return entries_of_longest(self.source.counts[self.rows])
+        return sums_of_longest(self.source.counts[self.rows])
 
 
 Features = np.ndarray | SparseRows | SelectedRows
 
 
 def select_rows(x: Features, rows: np.ndarray) -> SelectedRows:
-    """Return some rows of features, uncopied."""
+    """Return a selection of rows without copying them."""
     source, rows = (x.source, x.rows[rows]) if isinstance(x, SelectedRows) else (x, rows)
     return SelectedRows(source, np.ascontiguousarray(rows, np.int64))
 
 
 def check_not_resized(x: Features, width: int, name: str = "x") -> None:
-    """Raise a DataError if features were resized, or their file cut short, since their check.
+    """Raise a DataError if features were resized, or their file truncated, after their conversion.
 
     Kernels read by address, and would read past the end of the array.
 
     Parameters
     ----------
     x : ndarray, SparseRows or SelectedRows
+        The features.
     width : int
-        The number of features.
+        Number of features.
+    name : str, default "x"
+        Name in the message.
     """
     source = x.source if isinstance(x, SelectedRows) else x
     if isinstance(source, SparseRows):
         parts = [source.columns, source.values]
-        whole = len(source.columns) == len(source.values) == source.starts[-1]
+        is_same = len(source.columns) == len(source.values) == source.starts[-1]
     else:
-        parts, whole = [source], source.shape[1:] == (width,)
-    if not whole or (isinstance(x, SelectedRows) and x.last_row >= len(source)):
+        parts, is_same = [source], source.shape[1:] == (width,)
+    if not is_same or (isinstance(x, SelectedRows) and x.last_row >= len(source)):
         raise DataError(f"{name} was resized while it was in use")
     for part in parts:
-        check_file(part, name)
+        check_not_truncated(part, name)
 
 
 def to_dense(x: Features) -> np.ndarray:
-    """Return features as an array; of sparse or selected ones a copy, for a chunk of rows."""
+    """Return features as an array; copy a selection or sparse rows, of one chunk at most."""
     x = x[:] if isinstance(x, SelectedRows) else x
     return x.toarray() if isinstance(x, SparseRows) else x

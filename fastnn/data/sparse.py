@@ -1,4 +1,4 @@
-"""Rows of features that are mostly zero, in the form that engines take: compressed sparse rows."""
+"""Features that are mostly zero, in the form that engines take: compressed sparse rows (CSR)."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,17 +12,16 @@ COLUMNS_CHANGED = "x was changed while it was in use: its columns no longer incr
 
 @dataclass(frozen=True, eq=False)
 class SparseRows:
-    """Features (n, I) of which only those that are given are not zero (CSR).
-
-    It answers as an array of float32 does where the two are treated alike.
+    """Features (n, I) as compressed sparse rows, with the basic interface of a float32 array.
 
     Attributes
     ----------
     starts : ndarray (n + 1,), int64
-        Where each row's entries begin, and where the last row's end.
+        Index of each row's first entry, then the number of entries.
     columns : ndarray (entries,), int32
-        Increasing in each row, from 0 to I - 1.
+        Columns of the entries, from 0 to I - 1, increasing in each row.
     values : ndarray (entries,), float32
+        Values of the entries.
     width : int
         I, the number of features.
     """
@@ -40,26 +39,26 @@ class SparseRows:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and features."""
+        """Number of rows and of features."""
         return len(self), self.width
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the entries take."""
+        """Bytes of all entries."""
         return self.columns.nbytes + self.values.nbytes
 
     @cached_property
     def counts(self) -> np.ndarray:
-        """Entries of each row, (n,) int64."""
+        """Number of entries of each row, (n,) int64."""
         return np.diff(self.starts)
 
     def __getitem__(self, rows: np.ndarray | slice) -> "SparseRows":
         """Return a copy of some rows."""
         counts = self.counts[rows]
         starts = np.concatenate([[0], np.cumsum(counts)])
-        # Each entry's place: its row's start, and how many of that row are before it.
-        places = np.repeat(self.starts[:-1][rows] - starts[:-1], counts) + np.arange(starts[-1])
-        return SparseRows(starts, self.columns[places], self.values[places], self.width)
+        # Index of each entry: its row's start, plus its position in the row.
+        index = np.repeat(self.starts[:-1][rows] - starts[:-1], counts) + np.arange(starts[-1])
+        return SparseRows(starts, self.columns[index], self.values[index], self.width)
 
     def toarray(self) -> np.ndarray:
         """Return the rows as a dense array (n, I) float32; meant for a chunk of rows.
@@ -67,26 +66,31 @@ class SparseRows:
         Raises
         ------
         DataError
-            If the columns of a row do not increase, from 0 to below I.
+            If the columns of a row do not increase, or are not from 0 to I - 1.
         """
-        places = np.repeat(np.arange(len(self)) * self.width, self.counts) + self.columns
+        index = np.repeat(np.arange(len(self)) * self.width, self.counts) + self.columns
         array = np.zeros(self.shape, np.float32)
         in_range = self.columns.min(initial=0) >= 0 and self.columns.max(initial=0) < self.width
-        if not in_range or not (np.diff(places) > 0).all():
+        if not in_range or not (np.diff(index) > 0).all():
             raise DataError(COLUMNS_CHANGED)
-        array.ravel()[places] = self.values
+        array.ravel()[index] = self.values
         return array
 
     def max_entries(self, rows: int) -> int:
-        """Return how many entries so many rows, whichever they are, have at most."""
-        return int(self._longest_rows[min(rows, len(self)) - 1])
+        """Return the largest number of entries that a number of rows can have."""
+        return int(self._sums_of_longest[min(rows, len(self)) - 1])
 
     @cached_property
-    def _longest_rows(self) -> np.ndarray:
-        """The entries of the longest row, of the two longest, and so on."""
-        return entries_of_longest(self.counts)
+    def _sums_of_longest(self) -> np.ndarray:
+        return sums_of_longest(self.counts)
 
 
-def entries_of_longest(counts: np.ndarray) -> np.ndarray:
-    """Return, of rows with so many entries each, those of the longest, of the two longest, ..."""
+def sums_of_longest(counts: np.ndarray) -> np.ndarray:
+    """Return the number of entries of the longest row, of the two longest rows, and so on.
+
+    Parameters
+    ----------
+    counts : ndarray (n,) int64
+        Number of entries of each row.
+    """
     return np.sort(counts)[::-1].cumsum()

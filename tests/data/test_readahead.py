@@ -11,7 +11,7 @@ import pytest
 from fastnn import Network
 from fastnn.data import readahead
 from fastnn.data.features import SelectedRows
-from fastnn.data.maps import is_mapped
+from fastnn.data.memory_maps import is_mapped
 from fastnn.data.readahead import ReadAhead
 from fastnn.data.rows import Data
 from fastnn.data.sparse import SparseRows
@@ -85,7 +85,7 @@ def recorded(arrays, tmp_path, monkeypatch):
     recorder = Recorder(file_bytes)
     monkeypatch.setattr(mmap, "MADV_WILLNEED", 3, raising=False)
     monkeypatch.setattr(readahead, "_madvise", lambda: recorder)
-    monkeypatch.setattr(readahead, "_reads", count().__next__)  # the disk is busy
+    monkeypatch.setattr(readahead, "_count_reads", count().__next__)  # the disk is busy
     monkeypatch.setattr("concurrent.futures.ThreadPoolExecutor", AtOnce)
     return file_bytes[HEADER:].view(arrays[0].dtype).reshape(ROWS, WIDTH), recorder
 
@@ -202,7 +202,7 @@ def test_rows_that_are_shuffled_as_one_are_all_asked_for_before_the_first(record
 def test_what_is_in_the_cache_is_asked_for_no_further(recorded, small_blocks, monkeypatch):
     x, recorder = recorded
     reads = 100
-    monkeypatch.setattr(readahead, "_reads", lambda: reads)
+    monkeypatch.setattr(readahead, "_count_reads", lambda: reads)
     monkeypatch.setattr(readahead, "FIRST_BLOCKS", 3)
     order = permutation(0, 0, ROWS, x[0].nbytes)
     window, block = randomness.window_rows(ROWS, x[0].nbytes), 2**13 // x[0].nbytes
@@ -342,9 +342,9 @@ def test_where_the_system_takes_no_advice_it_gets_none(arrays, file, engine, mon
 
 def test_reading_from_a_disk_shows_in_what_the_system_counts(monkeypatch):
     resource = pytest.importorskip("resource")
-    before = readahead._reads()
+    before = readahead._count_reads()
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    assert 0 <= before <= usage.ru_inblock + usage.ru_majflt <= readahead._reads()
+    assert 0 <= before <= usage.ru_inblock + usage.ru_majflt <= readahead._count_reads()
 
 
 def test_where_maps_know_no_advice_there_is_no_thread(file, monkeypatch):

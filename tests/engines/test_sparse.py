@@ -114,7 +114,7 @@ def test_accepts_explicit_zeros_and_int64_indices():
 def test_rejects_damaged_arrays(name, value):
     csr = sparse.csr_array(np.array([[1.0, 0, 0], [0, 0, 2]]))
     setattr(csr, name, np.array(value, getattr(csr, name).dtype))
-    with pytest.raises(DataError, match="^x is a damaged sparse array: its indices are out of"):
+    with pytest.raises(DataError, match="^x is a damaged sparse array: "):
         as_features(csr, 3)
 
 

@@ -1,4 +1,4 @@
-"""Recognise memory-mapped arrays, and those whose file has been cut short."""
+"""Detect memory-mapped arrays, and memory maps of files that were truncated."""
 
 import mmap
 from contextlib import suppress
@@ -10,36 +10,34 @@ from fastnn.errors import DataError
 
 
 def is_mapped(array: Any) -> bool:
-    """Return whether an array lies in a memory map."""
+    """Return whether the memory of an array is a memory map."""
     return isinstance(_owner_and_root(array)[0], mmap.mmap)
 
 
-def check_file(array: np.ndarray, name: str) -> None:
-    """Raise a DataError if an array lies in a map whose file has been cut short."""
-    if array.base is not None and is_cut_short(array):
-        raise DataError(f"{name} lies in a file that was cut short")
-
-
-def is_cut_short(array: Any) -> bool:
-    """Return whether an array lies in a map of a file that has become shorter than the map.
+def check_not_truncated(array: np.ndarray, name: str) -> None:
+    """Raise a DataError if an array is in a map of a file that is now shorter than the map.
 
     Reading the missing part would end the process with SIGBUS.
     """
+    if array.base is None:  # as for most arrays: this is called for every few batches
+        return
     owner, root = _owner_and_root(array)
     if not isinstance(owner, mmap.mmap):
-        return False
+        return
     end = len(owner)
-    if isinstance(root, np.memmap):  # its map begins at its offset, rounded down
+    if isinstance(root, np.memmap):  # the map begins at the array's offset, rounded down
         end += root.offset - root.offset % mmap.ALLOCATIONGRANULARITY
-    with suppress(OSError, ValueError):  # the map has no file
-        return owner.size() < end
-    return False
+    size = end
+    with suppress(OSError, ValueError):  # an anonymous map has no file
+        size = owner.size()
+    if size < end:
+        raise DataError(f"{name} lies in a file that was cut short")
 
 
 def _owner_and_root(array: Any) -> tuple[Any, Any]:
     """Return the object that owns an array's memory, and the array that views it directly.
 
-    It is called for one row's prediction, so exact types are compared first.
+    Predictions of one row call this, so exact types are compared first.
     """
     owner = root = array
     base = getattr(array, "base", None)
