@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from command_line import MNIST
+from fused import fused
 
 from fastnn import train
 
@@ -46,7 +47,7 @@ def test_nothing_is_installed_by_a_name_that_is_not_registered():
         assert not re.search(r"install\s+'?fastnn", path.read_text("utf-8")), path
 
 
-@pytest.mark.skipif("-SHA>" in README, reason="the README does not state the hashes yet")
+@fused
 @pytest.mark.parametrize("dataset", [pytest.param("MNIST", marks=pytest.mark.mnist), "digits"])
 def test_the_default_run_has_the_weights_that_it_states(dataset, capfd):
     (stated,) = re.findall(rf"{dataset}.*\| `([0-9a-f]{{64}})` \|", README)
