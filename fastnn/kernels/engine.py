@@ -23,16 +23,13 @@ from fastnn.data.rows import Data
 from fastnn.data.sparse import COLUMNS_CHANGED, SparseRows
 from fastnn.epoch import CHUNK_ROWS, Epoch, Progress
 from fastnn.errors import DataError
-from fastnn.kernels.gemm import product
 from fastnn.kernels.jit import cache
-from fastnn.kernels.jit.compiling import Driver, Region
+from fastnn.kernels.jit.compiling import UNITS, Driver, Region
 from fastnn.kernels.jit.simd import CPU, HAS_FMA
 from fastnn.kernels.jit.threads import parallel, prepare_threads, start_threads, usable_threads
-from fastnn.kernels.layers import sparse
 from fastnn.kernels.layers.sparse import EntryBuffers, estimate_column_work
 from fastnn.kernels.layers.zeros import balance, estimate_group_work
 from fastnn.kernels.layout import Layout, panels_for
-from fastnn.kernels.pointwise import activations, dropout, losses, updates
 from fastnn.kernels.regions import rows_region, run
 from fastnn.kernels.weights import weights_region
 from fastnn.kernels.workspace import (
@@ -64,7 +61,6 @@ WORK_OF_A_TASK, FORWARD_WORK_OF_A_TASK = 1_300_000, 2_500_000
 RULES = {"sgd": SGD, "momentum": MOMENTUM, "adam": ADAM}
 CALL_ROWS = 2048  # largest number of rows of a call: between calls, Python handles Ctrl-C
 
-UNITS = tuple(u for m in (product, activations, dropout, losses, sparse, updates) for u in m.UNITS)
 _rows_region, _weights_region = Region(rows_region), Region(weights_region)
 _driver = Driver(run)
 KERNELS = (*UNITS, _rows_region, _weights_region, _driver)

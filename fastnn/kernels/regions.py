@@ -29,19 +29,19 @@ from fastnn.kernels.jit.simd import (
     record_at,
     restore_denormals,
 )
-from fastnn.kernels.layers import sparse
 from fastnn.kernels.layers.dense import dense_backward_input, dense_forward, dense_forward_listed
 from fastnn.kernels.layers.sparse import (
     dense_forward_sparse,
     feature_row,
+    gather_entries,
     place_entries,
     source_row,
 )
 from fastnn.kernels.layers.zeros import is_sparse_enough, write_masks
-from fastnn.kernels.pointwise import losses
 from fastnn.kernels.pointwise.activations import NO_SLOPES, activation_backward, activation_forward
 from fastnn.kernels.pointwise.dropout import drop
 from fastnn.kernels.pointwise.elementary import all_finite
+from fastnn.kernels.pointwise.losses import CROSS_ENTROPY, loss_backward, loss_forward, predict
 from fastnn.kernels.workspace import (
     BY_BLOCK,
     JOB,
@@ -57,9 +57,6 @@ from fastnn.model.randomness import LEVELS
 ROWS_AHEAD = 16  # rows between the one that is gathered and the one that is prefetched
 ROW_UNIT = 8  # tasks share rows in units of 8: whole register tiles
 CACHE_LINE = 64  # bytes
-
-_loss_forward, _loss_backward, _predict = (unit.call for unit in losses.UNITS)
-(_gather_entries,) = (unit.call for unit in sparse.UNITS)
 
 next_chunk = jit(epoch.next_chunk)
 
@@ -90,7 +87,7 @@ def gather(buffers, job, first, to, rows, start, stop):
         ahead = first + i + ROWS_AHEAD  # in this share, or in that of the next chunk
         prefetch_row(job, job.start + (ahead if ahead < stop else job.rows + start + ahead - stop))
         if job.x_is_sparse:
-            _gather_entries(job.address, first + i, feature)
+            gather_entries(job.address, first + i, feature)
         elif job.x_is_bytes:
             x = array_at(job.x + feature * inputs, inputs, np.uint8)
             for k in range(inputs):
@@ -110,7 +107,7 @@ def gather(buffers, job, first, to, rows, start, stop):
 @jit
 def gather_target(buffers, job, source, row):
     """Copy the label or the target values of row `source` of the data, and its weight."""
-    if job.loss == losses.CROSS_ENTROPY:
+    if job.loss == CROSS_ENTROPY:
         buffers.row_labels[row] = array_at(job.targets, job.data_rows, np.int32)[source]
     else:
         layer = layer_of(job, job.n_layers - 1)
@@ -208,7 +205,7 @@ def backward(buffers, job, first, rows):
 def write_predictions(buffers, job, first, to, rows):
     """Turn a block's last z into predictions, and copy them to the job's `out`."""
     layer = layer_of(job, job.n_layers - 1)
-    _predict(job.address, to, rows)
+    predict(job.address, to, rows)
     out = array_at(job.out, job.n * layer.outputs, np.float32)
     for i in range(rows):
         at = layer.z + (to + i) * layer.z_row
@@ -232,9 +229,9 @@ def rows_region(task, address):
             continue
         gather(buffers, job, first, first, rows, start, stop)
         forward(buffers, job, task, first, first, rows)
-        _loss_forward(job.address, first, rows)
+        loss_forward(job.address, first, rows)
         if job.mode == TRAIN:
-            _loss_backward(job.address, first, rows)
+            loss_backward(job.address, first, rows)
             backward(buffers, job, first, rows)
     restore_denormals(state)
 

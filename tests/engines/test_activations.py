@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from formulas import ACTIVATIONS as FORMULAS
 
-from fastnn.kernels.engine import UNITS
+from fastnn.kernels.jit.compiling import UNITS
 from fastnn.kernels.jit.simd import NR
 from fastnn.kernels.pointwise import activations as kernels
 from fastnn.kernels.workspace import address
@@ -14,17 +14,16 @@ from fastnn.reference import activations as reference
 
 ENGINES = ["reference", "kernels"]
 ROWS, STRIDE = 5, 64
-_activate, _backward = (unit.call for unit in kernels.UNITS)
 
 
 @numba.njit
 def call_activate(at, stride, rows, width, code):
-    _activate(at, stride, rows, width, code)
+    kernels.activate(at, stride, rows, width, code)
 
 
 @numba.njit
 def call_backward(dz, dz_stride, a, a_stride, rows, width, code):
-    _backward(dz, dz_stride, a, a_stride, rows, width, code)
+    kernels.activate_backward(dz, dz_stride, a, a_stride, rows, width, code)
 
 
 def forward(engine, name, z):

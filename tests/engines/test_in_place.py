@@ -12,6 +12,7 @@ from numpy.testing import assert_array_equal
 
 import fastnn
 from fastnn import Callback, DataError, Network
+from fastnn.data.conversion import as_data
 from fastnn.kernels import engine as numba_engine
 
 ROWS, INPUTS, CLASSES = 300, 40, 3
@@ -111,7 +112,7 @@ def test_changing_columns_during_a_fit_is_an_error(csr, y, engine, column):
 def test_changing_columns_after_the_check_is_an_error(csr, y, engine, call, monkeypatch):
     net = network()
     running = net.use_engine(engine)
-    data = net._checked(csr, y)
+    data = as_data(csr, y, INPUTS, CLASSES, net.loss)
     csr.indices[:] = 2**30
     with pytest.raises(DataError, match="x was changed"):
         running.predict(data.x) if call == "predict" else running.evaluate(data)
@@ -141,7 +142,8 @@ def test_resizing_validation_rows_during_a_fit_is_an_error(rng, what, engine):
 
 def test_selected_rows_of_a_resized_array_are_an_error(x, y, engine):
     net = network()
-    data, _ = fastnn.data.splitting.split(net._checked(x, y), 0.1, net.loss, 0)
+    data = as_data(x, y, INPUTS, CLASSES, net.loss)
+    data, _ = fastnn.data.splitting.split(data, 0.1, net.loss, 0)
     x.resize((10, INPUTS), refcheck=False)
     with pytest.raises(DataError, match="resized"):
         net.use_engine(engine).evaluate(data)

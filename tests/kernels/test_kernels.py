@@ -10,10 +10,10 @@ from numba import types
 from numba.extending import intrinsic
 from tolerances import assert_product
 
-from fastnn.kernels.engine import UNITS
 from fastnn.kernels.gemm.product import DEPTH_BLOCK, multiply
 from fastnn.kernels.gemm.tile import PLAIN, emit_call, operand
 from fastnn.kernels.jit import simd
+from fastnn.kernels.jit.compiling import UNITS
 from fastnn.kernels.jit.simd import NR, flush_denormals, fma, restore_denormals
 from fastnn.kernels.layout import Layout
 from fastnn.kernels.pointwise import elementary, losses
@@ -63,18 +63,15 @@ def call_denormals(out, x, flush):
         restore_denormals(state)
 
 
-_loss_forward, _loss_backward, _predict = (unit.call for unit in losses.UNITS)
-
-
 @numba.njit
 def call_loss(job_at, first, rows):
-    _loss_forward(job_at, first, rows)
-    _loss_backward(job_at, first, rows)
+    losses.loss_forward(job_at, first, rows)
+    losses.loss_backward(job_at, first, rows)
 
 
 @numba.njit
 def call_predict(job_at, first, rows):
-    _predict(job_at, first, rows)
+    losses.predict(job_at, first, rows)
 
 
 def to_panels(matrix):

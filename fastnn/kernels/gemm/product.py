@@ -8,7 +8,7 @@ Blocks: a pair of panels of `DEPTH_BLOCK` rows of the right factor takes 32 kB, 
 cache for all rows of the left factor. A longer sum is divided there and resumed from the result,
 which does not change its bits.
 
-The functions that contain micro-kernels are `UNITS`: compiled once and called by name.
+The functions that contain micro-kernels are units: compiled once and called by name.
 """
 
 import numpy as np
@@ -29,7 +29,7 @@ from fastnn.kernels.gemm.tile import (
     skip_steps,
     tile,
 )
-from fastnn.kernels.jit.compiling import Unit, jit
+from fastnn.kernels.jit.compiling import jit, unit
 from fastnn.kernels.jit.simd import ZERO, array_at
 
 DEPTH_BLOCK = 256
@@ -66,6 +66,7 @@ def _column_kernel(panels):
 _one_panel, _two_panels = _column_kernel(1), _column_kernel(2)
 
 
+@unit(*_OPERANDS, *(_INTEGER,) * 3, _FLAG, _RATE)
 def block_product(
     c_at, c_row, c_step, a_at, a_row, a_step, b_at, b_row, b_step,
     rows, panels, depth, resume, rate,
@@ -115,6 +116,7 @@ _inputs_listed = _row_kernel(LISTED, LISTED_INPUTS, LISTED_PANELS)
 _row_compact = _row_kernel(COMPACT, 1, WIDE_PANELS)
 
 
+@unit(*_OPERANDS, *(_INTEGER,) * 5, _FLAG, _RATE)
 def listed_product(
     c_at, c_row, c_step, a_at, a_row, a_step, b_at, b_row, b_step,
     rows, panels, height, lists, list_size, resume, rate,
@@ -140,20 +142,13 @@ def listed_product(
         lists += list_size * INT_BYTES
 
 
+@unit(*(_INTEGER,) * 9, _RATE)
 def compact_product(
     c_at, c_step, a_at, b_at, b_row, b_step, panels, ks, count, rate
 ):  # fmt: skip
     """Compute a COMPACT tile of one row and any number of panels."""
     c, a, b = Operand(c_at, 0, c_step), Operand(a_at, 0, 1), Operand(b_at, b_row, b_step)
     _row_compact(c, a, b, panels, ks, count, False, rate)
-
-
-UNITS = (
-    Unit(block_product, *_OPERANDS, *(_INTEGER,) * 3, _FLAG, _RATE),
-    Unit(listed_product, *_OPERANDS, *(_INTEGER,) * 5, _FLAG, _RATE),
-    Unit(compact_product, *(_INTEGER,) * 9, _RATE),
-)
-_block_product, _listed_product, _compact_product = (unit.call for unit in UNITS)
 
 
 @jit
@@ -163,7 +158,7 @@ def multiply(c, a, b, rows, panels, depth):
     for block in range(blocks):
         k = depth * block // blocks
         block_depth = depth * (block + 1) // blocks - k
-        _block_product(
+        block_product(
             c.at, c.row, c.step, skip_steps(a, k).at, a.row, a.step, skip_rows(b, k).at, b.row,
             b.step, rows, panels, block_depth, block > 0, ZERO,
         )  # fmt: skip
@@ -172,7 +167,7 @@ def multiply(c, a, b, rows, panels, depth):
 @jit
 def multiply_update(c, a, b, rows, panels, depth, rate):
     """``c = c - rate · (a b)`` without dividing the sums; `rate` is not 0. Shapes: `multiply`."""
-    _block_product(
+    block_product(
         c.at, c.row, c.step, a.at, a.row, a.step, b.at, b.row, b.step,
         rows, panels, depth, False, rate,
     )  # fmt: skip
@@ -181,7 +176,7 @@ def multiply_update(c, a, b, rows, panels, depth, rate):
 @jit
 def multiply_listed(c, a, b, rows, panels, height, lists, list_size, resume, rate):
     """Compute `listed_product`."""
-    _listed_product(
+    listed_product(
         c.at, c.row, c.step, a.at, a.row, a.step, b.at, b.row, b.step,
         rows, panels, height, lists, list_size, resume, rate,
     )  # fmt: skip
@@ -193,4 +188,4 @@ def multiply_compact(c, a, b, panels, ks, count, rate):
 
     c (panels·NR,) written; a, the address of `count` numbers, and their rows `ks` of b read.
     """
-    _compact_product(c.at, c.step, a, b.at, b.row, b.step, panels, ks, count, rate)
+    compact_product(c.at, c.step, a, b.at, b.row, b.step, panels, ks, count, rate)

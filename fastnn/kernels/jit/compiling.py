@@ -4,7 +4,7 @@ There are four kinds of compiled functions:
 
 `jit`
     A serial function that kernels call. It is compiled as part of each function that calls it.
-`Unit`
+`unit`
     A function that is compiled once and called by its name, like a function of a linked library:
     used for large functions with many callers, which would take most of a cold start otherwise.
 `Region`
@@ -106,7 +106,7 @@ register_model(_Symbol)(models.OpaqueModel)
 
 
 class Unit(Region):
-    """A function of numbers, which kernels call as ``unit.call``.
+    """A function of numbers, which kernels call by the symbol ``call``.
 
     It must be compiled before one of its callers is read from the cache.
     """
@@ -122,6 +122,19 @@ class Unit(Region):
         if not config.DISABLE_JIT:
             name_address(self._symbol, self.address)
         return compiled
+
+
+UNITS: list[Unit] = []  # a unit comes after those that it calls
+
+
+def unit(*arguments: types.Type) -> Callable[[Callable], Any]:
+    """Declare a unit with arguments of these types, which kernels call by the function's name."""
+
+    def declare(function: Callable) -> Any:
+        UNITS.append(Unit(function, *arguments))
+        return UNITS[-1].call
+
+    return declare
 
 
 class Driver(_Compiled):

@@ -14,7 +14,7 @@ from numba import types
 from fastnn.epoch import CHUNK_ROWS
 from fastnn.kernels.gemm.product import multiply_compact
 from fastnn.kernels.gemm.tile import operand, skip_rows
-from fastnn.kernels.jit.compiling import Unit, jit
+from fastnn.kernels.jit.compiling import jit, unit
 from fastnn.kernels.jit.philox import keep_bits
 from fastnn.kernels.jit.simd import NR, ONE, ZERO, address_in, array_at, record_at
 from fastnn.kernels.layout import panels_for
@@ -128,6 +128,7 @@ def _columns_are_valid(columns, at, count, inputs):
     return count == 0 or (increasing and columns[at] >= 0 and columns[at + count - 1] < inputs)
 
 
+@unit(*(types.int64,) * 3)
 def gather_entries(job_at, row, source):
     """Copy the entries of row `source` of x, scaled, to row `row` of the chunk, with dropout."""
     job = record_at(job_at, 0, JOB)
@@ -159,9 +160,6 @@ def gather_entries(job_at, row, source):
             entries.row_values[at + p] = value if kept else ZERO
     entries.row_columns[at + count] = layer.inputs
     entries.row_values[at + count] = ONE
-
-
-UNITS = (Unit(gather_entries, *(types.int64,) * 3),)
 
 
 @jit

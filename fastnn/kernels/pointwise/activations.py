@@ -8,7 +8,7 @@ layers whose outputs dropout changes. (ReLU does not need them: an output that i
 import numpy as np
 from numba import types
 
-from fastnn.kernels.jit.compiling import Unit, jit
+from fastnn.kernels.jit.compiling import jit, unit
 from fastnn.kernels.jit.simd import NR, ONE, ZERO, address_in, array_at
 from fastnn.kernels.pointwise.elementary import HALF, logistic, tanh
 from fastnn.model.layers import ACTIVATIONS, LEAK
@@ -126,6 +126,7 @@ def gelu_backward(dz, dz_stride, z, z_stride, rows, width):
             dz[i * dz_stride + j] *= HALF * (ONE + t + value * (ONE - t * t) * du)
 
 
+@unit(*(types.int64,) * 5)
 def activate(a_at, stride, rows, width, activation):
     """``a = activation(z)`` in place, for (rows, width) numbers at the address `a_at`."""
     a = array_at(a_at, rows * stride, np.float32)
@@ -141,6 +142,7 @@ def activate(a_at, stride, rows, width, activation):
         gelu_forward(a, stride, rows, width)
 
 
+@unit(*(types.int64,) * 7)
 def activate_backward(dz_at, dz_stride, a_at, a_stride, rows, width, activation):
     """``dz = da · slope`` in place, for (rows, width) numbers at the address `dz_at`.
 
@@ -160,13 +162,6 @@ def activate_backward(dz_at, dz_stride, a_at, a_stride, rows, width, activation)
         gelu_backward(dz, dz_stride, a, a_stride, rows, width)
 
 
-UNITS = (
-    Unit(activate, *(types.int64,) * 5),
-    Unit(activate_backward, *(types.int64,) * 7),
-)
-_activate, _activate_backward = (unit.call for unit in UNITS)
-
-
 @jit
 def activation_forward(scratch, layer, first, rows, training):
     """``a = activation(z)`` in place, followed by a column of ones; in training also the slopes.
@@ -183,10 +178,10 @@ def activation_forward(scratch, layer, first, rows, training):
             for j in range(start + i * stride, start + i * stride + width):
                 scratch[j] = ONE
     if keeps and layer.activation == GELU:
-        _activate_backward(slopes, stride, at, stride, rows, width, layer.activation)
-    _activate(at, stride, rows, width, layer.activation)
+        activate_backward(slopes, stride, at, stride, rows, width, layer.activation)
+    activate(at, stride, rows, width, layer.activation)
     if keeps and layer.activation != GELU:
-        _activate_backward(slopes, stride, at, stride, rows, width, layer.activation)
+        activate_backward(slopes, stride, at, stride, rows, width, layer.activation)
     ones = layer.z + first * stride + width  # the input for the next layer's bias
     for i in range(rows):
         scratch[ones + i * stride] = ONE
@@ -202,7 +197,7 @@ def activation_backward(scratch, layer, first, rows, a_at, a_stride):
     if layer.slopes == NO_SLOPES:
         a = address_in(scratch, a_at)
         at = address_in(scratch, dz)
-        _activate_backward(at, stride, a, a_stride, rows, layer.outputs, layer.activation)
+        activate_backward(at, stride, a, a_stride, rows, layer.outputs, layer.activation)
         return
     width, slopes, slopes_row = layer.outputs, layer.slopes, layer.z_row
     slopes += first * slopes_row

@@ -6,12 +6,13 @@ See `reference.dropout`.
 import numpy as np
 from numba import types
 
-from fastnn.kernels.jit.compiling import Unit, jit
+from fastnn.kernels.jit.compiling import jit, unit
 from fastnn.kernels.jit.philox import keep_bits, keep_marked
 from fastnn.kernels.jit.simd import NR, ONE, address_in, array_at
 from fastnn.model.randomness import BLOCK, GROUP
 
 
+@unit(*(types.int64,) * 9, types.float32)
 def mask_rows(x_at, stride, rows, width, key, epoch, layer, position, level, factor):
     """``x = x · factor`` where the mask is true, else 0: x (rows, width) at the address `x_at`.
 
@@ -28,10 +29,6 @@ def mask_rows(x_at, stride, rows, width, key, epoch, layer, position, level, fac
                 bits >>= NR
 
 
-UNITS = (Unit(mask_rows, *(types.int64,) * 9, types.float32),)
-(_mask_rows,) = (unit.call for unit in UNITS)
-
-
 @jit
 def drop(scratch, at, layer, job, number, first, rows):
     """Apply the dropout of layer `number` to (rows, I) numbers from ``scratch[at]``, in place.
@@ -39,7 +36,7 @@ def drop(scratch, at, layer, job, number, first, rows):
     The rows are those of the chunk from `first` on. The column of ones is restored.
     """
     stride, width = layer.a_row, layer.inputs
-    _mask_rows(
+    mask_rows(
         address_in(scratch, at), stride, rows, width, job.seed, job.epoch, number,
         job.start + first, layer.keep_level, layer.keep_factor,
     )  # fmt: skip

@@ -10,7 +10,7 @@ import math
 import numpy as np
 from numba import types
 
-from fastnn.kernels.jit.compiling import Unit, jit
+from fastnn.kernels.jit.compiling import jit, unit
 from fastnn.kernels.jit.simd import NR, ONE, ZERO, address_in, record_at
 from fastnn.kernels.pointwise import activations
 from fastnn.kernels.pointwise.elementary import HALF, HIGHEST, exp
@@ -20,7 +20,6 @@ from fastnn.model.losses import LOSSES
 CROSS_ENTROPY, LOGISTIC, POISSON, ABSOLUTE_ERROR, HUBER = map(
     list(LOSSES).index, ("cross_entropy", "logistic", "poisson", "absolute_error", "huber")
 )
-_activate = activations.UNITS[0].call
 
 
 @jit
@@ -82,7 +81,7 @@ def link(scratch, layer, loss, first, rows):
     """``p = link(z)`` in place for all links but the softmax; the lanes behind become 0."""
     at = address_in(scratch, layer.z + first * layer.z_row)
     if loss == LOGISTIC:
-        _activate(at, layer.z_row, rows, layer.outputs, activations.LOGISTIC)
+        activations.activate(at, layer.z_row, rows, layer.outputs, activations.LOGISTIC)
     for i in range(first, first + rows):
         at = layer.z + i * layer.z_row
         if loss == POISSON:
@@ -125,6 +124,7 @@ def residual(p, y, loss):
     return -ONE if clipped < -ONE else clipped
 
 
+@unit(*(types.int64,) * 3)
 def loss_forward(job_at, first, rows):
     """Write losses (rows,) and hits (rows,), and turn z (rows, O) into p in place.
 
@@ -154,6 +154,7 @@ def loss_forward(job_at, first, rows):
             losses[i] = ZERO if weight == ZERO else losses[i] * weight
 
 
+@unit(*(types.int64,) * 3)
 def loss_backward(job_at, first, rows):
     """``dz = residual · weight / norm`` in place: p (rows, O) becomes dz."""
     job = record_at(job_at, 0, JOB)
@@ -175,6 +176,7 @@ def loss_backward(job_at, first, rows):
             scratch[j] = scratch[j] / norm
 
 
+@unit(*(types.int64,) * 3)
 def predict(job_at, first, rows):
     """``p = link(z)`` in place; the lanes behind become 0."""
     job = record_at(job_at, 0, JOB)
@@ -184,8 +186,3 @@ def predict(job_at, first, rows):
             softmax(scratch, layer.z + i * layer.z_row, layer.outputs)
     else:
         link(scratch, layer, job.loss, first, rows)
-
-
-UNITS = tuple(
-    Unit(function, *(types.int64,) * 3) for function in (loss_forward, loss_backward, predict)
-)

@@ -8,7 +8,7 @@ parameters, and starts at `at`, too.
 import numpy as np
 from numba import types
 
-from fastnn.kernels.jit.compiling import Unit, jit
+from fastnn.kernels.jit.compiling import jit, unit
 from fastnn.kernels.jit.simd import NR, array_at, fma, record_at
 from fastnn.kernels.workspace import JOB, MOMENTUM, SGD, STATE_SLOTS
 
@@ -92,6 +92,7 @@ def adam_update(w, state, v_at, at, dw, count, rate, beta1, rest1, beta2, rest2,
         w[at + i] = fma(-rate, m / (np.sqrt(v) + eps), w[at + i])
 
 
+@unit(*(types.int64,) * 4)
 def update(job_at, at, dw_at, count):
     """Update parameters (count,) from ``parameters[at]`` on by the rule of the job.
 
@@ -112,10 +113,6 @@ def update(job_at, at, dw_at, count):
         )  # fmt: skip
 
 
-UNITS = (Unit(update, *(types.int64,) * 4),)
-(_update,) = (unit.call for unit in UNITS)
-
-
 @jit
 def apply_rule(buffers, job, at, dw_at, count, weights):
     """Apply weight decay to the first `weights` parameters from `at` on, then the rule to all.
@@ -124,4 +121,4 @@ def apply_rule(buffers, job, at, dw_at, count, weights):
     """
     if job.decay != 0:
         decay_weights(buffers.parameters, at, weights, job.decay)
-    _update(job.address, at, dw_at, count)
+    update(job.address, at, dw_at, count)
