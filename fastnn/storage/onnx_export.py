@@ -6,13 +6,12 @@ ONNX Runtime 1.6), the first opset in which softmax works along one axis.
 """
 
 from math import pi, sqrt
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from fastnn import __version__
-from fastnn.model.layers import LEAK, Dense, Parameters
-from fastnn.model.losses import Loss
+from fastnn.model.layers import LEAK
 from fastnn.system.files import FilePath, write_atomically
 
 OPSET, IR_VERSION = 13, 7
@@ -32,18 +31,6 @@ _OPERATORS: dict[str, tuple[str, dict[str, Any]]] = {
     "softmax": ("Softmax", {"axis": 1}),
     "exp": ("Exp", {}),
 }
-
-
-class Trained(Protocol):
-    """The attributes of a `Network` that a model is made of."""
-
-    layers: tuple[Dense, ...]
-    loss: Loss
-    input_scale: float
-
-    @property
-    def parameters(self) -> Parameters:
-        """Weights (I, O) and biases (O,) of each layer."""
 
 
 def missing_package_error(error: ModuleNotFoundError) -> ModuleNotFoundError:
@@ -94,7 +81,7 @@ class _Graph:
         return helper.make_graph(self._nodes, "fastnn", values[:1], values[1:], self._constants)
 
 
-def network_graph(network: Trained) -> Any:
+def network_graph(network: Any) -> Any:
     """Return the graph of a network's `predict`.
 
     Returns
@@ -113,7 +100,7 @@ def network_graph(network: Trained) -> Any:
     return regression_graph(network, "values", flat=network.layers[-1].outputs == 1)
 
 
-def regression_graph(network: Trained, name: str, *, flat: bool = False) -> Any:
+def regression_graph(network: Any, name: str, *, flat: bool = False) -> Any:
     """Return the graph of a regression, whose output has a name and is (N, outputs), or flat (N,).
 
     Raises
@@ -129,7 +116,7 @@ def regression_graph(network: Trained, name: str, *, flat: bool = False) -> Any:
     return graph.build(network.layers[0].inputs, {name: ("FLOAT", shape)})
 
 
-def classifier_graph(network: Trained, classes: np.ndarray | None = None) -> Any:
+def classifier_graph(network: Any, classes: np.ndarray | None = None) -> Any:
     """Return the graph of a classifier, with outputs `label` and `probabilities`.
 
     `probabilities` are (N, classes) float32.
@@ -180,7 +167,7 @@ def _as_labels(classes: np.ndarray) -> np.ndarray:
     return classes.astype(np.int64 if classes.dtype.kind in "biuf" else object)
 
 
-def _add_network(graph: _Graph, network: Trained, output: str = "") -> str:
+def _add_network(graph: _Graph, network: Any, output: str = "") -> str:
     """Add the nodes from X to the predictions (N, outputs); return the name of the last."""
     a = "X"
     if network.input_scale != 1:

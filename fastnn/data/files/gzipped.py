@@ -5,7 +5,6 @@ import gzip
 from fastnn.errors import DataError
 
 MAGIC = b"\x1f\x8b"
-DEFLATE_RATIO = 1032  # the largest ratio of deflate: 258 bytes from two bits
 _TABLE_RATIO = 500  # the largest ratio accepted for a table; one-hot columns reach 200
 _TABLE_BYTES = 1 << 24  # bytes that a table may unpack to in any case
 

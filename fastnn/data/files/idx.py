@@ -15,7 +15,7 @@ from typing import IO
 
 import numpy as np
 
-from fastnn.data.files.gzipped import DEFLATE_RATIO, MAGIC
+from fastnn.data.files.gzipped import MAGIC
 from fastnn.data.files.samples import blocks_of_stream, check_shape, file_errors
 from fastnn.errors import DataError
 
@@ -92,7 +92,7 @@ def _open_idx(
 ) -> Iterator[tuple[IO[bytes] | gzip.GzipFile, bytes, tuple[int, ...]]]:
     """Open a file; yield the stream of its data, the bytes of its header, and the shape.
 
-    A raw file must have the size that the header promises. A gzipped file must be large enough.
+    A raw file must have the size that the header promises.
     """
     with file_errors(path), open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -101,8 +101,6 @@ def _open_idx(
         with gzip.GzipFile(fileobj=file) if is_gzip else nullcontext(file) as stream:
             header, shape = _read_header(stream)
             promised = len(header) + math.prod(shape)
-            if is_gzip and promised > size * DEFLATE_RATIO:
-                raise _wrong_size(promised, "at most ", size * DEFLATE_RATIO)
             if not is_gzip and promised != size:
                 raise _wrong_size(promised, "", size)
             yield stream, header, shape
