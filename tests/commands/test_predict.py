@@ -240,7 +240,7 @@ def test_names_of_features(folder, capsysbinary):
     assert [int(row["label"]) for row in table(written(capsysbinary, MODEL, "x.npy"))] == labels
     frame.rename(columns={"d": "D"}).to_csv("x.csv", index=False)
     assert refusal(capsysbinary, MODEL, "x.csv") == (
-        "x.csv: line 1, column 3: is named 'D', where the model takes 'd'"
+        "x.csv: line 1: column 3: is named 'D', but the model takes 'd'"
     )
 
 
@@ -306,8 +306,8 @@ def test_which_array_is_predicted_is_said(saved, capsysbinary):
 @pytest.mark.parametrize(
     ("x", "expected"),
     [
-        (X[:, :3], "x.npy: has 3 features a row, where the model takes 4"),
-        (X[0], "x.npy: has the shape (4,), where (n, 4) is needed"),
+        (X[:, :3], "x.npy: has 3 features a row, but the model takes 4"),
+        (X[0], "x.npy: has the shape (4,), expected (n, 4)"),
         (np.where(np.arange(20)[:, None] == 11, np.nan, X), "x.npy: row 11 holds NaN"),
         (X.astype(str), "x.npy: holds <U"),
     ],

@@ -188,7 +188,7 @@ def _holds_samples(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bool:
 class _LimitedFile(io.FileIO):
     """A file that refuses to read more than `limit` bytes at once.
 
-    zipfile reads the whole directory of an archive at once, however large it is.
+    zipfile reads the directory of an archive at once, whatever its size.
     """
 
     limit = _DIRECTORY_BYTES
