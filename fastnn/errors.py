@@ -66,8 +66,8 @@ class CheckpointError(FastnnError, ValueError):
 class DivergenceError(FastnnError, ArithmeticError):
     """The training loss or a weight is no longer finite.
 
-    The network keeps its last finite weights: those that gave this loss, or, if the last update
-    made a weight infinite, those at the start of the epoch.
+    The network keeps its last finite weights: the weights that gave this loss, or, if the last
+    update made a weight infinite, the weights at the start of the epoch.
 
     Attributes
     ----------

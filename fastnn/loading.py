@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 def load(path: FilePath) -> Union[Network, "MLPClassifier", "MLPRegressor"]:
     """Load a `Network`, an `MLPClassifier` or an `MLPRegressor` that `save` has written.
 
-    Its predictions are equal to those before, bit for bit. Further training continues with the
-    next epoch's shuffle, but the optimizer, early stopping and an adaptive learning rate start
-    anew. A file may come from an untrusted source: no code in it is ever run.
+    The loaded object predicts the same, bit for bit. Further training continues with the next
+    epoch's shuffle, but the optimizer, early stopping and an adaptive learning rate start from
+    the beginning. A file may come from an untrusted source: no code in it is ever run.
 
     Parameters
     ----------

@@ -266,15 +266,9 @@ def as_values(y: Any, rows: int, outputs: int, loss: Loss, name: str = "y") -> n
     array = _as_array(y, name)
     if array.ndim == 1 and outputs == 1:
         array = np.array(array)[:, None]  # a copy, because resizing could free the memory of a view
-    if array.ndim != 2 or array.shape[1] != outputs:
-        raise DataError(f"{name} must have shape (rows, {outputs}), got {array.shape}")
-    if len(array) != rows:
-        raise DataError(f"{name} has {len(array):,} rows for {rows:,} rows of features")
-    if array.dtype.kind not in "buif":
-        raise DataError(f"{name} must hold real numbers, got dtype {array.dtype}")
-    with np.errstate(over="ignore", invalid="ignore"):
-        values = np.require(array, np.float32, ["C_CONTIGUOUS", "ALIGNED"])
-    check_finite(values, name)
+    values = as_dense(array, outputs, name).astype(np.float32, copy=False)
+    if len(values) != rows:
+        raise DataError(f"{name} has {len(values):,} rows for {rows:,} rows of features")
     low, high = {"logistic": (0, 1), "poisson": (0, np.inf)}.get(loss.name, (-np.inf, np.inf))
     if not low <= values.min() <= values.max() <= high:
         allowed = "from 0 to 1" if high == 1 else "of at least 0"

@@ -25,8 +25,6 @@ class SelectedRows:
     source: np.ndarray | SparseRows
     rows: np.ndarray
 
-    ndim = 2
-
     def __len__(self) -> int:
         return len(self.rows)
 

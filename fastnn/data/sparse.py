@@ -31,7 +31,6 @@ class SparseRows:
     values: np.ndarray
     width: int
 
-    ndim = 2
     dtype = np.dtype(np.float32)
 
     def __len__(self) -> int:

@@ -29,7 +29,7 @@ def address_space_left() -> float:
 
 
 def check_libraries(*names: str) -> None:
-    """Raise a MemoryError if those of the libraries that are not yet imported would not fit.
+    """Raise a MemoryError if libraries that are not imported yet would not fit.
 
     Parameters
     ----------

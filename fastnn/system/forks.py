@@ -52,6 +52,9 @@ def reject_reentry(lock: Any) -> Any:
     return lock
 
 
+_IN_TRAINING = "the network is being trained: wait until that ends, or use a copy of it"
+
+
 class FitLock:
     """Context that one fit at a time can enter; others get an error and do not wait.
 
@@ -63,10 +66,7 @@ class FitLock:
         Message of the error.
     """
 
-    def __init__(
-        self,
-        message: str = "the network is being trained: wait until that ends, or use a copy of it",
-    ) -> None:
+    def __init__(self, message: str = _IN_TRAINING) -> None:
         self._message, self._is_locked = message, False
 
     def check(self) -> None:

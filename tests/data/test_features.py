@@ -1,4 +1,4 @@
-"""Rows that are selected, not copied: the same bits as copies, wherever they lie."""
+"""Selected rows: they are not copied, and give the same bits as copies."""
 
 import numpy as np
 import pytest
@@ -21,31 +21,31 @@ ROWS, COLUMNS = CHUNK_ROWS + 300, 37
 
 @pytest.fixture(params=["float32", "uint8", "sparse"])
 def x(request, rng):
-    """Features of each form that engines take."""
+    """Return features of each form that engines take."""
     array = rng.integers(0, 9, (ROWS, COLUMNS)) * (rng.random((ROWS, COLUMNS)) < 0.2)
     if request.param == "sparse":
         return as_features(sparse.csr_array(array), COLUMNS)
     return array.astype(request.param)
 
 
-def test_a_selection_is_like_a_copy(x, rng):
+def test_a_selection_equals_a_copy(x, rng):
     rows = rng.permutation(ROWS)[:50]
-    chosen = select_rows(x, rows)
-    assert chosen.shape == (50, COLUMNS) and len(chosen) == 50 and chosen.dtype == x.dtype
-    np.testing.assert_array_equal(to_dense(chosen), to_dense(x)[rows])
-    np.testing.assert_array_equal(to_dense(chosen[10:20]), to_dense(x)[rows[10:20]])
-    again = select_rows(chosen, np.array([7, 3]))
+    selection = select_rows(x, rows)
+    assert selection.shape == (50, COLUMNS) and len(selection) == 50 and selection.dtype == x.dtype
+    np.testing.assert_array_equal(to_dense(selection), to_dense(x)[rows])
+    np.testing.assert_array_equal(to_dense(selection[10:20]), to_dense(x)[rows[10:20]])
+    again = select_rows(selection, np.array([7, 3]))
     assert again.source is x
     np.testing.assert_array_equal(to_dense(again), to_dense(x)[rows[[7, 3]]])
 
 
 @pytest.mark.parametrize("batch_size", [64, "full"])
-def test_training_on_a_selection_has_the_bits_of_a_copy(x, rng, engine, batch_size):
+def test_training_on_a_selection_gives_the_bits_of_a_copy(x, rng, engine, batch_size):
     y = rng.integers(0, 3, ROWS).astype(np.int32)
     rows = rng.permutation(ROWS)[: ROWS - 100]
-    chosen, nets = select_rows(x, rows), []
-    copied, plan = to_dense(chosen), Plan(2, batch_size, OPTIMIZERS["sgd"])
-    for features in (chosen, copied):
+    selection, nets = select_rows(x, rows), []
+    copied, plan = to_dense(selection), Plan(2, batch_size, OPTIMIZERS["sgd"])
+    for features in (selection, copied):
         net = Network([COLUMNS, 20, 3], dropout=0.1)
         net.use_engine(engine)
         part = Data(features, y[rows])
@@ -60,14 +60,14 @@ def test_training_on_a_selection_has_the_bits_of_a_copy(x, rng, engine, batch_si
         assert (w == v).all() and (b == c).all()
 
 
-def test_the_parts_of_a_split_lie_where_they_were(x, rng):
+def test_a_split_does_not_copy_features(x, rng):
     data = Data(x, rng.integers(0, 2, ROWS).astype(np.int32))
     for part in split(data, 0.25, LOSSES["cross_entropy"], 0):
         assert isinstance(part.x, SelectedRows) and part.x.source is x
         assert (part.targets == data.targets[part.x.rows]).all()
 
 
-def test_parts_of_what_is_large_are_in_the_order_of_the_file(x, rng, monkeypatch):
+def test_a_split_of_large_data_keeps_the_order_of_rows(x, rng, monkeypatch):
     data = Data(x, rng.integers(0, 2, ROWS).astype(np.int32))
     unsorted = split(data, 0.25, LOSSES["cross_entropy"], 0)
     monkeypatch.setattr(splitting, "WHOLE_BYTES", x.nbytes - 1)
@@ -77,7 +77,7 @@ def test_parts_of_what_is_large_are_in_the_order_of_the_file(x, rng, monkeypatch
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_a_scorer_of_scikit_learn_sees_plain_rows(x, rng):
+def test_a_scorer_gets_plain_arrays(x, rng):
     y, seen = rng.integers(0, 3, ROWS), []
 
     def scorer(estimator, features, labels):

@@ -1,4 +1,4 @@
-"""The door: what becomes of a user's arrays, and what is refused, naming what and where."""
+"""Conversion of a user's arrays, and errors that name the array and the place."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ VALUES = [[0, 1, 2], [3, 250, 255]]
 
 
 def unaligned(array: np.ndarray) -> np.ndarray:
-    """Return a copy that begins one byte behind where its dtype would like to."""
+    """Return a copy that begins one byte after an aligned address."""
     raw = np.zeros(array.nbytes + 1, np.uint8)
     raw[1:] = np.frombuffer(array.tobytes(), np.uint8)
     copy = raw[1:].view(array.dtype).reshape(array.shape)
@@ -40,7 +40,7 @@ LAYOUTS = {
 
 
 def assert_ready(features, expected, dtype):
-    """Check what the kernels rely on, and the values."""
+    """Check the values, and the form that kernels rely on."""
     assert type(features) is np.ndarray
     assert features.dtype == dtype and features.dtype.isnative
     assert features.flags.c_contiguous and features.flags.aligned
@@ -54,31 +54,31 @@ def assert_ready(features, expected, dtype):
 @pytest.mark.parametrize(
     "dtype", ["?", "i1", "<i2", ">i2", "u2", "<i4", "i8", ">u8", "f2", "<f4", ">f4", "<f8", ">f8"]
 )
-def test_real_numbers_of_any_kind_and_layout_become_float32(layout, dtype):
+def test_features_of_any_real_dtype_and_layout_become_float32(layout, dtype):
     array = np.array(VALUES).astype(dtype)
     assert_ready(as_features(layout(array), 3), array, np.float32)
 
 
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "list"])
-def test_bytes_stay_bytes_in_any_layout(layout):
+def test_uint8_features_stay_uint8_in_any_layout(layout):
     array = np.array(VALUES, np.uint8)
     assert_ready(as_features(LAYOUTS[layout](array), 3), array, np.uint8)
 
 
 @pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "<i8"])
-def test_unaligned_features_are_copied_to_where_they_are_aligned(dtype):
+def test_unaligned_features_become_aligned(dtype):
     array = np.array(VALUES, dtype)
     assert_ready(as_features(unaligned(array), 3), array, np.float32)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 @pytest.mark.parametrize("make", [np.array, read_only], ids=["writable", "read-only"])
-def test_features_that_are_right_are_not_copied(dtype, make):
+def test_features_of_the_right_form_are_not_copied(dtype, make):
     array = make(np.array(VALUES, dtype))
     assert as_features(array, 3) is array
 
 
-def test_features_are_not_changed():
+def test_the_features_of_the_user_are_not_changed():
     array = np.asfortranarray(np.array(VALUES, np.float64))
     before = array.copy()
     as_features(array, 3)[...] = -1
@@ -89,7 +89,7 @@ def test_float64_is_rounded_to_float32():
     assert as_features([[0.1, 1 + 2**-30]], 2).tolist() == [[float(np.float32(0.1)), 1.0]]
 
 
-def test_the_largest_and_the_smallest_float32_pass():
+def test_accepts_the_limits_of_float32():
     limits = np.finfo(np.float32)
     values = [[limits.max, limits.min, limits.smallest_subnormal, -0.0]]
     assert as_features(np.array(values, np.float64), 4).tolist() == values
@@ -107,13 +107,13 @@ def test_the_largest_and_the_smallest_float32_pass():
     ],
     ids=str,
 )
-def test_features_of_another_shape_are_refused(x, got):
+def test_rejects_features_of_another_shape(x, got):
     with pytest.raises(DataError) as caught:
         as_features(x, 3, "validation x")
     assert str(caught.value) == f"validation x must have shape (rows, 3), got {got}"
 
 
-def test_no_rows_are_refused():
+def test_rejects_features_without_rows():
     with pytest.raises(DataError, match="^x has no rows$"):
         as_features(np.zeros((0, 3)), 3)
 
@@ -125,20 +125,20 @@ def test_no_rows_are_refused():
         np.array([[1, 2]], object),
         [[1, None]],
         [[1j, 2]],
-        [[10**40, 1]],  # NumPy makes objects of it
+        [[10**40, 1]],  # an array of objects
         np.zeros((1, 2), "M8[D]"),
         np.zeros((1, 2), "m8[s]"),
         np.zeros((1, 2), [("field", "f4")]),
     ],
     ids=lambda x: str(np.asarray(x).dtype),
 )
-def test_what_is_no_real_number_is_refused(x):
+def test_rejects_features_that_are_not_real_numbers(x):
     with pytest.raises(DataError) as caught:
         as_features(x, 2)
     assert str(caught.value) == f"x must hold real numbers, got dtype {np.asarray(x).dtype}"
 
 
-def test_rows_of_different_lengths_are_refused():
+def test_rejects_rows_of_different_lengths():
     with pytest.raises(DataError, match="^x "):
         as_features([[1, 2], [3]], 2)
 
@@ -148,7 +148,7 @@ def test_rows_of_different_lengths_are_refused():
     [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf"), (1e39, "inf"), (-1e300, "-inf")],
 )
 @pytest.mark.parametrize("row", [0, 1, 4095, 4096, 9999])
-def test_the_first_number_that_is_not_finite_in_float32_is_named(bad, shown, row):
+def test_error_names_the_first_number_not_finite_in_float32(bad, shown, row):
     x = np.zeros((10_000, 3))
     x[row, 2] = bad
     x[row + 1 :, 0] = np.nan
@@ -160,12 +160,12 @@ def test_the_first_number_that_is_not_finite_in_float32_is_named(bad, shown, row
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "g"])
-def test_nan_is_refused_in_every_float(dtype):
+def test_rejects_nan_in_every_float_dtype(dtype):
     with pytest.raises(DataError, match="found nan in row 1, column 0$"):
         as_features(np.array([[1, 2], [np.nan, 3]], dtype), 2)
 
 
-def test_a_signalling_nan_is_refused_like_any_other():
+def test_rejects_a_signalling_nan():
     signalling = np.array([[0x7FF0000000000001]], np.uint64).view(np.float64)
     with pytest.raises(DataError, match="found nan in row 0, column 0$"):
         as_features(signalling, 1)
@@ -177,7 +177,7 @@ def test_a_signalling_nan_is_refused_like_any_other():
 @pytest.mark.parametrize(
     "dtype", ["i1", "u1", "<i2", ">i2", "<i4", ">i4", "<i8", ">u8", "f2", "<f4", ">f8"]
 )
-def test_whole_numbers_of_any_kind_become_int32(dtype):
+def test_labels_of_any_dtype_become_int32(dtype):
     labels = [0, 3, 1, 2]
     for array in (
         np.array(labels, dtype),
@@ -187,12 +187,12 @@ def test_whole_numbers_of_any_kind_become_int32(dtype):
         assert_ready(as_labels(array, 4, 4), labels, np.int32)
 
 
-def test_labels_may_be_lists_and_truths():
+def test_accepts_lists_and_bools_as_labels():
     assert_ready(as_labels([1, 0, 1], 3, 2), [1, 0, 1], np.int32)
     assert_ready(as_labels([True, False], 2, 2), [1, 0], np.int32)
 
 
-def test_labels_are_copied_even_where_they_are_right():
+def test_labels_are_always_copied():
     labels = np.array([0, 1, 2], np.int32)
     checked = as_labels(labels, 3, 3)
     labels[:] = 7
@@ -200,20 +200,20 @@ def test_labels_are_copied_even_where_they_are_right():
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])
-def test_unaligned_labels_are_copied_to_where_they_are_aligned(dtype):
+def test_unaligned_labels_become_aligned(dtype):
     labels = np.array([0, 3, 1, 2], dtype)
     assert_ready(as_labels(unaligned(labels), 4, 4), labels, np.int32)
 
 
 @pytest.mark.parametrize(("labels", "rows"), [([], 1), ([0, 1], 3), ([0, 1, 0], 2)], ids=str)
-def test_another_number_of_labels_is_refused(labels, rows):
+def test_rejects_a_wrong_number_of_labels(labels, rows):
     with pytest.raises(DataError) as caught:
         as_labels(labels, rows, 2, "validation y")
     assert str(caught.value) == f"validation y has {len(labels)} labels for {rows} rows"
 
 
 @pytest.mark.parametrize("labels", [1, [[0], [1]], [[0, 1]], np.eye(2)], ids=str)
-def test_labels_that_are_no_line_are_refused(labels):
+def test_rejects_labels_that_are_not_one_dimensional(labels):
     with pytest.raises(DataError) as caught:
         as_labels(labels, 2, 2)
     assert str(caught.value) == f"y must be one-dimensional, got shape {np.shape(labels)}"
@@ -222,13 +222,13 @@ def test_labels_that_are_no_line_are_refused(labels):
 @pytest.mark.parametrize(
     "labels", [["0", "1"], [b"0", b"1"], np.array([0, 1], object), [0j, 1], [0, None]], ids=str
 )
-def test_labels_that_are_no_numbers_are_refused(labels):
+def test_rejects_labels_that_are_not_numbers(labels):
     with pytest.raises(DataError) as caught:
         as_labels(labels, 2, 2)
     assert str(caught.value) == f"y must hold class numbers, got dtype {np.asarray(labels).dtype}"
 
 
-def test_labels_of_different_lengths_are_refused():
+def test_rejects_ragged_labels():
     with pytest.raises(DataError, match="^y "):
         as_labels([[0, 1], [1]], 2, 2)
 
@@ -248,7 +248,7 @@ def test_labels_of_different_lengths_are_refused():
         (-np.inf, "f8", "-inf"),
     ],
 )
-def test_the_first_label_that_is_no_class_is_named(bad, dtype, shown):
+def test_error_names_the_first_invalid_label(bad, dtype, shown):
     labels = np.array([0, 3, bad, 1, bad], dtype)
     with pytest.raises(DataError) as caught:
         as_labels(labels, 5, 4)
@@ -262,17 +262,17 @@ SQUARED = LOSSES["squared_error"]
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize("dtype", ["?", "i1", "u1", ">i2", "i8", "f2", "<f4", ">f8"])
-def test_values_of_any_kind_and_layout_become_float32(layout, dtype):
+def test_values_of_any_dtype_and_layout_become_float32(layout, dtype):
     array = np.array(VALUES).astype(dtype)
     assert_ready(as_values(layout(array), 2, 3, SQUARED), array, np.float32)
 
 
-def test_values_that_are_right_are_not_copied():
+def test_values_of_the_right_form_are_not_copied():
     values = read_only(np.array(VALUES, np.float32))
     assert as_values(values, 2, 3, SQUARED) is values
 
 
-def test_one_output_takes_a_line_or_a_column():
+def test_one_output_accepts_one_or_two_dimensions():
     for values in ([1, 2, 3], [[1], [2], [3]], np.array([1, 9, 2, 9, 3, 9])[::2]):
         assert_ready(as_values(values, 3, 1, SQUARED), [[1], [2], [3]], np.float32)
 
@@ -288,27 +288,29 @@ def test_one_output_takes_a_line_or_a_column():
     ],
     ids=str,
 )
-def test_values_of_another_shape_are_refused(y, outputs, got):
+def test_rejects_values_of_another_shape(y, outputs, got):
     with pytest.raises(DataError) as caught:
         as_values(y, 2, outputs, SQUARED, "validation y")
     assert str(caught.value) == f"validation y must have shape (rows, {outputs}), got {got}"
 
 
-@pytest.mark.parametrize("y", [[1.0], [1.0, 2.0, 3.0], np.zeros((0, 1))], ids=str)
-def test_another_number_of_values_is_refused(y):
+@pytest.mark.parametrize("y", [[1.0], [1.0, 2.0, 3.0]], ids=str)
+def test_rejects_a_wrong_number_of_values(y):
     with pytest.raises(DataError) as caught:
         as_values(y, 2, 1, SQUARED)
     assert str(caught.value) == f"y has {len(y)} rows for 2 rows of features"
+    with pytest.raises(DataError, match="^y has no rows$"):
+        as_values(np.zeros((0, 1)), 2, 1, SQUARED)
 
 
 @pytest.mark.parametrize("y", [["1", "2"], [1, None], [1j, 2], np.array([1, 2], object)], ids=str)
-def test_values_that_are_no_real_numbers_are_refused(y):
+def test_rejects_values_that_are_not_real_numbers(y):
     with pytest.raises(DataError, match="^y must hold real numbers"):
         as_values(y, 2, 1, SQUARED)
 
 
 @pytest.mark.parametrize(("bad", "shown"), [(np.nan, "nan"), (-np.inf, "-inf"), (1e39, "inf")])
-def test_the_first_value_that_is_not_finite_is_named(bad, shown):
+def test_error_names_the_first_value_that_is_not_finite(bad, shown):
     with pytest.raises(DataError, match=f"^y must be finite .* {shown} in row 1, column 1$"):
         as_values([[1, 2], [3, bad]], 2, 2, SQUARED)
 
@@ -323,7 +325,7 @@ def test_the_first_value_that_is_not_finite_is_named(bad, shown):
         ("huber", -np.inf, np.inf, ""),
     ],
 )
-def test_losses_take_the_values_they_can(loss, low, high, allowed):
+def test_rejects_values_out_of_range_for_the_loss(loss, low, high, allowed):
     for value in (-2.5, 0, 0.5, 1, 2.5, 3e38):
         given = [[0.25, 1], [value, 0.5]]
         if low <= value <= high:
@@ -336,10 +338,10 @@ def test_losses_take_the_values_they_can(loss, low, high, allowed):
         )
 
 
-# ---- all that a fit takes -------------------------------------------------------------------
+# ---- data of a fit --------------------------------------------------------------------------
 
 
-def test_data_are_what_the_loss_takes():
+def test_the_loss_decides_between_labels_and_values():
     labels = as_data([[1, 2]], [1], 2, 3, LOSSES["cross_entropy"])
     assert labels.targets.dtype == np.int32 and labels.targets.shape == (1,)
     assert labels.weights is None and labels.total_weight == 1
@@ -356,14 +358,14 @@ def test_data_are_what_the_loss_takes():
         ({"sample_weight": [1, 2]}, "validation sample_weight must have shape"),
     ],
 )
-def test_an_error_says_whose_array_it_is(given, message):
+def test_error_starts_with_the_given_name(given, message):
     given = {"x": [[1, 2]], "y": [0], **given}
     with pytest.raises(DataError, match=f"^{message}"):
         as_data(**given, inputs=2, outputs=3, loss=LOSSES["cross_entropy"], name="validation ")
 
 
 @pytest.mark.parametrize("fraction", [0, 0.0, 1, 1.0, -0.1, float("nan"), "0.1", None])
-def test_a_share_that_leaves_nothing_to_one_part_is_refused(fraction):
+def test_rejects_fractions_that_leave_a_part_empty(fraction):
     loss = LOSSES["cross_entropy"]
     data = as_data([[1, 2]] * 4, [0, 1, 0, 1], 2, 2, loss)
     with pytest.raises(ValueError, match="^validation_fraction must be between 0 and 1, got "):
@@ -380,7 +382,7 @@ def masked(values, *places):
     return array
 
 
-def test_masked_elements_are_refused_wherever_data_enter(engine):
+def test_rejects_masked_elements_everywhere(engine):
     x, y, weights = np.arange(12.0).reshape(6, 2), np.arange(6) % 2, np.ones(6)
     bad = {
         "x": masked(x, (3, 1)),
@@ -406,7 +408,7 @@ def test_masked_elements_are_refused_wherever_data_enter(engine):
     assert network.epochs_trained == regression.epochs_trained == 0
 
 
-def test_masked_arrays_without_masked_elements_are_their_data(engine):
+def test_accepts_masked_arrays_without_masked_elements(engine):
     x, y, weights = np.arange(12.0).reshape(6, 2) / 12, np.arange(6) % 2, np.arange(6.0)
     plain, other = Network([2, 2]), Network([2, 2])
     plain.fit(x, y, sample_weight=weights, epochs=2, engine=engine)

@@ -1,4 +1,4 @@
-"""Reading ahead: which pages are asked for and when, and that nothing else depends on it."""
+"""Reading ahead: which pages are requested and when; results do not depend on it."""
 
 import mmap
 import threading
@@ -23,8 +23,8 @@ SIZES = [WIDTH, 8, 3]
 HEADER = 5000  # bytes in front of the rows: more than a page
 
 
-class AtOnce:
-    """Does what a pool of threads is given as soon as it is given."""
+class ImmediatePool:
+    """An executor that runs each call when it is submitted."""
 
     def __init__(self, threads):
         assert threads == 1
@@ -36,29 +36,36 @@ class AtOnce:
         assert cancel_futures and not wait
 
 
+class WaitingPool(ThreadPoolExecutor):
+    """An executor that completes all calls before it shuts down."""
+
+    def shutdown(self, **how):
+        super().shutdown(wait=True)
+
+
 class Recorder:
-    """Writes down which bytes are asked for, as places in a file."""
+    """Record the requested bytes, as offsets in a file."""
 
     def __init__(self, file_bytes):
         self.base, self.size = file_bytes.__array_interface__["data"][0], len(file_bytes)
-        self.asked = []
+        self.requested = []
 
     def __call__(self, address, length):
         start = address - self.base
         assert start % mmap.PAGESIZE == 0 and 0 <= start < start + length <= self.size
         assert length <= readahead.REQUEST_BYTES
-        self.asked.append((start, start + length))
+        self.requested.append((start, start + length))
 
     def pages(self):
-        """Return the pages asked for since the last call, and forget them."""
-        found = [range(a // mmap.PAGESIZE, -(-b // mmap.PAGESIZE)) for a, b in self.asked]
-        self.asked.clear()
+        """Return the pages requested since the last call."""
+        found = [range(a // mmap.PAGESIZE, -(-b // mmap.PAGESIZE)) for a, b in self.requested]
+        self.requested.clear()
         return {page for pages in found for page in pages}
 
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """Cut small data as large data are: here, 3,001 rows of 64 bytes in 24 blocks, 6 windows."""
+    """Use small blocks: 3,001 rows of 64 bytes become 24 blocks in 6 windows."""
     monkeypatch.setattr(randomness, "WHOLE_BYTES", 2**16)
     monkeypatch.setattr(randomness, "BLOCK_BYTES", 2**13)
     monkeypatch.setattr(randomness, "WINDOW_BYTES", 2**15)
@@ -66,7 +73,7 @@ def small_blocks(monkeypatch):
 
 @pytest.fixture(params=[np.uint8, np.float32])
 def arrays(request, rng):
-    """Random rows, and the labels of three classes."""
+    """Return random rows, and labels of three classes."""
     return rng.integers(0, 5, (ROWS, WIDTH)).astype(request.param), rng.integers(0, 3, ROWS)
 
 
@@ -78,15 +85,15 @@ def file(arrays, tmp_path):
 
 @pytest.fixture
 def recorded(arrays, tmp_path, monkeypatch):
-    """The rows behind a header, in a map, and what writes down how they are asked for."""
+    """Return mapped rows that follow a header in a file, and a recorder of requests."""
     path = tmp_path / "rows"
     path.write_bytes(bytes(HEADER) + arrays[0].tobytes())
     file_bytes = np.memmap(path, np.uint8, "r")
     recorder = Recorder(file_bytes)
     monkeypatch.setattr(mmap, "MADV_WILLNEED", 3, raising=False)
     monkeypatch.setattr(readahead, "_madvise", lambda: recorder)
-    monkeypatch.setattr(readahead, "_count_reads", count().__next__)  # the disk is busy
-    monkeypatch.setattr("concurrent.futures.ThreadPoolExecutor", AtOnce)
+    monkeypatch.setattr(readahead, "_count_reads", count().__next__)  # always reads
+    monkeypatch.setattr("concurrent.futures.ThreadPoolExecutor", ImmediatePool)
     return file_bytes[HEADER:].view(arrays[0].dtype).reshape(ROWS, WIDTH), recorder
 
 
@@ -102,7 +109,7 @@ def pages_of(rows, x):
 
 
 def trained(x, y, engine, *, epochs=(3,), **settings):
-    """Return the weights after fits of so many epochs, and all losses."""
+    """Return the weights after fits of the given numbers of epochs, and all losses."""
     network = Network(SIZES, seed=4)
     losses = []
     for number in epochs:
@@ -110,7 +117,7 @@ def trained(x, y, engine, *, epochs=(3,), **settings):
     return [array.tobytes() for pair in network.parameters for array in pair], losses
 
 
-# ---- the map behind an array ----------------------------------------------------------------
+# ---- detection of maps ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -125,11 +132,11 @@ def trained(x, y, engine, *, epochs=(3,), **settings):
     ],
     ids=["map", "asarray", "slice", "slices", "memoryview", "frombuffer"],
 )
-def test_a_map_is_found_behind_views(file, view):
+def test_detects_maps_behind_views(file, view):
     assert is_mapped(view(np.load(file, mmap_mode="r")))
 
 
-def test_rows_in_memory_are_not_mapped(file):
+def test_does_nothing_for_rows_in_memory(file):
     x = np.load(file, mmap_mode="r")
     rows = SparseRows(np.arange(5), np.zeros(4, np.int32), np.ones(4, np.float32), 3)
     for features in (np.array(x), x[[1, 2]], np.frombuffer(bytes(64), np.uint8), rows):
@@ -141,11 +148,11 @@ def test_rows_in_memory_are_not_mapped(file):
             assert threading.active_count() == before
 
 
-# ---- what is asked for ----------------------------------------------------------------------
+# ---- requests -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("request_bytes", [mmap.PAGESIZE, 2**17])
-def test_each_window_is_asked_for_while_the_one_before_is_trained(
+def test_requests_each_window_while_the_previous_one_is_used(
     recorded, small_blocks, monkeypatch, request_bytes
 ):
     monkeypatch.setattr(readahead, "REQUEST_BYTES", request_bytes)
@@ -154,23 +161,23 @@ def test_each_window_is_asked_for_while_the_one_before_is_trained(
     window = randomness.window_rows(ROWS, x[0].nbytes)
     windows = [order[start : start + window] for start in range(0, ROWS, window)]
     ahead = ReadAhead(Data(x, np.zeros(ROWS, np.int32)), order)
-    assert not recorder.asked
+    assert not recorder.requested
     ahead.advance(0)
     assert recorder.pages() == pages_of(windows[0], x)
     block = randomness.BLOCK_BYTES // x[0].nbytes
     for number, following in enumerate(windows[1:], start=1):
         ahead.advance((number - 1) * window + 1)
-        # A block that lies in two windows has been asked for with the first.
+        # A block in two windows was requested with the first.
         new = ~np.isin(following // block, order[: number * window] // block)
         assert recorder.pages() == pages_of(following[new], x)
         ahead.advance(number * window)
-        assert not recorder.asked, "once is enough"
+        assert not recorder.requested, "requested twice"
     ahead.advance(ROWS)
-    assert not recorder.asked
+    assert not recorder.requested
     assert len(windows) > 5 and len(set(windows[0] // block)) < ROWS / block / 3
 
 
-def test_a_call_that_takes_several_windows_has_them_all(recorded, small_blocks):
+def test_requests_all_windows_of_a_call(recorded, small_blocks):
     x, recorder = recorded
     order = permutation(0, 0, ROWS, x[0].nbytes)
     window = randomness.window_rows(ROWS, x[0].nbytes)
@@ -178,7 +185,7 @@ def test_a_call_that_takes_several_windows_has_them_all(recorded, small_blocks):
     assert recorder.pages() == pages_of(order[: 3 * window], x)
 
 
-def test_rows_in_their_order_are_read_in_stretches(recorded, small_blocks):
+def test_requests_consecutive_rows_without_shuffling(recorded, small_blocks):
     x, recorder = recorded
     ahead = ReadAhead(Data(x, np.zeros(ROWS, np.int32)), np.arange(ROWS))
     window = randomness.window_rows(ROWS, x[0].nbytes)
@@ -190,16 +197,16 @@ def test_rows_in_their_order_are_read_in_stretches(recorded, small_blocks):
     assert first | second == pages_of(np.arange(2 * window), x)
 
 
-def test_rows_that_are_shuffled_as_one_are_all_asked_for_before_the_first(recorded):
+def test_requests_small_data_completely_at_the_start(recorded):
     x, recorder = recorded
     ahead = ReadAhead(Data(x, np.zeros(ROWS, np.int32)), permutation(0, 0, ROWS, x[0].nbytes))
     ahead.advance(0)
     assert recorder.pages() == pages_of(np.arange(ROWS), x)
     ahead.advance(ROWS)
-    assert not recorder.asked
+    assert not recorder.requested
 
 
-def test_what_is_in_the_cache_is_asked_for_no_further(recorded, small_blocks, monkeypatch):
+def test_stops_requesting_cached_rows(recorded, small_blocks, monkeypatch):
     x, recorder = recorded
     reads = 100
     monkeypatch.setattr(readahead, "_count_reads", lambda: reads)
@@ -210,15 +217,15 @@ def test_what_is_in_the_cache_is_asked_for_no_further(recorded, small_blocks, mo
     ahead.advance(window)
     first = np.unique(order[:window] // block)[:3] * block
     assert recorder.pages() == pages_of(first, x)
-    reads += 1  # of something that was not there
+    reads += 1  # of a page that was not cached
     ahead.advance(2 * window)
     new = order[2 * window : 3 * window]
     assert recorder.pages() == pages_of(new[~np.isin(new // block, first // block)], x)
 
 
-def test_targets_in_a_file_are_read_ahead_too(recorded, small_blocks, rng):
+def test_requests_mapped_targets(recorded, small_blocks, rng):
     y, recorder = recorded
-    x = rng.random((ROWS, WIDTH // 2)).astype(np.float32)  # whose rows decide how it is cut
+    x = rng.random((ROWS, WIDTH // 2)).astype(np.float32)  # its rows decide the size of blocks
     order = permutation(0, 0, ROWS, x[0].nbytes)
     window = randomness.window_rows(ROWS, x[0].nbytes)
     ReadAhead(Data(x, y), order).advance(0)
@@ -226,9 +233,9 @@ def test_targets_in_a_file_are_read_ahead_too(recorded, small_blocks, rng):
     assert set((at // mmap.PAGESIZE).tolist()) <= pages < pages_of(order, y)
 
 
-def test_chosen_rows_are_found_in_their_file(recorded, small_blocks):
+def test_requests_selected_rows(recorded, small_blocks):
     x, recorder = recorded
-    rows = np.flatnonzero(np.arange(ROWS) % 5)  # as `split` takes them
+    rows = np.flatnonzero(np.arange(ROWS) % 5)  # as `split` selects them
     data = Data(SelectedRows(x, rows), np.zeros(len(rows), np.int32))
     order = permutation(0, 0, len(rows), x[0].nbytes)
     ReadAhead(data, order).advance(0)
@@ -236,18 +243,16 @@ def test_chosen_rows_are_found_in_their_file(recorded, small_blocks):
     assert recorder.pages() == pages_of(window, x)
 
 
-def test_an_epoch_asks_for_all_and_the_first_window_comes_first(
-    recorded, arrays, small_blocks, engine
-):
+def test_every_epoch_requests_all_rows_window_by_window(recorded, arrays, small_blocks, engine):
     x, recorder = recorded
     network = Network(SIZES, seed=4)
     network.fit(x, arrays[1], epochs=1, engine=engine)
     order = permutation(4, 0, ROWS, x[0].nbytes)
     first = pages_of(order[: randomness.window_rows(ROWS, x[0].nbytes)], x)
-    assert recorder.asked[0][0] // mmap.PAGESIZE == min(first)
+    assert recorder.requested[0][0] // mmap.PAGESIZE == min(first)
     assert recorder.pages() == pages_of(order, x)
     network.fit(x, arrays[1], epochs=2, engine=engine)
-    assert recorder.pages() == pages_of(order, x), "every epoch asks: the system may have forgotten"
+    assert recorder.pages() == pages_of(order, x), "in every epoch, for the cache may be lost"
 
 
 # ---- training from a file -------------------------------------------------------------------
@@ -255,7 +260,7 @@ def test_an_epoch_asks_for_all_and_the_first_window_comes_first(
 
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize("batch_size", [32, "full"])
-def test_a_map_trains_to_the_bits_of_the_array(
+def test_training_on_a_map_gives_the_bits_of_the_array(
     arrays, file, small_blocks, engine, shuffle, batch_size
 ):
     x, y = arrays
@@ -264,12 +269,12 @@ def test_a_map_trains_to_the_bits_of_the_array(
     file_rows = np.load(file, mmap_mode="r")
     assert trained(file_rows, y, engine, **settings) == expected
     assert trained(file_rows, y, engine, epochs=(1, 2), **settings) == expected
-    whole = trained(np.array(x)[:1000], y[:1000], engine, **settings)
-    assert trained(file_rows[:1000], y[:1000], engine, **settings) == whole
+    part = trained(np.array(x)[:1000], y[:1000], engine, **settings)
+    assert trained(file_rows[:1000], y[:1000], engine, **settings) == part
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_threads_change_no_bit_of_it(arrays, file, small_blocks, shuffle):
+def test_the_number_of_threads_changes_no_bit(arrays, file, small_blocks, shuffle):
     from fastnn.engine import usable_threads
 
     x = np.load(file, mmap_mode="r")
@@ -278,28 +283,22 @@ def test_threads_change_no_bit_of_it(arrays, file, small_blocks, shuffle):
     assert all(other == one for other in others)
 
 
-def test_validation_rows_are_left_in_their_file(arrays, file, small_blocks, engine):
+def test_validation_rows_stay_in_the_file(arrays, file, small_blocks, engine):
     settings = {"validation_fraction": 0.2}
     expected = trained(np.array(arrays[0]), arrays[1], engine, **settings)
     assert trained(np.load(file, mmap_mode="r"), arrays[1], engine, **settings) == expected
 
 
-# ---- advice ---------------------------------------------------------------------------------
+# ---- the system's function ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("answer", [0, -1])
-def test_the_system_is_asked_from_a_thread_and_may_say_no(
-    arrays, file, engine, monkeypatch, answer
-):
+def test_requests_come_from_a_thread_and_may_fail(arrays, file, engine, monkeypatch, answer):
     calls = []
 
     def madvise(start, length, advice):
         calls.append((threading.current_thread(), start, length, advice))
         return answer
-
-    class Patient(ThreadPoolExecutor):  # so that all calls are seen
-        def shutdown(self, **how):
-            super().shutdown(wait=True)
 
     class Library:
         def __init__(self, name):
@@ -308,7 +307,7 @@ def test_the_system_is_asked_from_a_thread_and_may_say_no(
 
     x = np.load(file, mmap_mode="r")
     expected = trained(np.array(x), arrays[1], engine)
-    monkeypatch.setattr("concurrent.futures.ThreadPoolExecutor", Patient)
+    monkeypatch.setattr("concurrent.futures.ThreadPoolExecutor", WaitingPool)
     monkeypatch.setattr(readahead.ctypes, "CDLL", Library)
     monkeypatch.setattr(mmap, "MADV_WILLNEED", 33, raising=False)
     readahead._madvise.cache_clear()
@@ -324,12 +323,13 @@ def test_the_system_is_asked_from_a_thread_and_may_say_no(
 
 
 @pytest.mark.parametrize("missing", [AttributeError, OSError])
-def test_where_the_system_takes_no_advice_it_gets_none(arrays, file, engine, monkeypatch, missing):
+def test_requests_nothing_if_the_function_is_missing(arrays, file, engine, monkeypatch, missing):
     def refuse(name):
         raise missing
 
     x = np.load(file, mmap_mode="r")
     expected = trained(np.array(x), arrays[1], engine)
+    monkeypatch.setattr("concurrent.futures.ThreadPoolExecutor", WaitingPool)
     monkeypatch.setattr(readahead.ctypes, "CDLL", refuse)
     monkeypatch.setattr(mmap, "MADV_WILLNEED", 3, raising=False)
     readahead._madvise.cache_clear()
@@ -340,14 +340,14 @@ def test_where_the_system_takes_no_advice_it_gets_none(arrays, file, engine, mon
         readahead._madvise.cache_clear()
 
 
-def test_reading_from_a_disk_shows_in_what_the_system_counts(monkeypatch):
+def test_counts_reads_as_the_system_does(monkeypatch):
     resource = pytest.importorskip("resource")
     before = readahead._count_reads()
     usage = resource.getrusage(resource.RUSAGE_SELF)
     assert 0 <= before <= usage.ru_inblock + usage.ru_majflt <= readahead._count_reads()
 
 
-def test_where_maps_know_no_advice_there_is_no_thread(file, monkeypatch):
+def test_starts_no_thread_without_madvise(file, monkeypatch):
     monkeypatch.delattr(mmap, "MADV_WILLNEED", raising=False)
     before = threading.active_count()
     rows = np.load(file, mmap_mode="r")
@@ -356,18 +356,17 @@ def test_where_maps_know_no_advice_there_is_no_thread(file, monkeypatch):
         assert threading.active_count() == before
 
 
-@pytest.mark.skipif(not hasattr(mmap, "MADV_WILLNEED"), reason="the system takes no advice")
-def test_the_system_takes_the_advice(file):
+@pytest.mark.skipif(not hasattr(mmap, "MADV_WILLNEED"), reason="needs madvise")
+def test_calls_the_system(file):
     x = np.asarray(np.load(file, mmap_mode="r"))
     start = x.__array_interface__["data"][0]
     ask = readahead._madvise()
     assert ask(start - start % mmap.PAGESIZE, x.nbytes) == 0
-    assert ask(start - start % mmap.PAGESIZE + 1, x.nbytes) == -1, "not a page's beginning"
+    assert ask(start - start % mmap.PAGESIZE + 1, x.nbytes) == -1, "not the start of a page"
 
 
 @pytest.mark.parametrize("words", ["can't start new thread", "cannot schedule new futures after"])
-def test_it_is_but_advice(words, tmp_path, monkeypatch):
-    """A fit goes on where no thread can be started, and where the interpreter is at its end."""
+def test_training_continues_if_no_thread_can_be_started(words, tmp_path, monkeypatch):
     np.save(tmp_path / "x.npy", np.eye(40, dtype=np.float32))
     x, y = np.load(tmp_path / "x.npy", mmap_mode="r"), np.arange(40) % 2
 

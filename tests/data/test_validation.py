@@ -1,4 +1,4 @@
-"""Data that are evaluated after every epoch: given, or parted from the training data."""
+"""Validation data: given, or split off the training data."""
 
 import numpy as np
 import pytest
@@ -12,22 +12,24 @@ from fastnn.training.evaluation import r2
 
 
 class Rows(Callback):
+    """Record the number of training rows."""
+
     def on_fit_begin(self, epochs, rows):
         self.rows = rows
 
 
 def parts_of(data, fraction, loss="cross_entropy", seed=0):
-    """Both parts, copied out of the rows that they are parts of."""
+    """Return copies of both parts of a split."""
     parts = split(data, fraction, LOSSES[loss], seed)
     return [part._replace(x=part.x[:]) for part in parts]
 
 
 def numbered(rows, targets, weights=None):
-    """Data whose only feature is the row's number."""
+    """Return data whose only feature is the number of the row."""
     return Data(np.arange(rows, dtype=np.float32)[:, None], targets, weights)
 
 
-# ---- data that are given --------------------------------------------------------------------
+# ---- given data -----------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def data(rng):
     return rng.normal(size=(80, 4)).astype(np.float32), rng.integers(0, 3, 80)
 
 
-def test_validation_rows_may_have_weights(engine, data, rng):
+def test_validation_rows_can_have_weights(engine, data, rng):
     x, y = data
     weights = rng.uniform(0, 2, 80) * (rng.random(80) < 0.5)
     network = Network([4, 8, 3])
@@ -46,7 +48,7 @@ def test_validation_rows_may_have_weights(engine, data, rng):
     assert history["val_loss"][-1] == network.evaluate(x, y, weights)[0]
 
 
-def test_weights_of_the_training_rows_are_not_those_of_the_validation(engine, data, rng):
+def test_weights_of_training_rows_do_not_affect_validation(engine, data, rng):
     x, y = data
     network = Network([4, 8, 3])
     history = network.fit(
@@ -57,7 +59,7 @@ def test_weights_of_the_training_rows_are_not_those_of_the_validation(engine, da
 
 
 @pytest.mark.parametrize("loss", ["squared_error", "poisson", "absolute_error", "huber"])
-def test_a_regression_is_scored_by_r2(engine, rng, loss):
+def test_a_regression_reports_r2(engine, rng, loss):
     x = rng.normal(size=(50, 4)).astype(np.float32)
     y = rng.poisson(3, (50, 2))
     weights = rng.uniform(0, 2, 50)
@@ -73,69 +75,69 @@ def test_a_regression_is_scored_by_r2(engine, rng, loss):
     assert network.evaluate(x, y, weights) == (history["val_loss"][-1], history["val_r2"][-1])
 
 
-def test_r2_of_targets_that_never_change():
+def test_r2_of_constant_targets():
     y = np.float32([[1, 2], [1, 3], [1, 4]])
     constant_right, constant_wrong = y.copy(), y + np.float32([0.5, 0])
     assert r2(constant_right, numbered(3, y)) == 1
     assert r2(constant_wrong, numbered(3, y)) == 0.5
-    assert r2(np.full_like(y, 3), numbered(3, y)) == 0  # of the mean, and of a wrong constant
+    assert r2(np.full_like(y, 3), numbered(3, y)) == 0  # the mean, and a wrong constant
 
 
 @pytest.mark.parametrize("given", [(), ([[1.0]],), ([[1.0]], [0], [1], None)])
-def test_validation_data_are_two_or_three(engine, given):
+def test_rejects_validation_data_of_another_length(engine, given):
     with pytest.raises(ValueError, match=r"^validation_data must be \(x, y\) or \(x, y, sample_we"):
         Network([1, 2]).fit([[1.0]], [0], validation_data=given, engine=engine)
 
 
-# ---- a share of the rows --------------------------------------------------------------------
+# ---- a fraction of the rows -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5])
-def test_the_parts_are_disjoint_and_all_there_is(rng, fraction):
+def test_the_parts_are_disjoint_and_complete(rng, fraction):
     y = rng.integers(0, 3, 200).astype(np.int32)
     weights = rng.random(200).astype(np.float32)
     data = numbered(200, y, weights)
-    training, kept = parts_of(data, fraction)
-    assert len(kept.x) == 200 * fraction and len(training.x) == 200 - len(kept.x)
-    rows = np.concatenate([training.x, kept.x])[:, 0].astype(int)
+    training, validation = parts_of(data, fraction)
+    assert len(validation.x) == 200 * fraction and len(training.x) == 200 - len(validation.x)
+    rows = np.concatenate([training.x, validation.x])[:, 0].astype(int)
     assert sorted(rows) == list(range(200))
-    for part in (training, kept):
+    for part in (training, validation):
         own = part.x[:, 0].astype(int)
         assert (part.targets == y[own]).all() and (part.weights == weights[own]).all()
         assert part.x.flags.c_contiguous and part.targets.dtype == np.int32
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "logistic"])
-def test_every_class_has_its_share(rng, loss):
+def test_the_split_is_stratified(rng, loss):
     y = np.repeat([0, 1], [180, 20])
     rng.shuffle(y)
     targets = y.astype(np.int32) if loss == "cross_entropy" else y[:, None].astype(np.float32)
-    _, kept = parts_of(numbered(200, targets), 0.2, loss)
-    assert np.bincount(kept.targets.ravel().astype(int)).tolist() == [36, 4]
+    _, validation = parts_of(numbered(200, targets), 0.2, loss)
+    assert np.bincount(validation.targets.ravel().astype(int)).tolist() == [36, 4]
 
 
 @pytest.mark.parametrize(
     ("loss", "y"),
     [
         ("squared_error", np.arange(40)[:, None]),
-        ("logistic", np.eye(40)[:, :2]),  # two labels: no classes of rows
-        ("logistic", np.linspace(0, 1, 40)[:, None]),  # between the classes
+        ("logistic", np.eye(40)[:, :2]),  # two labels: rows have no class
+        ("logistic", np.linspace(0, 1, 40)[:, None]),  # not 0 or 1
     ],
 )
-def test_without_classes_any_rows_are_drawn(loss, y):
-    training, kept = parts_of(numbered(40, y.astype(np.float32)), 0.25, loss)
-    assert (len(training.x), len(kept.x)) == (30, 10)
-    assert kept.x[:, 0].tolist() != list(range(30, 40))  # not simply the last ones
+def test_without_classes_the_split_is_random(loss, y):
+    training, validation = parts_of(numbered(40, y.astype(np.float32)), 0.25, loss)
+    assert (len(training.x), len(validation.x)) == (30, 10)
+    assert validation.x[:, 0].tolist() != list(range(30, 40))  # not the last rows
 
 
-def test_the_seed_decides_which(rng):
+def test_the_split_depends_on_the_seed(rng):
     data = numbered(100, rng.integers(0, 2, 100).astype(np.int32))
     drawn = [parts_of(data, 0.2, seed=seed)[1].x[:, 0].tolist() for seed in (3, 3, 4, 3 + 2**32)]
     assert drawn[0] == drawn[1] != drawn[2]
-    assert len(drawn[3]) == 20  # a seed of 64 bits is one, too
+    assert len(drawn[3]) == 20  # accepts a seed of more than 32 bits
 
 
-def test_a_fit_trains_on_one_part_and_evaluates_the_other(engine, rng):
+def test_a_fit_equals_one_on_the_parts(engine, rng):
     x, y = rng.normal(size=(100, 4)).astype(np.float32), rng.integers(0, 3, 100)
     weights = rng.uniform(0.5, 2, 100).astype(np.float32)
     network, other, seen = Network([4, 8, 3], seed=6), Network([4, 8, 3], seed=6), Rows()
@@ -144,11 +146,11 @@ def test_a_fit_trains_on_one_part_and_evaluates_the_other(engine, rng):
         engine=engine, callbacks=[seen],
     )  # fmt: skip
     assert seen.rows == 80
-    training, kept = parts_of(Data(x, y.astype(np.int32), weights), 0.2, seed=6)
+    training, validation = parts_of(Data(x, y.astype(np.int32), weights), 0.2, seed=6)
     assert not np.shares_memory(training.x, x)
     expected = other.fit(
         training.x, training.targets, epochs=3, batch_size=16, sample_weight=training.weights,
-        validation_data=kept, engine=engine,
+        validation_data=validation, engine=engine,
     )  # fmt: skip
     for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
         assert history[name] == expected[name]
@@ -156,7 +158,7 @@ def test_a_fit_trains_on_one_part_and_evaluates_the_other(engine, rng):
         assert (w == other_w).all() and (b == other_b).all()
 
 
-def test_a_further_fit_keeps_the_same_rows_from_training(engine, rng):
+def test_a_further_fit_uses_the_same_split(engine, rng):
     x, y = rng.normal(size=(50, 4)), rng.integers(0, 3, 50)
     whole, parts = Network([4, 3]), Network([4, 3])
     settings = {"batch_size": 8, "validation_fraction": 0.2, "engine": engine}
@@ -165,15 +167,14 @@ def test_a_further_fit_keeps_the_same_rows_from_training(engine, rng):
     assert history["val_loss"] == joined[0] + joined[1]
 
 
-def test_data_and_a_fraction_exclude_each_other(engine, data):
+def test_rejects_both_data_and_a_fraction(engine, data):
     x, y = data
     both = {"validation_fraction": 0.5, "validation_data": (x[:9], y[:9])}
     with pytest.raises(ValueError, match="^validation_data and validation_fraction exclude"):
         Network([4, 3]).fit(x, y, epochs=1, engine=engine, **both)
 
 
-def test_class_weights_are_of_training_alone(engine, data):
-    """What is validated on is what one would evaluate."""
+def test_class_weights_do_not_affect_validation(engine, data):
     x, y = data
     network = Network([4, 3])
     settings = {"epochs": 1, "engine": engine, "learning_rate": 1e-30}
@@ -184,7 +185,7 @@ def test_class_weights_are_of_training_alone(engine, data):
 
 
 @pytest.mark.parametrize("given", [True, EarlyStopping(patience=0, min_delta=1e9)])
-def test_early_stopping_may_be_a_bool(engine, data, given):
+def test_early_stopping_accepts_a_bool(engine, data, given):
     history = Network([4, 3]).fit(
         *data, epochs=30, validation_fraction=0.5, early_stopping=given, engine=engine
     )
@@ -194,7 +195,7 @@ def test_early_stopping_may_be_a_bool(engine, data, given):
 
 
 @pytest.mark.parametrize("fraction", [1, 1.5, -0.1, np.nan, "0.1", [0.5], True])
-def test_a_share_that_is_none_is_refused(engine, data, fraction):
+def test_rejects_invalid_fractions(engine, data, fraction):
     with pytest.raises(ValueError, match="^validation_fraction must be between 0 and 1, got "):
         Network([4, 3]).fit(*data, validation_fraction=fraction, engine=engine)
 
@@ -204,7 +205,7 @@ def test_a_share_that_is_none_is_refused(engine, data, fraction):
     [([0, 0, 0, 1], 0.5, 2), ([0, 1], 0.5, 1), ([0, 0, 1, 1, 2, 2], 0.2, 2)]
     + [([0, 0, 1, 1, 2, 2], 0.8, 5), ([0, 0, 0, 1, 1, 1], 1e-9, 1)],
 )
-def test_classes_of_too_few_rows_are_parted_as_they_come(engine, labels, fraction, kept):
+def test_classes_of_too_few_rows_are_not_stratified(engine, labels, fraction, kept):
     data = numbered(len(labels), np.int32(labels))
     parts = parts_of(data, fraction)
     assert [len(part.x) for part in parts] == [len(labels) - kept, kept]
@@ -214,7 +215,7 @@ def test_classes_of_too_few_rows_are_parted_as_they_come(engine, labels, fractio
 
 
 @pytest.mark.parametrize(("rows", "fraction"), [(1437, 0.9999), (1, 0.5), (2, 0.6)])
-def test_a_share_that_leaves_nothing_to_train_on_is_refused(engine, rows, fraction):
+def test_rejects_a_fraction_that_leaves_no_training_rows(engine, rows, fraction):
     network = Network([2, 3])
     message = f"^a validation_fraction of {fraction} leaves 0 of {rows:,} rows to train on$"
     with pytest.raises(DataError, match=message):
@@ -224,7 +225,7 @@ def test_a_share_that_leaves_nothing_to_train_on_is_refused(engine, rows, fracti
     assert network.epochs_trained == 0
 
 
-def test_one_row_of_weight_leaves_none_to_train_on(engine):
+def test_rejects_a_split_of_one_row_with_weight(engine):
     x, y = np.zeros((40, 2)), np.arange(40) % 2
     message = "0.25 leaves 0 of 1 rows that have weight to train on$"
     with pytest.raises(DataError, match=message):
@@ -234,23 +235,23 @@ def test_one_row_of_weight_leaves_none_to_train_on(engine):
 
 
 @pytest.mark.parametrize(
-    ("counted", "fraction", "n_kept"), [(10, 0.1, 2), (40, 0.1, 4), (2, 0.5, 1)]
+    ("counted", "fraction", "n_validation"), [(10, 0.1, 2), (40, 0.1, 4), (2, 0.5, 1)]
 )
-def test_rows_to_validate_on_are_drawn_among_those_with_weight(rng, counted, fraction, n_kept):
-    """As bagging has it, whose samples weigh what they were drawn."""
+def test_validation_rows_have_weight(rng, counted, fraction, n_validation):
+    """Bagging gives rows that were not drawn a weight of 0."""
     y = rng.integers(0, 3, 150).astype(np.int32)
     weights = np.zeros(150, np.float32)
     weights[rng.permutation(150)[:counted]] = 1
     for seed in range(5):
-        training, kept = parts_of(numbered(150, y, weights), fraction, seed=seed)
-        assert len(kept.x) == n_kept and (kept.weights > 0).all()
-        assert training.total_weight == counted - n_kept
-        rows = np.concatenate([training.x, kept.x])[:, 0].astype(int)
+        training, validation = parts_of(numbered(150, y, weights), fraction, seed=seed)
+        assert len(validation.x) == n_validation and (validation.weights > 0).all()
+        assert training.total_weight == counted - n_validation
+        rows = np.concatenate([training.x, validation.x])[:, 0].astype(int)
         assert sorted(rows) == list(range(150))
         assert (training.targets == y[training.x[:, 0].astype(int)]).all()
 
 
-def test_weights_above_0_do_not_change_which_rows_are_drawn(rng):
+def test_positive_weights_do_not_change_the_split(rng):
     y = rng.integers(0, 3, 200).astype(np.int32)
     weights = rng.uniform(0.5, 1, 200).astype(np.float32)
     expected = train_test_split(np.arange(200), test_size=40, random_state=7, stratify=y)

@@ -1,6 +1,7 @@
 """Read samples from any supported file; the format is detected from the content."""
 
 import gzip
+import math
 import os
 import re
 import stat
@@ -11,13 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fastnn.data.files.gzipped import MAGIC, GzippedLines
-from fastnn.data.files.idx import read_idx_rows
+from fastnn.data.files.idx import GZIP_MAGIC, read_idx_rows
 from fastnn.data.files.npy import read_npy
 from fastnn.data.files.npz import read_npz
 from fastnn.data.files.pictures import SIGNATURE, read_png
-from fastnn.data.files.samples import file_errors
-from fastnn.data.files.table import Lines, read_table
+from fastnn.data.files.samples import BinaryStream, file_errors
+from fastnn.data.files.table import read_table
 from fastnn.errors import DataError
 
 STANDARD_INPUT = "-"
@@ -27,9 +27,12 @@ _FORMATS = (  # first bytes of a file, and the suffix that stands for its format
     (b"\x93NUMPY", ".npy"),
     (b"PK\x03\x04", ".npz"),
     (b"PK\x05\x06", ".npz"),  # an empty archive
-    (MAGIC, ".gz"),
+    (GZIP_MAGIC, ".gz"),
     (b"\0\0", ".idx"),
 )
+# Limit of the text in a gzipped table: a multiple of its size, plus bytes. One-hot columns reach a
+# ratio of 200.
+_TABLE_RATIO, _TABLE_BYTES = 500, 1 << 24
 
 
 def read_rows(
@@ -81,8 +84,10 @@ def read_rows(
     elif kind == ".idx":
         yield from read_idx_rows(path, inputs)
     else:
-        with file_errors(name), _open_table(path, is_gzip) as file:
-            yield from read_table(file, inputs, names, lambda line: say(f"{name}: {line}"))
+        with file_errors(name), _open_table(path, is_gzip) as (file, max_bytes):
+            yield from read_table(
+                file, inputs, names, lambda line: say(f"{name}: {line}"), max_bytes
+            )
 
 
 def _detect(path: str) -> tuple[str, bool]:
@@ -121,16 +126,17 @@ def _check_pixels(names: Sequence[str]) -> None:
 
 
 @contextmanager
-def _open_table(path: str, is_gzip: bool) -> Iterator[Lines]:
-    """Open a CSV file, or standard input."""
+def _open_table(path: str, is_gzip: bool) -> Iterator[tuple[BinaryStream, float]]:
+    """Open a CSV file or standard input; yield it, and a limit on the size of its text."""
     if path == STANDARD_INPUT:
         if sys.stdin is None:
             raise DataError("is closed")
-        yield sys.stdin.buffer
+        yield sys.stdin.buffer, math.inf
         return
     with open(path, "rb") as file:
         if is_gzip:
-            with gzip.GzipFile(fileobj=file) as unpacked:
-                yield GzippedLines(unpacked, os.fstat(file.fileno()).st_size)
+            max_bytes = os.fstat(file.fileno()).st_size * _TABLE_RATIO + _TABLE_BYTES
+            with gzip.open(file) as unpacked:
+                yield unpacked, max_bytes
         else:
-            yield file
+            yield file, math.inf

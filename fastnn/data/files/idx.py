@@ -11,14 +11,13 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import IO
 
 import numpy as np
 
-from fastnn.data.files.gzipped import DEFLATE_RATIO, MAGIC
-from fastnn.data.files.samples import blocks_of_stream, check_shape, file_errors
+from fastnn.data.files.samples import BinaryStream, blocks_of_stream, check_shape, file_errors
 from fastnn.errors import DataError
 
+GZIP_MAGIC = b"\x1f\x8b"
 _UINT8 = 8  # the code of the only dtype that is read
 _MAX_NDIM = 64  # NumPy's own limit
 _PIECE = 1 << 18  # bytes to read at a time
@@ -89,26 +88,24 @@ def read_idx_rows(path: str | os.PathLike[str], inputs: int) -> Iterator[np.ndar
 @contextmanager
 def _open_idx(
     path: str | os.PathLike[str],
-) -> Iterator[tuple[IO[bytes] | gzip.GzipFile, bytes, tuple[int, ...]]]:
+) -> Iterator[tuple[BinaryStream, bytes, tuple[int, ...]]]:
     """Open a file; yield the stream of its data, the bytes of its header, and the shape.
 
-    A raw file must have the size that the header promises. A gzipped file must be large enough.
+    A raw file must have the size that the header promises.
     """
     with file_errors(path), open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
-        is_gzip = file.read(2) == MAGIC
+        is_gzip = file.read(2) == GZIP_MAGIC
         file.seek(0)
         with gzip.GzipFile(fileobj=file) if is_gzip else nullcontext(file) as stream:
             header, shape = _read_header(stream)
             promised = len(header) + math.prod(shape)
-            if is_gzip and promised > size * DEFLATE_RATIO:
-                raise _wrong_size(promised, "at most ", size * DEFLATE_RATIO)
             if not is_gzip and promised != size:
                 raise _wrong_size(promised, "", size)
             yield stream, header, shape
 
 
-def _read_header(stream: IO[bytes] | gzip.GzipFile) -> tuple[bytes, tuple[int, ...]]:
+def _read_header(stream: BinaryStream) -> tuple[bytes, tuple[int, ...]]:
     """Read the header; return its bytes and the shape that it gives."""
     magic = stream.read(4)
     if len(magic) < 4:

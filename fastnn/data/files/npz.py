@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from fastnn.data.conversion import as_dense, as_labels
 from fastnn.data.dataset import Dataset
 from fastnn.data.files.npy import HEADER_LIMIT, Header, parse_header
 from fastnn.data.files.samples import (
-    as_samples,
     blocks_of_array,
     blocks_of_stream,
     check_shape,
@@ -79,11 +79,21 @@ def load_npz(path: str | os.PathLike[str]) -> Dataset:
             for key in keys:
                 with prefix_errors(key):
                     arrays[key] = _read_array(archive, members[key])
+        for key in ("x_train", "x_test"):
+            with prefix_errors(key):
+                check_shape(arrays[key].shape)
         image_shape = _image_shape(arrays["x_train"].shape)
         note = _convert_pictures(arrays, is_image=image_shape is not None)
-        x_train, x_test = (_samples(key, arrays[key]) for key in ("x_train", "x_test"))
-        y_train, y_test = (_labels(key, arrays[key]) for key in ("y_train", "y_test"))
-        _check_match(x_train, y_train, x_test, y_test)
+        x_train = _features(arrays, "x_train", arrays["x_train"][0].size)
+        x_test = _features(arrays, "x_test", x_train.shape[1])
+        if x_train.dtype != x_test.dtype:
+            raise DataError(
+                "x_train and x_test: one is uint8 and the other is not; both or neither"
+            )
+        # A typing error in a label must not give a network of a million outputs.
+        y_train = _labels(arrays, "y_train", len(x_train), max_classes=len(x_train))
+        n_classes = int(y_train.max()) + 1
+        y_test = _labels(arrays, "y_test", len(x_test), max_classes=n_classes)
     return Dataset(
         name=path.stem,
         x_train=x_train,
@@ -93,7 +103,7 @@ def load_npz(path: str | os.PathLike[str]) -> Dataset:
         scale=1 / 255 if x_train.dtype == np.uint8 else 1.0,
         source=str(path),
         image_shape=image_shape,
-        n_classes=int(y_train.max()) + 1,
+        n_classes=n_classes,
         note=note,
     )
 
@@ -178,7 +188,7 @@ def _holds_samples(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bool:
 class _LimitedFile(io.FileIO):
     """A file that refuses to read more than `limit` bytes at once.
 
-    zipfile reads the whole directory of an archive at once, however large it is.
+    zipfile reads the directory of an archive at once, whatever its size.
     """
 
     limit = _DIRECTORY_BYTES
@@ -232,12 +242,9 @@ def _image_shape(shape: tuple[int, ...]) -> tuple[int, int] | None:
 
 
 def _convert_pictures(arrays: dict[str, np.ndarray], *, is_image: bool) -> str | None:
-    """Convert pictures of another dtype to uint8, as `load_npz` describes; return a note or None.
-
-    Arrays that cannot be samples are left unchanged; later checks refuse them.
-    """
+    """Convert pictures to uint8, as `load_npz` describes; return a note, or None."""
     parts = {key: arrays[key] for key in ("x_train", "x_test")}
-    if any(x.dtype == np.uint8 or x.ndim < 2 for x in parts.values()):
+    if any(x.dtype == np.uint8 for x in parts.values()):
         return None
     x = parts["x_train"]
     if not all(map(_fits_uint8, parts.values())) or x.max() <= _BRIGHT:
@@ -258,45 +265,12 @@ def _fits_uint8(array: np.ndarray) -> bool:
     return bool((array.astype(np.uint8) == array).all())
 
 
-def _samples(key: str, array: np.ndarray) -> np.ndarray:
-    """Return samples (n, features), uint8 or finite float32."""
-    with prefix_errors(key):
-        check_shape(array.shape)
-        return as_samples(array)
+def _features(arrays: dict[str, np.ndarray], key: str, width: int) -> np.ndarray:
+    """Return features (n, width), uint8 or finite float32."""
+    return as_dense(arrays[key].reshape(len(arrays[key]), -1), width, key)
 
 
-def _labels(key: str, array: np.ndarray) -> np.ndarray:
-    """Return labels (n,) int32 of an array (n,) or (n, 1)."""
-    if array.shape not in {(array.size,), (array.size, 1)}:
-        raise DataError(f"{key}: has the shape {array.shape}, expected (n,) or (n, 1)")
-    labels = array.reshape(-1)
-    exact = labels.astype(np.float64)
-    good = (exact >= 0) & (exact <= np.iinfo(np.int32).max) & (exact == np.floor(exact))
-    if (bad := np.flatnonzero(~good)).size:
-        raise DataError(f"{key}: row {bad[0]} is {labels[bad[0]]}, expected 0, 1, 2, ...")
-    return labels.astype(np.int32)
-
-
-def _check_match(
-    x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray, y_test: np.ndarray
-) -> None:
-    """Raise a DataError if the arrays do not match each other."""
-    for part, x, y in (("train", x_train, y_train), ("test", x_test, y_test)):
-        if len(x) != len(y):
-            raise DataError(f"x_{part} has {len(x)} rows, but y_{part} has {len(y)}")
-    if x_train.shape[1] != x_test.shape[1]:
-        raise DataError(
-            f"x_train has {x_train.shape[1]} features, but x_test has {x_test.shape[1]}"
-        )
-    if x_train.dtype != x_test.dtype:
-        raise DataError("x_train and x_test: one is uint8 and the other is not; both or neither")
-    highest = y_train.max()
-    if highest >= len(y_train):  # a typing error would otherwise give a network as many outputs
-        raise DataError(
-            f"y_train: row {y_train.argmax()} is {highest}, but {len(y_train)} rows can be of "
-            f"classes 0 to {len(y_train) - 1} at most"
-        )
-    if (bad := np.flatnonzero(y_test > highest)).size:
-        raise DataError(
-            f"y_test: row {bad[0]} is {y_test[bad[0]]}, but the training labels end at {highest}"
-        )
+def _labels(arrays: dict[str, np.ndarray], key: str, rows: int, max_classes: int) -> np.ndarray:
+    """Return labels (rows,) int32 of an array (rows,) or (rows, 1)."""
+    array = arrays[key]
+    return as_labels(array[:, 0] if array.shape[1:] == (1,) else array, rows, max_classes, key)

@@ -64,7 +64,7 @@ def read_png(path: str | os.PathLike[str], inputs: int, input_scale: float = 1.0
 
 
 def _essential_chunks(file: IO[bytes]) -> io.BytesIO:
-    """Return a PNG of only those chunks that make up the picture, with their checksums verified.
+    """Return the chunks of a PNG that make up the picture, after a check of their checksums.
 
     Texts and profiles are left out: they may unpack to any size.
     """

@@ -9,10 +9,13 @@ import math
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import IO
 
 import numpy as np
 
 from fastnn.errors import DataError
+
+BinaryStream = IO[bytes] | gzip.GzipFile
 
 BLOCK_ROWS, BLOCK_BYTES = 4096, 1 << 22  # limits of a block; a block has at least one row
 

@@ -1,13 +1,19 @@
 """Read samples in CSV strictly: lines of numbers separated by commas, with or without a header."""
 
 import csv
+import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
-from typing import Protocol
 
 import numpy as np
 
-from fastnn.data.files.samples import BLOCK_BYTES, BLOCK_ROWS, as_samples, prefix_errors
+from fastnn.data.files.samples import (
+    BLOCK_BYTES,
+    BLOCK_ROWS,
+    BinaryStream,
+    as_samples,
+    prefix_errors,
+)
 from fastnn.errors import DataError
 
 _LINE_BYTES, _NUMBER_BYTES = 1 << 20, 32  # the limit of a line: the first, plus the second a number
@@ -18,18 +24,12 @@ _LOOK_AHEAD = 16  # lines to examine below a first line that counts up
 _MANY_COLUMNS = 8  # a first line that counts up over this many columns is a header
 
 
-class Lines(Protocol):
-    """A binary file that a table is read from."""
-
-    def readline(self, limit: int, /) -> bytes:
-        """Return the next line, or its first `limit` bytes."""
-
-
 def read_table(
-    file: Lines,
+    file: BinaryStream,
     inputs: int,
     names: Sequence[str] | None = None,
     say: Callable[[str], None] = lambda line: None,
+    max_bytes: float = math.inf,
 ) -> Iterator[np.ndarray]:
     """Yield the samples of a CSV file, one a line, in blocks; it may be larger than memory.
 
@@ -52,6 +52,8 @@ def read_table(
     say : callable
         Called with a message on how an ambiguous first line is read, or that `names` were not
         compared because there is no header.
+    max_bytes : float, optional
+        Limit on the size of the text, for compressed files.
 
     Yields
     ------
@@ -62,9 +64,9 @@ def read_table(
     ------
     DataError
         If the file has no rows; if a line is empty, has more or fewer fields, or a field that is
-        not a finite number in float32; or if the header has other names.
+        not a finite number in float32; if the header has other names; if the text is too long.
     """
-    lines = _lines(file, _LINE_BYTES + _NUMBER_BYTES * inputs)
+    lines = _lines(file, _LINE_BYTES + _NUMBER_BYTES * inputs, max_bytes)
     first = next(lines, None)
     if first is None:
         raise DataError("is empty")
@@ -89,18 +91,23 @@ def read_table(
         raise DataError("has a header and no rows")
 
 
-def _lines(file: Lines, limit: int) -> Iterator[str]:
+def _lines(file: BinaryStream, limit: int, max_bytes: float) -> Iterator[str]:
     """Yield the lines as text, without empty lines at the end.
 
     Raises
     ------
     DataError
-        If a line is longer than `limit` bytes, or is not UTF-8, or an empty line is followed by
-        another one.
+        If a line is longer than `limit` bytes or is not UTF-8, if an empty line is followed by
+        another one, or if all lines are longer than `max_bytes`.
     """
     number, first_empty = 0, 0
     while line := file.readline(limit + 1):
         number += 1
+        max_bytes -= len(line)
+        if max_bytes < 0:
+            raise DataError(
+                "unpacks to too many bytes for its size; if that is intended, unpack it with gunzip"
+            )
         if len(line) > limit:
             raise DataError(f"line {number}: is longer than {limit:,} bytes")
         try:

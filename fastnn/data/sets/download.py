@@ -163,13 +163,7 @@ def _reason(error: BaseException) -> str:
 
 def _progress_bar(progress: bool) -> "Progress":
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+    from rich.progress import Progress
 
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        disable=not (progress and sys.stderr.isatty()),
-    )
+    hidden = not (progress and sys.stderr.isatty())
+    return Progress(console=Console(stderr=True), transient=True, disable=hidden)

@@ -39,8 +39,8 @@ class IdxSet:
     gzip_bytes : tuple of int
         Size of each file as the mirrors compress it.
     folders : tuple of str
-        Folders to search in each directory. Those that bear the set's name come first, because
-        two sets with the same file names may lie side by side.
+        Folders to search in each directory. Folders named after the set come first, because two
+        sets with the same file names may be side by side.
     mirrors : tuple of str
         URLs to put before the names, which end in .gz there.
     system_dirs : tuple of str
