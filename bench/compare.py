@@ -1,10 +1,10 @@
-"""The peers side by side: ``python bench/compare.py [--shapes] [--quick] [--out DIR]``.
+"""Compare fastnn with its peers: ``python bench/compare.py [--shapes] [--quick] [--out DIR]``.
 
-Every peer trains by plain SGD in processes of its own, in rounds: each round starts all of them
-anew, so that a drift of the machine hits all alike. A peer counts only if it did the same work:
-its losses agree with the reference engine's. README.md says how to read the result.
+Every peer trains by plain SGD in separate processes. Each round starts all of them again, so that
+a drift of the machine affects all peers. A peer counts only if it did the same work: its losses
+agree with those of the reference engine. README.md explains how to read the result.
 
-Exit codes: 0 done, 1 a peer failed or a file cannot be written, 2 usage, 130 Ctrl-C.
+Exit codes: 0 success, 1 a peer failed or a file cannot be written, 2 usage, 130 Ctrl-C.
 """
 
 import argparse
@@ -27,16 +27,17 @@ from peers import PEERS
 
 import fastnn
 from fastnn.commands.machine import cpu_name
-from fastnn.commands.running import check_directory, positive_int
+from fastnn.commands.options import positive_int
+from fastnn.commands.session import check_directory
 from fastnn.system.files import write_atomically
 
-PACKAGE_HOME = Path(fastnn.__file__).parents[1]  # the processes run the fastnn that started this
+PACKAGE_HOME = Path(fastnn.__file__).parents[1]  # the processes import this fastnn
 PEERS_SCRIPT = Path(__file__).with_name("peers.py")
 TIMEOUT_SECONDS = 900
-ALWAYS = ("fastnn", "reference")  # what ratios are to, and what losses must agree with
+ALWAYS = ("fastnn", "reference")  # the denominator of ratios, and the reference of losses
 
 MNIST_SIZES = (784, 128, 64, 10)
-# Layer sizes and rows of a batch, on dense data: two middling networks, then inputs, widths,
+# Layer sizes and rows of a batch, on dense data: two medium networks, then inputs, widths,
 # depths and batches from small to large.
 SHAPES = (
     ((784, 128, 64, 10), 128),
@@ -67,19 +68,19 @@ SHAPES_PEERS = ("fastnn", "reference", "torch", "jax")
 
 
 def shape_rows(batch: int) -> int:
-    """Return how many rows an epoch has: enough to time, and few enough to wait for."""
+    """Return the number of rows per epoch: enough to time, few enough to wait for."""
     return min(16_384, max(1_000, 200 * batch))
 
 
 LOSS_TOLERANCE = 1e-4
-# The mean loss of a full-batch epoch is that before its only update: it takes some more epochs
-# to prove that the updates agree too.
+# The loss of a full-batch epoch is measured before its only update, so several epochs are needed
+# to prove that the updates agree.
 PROVEN_EPOCHS, PROVEN_FULL_BATCH_EPOCHS = 1, 4
 
-# These can hold NumPy and scikit-learn back (by half: AVX2 kernels on a CPU that has AVX-512).
-# Peers are to be at their best, and OpenBLAS left alone knows the CPU; the result says its choice.
+# These variables can halve the speed of NumPy and scikit-learn (AVX2 kernels despite AVX-512).
+# Without them, OpenBLAS detects the CPU; the page names its choice.
 UNWANTED = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
-# NPROC is what the thread pool of XLA, JAX's compiler, reads.
+# The thread pool of XLA, JAX's compiler, reads NPROC.
 THREAD_VARIABLES = (
     "OPENBLAS_NUM_THREADS",
     "OMP_NUM_THREADS",
@@ -93,7 +94,7 @@ THREAD_VARIABLES = (
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run: who, what, on how many threads, how often."""
+    """The peers, cases, threads, rounds and epochs of a comparison."""
 
     peers: Sequence[str]
     cases: Sequence[Case]
@@ -105,7 +106,7 @@ class Plan:
 
 @dataclass
 class Record:
-    """What the processes of one peer said of one case."""
+    """The results of one peer's processes for one case."""
 
     losses: list[list[float]] = field(default_factory=list)  # by process, by epoch
     seconds: list[float] = field(default_factory=list)  # of all epochs but the warm-ups
@@ -117,7 +118,7 @@ Records = dict[tuple[str, Case], Record]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compare as the arguments say; return the exit code of the process."""
+    """Run the comparison and return the exit code of the process."""
     options = parse(argv)
     lacking = {name: PEERS[name].lacks() for name in options.peers}
     plan = planned(options, [name for name, lack in lacking.items() if not lack])
@@ -137,9 +138,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_and_print(program: str, out: Path, produce: Callable[[], tuple[str, bool]]) -> int:
-    """Have a page produced in a directory that can be written, print it, return the exit code.
+    """Call `produce`, print the page that it returns, and return the exit code.
 
-    `produce` returns the page and whether all is well.
+    `out` is created first. `produce` returns the page and whether all peers succeeded.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -155,7 +156,7 @@ def run_and_print(program: str, out: Path, produce: Callable[[], tuple[str, bool
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     cores = joblib.cpu_count()
     add = parser.add_argument
@@ -176,7 +177,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def listed(text: str) -> list[str]:
-    """Take names of peers with commas between them; fastnn's two engines are always among them."""
+    """Return the peers that are named, separated by commas, and always fastnn's two engines."""
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in PEERS:
@@ -185,7 +186,7 @@ def listed(text: str) -> list[str]:
 
 
 def planned(options: argparse.Namespace, peers: Sequence[str]) -> Plan:
-    """Return what a command line asks for, with the peers that can run."""
+    """Return the comparison that the options describe, with the peers that can run."""
     rounds, warmup, epochs = (1, 1, 3) if options.quick else (3, 2, 7)
     cases = [Case(MNIST_SIZES, batch_size) for batch_size in (options.batch_size, None)]
     if options.shapes:
@@ -202,11 +203,11 @@ def planned(options: argparse.Namespace, peers: Sequence[str]) -> Plan:
 
 
 def compare(plan: Plan, left_out: Mapping[str, str]) -> Comparison:
-    """Run everything; return what the table and the picture show."""
+    """Run all cases; return the data of the table and the plot."""
     load = load_average()
     before = sgemm_limit(plan.threads)
     records = run_rounds(plan)
-    limit = max(before, sgemm_limit(plan.threads))  # what else runs can only lower it
+    limit = max(before, sgemm_limit(plan.threads))  # other load can only lower it
     said: dict[str, Any] = next((r.said for r in records.values() if r.said), {})
     return Comparison(
         rows=verified(records),
@@ -228,7 +229,7 @@ def compare(plan: Plan, left_out: Mapping[str, str]) -> Comparison:
 
 
 def run_rounds(plan: Plan) -> Records:
-    """Run the processes, round by round; a peer that failed once is not started again."""
+    """Run the processes in rounds; a peer that failed is not started again."""
     records: Records = {(p, case): Record() for case in plan.cases for p in plan.peers}
     for number in range(plan.rounds):
         for (name, case), record in records.items():
@@ -242,7 +243,7 @@ def run_rounds(plan: Plan) -> Records:
 
 
 def add_run(record: Record, said: dict[str, Any], warmup: int) -> None:
-    """Take what a process said: its losses and times, or why it failed."""
+    """Add the losses and times of a process, or the reason of its failure."""
     if "failure" in said:
         record.failure = said["failure"]
         return
@@ -252,7 +253,7 @@ def add_run(record: Record, said: dict[str, Any], warmup: int) -> None:
 
 
 def run_peer(name: str, case: Case, plan: Plan) -> dict[str, Any]:
-    """Run one process; return what it printed, or the failure."""
+    """Run one process; return its output or its failure."""
     command = [str(PEERS_SCRIPT), name, "--threads", str(plan.threads)]
     command += ["--epochs", str(plan.warmup + plan.epochs), "--case", case.to_json()]
     try:
@@ -262,19 +263,19 @@ def run_peer(name: str, case: Case, plan: Plan) -> dict[str, Any]:
 
 
 def sgemm_limit(threads: int) -> float:
-    """Measure the matrix-product limit in the environment that the peers get."""
+    """Measure the matrix-product peak in the environment of the peers."""
     program = "import sys; from fastnn.commands.machine import sgemm_peak as peak; "
     program += "print(peak(int(sys.argv[1])))"
     return float(run_python(["-c", program, str(threads)], threads))
 
 
 def run_python(arguments: Sequence[str], threads: int) -> str:
-    """Run a Python process in the peers' environment; return what it printed.
+    """Run a Python process in the peers' environment; return its output.
 
     Raises
     ------
     RuntimeError
-        If it fails, with the last line that it wrote.
+        If it fails; the message is the last line of its output.
     """
     done = subprocess.run(
         [sys.executable, *arguments],
@@ -290,7 +291,7 @@ def run_python(arguments: Sequence[str], threads: int) -> str:
 
 
 def environment(base: Mapping[str, str], threads: int) -> dict[str, str]:
-    """Return the peers' environment: the same threads for all, and nothing that holds one back."""
+    """Return the environment of the peers: equal threads, no variables that slow one down."""
     env = {name: value for name, value in base.items() if name not in UNWANTED}
     env |= dict.fromkeys(THREAD_VARIABLES, str(threads))
     env["JAX_PLATFORMS"] = "cpu"
@@ -299,7 +300,7 @@ def environment(base: Mapping[str, str], threads: int) -> dict[str, str]:
 
 
 def verified(records: Records) -> list[Row]:
-    """Return the rows, each with how far its losses are from the reference engine's."""
+    """Return the rows, each with the distance of its losses from the reference engine's."""
     rows = []
     for (name, case), record in records.items():
         reference = next(iter(records["reference", case].losses), [])
@@ -316,7 +317,7 @@ def verified(records: Records) -> list[Row]:
 
 
 def loss_distance(losses: Sequence[float], expected: Sequence[float]) -> float:
-    """Return the largest relative distance; NaN where there is nothing to compare, or a NaN.
+    """Return the largest relative distance; NaN if there are no losses or one is NaN.
 
     Examples
     --------
@@ -329,13 +330,13 @@ def loss_distance(losses: Sequence[float], expected: Sequence[float]) -> float:
 
 
 def worst(distances: Iterable[float]) -> float:
-    """Return the largest; NaN where there is none, or one is NaN."""
+    """Return the largest value; NaN if there is none or one is NaN."""
     values = list(distances)
     return math.nan if not values or any(map(math.isnan, values)) else max(values)
 
 
 def versions(peers: Sequence[str]) -> dict[str, str]:
-    """Return the versions of Python, fastnn and what the peers need."""
+    """Return the versions of Python, fastnn and the peers' packages."""
     import platform
     from importlib.metadata import version
 

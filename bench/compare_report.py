@@ -1,4 +1,4 @@
-"""What `compare.py` found, as a Markdown table and as a picture."""
+"""The result of `compare.py` as a Markdown table and a plot."""
 
 import os
 from collections.abc import Sequence
@@ -29,10 +29,10 @@ OURS, THEIRS, LIMIT = "#0072B2", "#BBBBBB", "#D55E00"
 
 @dataclass(frozen=True)
 class Row:
-    """A peer at a case: its rows, its epochs' seconds, and whether it did the work.
+    """A peer in a case: seconds per epoch, and whether it did the same work.
 
-    `apart` is how far its losses are from the reference engine's, relative; None where it gave
-    none. `failure` is empty where all is well.
+    `apart` is the relative distance of its losses from the reference engine's, or None if it has
+    no losses. `failure` is empty if it succeeded.
     """
 
     name: str
@@ -45,13 +45,13 @@ class Row:
 
     @property
     def median(self) -> float:
-        """Median seconds of an epoch."""
+        """Median seconds per epoch."""
         return median(self.seconds)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that a comparison found; `how` and `left_out` are by the peers' titles."""
+    """The result of a comparison; the keys of `how` and `left_out` are titles of peers."""
 
     rows: Sequence[Row]
     sgemm_gflops: float
@@ -60,7 +60,7 @@ class Comparison:
     conditions: dict[str, str]
 
     def limit_seconds(self, row: Row) -> float:
-        """What an epoch's products take as dense ones at the machine's limit."""
+        """Seconds for an epoch's products, zeros included, at the machine's peak."""
         return row.samples * row.case.flops_per_sample / self.sgemm_gflops / 1e9
 
     def of_case(self, case: Case) -> list[Row]:
@@ -74,18 +74,18 @@ class Comparison:
         return list(dict.fromkeys(row.case for row in self.rows))
 
     def row(self, name: str, case: Case) -> Row | None:
-        """Return the row of a peer at a case; None where it failed or was left out."""
+        """Return the row of a peer in a case; None if it failed or was left out."""
         rows = (row for row in self.rows if (row.name, row.case) == (name, case))
         return next((row for row in rows if not row.failure), None)
 
     def ratio(self, row: Row | None) -> float | None:
-        """Return how many times fastnn's time a row took; None where either failed."""
+        """Return the time of a row over fastnn's; None if either failed."""
         ours = row and self.row("fastnn", row.case)
         return None if ours is None or row is None or row.failure else row.median / ours.median
 
 
 def markdown(result: Comparison) -> str:
-    """Return the comparison on MNIST as a page of Markdown."""
+    """Return the comparison on MNIST as Markdown."""
     lines = ["# fastnn and its peers", "", "![Milliseconds an epoch](peers.png)", ""]
     limit = max(map(result.limit_seconds, result.rows), default=0)
     lines += [
@@ -105,7 +105,7 @@ def markdown(result: Comparison) -> str:
 
 
 def conditions(result: Comparison) -> list[str]:
-    """Return what a result was measured under."""
+    """Return the conditions of the measurement."""
     lines = [f"- {name}: {value}" for name, value in result.conditions.items()]
     lines += [f"- left out: {title}, {why}" for title, why in result.left_out.items()]
     lines += ["", "How each is driven:", ""]
@@ -113,7 +113,7 @@ def conditions(result: Comparison) -> list[str]:
 
 
 def grid(rows: Sequence[Sequence[str]], texts: int) -> list[str]:
-    """Return the lines of a table whose first columns are texts and whose others are numbers."""
+    """Return the lines of a table with text columns first and number columns after them."""
     head, *body = rows
     rule = [*["---"] * texts, *["---:"] * (len(head) - texts)]
     return ["| " + " | ".join(row) + " |" for row in (head, rule, *body)]
@@ -126,7 +126,7 @@ def table(result: Comparison) -> list[str]:
 
 
 def cells(row: Row, result: Comparison) -> tuple[str, ...]:
-    """Return a row's texts; a failed row holds the failure and no figures."""
+    """Return the texts of a row; a failed row has the failure in place of figures."""
     apart = "-" if row.apart is None else f"{row.apart:.0e}"
     if row.failure:
         failure = row.failure.replace("|", "/")
@@ -147,7 +147,7 @@ def cells(row: Row, result: Comparison) -> tuple[str, ...]:
 
 
 def quartiles(seconds: Sequence[float]) -> tuple[float, float]:
-    """Return the values a quarter of the way from either end.
+    """Return the first and the third quartile, as values of the sample.
 
     Examples
     --------
@@ -160,7 +160,7 @@ def quartiles(seconds: Sequence[float]) -> tuple[float, float]:
 
 
 def draw(result: Comparison, path: str | os.PathLike[str]) -> None:
-    """Draw the medians as bars, a panel for each batch size, as a PNG file.
+    """Draw the medians as bars, with a panel for each batch size, as a PNG file.
 
     Raises
     ------
@@ -182,14 +182,14 @@ def _bars(axes: "Axes", result: Comparison, case: Case) -> None:
     times = [1e3 * row.median for row in rows]
     colors = [OURS if row.name == "fastnn" else THEIRS for row in rows]
     bars = axes.barh([row.title for row in rows], times, color=colors, height=0.7)
-    blank = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}  # the limit's line runs below
+    blank = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}  # the line of the peak is below
     labels = [_bar_text(row, result) for row in rows]
     axes.bar_label(bars, labels=labels, padding=4, bbox=blank, zorder=4)
     limit = 1e3 * max(map(result.limit_seconds, rows), default=0)
     label = "all products as dense ones, at the machine's matrix-product limit"
     axes.axvline(limit, color=LIMIT, linestyle="--", linewidth=1.4, label=label)
     axes.set(xlabel="ms an epoch", title=case.batch)
-    axes.set_xlim(0, 1.45 * max([limit, *times]) or 1)  # room for the labels
+    axes.set_xlim(0, 1.45 * max([limit, *times]) or 1)  # space for the labels
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
@@ -208,7 +208,7 @@ RIVALS = ("torch", "jax")
 
 
 def shapes_markdown(result: Comparison) -> str:
-    """Return the comparison over many shapes as a page of Markdown, a line for each."""
+    """Return the comparison over many shapes as Markdown, with a line for each."""
     rivals = [name for name in RIVALS if any(row.name == name for row in result.rows)]
     titles = {row.name: row.title for row in result.rows}
     header = ["network", "batch", "µs an update", "of dense limit", "loss apart"]
@@ -234,7 +234,7 @@ def shapes_markdown(result: Comparison) -> str:
 
 
 def better_ratio(result: Comparison, case: Case) -> float | None:
-    """Return what the faster of the rivals takes, in fastnn's times; None where none counts."""
+    """Return the time of the faster rival over fastnn's; None if no rival succeeded."""
     ratios = [result.ratio(result.row(name, case)) for name in RIVALS]
     return min((ratio for ratio in ratios if ratio is not None), default=None)
 
@@ -256,7 +256,7 @@ def _shape_cells(result: Comparison, case: Case, rivals: Sequence[str]) -> list[
 
 
 def draw_shapes(result: Comparison, path: str | os.PathLike[str]) -> None:
-    """Draw what the others take in fastnn's times, a line for each shape, as a PNG file.
+    """Draw the other peers' times over fastnn's, with a line for each shape, as a PNG file.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What the benchmarks share: an option, the data, the machine's limit, the tables at the end."""
+"""What the benchmarks share: an option, the data, the machine's peak, the tables at the end."""
 
 from collections.abc import Iterator
 
@@ -16,12 +16,12 @@ RESULTS = pytest.StashKey[Results]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add --quick, which pytest knows where bench/ or a file in it is on the command line."""
+    """Add --quick; pytest only accepts it if bench/ or a file in it is on the command line."""
     parser.addoption("--quick", action="store_true", help="fewer rounds: does it still run?")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make room for the results."""
+    """Create the object that collects the results."""
     config.stash[RESULTS] = Results()
 
 
@@ -38,7 +38,7 @@ def pytest_terminal_summary(
 
 @pytest.fixture(scope="session")
 def effort(pytestconfig: pytest.Config) -> Effort:
-    """Return how often to measure; a median that is to be compared needs 7 rounds or more."""
+    """Return the number of rounds; a median to compare needs at least 7."""
     if pytestconfig.getoption("--quick"):
         return Effort(rounds=3, warmup_rounds=1, process_rounds=1, peak_seconds=0.3)
     return Effort(rounds=15, warmup_rounds=3, process_rounds=7, peak_seconds=1.0)
@@ -46,13 +46,13 @@ def effort(pytestconfig: pytest.Config) -> Effort:
 
 @pytest.fixture(scope="session")
 def results(pytestconfig: pytest.Config) -> Results:
-    """Return where a benchmark leaves what the tables show."""
+    """Return the object that collects the results for the tables."""
     return pytestconfig.stash[RESULTS]
 
 
 @pytest.fixture(scope="session")
 def data(results: Results) -> Dataset:
-    """Return MNIST, or its imitation."""
+    """Return MNIST or an imitation."""
     data = find_or_imitate()
     results.data = data
     return data
@@ -60,10 +60,10 @@ def data(results: Results) -> Dataset:
 
 @pytest.fixture(scope="session")
 def machine(effort: Effort, results: Results) -> Iterator[Machine]:
-    """Return the machine, and measure its matrix-product limit before and after all cases.
+    """Return the machine, and measure its matrix-product peak before and after all cases.
 
-    In processes of their own, on one thread and on all. The better of both is the limit: what
-    else runs on the machine can only lower it.
+    It is measured in separate processes, with one thread and with all. The better of two
+    measurements counts, because other load on the machine can only lower it.
     """
     load = load_average()
     threads = get_engine("numba", LAYERS, input_scale=1.0).threads or 1

@@ -1,40 +1,39 @@
-"""The epochs that are timed, and the proof that each one trains right."""
+"""The epochs that are timed, and the check that each one trains correctly."""
 
 from dataclasses import dataclass, replace
 from itertools import count
 
 import numpy as np
 
-from fastnn.data.rows import Data
 from fastnn.data.sets import Dataset
-from fastnn.engine import get_engine
 from fastnn.epoch import Epoch, Progress
 from fastnn.model.initializers import he_normal
 from fastnn.model.layers import dense_layers
-from fastnn.model.losses import LOSSES
-from fastnn.model.optimizers import get_optimizer
+from fastnn.model.optimizers import OPTIMIZERS, get_optimizer
 from fastnn.model.randomness import permutation
-from fastnn.training import fit as training
+from fastnn.network import Network
+from fastnn.training.fit import Fit
+from fastnn.training.loop import train
 from fastnn.training.plan import Plan
-from fastnn.training.state import Counts
+from fastnn.training.preparation import prepare
+from fastnn.training.state import Position
 
 SIZES = [784, 128, 64, 10]
 LAYERS = dense_layers(SIZES)
 SEED = 0
-DROPOUT = 0.2, 0.05, 0.05  # of the recipe that README.md recommends for MNIST
+DROPOUT = 0.2, 0.05, 0.05  # of the recipe for MNIST in fastnn/guide/training.md
 
-# Two engines round differently, by some 1e-7 in a loss. Such a difference can take a ReLU across
-# its kink for one sample, and from there the weights drift apart: among six seeds the losses of
-# MNIST's first 100 updates stayed within 3e-7, the first epoch's mean within 2e-5.
+# The engines round differently, by about 1e-7 of a loss. The difference can change the sign of a
+# ReLU's input for one sample, and then the weights drift apart. For six seeds, the losses of the
+# first 100 updates on MNIST agreed within 3e-7 and the first epoch's mean loss within 2e-5.
 PROVEN_UPDATES = {128: 100, None: 5}  # by batch size; None is the full batch
 UPDATE_TOLERANCE = 1e-5
 EPOCH_TOLERANCE = 1e-4
-# Adam's steps are of full length however small a gradient is. A rounding error that takes a sample
-# across a kink and so wakes a unit that had no gradient yet moves all its weights: runs whose
-# initial weights differed in the last bit agreed to 3e-7 for 100 updates, or parted by 9e-3 in a
-# loss after the 47th, each on one of two sides.
+# Adam's steps do not shrink with the gradient. If a rounding error activates a unit that had no
+# gradient so far, all weights of the unit change: runs whose initial weights differed in the last
+# bit agreed to 3e-7 for 100 updates, or differed by 9e-3 in a loss after the 47th.
 ADAM_UPDATES, ADAM_EPOCH_TOLERANCE = 25, 5e-3
-# Momentum carries such a drift on for ten updates: on one processor the 39th loss was 1.4e-5 apart.
+# Momentum extends such a drift over ten updates: on one processor the 39th loss differed by 1.4e-5.
 MOMENTUM_UPDATES = 25
 
 
@@ -56,7 +55,7 @@ class Case:
 
     @property
     def specials(self) -> list[str]:
-        """What sets it apart from plain gradient descent on layers of ReLU."""
+        """The differences from plain gradient descent with ReLU layers."""
         names = [self.optimizer, self.activation, "dropout" if self.dropout else "sgd"]
         return [name for name in names if name not in ("sgd", "relu")]
 
@@ -84,27 +83,41 @@ class Trainer:
     """A case's engine and data, ready to train from the initial weights."""
 
     def __init__(self, case: Case, data: Dataset) -> None:
-        layers = dense_layers(SIZES, case.activation, case.dropout or 0.0)
-        self.engine = get_engine(case.engine, layers, input_scale=data.scale, threads=case.threads)
-        self.data = Data(data.x_train, data.y_train)
+        network = Network(
+            SIZES,
+            activation=case.activation,
+            dropout=case.dropout or 0.0,
+            input_scale=data.scale,
+            seed=SEED,
+        )
+        network.parameters = he_normal(LAYERS, SEED)
+        self._prepare(network, case.engine, case.threads, data.x_train, data.y_train)
         self.batch_rows = case.batch_size or len(data.x_train)
         self.optimizer = get_optimizer(case.optimizer)
-        self._initial = he_normal(LAYERS, SEED)
+
+    def _prepare(
+        self, network: Network, engine: str, threads: int | None, x: np.ndarray, y: np.ndarray
+    ) -> None:
+        self.network, self._initial = network, network.parameters
+        self.engine = network.use_engine(engine, threads=threads)
+        self._prepared = prepare(network, Plan(1, "full", OPTIMIZERS["sgd"], seed=SEED), x, y)
+        self.data = self._prepared.training
 
     def reset(self) -> None:
-        """Go back to the initial weights."""
-        self.engine.set_parameters(self._initial)
+        """Restore the initial weights, state and position."""
+        self.network.parameters, self.network._position = self._initial, Position()
         self.engine.set_state([])
 
     def epoch(self) -> float:
         """Train for one epoch as `Network.fit` does; return its mean loss. This is timed."""
         plan = Plan(1, self.batch_rows, self.optimizer, seed=SEED)
-        loss = LOSSES["cross_entropy"]
-        outcome = training.fit(self.engine, self.data, plan, Counts(), loss=loss)
-        return outcome.history["loss"][0]
+        fit = Fit(self.network, self._prepared._replace(plan=plan))
+        train(fit)
+        self.network._position = Position()  # every round trains the first epoch
+        return fit.history["loss"][0]
 
     def losses(self, updates: int) -> list[float]:
-        """Train from the initial weights, one update a call; return the loss before each."""
+        """Train from the initial weights, one update per call; return the loss before each."""
         self.reset()
         losses: list[float] = []
         for number in count():
@@ -123,18 +136,18 @@ class Trainer:
 
 
 def other(case: Case) -> Case:
-    """Return the case that does the same work on the other engine."""
+    """Return the same case with the other engine."""
     engine = "numpy" if case.engine == "numba" else "numba"
     return replace(case, engine=engine, threads=None)
 
 
 def proven(case: Case, data: Dataset) -> Trainer:
-    """Return the case's trainer at its initial weights, once it agrees with the other engine.
+    """Return the case's trainer with its initial weights, if it agrees with the other engine.
 
     Raises
     ------
     AssertionError
-        If a loss of the first updates, or the first epoch's mean, is further off than rounding.
+        If a loss of the first updates, or of the first epoch, differs by more than rounding.
     """
     trainer, twin = Trainer(case, data), Trainer(other(case), data)
     updates, tolerance = PROVEN_UPDATES[case.batch_size], EPOCH_TOLERANCE
@@ -151,7 +164,7 @@ def proven(case: Case, data: Dataset) -> Trainer:
 
 
 def assert_close(losses: list[float], expected: list[float], tolerance: float) -> None:
-    """Raise an AssertionError that tells how far losses are off, if that is too far."""
+    """Raise an AssertionError with the difference of the losses if it is too large."""
     pairs = zip(losses, expected, strict=True)
     apart = np.array([abs(got / want - 1) for got, want in pairs])
     if not (apart <= tolerance).all():  # a NaN is not

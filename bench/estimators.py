@@ -1,10 +1,10 @@
-"""The estimators beside scikit-learn's: ``python bench/estimators.py [--quick] [--sets A,B]``.
+"""Estimators against scikit-learn's: ``python bench/estimators.py [--quick] [--sets A,B]``.
 
-The same call of either library, Adam as it comes, on small sets, synthetic ones, MNIST and sparse
-rows (there with plain gradient descent too): the seconds of `fit`, checks of the input included,
-and the scores of many seeds. Every library has a process of its own for each set and round, and
-rounds take turns in who begins. A row counts only if both ran the same number of epochs. Exit
-codes: as of compare.py.
+Both libraries run the same calls, with Adam by default, on small, synthetic and sparse data and
+MNIST (sparse data also with plain gradient descent). Measured are the seconds of `fit`, input
+checks included, and the scores of many seeds. Each library has a separate process for each data
+set and round, and the library that starts alternates between rounds. A row counts only if both ran
+the same number of epochs. Exit codes are those of compare.py.
 """
 
 import argparse
@@ -37,26 +37,26 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import scale
 
 from fastnn.commands.machine import cpu_name
-from fastnn.commands.running import positive_int
+from fastnn.commands.options import positive_int
 
 LIBRARIES = ("fastnn", "scikit-learn")
 Arrays = tuple[np.ndarray, np.ndarray]
-Parts = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # as train_test_split has them
+Parts = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # the order of train_test_split
 
 
 def mnist(dtype: str) -> Arrays:
-    """Return MNIST's training rows, or what is like them, from 0 to 1."""
+    """Return MNIST's training rows, or an imitation, scaled to 0 to 1."""
     data = find_or_imitate()
     return (data.x_train * data.scale).astype(dtype), data.y_train
 
 
 def synthetic(rows: int) -> Arrays:
-    """Return rows of 20 features, of two classes."""
+    """Return rows of two classes with 20 features."""
     return make_classification(rows, random_state=0)
 
 
 def sparse_rows() -> Arrays:
-    """Return 11,000 rows of 100,000 features, 0.1 % of them not zero, of ten classes."""
+    """Return 11,000 rows of ten classes with 100,000 features, 0.1 % of them not zero."""
     rng, rows, features, entries = np.random.default_rng(0), 11_000, 100_000, 100
     columns = rng.integers(0, features, rows * entries)
     x = csr_array(
@@ -68,14 +68,14 @@ def sparse_rows() -> Arrays:
 
 
 def bundled(load: Callable[..., Arrays]) -> Arrays:
-    """Return a set that scikit-learn brings, its features scaled."""
+    """Return a data set of scikit-learn with scaled features."""
     x, y = load(return_X_y=True)
     return scale(x), y
 
 
 @dataclass(frozen=True)
 class Case:
-    """A set and a call.
+    """A data set and the arguments of the estimator.
 
     Attributes
     ----------
@@ -83,15 +83,15 @@ class Case:
     kind : str
         The estimator.
     epochs : int
-        Of the fits that are timed.
+        Epochs of each timed fit.
     batch_sizes : tuple
-        Each is a row.
+        Each is a row of the table.
     scored_epochs : int
-        At most so many of the fits that are scored, which end as they will.
+        Maximum epochs of each scored fit, which stops as the library decides.
     seeds : int
-        Of these.
+        Number of scored fits.
     settings : dict
-        Of the estimator.
+        Arguments of the estimator.
     """
 
     load: Callable[[], Arrays]
@@ -107,7 +107,7 @@ ON_MNIST: Any = {"batch_sizes": ("auto", 128), "scored_epochs": 3, "seeds": 3}
 
 
 def on_sparse_rows(**settings: Any) -> Case:
-    """Return a case on sparse rows; one seed, for a fit of scikit-learn's takes long."""
+    """Return a case with sparse rows; with one seed, because scikit-learn is slow there."""
     settings["hidden_layer_sizes"] = (128, 64)
     return Case(sparse_rows, epochs=1, scored_epochs=3, seeds=1, settings=settings)
 
@@ -120,7 +120,7 @@ CASES = {
     "diabetes": Case(lambda: bundled(load_diabetes), "MLPRegressor", batch_sizes=("auto", 128)),
     "500x20": Case(lambda: synthetic(500)),
     "5000x20": Case(lambda: synthetic(5_000)),
-    # As `fetch_openml("mnist_784")` divided by 255 is, and for those who know what that costs.
+    # float64, like `fetch_openml("mnist_784")` divided by 255, and float32, which is faster.
     "mnist float64": Case(lambda: mnist("float64"), epochs=5, **ON_MNIST),
     "mnist float32": Case(lambda: mnist("float32"), epochs=5, **ON_MNIST),
     # Plain gradient descent, without the penalty that would change every weight in every step.
@@ -133,7 +133,7 @@ CASES = {
 
 
 def estimator(library: str, kind: str, **settings: Any) -> Any:
-    """Return an estimator of a library, with nothing set but these."""
+    """Return an estimator of a library with these settings."""
     if library == "fastnn":
         import fastnn as home
     else:
@@ -142,9 +142,9 @@ def estimator(library: str, kind: str, **settings: Any) -> Any:
 
 
 def work(library: str, case: Case, batch_size: int | str, fits: int, seeds: int) -> dict[str, Any]:
-    """Time fits of so many epochs, each of a new estimator, then score fits that end as they will.
+    """Time fits of a fixed number of epochs, then score fits that stop by themselves.
 
-    The first fit loads the kernels, and is not timed.
+    Each fit has a new estimator. The first one loads the kernels and is not timed.
     """
     x, y = case.load()
     y = scale(y) if case.kind == "MLPRegressor" else y
@@ -175,7 +175,7 @@ def work(library: str, case: Case, batch_size: int | str, fits: int, seeds: int)
 
 @dataclass
 class Row:
-    """What the processes said of a case and a batch size, by library."""
+    """The results of the processes for a case and a batch size, by library."""
 
     name: str
     batch_size: int | str
@@ -185,7 +185,7 @@ class Row:
     failure: str = ""
 
     def add(self, library: str, said: dict[str, Any]) -> None:
-        """Take what a process said; scores are the same in all rounds."""
+        """Add the result of a process; scores are the same in all rounds."""
         self.seconds[library] += said["seconds"]
         self.scores[library] = said["scores"] or self.scores[library]
         self.epochs |= set(said["epochs"])
@@ -212,10 +212,10 @@ class Row:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compare as the arguments say; return the exit code of the process."""
+    """Run the comparison and return the exit code of the process."""
     options = parse(argv)
     if options.library:
-        warnings.simplefilter("ignore")  # that so few epochs do not converge
+        warnings.simplefilter("ignore")  # about the few epochs
         case, batch_size = CASES[options.sets[0]], json.loads(options.batch_size)
         print(json.dumps(work(options.library, case, batch_size, options.fits, options.seeds)))
         return 0
@@ -228,7 +228,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     cores = joblib.cpu_count()
     add = parser.add_argument
@@ -247,7 +247,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def compare(options: argparse.Namespace) -> list[Row]:
-    """Run the processes; scores are asked for in the first round alone."""
+    """Run the processes; only the first round computes scores."""
     rows = [Row(name, batch) for name in options.sets for batch in CASES[name].batch_sizes]
     rounds, fits = (1, 1) if options.quick else (3, 3)
     for number in range(rounds):
@@ -282,7 +282,7 @@ def show(rows: Sequence[Row], threads: int) -> None:
         table.add_column(heading, justify="right")
     for row in rows:
         table.add_row(*row.cells())
-    Console(width=max(120, Console().width)).print(table)  # a file has no width of its own
+    Console(width=max(120, Console().width)).print(table)  # a file has no width
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""The ladder's rungs: one matrix product, ``c = a b``, computed with growing craft.
+"""The rungs of the ladder: one matrix product, ``c = a b``, with one optimization more each.
 
-a (128, 785) holds samples and a column of ones, b (785, 128) the first layer's weights and its
-biases; c (128, 128). Everything runs on one thread. A rung gets a and b once, lays them out as
-it likes outside the time (in fastnn, weights lie in their panels for good), and computes c in it.
-All begin on cache lines: loops over a c that did not were seen to take half as long again.
+a (128, 785) contains samples and a column of ones, b (785, 128) the first layer's weights and
+biases; c is (128, 128). Everything runs on one thread. A rung may rearrange a and b once, which is
+not timed, because fastnn always stores weights in panels. All arrays start on cache lines; loops
+over a c that did not took 1.5 times as long.
 """
 
 from collections.abc import Callable
@@ -13,23 +13,23 @@ import numba
 import numpy as np
 
 from fastnn.kernels.gemm.product import multiply
-from fastnn.kernels.gemm.tile import TILE_PANELS, TILE_ROWS, operand, tile
+from fastnn.kernels.gemm.tile import PLAIN, TILE_PANELS, TILE_ROWS, operand, tile
 from fastnn.kernels.jit.simd import NR, address_in, array_at
 from fastnn.kernels.layers.dense import dense_forward_listed
-from fastnn.kernels.layers.zeros import mark
+from fastnn.kernels.layers.zeros import write_masks
 from fastnn.kernels.layout import Layout
 from fastnn.kernels.workspace import ROW_BLOCK, Workspace, aligned_zeros
 from fastnn.model.layers import dense_layers
 from fastnn.model.losses import LOSSES
 
 ROWS, DEPTH, COLUMNS = 128, 785, 128  # ROWS and COLUMNS are whole tiles on every machine
-FLOPS = 2 * ROWS * DEPTH * COLUMNS  # zeros are counted like other numbers
+FLOPS = 2 * ROWS * DEPTH * COLUMNS  # operations with zeros count
 
 
 class Ready(NamedTuple):
-    """A rung that has its operands: ``run()`` computes the product into ``c``.
+    """A rung with its operands: ``run()`` computes the product into ``c``.
 
-    `run` does so `products` times in a row, which is once but for the BLAS in its own process.
+    `run` computes it `products` times, which is 1 except for the BLAS in a separate process.
     """
 
     run: Callable[[], None]
@@ -38,7 +38,7 @@ class Ready(NamedTuple):
 
 
 def with_result(kernel: Callable, *operands: np.ndarray | int) -> Ready:
-    """Make a rung of a kernel that takes c (ROWS, COLUMNS) and then its operands."""
+    """Return a rung for a kernel that takes c (ROWS, COLUMNS) and then its operands."""
     c = aligned(np.full((ROWS, COLUMNS), np.nan, np.float32))
     return Ready(lambda: kernel(c, *operands), c)
 
@@ -50,11 +50,11 @@ def aligned(array: np.ndarray) -> np.ndarray:
     return copy
 
 
-# ---- what Numba makes of loops --------------------------------------------------------------
+# ---- loops compiled by Numba ----------------------------------------------------------------
 
 
 def plain_loops(a: np.ndarray, b: np.ndarray) -> Ready:
-    """The formula, ``c[i, j] = Σ a[i, k] b[k, j]``: one sum at a time, each add awaits the last."""
+    """The formula, ``c[i, j] = Σ a[i, k] b[k, j]``: one dependent sum at a time."""
     return with_result(_plain_loops, a, b)
 
 
@@ -69,7 +69,7 @@ def _plain_loops(c, a, b):
 
 
 def loops_over_rows(a: np.ndarray, b: np.ndarray) -> Ready:
-    """Innermost j: rows of b and c are walked in order, so the compiler takes vectors of them."""
+    """Innermost j: rows of b and c are read in order, so the compiler vectorizes the loop."""
     return with_result(_loops_over_rows, a, b)
 
 
@@ -115,7 +115,7 @@ def register_tile(a: np.ndarray, b: np.ndarray) -> Ready:
 
 
 def packed_panels(a: np.ndarray, b: np.ndarray) -> Ready:
-    """Pack b in panels: what a tile reads lies in one stretch, not spread over b's long rows."""
+    """Pack b in panels: a tile reads contiguous memory instead of parts of b's long rows."""
     return with_result(_tiles, a, panels_of(b), NR, DEPTH * NR)
 
 
@@ -127,11 +127,13 @@ def _tiles(c, a, b, b_row, b_step):
     for j in range(0, columns, TILE_PANELS * NR):
         for i in range(0, rows, TILE_ROWS):
             tile(
+                PLAIN,
                 TILE_ROWS,
                 TILE_PANELS,
                 operand(c, i * columns + j, columns, NR),
                 operand(a, i * depth, depth, 1),
                 operand(b, j // NR * b_step, b_row, b_step),
+                0,
                 depth,
                 False,
                 np.float32(0),
@@ -139,7 +141,7 @@ def _tiles(c, a, b, b_row, b_step):
 
 
 def cache_blocks(a: np.ndarray, b: np.ndarray) -> Ready:
-    """Some k at a time, so that a tile's panels stay in the first cache: fastnn's `multiply`."""
+    """Blocks of k, so that a tile's panels stay in the L1 cache: fastnn's `multiply`."""
     return with_result(_cache_blocks, a, panels_of(b))
 
 
@@ -166,7 +168,7 @@ def panels_of(b: np.ndarray) -> np.ndarray:
 
 
 def zeros_skipped(a: np.ndarray, b: np.ndarray) -> Ready:
-    """Only the k where a tile's rows are not all zero: fastnn's first layer, lists included."""
+    """Only the k where a tile's rows are not all zero: fastnn's first layer with its lists."""
     layout = Layout(dense_layers([DEPTH - 1, COLUMNS]), LOSSES["cross_entropy"], ROWS)
     buffers = Workspace(layout, ROWS, threads=1, input_scale=1.0, loss=0)
     layout.write(buffers.parameters, [(b[:-1], b[-1])])
@@ -183,13 +185,13 @@ def zeros_skipped(a: np.ndarray, b: np.ndarray) -> Ready:
 @numba.njit
 def _zeros_skipped(workspace, parameters, table, masks, lists, stride):
     layer = table[0]
-    # Bare pointers, as the kernels have them: Numba's arrays would cost a fifth.
+    # Pointers as in the kernels; Numba's arrays would take a fifth longer.
     workspace = array_at(address_in(workspace, 0), len(workspace), np.float32)
     parameters = array_at(address_in(parameters, 0), len(parameters), np.float32)
     masks = array_at(address_in(masks, 0), len(masks), np.uint16)
     lists = array_at(address_in(lists, 0), len(lists), np.int32)
     for row in range(ROWS):
-        mark(masks, stride, row, workspace, layer.a + row * layer.a_row, DEPTH)
+        write_masks(masks, stride, row, workspace, layer.a + row * layer.a_row, DEPTH)
     for first in range(0, ROWS, ROW_BLOCK):
         dense_forward_listed(
             workspace, parameters, layer, first, ROW_BLOCK, masks, stride, lists, 0

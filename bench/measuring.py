@@ -1,4 +1,4 @@
-"""How it is measured: how often, on what, at what limit, after what rest."""
+"""The number of rounds, the machine, its peak, and the pause before a measurement."""
 
 import os
 import time
@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 from fastnn.commands.machine import sgemm_peak
 
-# OpenBLAS's idle threads spin for tens of milliseconds after a product, and whatever runs next
-# shares their cores: an epoch of the Numba engine was seen to take 230 ms instead of 133.
+# OpenBLAS's idle threads spin for tens of milliseconds after a product and slow down the next
+# measurement: an epoch of the Numba engine took 230 ms instead of 133.
 BLAS_REST_SECONDS = 0.3
 
 
 class Effort(NamedTuple):
-    """How often things are measured."""
+    """Numbers of rounds."""
 
     rounds: int
     warmup_rounds: int
@@ -21,7 +21,7 @@ class Effort(NamedTuple):
 
 
 class Machine(NamedTuple):
-    """What the run is measured on; `load` is how many processes were running before it."""
+    """The machine of a run; `load` is the number of processes that ran before it."""
 
     cpu: str
     threads: int
@@ -34,10 +34,10 @@ def sgemm_limits(threads: int, effort: Effort) -> dict[int, float]:
 
 
 def load_average() -> float | None:
-    """Return how many processes were running in the last minute, where the system tells."""
+    """Return the number of running processes in the last minute, or None if it is unknown."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def let_blas_rest() -> None:
-    """Wait until the threads of a BLAS library have gone to sleep."""
+    """Wait until the threads of a BLAS library stop spinning."""
     time.sleep(BLAS_REST_SECONDS)

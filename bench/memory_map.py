@@ -1,11 +1,11 @@
 """Training from a memory map: ``python bench/memory_map.py FOLDER [--quick] [--threads N]``.
 
 Many copies of MNIST with small changes, 2.8 GB as bytes and 1.1 GB as float32, are written to a
-folder of their own in FOLDER, deleted at the end. From each file 784-128-64-10 is trained for two
-epochs at batch 128, in rounds of processes: from an array in memory, from the map while the system
-has the file in its cache, and from the map after the cache was emptied of it. All must come to the
-same loss, to the bit. "anonymous" is the peak of the memory that no file stands behind. Exit codes:
-as of compare.py, which also counts a peak of 400 MB or less than 0.9 of the array's speed as bad.
+new directory in FOLDER, which is deleted at the end. Processes train 784-128-64-10 on each file
+for two epochs with batches of 128: from an array in memory, from the map with the file in the
+system's cache, and from the map without it. All must have bit-identical losses. "anonymous" is the
+peak of the memory without a file behind it. Exit codes are those of compare.py; a peak above 400 MB
+or less than 0.9 of the array's speed is a failure, too.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from measuring import load_average
 from mnist_like import find_or_imitate
 
 from fastnn import Network
-from fastnn.commands.running import positive_int
+from fastnn.commands.options import positive_int
 
 SIZES = (784, 128, 64, 10)
 BATCH_ROWS, EPOCHS = 128, 2
@@ -61,14 +61,14 @@ def write_copies(folder: Path, dtype: str, copies: int) -> None:
 
 
 def drop_from_cache(path: Path) -> None:
-    """Ask the system to forget what it holds of a file."""
+    """Ask the system to remove a file from its cache."""
     with path.open("rb") as file:
         os.fsync(file)
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def read_seconds(path: Path) -> float:
-    """Return what it takes to read a file from its beginning to its end."""
+    """Return the seconds that reading a file takes."""
     buffer = bytearray(2**20)
     start = time.perf_counter()
     with path.open("rb", buffering=0) as file:
@@ -81,7 +81,7 @@ def read_seconds(path: Path) -> float:
 
 
 class AnonymousMemory(threading.Thread):
-    """Samples how much memory of this process no file stands behind; `peak` is in MB."""
+    """Sample the anonymous memory of this process; `peak` is in MB."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -96,7 +96,7 @@ class AnonymousMemory(threading.Thread):
 
 
 def train(folder: Path, held: str, threads: int) -> Record:
-    """Train from the files; return seconds, memory and the last loss."""
+    """Train from the files; return the seconds, the memory and the last loss."""
     path = folder / "x.npy"
     memory = AnonymousMemory()
     memory.start()
@@ -109,7 +109,7 @@ def train(folder: Path, held: str, threads: int) -> Record:
     elif held == "map, cached":
         read_seconds(path)
     else:
-        del x  # what is mapped stays in the cache
+        del x  # mapped pages stay in the cache
         drop_from_cache(path)
         x = np.load(path, mmap_mode="r")
     Network(SIZES).fit(*warm, epochs=1, **settings)  # loads the kernels
@@ -128,7 +128,7 @@ def train(folder: Path, held: str, threads: int) -> Record:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure as the arguments say; return the exit code of the process."""
+    """Run the benchmark and return the exit code of the process."""
     cores = joblib.cpu_count()
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", metavar="FOLDER", type=Path)
@@ -153,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure(dtype: str, options: argparse.Namespace) -> tuple[str, bool]:
-    """Write a file, train from it in rounds; return a section, and whether all is well."""
+    """Write a file and train from it; return a section, and whether it passes."""
     copies = 2 if options.quick else COPIES[dtype]
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
@@ -174,7 +174,7 @@ def measure(dtype: str, options: argparse.Namespace) -> tuple[str, bool]:
 
 
 def section(records: dict[str, list[Record]], size: int, reading: float) -> tuple[list[str], bool]:
-    """Return the lines about one file, and whether all is well."""
+    """Return the lines about one file, and whether it passes."""
 
     def middle(held: str, figure: Callable[[Record], float]) -> float:
         return median(map(figure, records[held]))

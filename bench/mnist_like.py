@@ -1,4 +1,4 @@
-"""MNIST where it lies on this machine, else an imitation: a benchmark downloads nothing."""
+"""MNIST if it is on this machine, otherwise an imitation: benchmarks download nothing."""
 
 import os
 
@@ -13,9 +13,9 @@ ZEROS = 0.81  # of MNIST's pixels
 
 
 def find_or_imitate() -> Dataset:
-    """Return MNIST from `$FASTNN_DATA` or the user's cache directory, else `imitation`.
+    """Return MNIST from `$FASTNN_DATA` or the user's cache directory, otherwise `imitation`.
 
-    `load_dataset` fetches what it misses, but nothing when it is told where to look.
+    `load_dataset` with a directory does not download.
     """
     places = [os.environ.get("FASTNN_DATA"), user_cache_directory()]
     reasons = []
@@ -28,7 +28,7 @@ def find_or_imitate() -> Dataset:
 
 
 def imitation(note: str = "") -> Dataset:
-    """Return random images with MNIST's shape, dtype and share of zeros, and near its pattern.
+    """Return random images with MNIST's shape, dtype, share of zeros and a similar pattern.
 
     MNIST, and then the imitation: 81 % zeros and 81 %; over 8 samples 46 % and 48 % of the
     columns hold any other number; over 8 neighbouring pixels of a sample 39 % and 38 %.
@@ -51,7 +51,7 @@ def imitation(note: str = "") -> Dataset:
 
 
 def _images(rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:
-    """Draw smooth blots, partly their class's and partly their own, that avoid the border."""
+    """Draw smooth shapes away from the border, partly common to the class and partly random."""
     grid = np.linspace(-1, 1, SIDE, dtype=np.float32)
     knots = np.linspace(-1.1, 1.1, 9, dtype=np.float32)
     bumps = np.exp(-(((grid[:, None] - knots) / np.float32(0.2)) ** 2))  # (SIDE, knots)
@@ -60,7 +60,7 @@ def _images(rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:
     border = 6 * np.maximum(grid[:, None] ** 4, grid**4)  # (SIDE, SIDE)
     images = np.empty((len(labels), SIDE, SIDE), np.uint8)
     shore = None
-    for start in range(0, len(labels), 2000):  # all at once would take half a gigabyte
+    for start in range(0, len(labels), 2000):  # one array for all would take 0.5 GB
         part = labels[start : start + 2000]
         heights = of_class[part] + rng.standard_normal((len(part), 9, 9), np.float32)
         blots = bumps @ heights @ bumps.T - border

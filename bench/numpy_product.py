@@ -1,8 +1,8 @@
 """Multiply two matrices by NumPy as often as asked: ``python numpy_product.py a.npy b.npy c.npy``.
 
-A process of its own, so that BLAS's choice of kernels and number of threads can be set, and its
-idle threads stay away from what else is timed. It saves the product, says so by an empty line, and
-then answers each line of input, a number of products to compute, by an empty line.
+A separate process, so that the environment can set BLAS's kernels and threads, and its idle threads
+do not slow down other measurements. It saves the product and prints an empty line. Then it reads
+numbers of products from standard input, computes them, and prints an empty line for each.
 """
 
 import sys

@@ -1,7 +1,7 @@
 """Run a command and print its peak memory in bytes: ``python peak_memory.py COMMAND...``.
 
-A process of its own, because on Linux a child's peak begins with that of the process that starts
-it: next to this small one it does not count, next to a pytest full of arrays it would.
+A separate process, because on Linux a child's peak starts with that of its parent. This small
+process does not change the result; pytest with its arrays would.
 """
 
 import subprocess

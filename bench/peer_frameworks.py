@@ -1,4 +1,4 @@
-"""The peers that compile or differentiate by themselves: PyTorch, torch.compile and JAX."""
+"""The peers with automatic differentiation: PyTorch, torch.compile and JAX."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from peer_work import Epochs, Work, timed
 
 
 def torch_eager(work: Work) -> Epochs:
-    """Train `nn.Sequential` with `optim.SGD`; losses are added up where they are."""
+    """Train `nn.Sequential` with `optim.SGD`; losses are summed without leaving PyTorch."""
     import torch
 
     torch.set_num_threads(work.threads)
@@ -78,7 +78,7 @@ def torch_compiled(work: Work) -> Epochs:
 
 
 def jax_scan(work: Work) -> Epochs:
-    """Train with an epoch as one compiled function: a scan over the batches, then the rest."""
+    """Train with one compiled function per epoch: a scan over full batches, then the rest."""
     import jax
     import jax.numpy as jnp
 
@@ -94,7 +94,7 @@ def jax_scan(work: Work) -> Epochs:
 
     def epoch(parameters: Any, x: jax.Array, y: jax.Array, order: jax.Array) -> Any:
         def step(parameters: Any, index: jax.Array) -> Any:
-            # mode="clip" gathers faster than x[index]: a full batch took 7 % less in all.
+            # mode="clip" gathers faster than x[index]: a full-batch epoch took 7 % less.
             batch = (jnp.take(array, index, axis=0, mode="clip") for array in (x, y))
             loss, gradients = jax.value_and_grad(loss_of)(parameters, *batch)
             updated = jax.tree.map(lambda p, g: p - rate * g, parameters, gradients)

@@ -1,4 +1,4 @@
-"""What every peer is given: a case, its data, the initial weights, the orders; and the clock."""
+"""The input of every peer: a case, its data, initial weights and row orders; and the timer."""
 
 import json
 import time
@@ -23,9 +23,9 @@ Epochs = Iterator[tuple[float, float]]  # mean loss and seconds of each
 
 @dataclass(frozen=True)
 class Case:
-    """What is trained: layer sizes, rows of a batch (None: all), and how many rows of what.
+    """Layer sizes, rows per batch (None: all) and the data of a training.
 
-    Without `rows` it is MNIST; else so many rows of dense random numbers, none of them zero.
+    The data are MNIST if `rows` is None, otherwise that number of rows of nonzero random numbers.
     """
 
     sizes: tuple[int, ...]
@@ -44,12 +44,12 @@ class Case:
 
     @property
     def flops_per_sample(self) -> int:
-        """Operations that training takes for a row."""
+        """Operations per training row."""
         return flops_per_sample(dense_layers(self.sizes))
 
     @property
     def learning_rate(self) -> float:
-        """Small enough for random labels to be learned without leaps."""
+        """The learning rate, small enough for a smooth loss with random labels."""
         return 0.1 if self.rows is None else 0.01
 
     def to_json(self) -> str:
@@ -63,7 +63,7 @@ class Case:
         return cls(tuple(fields["sizes"]), fields["batch_size"], fields["rows"])
 
     def data(self) -> Dataset:
-        """Return the data: found, imitated or drawn."""
+        """Return the data: MNIST, its imitation or random numbers."""
         if self.rows is None:
             return find_or_imitate()
         rng = np.random.default_rng(SEED)
@@ -74,7 +74,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Work:
-    """What a peer is to do."""
+    """The task of a peer."""
 
     case: Case
     data: Dataset
@@ -88,7 +88,7 @@ class Work:
 
     @property
     def batch_rows(self) -> int:
-        """Rows that an update learns from."""
+        """Rows per update."""
         return min(self.rows, self.case.batch_size or self.rows)
 
     @cached_property
@@ -102,12 +102,12 @@ class Work:
         return he_normal(dense_layers(self.case.sizes), SEED)
 
     def order(self, epoch: int) -> np.ndarray:
-        """The rows in the order in which an epoch, counted from 0, visits them."""
+        """Return the order of the rows in an epoch, counted from 0."""
         return permutation(SEED, epoch, self.rows)
 
 
 def timed(run_epoch: Callable[[Any], float], orders: list[Any]) -> Epochs:
-    """Run an epoch for each order and time it."""
+    """Run and time an epoch for each order."""
     for order in orders:
         start = time.perf_counter()
         loss = run_epoch(order)

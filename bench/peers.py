@@ -1,10 +1,10 @@
-"""The peers, each driven as it is fastest: ``python peers.py NAME --case JSON ...``.
+"""The peers, each used in its fastest way: ``python peers.py NAME --case JSON ...``.
 
-Such a process trains one peer for some epochs and prints, as a line of JSON, the mean loss and
-the seconds of each. Every peer starts from the same weights and visits the samples in the same
-order. What it works on (float32, scaled; uint8 for fastnn's two engines, which is what its users
-hand over) and the orders lie ready before the clock starts; gathering a batch's rows by the
-order belongs to the epoch. `compare.py` starts these processes and tells whether they agree.
+The process trains one peer for several epochs and prints the mean loss and the seconds of each as
+a line of JSON. Every peer starts from the same weights and visits the samples in the same order.
+The features (scaled float32; uint8 for fastnn's two engines, as its users have them) and the orders
+are prepared before the timer starts; gathering a batch's rows is part of the epoch. `compare.py`
+starts these processes and checks that their losses agree.
 """
 
 import argparse
@@ -24,26 +24,26 @@ from peer_numpy import numpy_in_place
 from peer_work import SEED, Case, Epochs, Work
 
 from fastnn.network import Network
-from fastnn.training.callbacks import Callback
+from fastnn.training.fit import Callback
 
 # ---- fastnn, and its reference engine in NumPy ----------------------------------------------
 
 
 class Clock(Callback):
-    """Reads the time at every epoch's end: all that `Network.fit` does counts, its shuffle too."""
+    """Record the time after each epoch; all of `Network.fit` counts, including the shuffle."""
 
     def __init__(self) -> None:
         self.readings = [time.perf_counter()]
 
     def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Read the time."""
+        """Record the time."""
         self.readings.append(time.perf_counter())
 
 
 def own_engine(engine: str, work: Work) -> Epochs:
-    """Train as fastnn's users do; the first epoch holds the check of the input, a warm-up.
+    """Train by `Network.fit`; the first epoch, a warm-up, includes the check of the input.
 
-    The Numba engine takes as many threads as pay, of those that `compare.py` lets it see.
+    The Numba engine chooses its number of threads, at most that of `compare.py`.
     """
     network = Network(work.case.sizes, input_scale=work.data.scale, seed=SEED)
     clock = Clock()
@@ -63,13 +63,13 @@ def own_engine(engine: str, work: Work) -> Epochs:
 
 
 class GivenOrder(np.random.RandomState):
-    """Gives scikit-learn our order, and reads the time, where it shuffles: as an epoch begins.
+    """Replace scikit-learn's shuffle at the start of each epoch: set the order, record the time.
 
-    It shuffles what the last epoch left, so the order is given by places in the one before.
+    scikit-learn shuffles the order of the last epoch, so the new order is given relative to it.
     """
 
     def give(self, orders: list[np.ndarray]) -> "GivenOrder":
-        """Take the orders to come."""
+        """Set the orders of the epochs."""
         before = [np.arange(len(orders[0])), *orders]
         places = zip(before, orders, strict=False)
         self.places = [np.argsort(last)[order] for last, order in places]
@@ -77,16 +77,16 @@ class GivenOrder(np.random.RandomState):
         return self
 
     def shuffle(self, x: np.ndarray) -> None:
-        """Replace 0, 1, 2 ... by an epoch's places."""
+        """Replace 0, 1, 2 ... by the order of an epoch."""
         self.readings.append(time.perf_counter())
         x[:] = self.places[len(self.readings) - 1]
 
 
 def scikit_learn(work: Work) -> Epochs:
-    """Time scikit-learn's own loop over epochs and batches; its input checks lie outside."""
+    """Time scikit-learn's loop over epochs and batches, without its input checks."""
     from sklearn.neural_network import MLPClassifier
 
-    # One epoch more than is asked for, whose beginning is the end of the last.
+    # One epoch more: its start is the end of the last one.
     orders = [work.order(epoch) for epoch in range(work.epochs + 1)]
     model = MLPClassifier(
         hidden_layer_sizes=work.case.sizes[1:-1],
@@ -101,14 +101,14 @@ def scikit_learn(work: Work) -> Epochs:
     labels = work.data.y_train
     model.partial_fit(
         work.x[:1], labels[:1], classes=np.arange(work.case.sizes[-1])
-    )  # makes the weights
+    )  # creates the weights
     model.coefs_, model.intercepts_ = (list(part) for part in zip(*work.parameters, strict=True))
     clock = GivenOrder().give(orders)
     model.set_params(random_state=clock, warm_start=True, batch_size=work.batch_rows)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it did not converge in so few epochs
+        warnings.simplefilter("ignore")  # about the few epochs
         model.fit(work.x, labels)
-    losses = model.loss_curve_[1 : work.epochs + 1]  # the first is partial_fit's
+    losses = model.loss_curve_[1 : work.epochs + 1]  # the first is that of partial_fit
     return zip(losses, np.diff(clock.readings).tolist(), strict=True)
 
 
@@ -117,7 +117,7 @@ def scikit_learn(work: Work) -> Epochs:
 
 @dataclass(frozen=True)
 class Peer:
-    """A peer: its title, the package that it needs, how it trains, and that in words."""
+    """A peer: its title, the package that it needs, its training function and a description."""
 
     title: str
     package: str
@@ -125,7 +125,7 @@ class Peer:
     how: str
 
     def lacks(self) -> str:
-        """Say what keeps it from running here; nothing where nothing does."""
+        """Return why the peer cannot run here, or an empty text."""
         module = {"scikit-learn": "sklearn"}.get(self.package, self.package)
         if importlib.util.find_spec(module) is None:
             return f"{self.package} is not installed"
@@ -179,7 +179,7 @@ PEERS = {
 
 
 def blas_kernels() -> list[str]:
-    """Return NumPy's BLAS library and the kernels that it chose for this CPU."""
+    """Return NumPy's BLAS library and its kernels for this CPU."""
     from threadpoolctl import threadpool_info
 
     return [
@@ -190,7 +190,7 @@ def blas_kernels() -> list[str]:
 
 
 def main() -> int:
-    """Train the peer of the command line and print what came of it."""
+    """Train the peer of the command line and print the result."""
     parser = argparse.ArgumentParser(description="Train one peer; compare.py calls this.")
     parser.add_argument("peer", choices=PEERS)
     parser.add_argument("--case", type=Case.from_json, required=True, help="`Case.to_json`")

@@ -1,8 +1,8 @@
 """Microseconds of a prediction from Python: ``python bench/predict.py [--quick] [--out DIR]``.
 
-784-128-64-10 in float32, the same weights for all, for 1, 32 and 1,024 rows of MNIST and of dense
-random numbers, each peer in processes of its own. A peer counts only if its probabilities agree
-with the reference engine's. Exit codes: as of compare.py.
+All peers have the same network, 784-128-64-10 in float32, and separate processes. They predict 1,
+32 and 1,024 rows of MNIST and of dense random numbers. A peer counts only if its probabilities
+agree with the reference engine's. Exit codes are those of compare.py.
 """
 
 import argparse
@@ -23,21 +23,21 @@ from compare_report import grid
 from mnist_like import find_or_imitate
 
 from fastnn import MLPClassifier, Network
-from fastnn.commands.running import positive_int
+from fastnn.commands.options import positive_int
 from fastnn.model.initializers import he_normal
 from fastnn.model.layers import Parameters, dense_layers
 from fastnn.system.files import write_atomically
 
 SIZES = (784, 128, 64, 10)
 ROWS = (1, 32, 1024)
-TOLERANCE = 1e-5  # of a probability, between libraries that add in different orders
-BATCH_SECONDS = 0.05  # calls timed together: one alone is shorter than the clock's own noise
+TOLERANCE = 1e-5  # of a probability, for libraries with different orders of sums
+BATCH_SECONDS = 0.05  # calls timed together: one is shorter than the timer's noise
 
 Predict = Callable[[np.ndarray], np.ndarray]
 
 
 def fastnn_network(parameters: Parameters, threads: int) -> Predict:
-    """`Network.predict_proba`, its checks of the features included."""
+    """`Network.predict_proba`, including its checks of the features."""
     network = Network(SIZES)
     network.parameters = parameters
     return network.predict_proba
@@ -54,7 +54,7 @@ def scikit_learn(parameters: Parameters, threads: int) -> Predict:
 
 
 def fitted_classifier(parameters: Parameters) -> Any:
-    """Return scikit-learn's classifier, fitted to what makes no difference, with these weights."""
+    """Return scikit-learn's classifier with these weights, fitted to dummy data."""
     model = MLPClassifier(hidden_layer_sizes=SIZES[1:-1])
     model.partial_fit(np.zeros((10, SIZES[0]), np.float32), range(10), classes=range(10))
     model.coefs_, model.intercepts_ = map(list, zip(*parameters, strict=True))
@@ -62,7 +62,7 @@ def fitted_classifier(parameters: Parameters) -> Any:
 
 
 def numpy_products(parameters: Parameters, threads: int) -> Predict:
-    """Products, `maximum` and a softmax, in place where that can be."""
+    """Products, `maximum` and a softmax, in place where possible."""
 
     def predict(x: np.ndarray) -> np.ndarray:
         for w, b in parameters[:-1]:
@@ -81,7 +81,7 @@ def numpy_products(parameters: Parameters, threads: int) -> Predict:
 
 
 def torch_modules(parameters: Parameters, threads: int) -> Predict:
-    """`nn.Sequential` under `inference_mode`, from and to NumPy without a copy."""
+    """`nn.Sequential` in `inference_mode`, without copies from and to NumPy."""
     import torch
 
     torch.set_num_threads(threads)
@@ -140,7 +140,7 @@ PEERS: dict[str, Callable[[Parameters, int], Predict]] = {
 
 
 def inputs() -> dict[str, np.ndarray]:
-    """Return what is predicted from: MNIST's first test rows, and dense random numbers."""
+    """Return the features: MNIST's first test rows, and dense random numbers."""
     data = find_or_imitate()
     images = data.x_test[: max(ROWS)] * np.float32(data.scale)
     dense = np.random.default_rng(0).random(images.shape, np.float32)
@@ -148,7 +148,7 @@ def inputs() -> dict[str, np.ndarray]:
 
 
 def time_peer(name: str, threads: int, rounds: int) -> dict[str, dict[str, list[float]]]:
-    """Return microseconds of a call, by data and rows; raise ValueError on other results."""
+    """Return microseconds per call by data and rows; raise a ValueError if results differ."""
     parameters = he_normal(dense_layers(SIZES), 0)
     predict = PEERS[name](parameters, threads)
     reference = Network(SIZES)
@@ -168,7 +168,7 @@ def time_peer(name: str, threads: int, rounds: int) -> dict[str, dict[str, list[
 
 
 def time_calls(predict: Predict, x: np.ndarray, rounds: int) -> list[float]:
-    """Return the microseconds of a call in each round of many calls."""
+    """Return the microseconds per call in each round of many calls."""
     start = time.perf_counter()
     for _ in range(20):
         predict(x)
@@ -186,7 +186,7 @@ def time_calls(predict: Predict, x: np.ndarray, rounds: int) -> list[float]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compare as the arguments say; return the exit code of the process."""
+    """Run the comparison and return the exit code of the process."""
     cores = joblib.cpu_count()
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="does it still run?")
@@ -208,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def compare(threads: int, quick: bool) -> tuple[str, bool]:
-    """Run the processes in rounds; return the page, and whether fastnn counts."""
+    """Run the processes in rounds; return the page, and whether fastnn succeeded."""
     times: dict[str, dict[str, dict[str, list[float]]]] = {}
     failures: dict[str, str] = {}
     for _ in range(1 if quick else 3):
@@ -235,7 +235,7 @@ def compare(threads: int, quick: bool) -> tuple[str, bool]:
 
 
 def table(times: dict[str, dict[str, dict[str, list[float]]]]) -> list[str]:
-    """Return the lines of the table: medians, and the best of the others over fastnn."""
+    """Return the lines of the table: medians, and the fastest other peer over fastnn."""
     lines = [["rows of", "rows", *PEERS, "best of the others"]]
     for kind, by_rows in times.items():
         for rows, by_peer in by_rows.items():

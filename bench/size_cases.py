@@ -6,11 +6,10 @@ import numpy as np
 from epoch_cases import SEED, Trainer, assert_close
 
 from fastnn.commands.machine import flops_per_sample
-from fastnn.data.rows import Data
-from fastnn.engine import get_engine
 from fastnn.model.initializers import he_normal
 from fastnn.model.layers import Dense, dense_layers
 from fastnn.model.optimizers import get_optimizer
+from fastnn.network import Network
 
 INPUTS, CLASSES = 256, 10
 
@@ -20,7 +19,7 @@ UPDATE_TOLERANCE = 1e-5  # as in `epoch_cases`
 
 @dataclass(frozen=True)
 class Size:
-    """Rows of data, hidden layers (`depth`) of so many units (`width`) each, rows of a batch."""
+    """Rows, hidden layers (`depth`), units per hidden layer (`width`) and rows per batch."""
 
     samples: int = 16_384
     width: int = 128
@@ -34,7 +33,7 @@ class Size:
 
     @property
     def flops(self) -> int:
-        """Operations of an epoch."""
+        """Operations per epoch."""
         return self.samples * flops_per_sample(self.layers)
 
 
@@ -49,25 +48,27 @@ CASES = [(what, replace(BASE, **{what: n})) for what, ns in DOUBLINGS.items() fo
 
 
 class SizeTrainer(Trainer):
-    """An engine for a size, ready to train on random numbers, none of them zero."""
+    """An engine for a size, ready to train on nonzero random numbers."""
 
     def __init__(self, engine: str, size: Size) -> None:
         rng = np.random.default_rng(SEED)
-        self.engine = get_engine(engine, size.layers, input_scale=1.0)
+        layers = size.layers
+        network = Network([INPUTS, *(layer.outputs for layer in layers)], seed=SEED)
+        network.parameters = he_normal(layers, SEED)
         x = rng.standard_normal((size.samples, INPUTS), np.float32)
-        self.data = Data(x, rng.integers(0, CLASSES, size.samples, np.int32))
+        y = rng.integers(0, CLASSES, size.samples, np.int32)
+        self._prepare(network, engine, None, x, y)
         self.batch_rows = size.batch
         self.optimizer = get_optimizer("sgd")
-        self._initial = he_normal(size.layers, SEED)
 
 
 def proven(size: Size) -> Trainer:
-    """Return a size's trainer at its initial weights, once it agrees with the reference engine.
+    """Return a size's trainer with its initial weights, if it agrees with the reference engine.
 
     Raises
     ------
     AssertionError
-        If a loss of the first updates is further off than rounding.
+        If a loss of the first updates differs by more than rounding.
     """
     trainer, twin = SizeTrainer("numba", size), SizeTrainer("numpy", size)
     assert_close(trainer.losses(PROVEN_UPDATES), twin.losses(PROVEN_UPDATES), UPDATE_TOLERANCE)

@@ -1,4 +1,4 @@
-"""The tables that a run ends with."""
+"""The tables at the end of a benchmark run."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -51,7 +51,7 @@ SIZE_COLUMNS: Columns = {
 
 @dataclass
 class Results:
-    """What the benchmarks of a run found, and on which data."""
+    """The results of the benchmarks of a run, and their data."""
 
     data: Dataset | None = None
     sgemm_gflops: dict[int, float] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class Results:
     sizes: list[BenchmarkFixture] = field(default_factory=list)
 
     def add_limits(self, sgemm_gflops: dict[int, float]) -> None:
-        """Take the machine's limit by number of threads, and give epochs and rungs their share."""
+        """Add the machine's peak by number of threads, and the share of it to epochs and rungs."""
         self.sgemm_gflops = sgemm_gflops
         for benchmark in (*self.epochs, *self.rungs):
             info = benchmark.extra_info
@@ -69,7 +69,7 @@ class Results:
             info |= {"sgemm_gflops": limit, "share_of_sgemm": info["gflops"] / limit}
 
     def lines(self) -> list[str]:
-        """Return everything as text; nothing where nothing was timed."""
+        """Return all tables as text; an empty text if nothing was timed."""
         kinds = (self.epochs, self.processes, self.rungs, self.sizes)
         epochs, processes, rungs, sizes = ([row_of(one) for one in kind] for kind in kinds)
         tables = [
@@ -82,7 +82,7 @@ class Results:
         return lines and [*self.conditions([*epochs, *processes, *rungs, *sizes][0]), *lines]
 
     def conditions(self, row: Row) -> Iterator[str]:
-        """Say what everything was measured on."""
+        """Return a text on the machine and the data."""
         if self.data is not None:
             yield f"data     {self.data.name}, from {self.data.source}"
             if self.data.note:
@@ -95,13 +95,13 @@ class Results:
 
 
 def row_of(benchmark: BenchmarkFixture) -> Row:
-    """Return a benchmark's figures, times in seconds."""
+    """Return the figures of a benchmark, with times in seconds."""
     stats = benchmark.stats.stats
     return {**benchmark.extra_info, "median": stats.median, "min": stats.min}
 
 
 def with_ratios(epochs: list[Row]) -> list[Row]:
-    """Return the rows with their time's ratio to the reference engine's, where it was timed."""
+    """Return the rows with the ratio to the reference engine's time, if it was timed."""
     reference = {row["batch"]: row["median"] for row in epochs if row["engine"] == "numpy"}
     return [
         row | {"of_numpy": row["median"] / reference[row["batch"]]}
@@ -112,7 +112,7 @@ def with_ratios(epochs: list[Row]) -> list[Row]:
 
 
 def with_factors(rungs: list[Row]) -> list[Row]:
-    """Return the rows with each rung's gain over the one before it, where that was timed."""
+    """Return the rows with the gain over the previous rung, if it was timed."""
     gflops = {row["number"]: row["gflops"] for row in rungs if "number" in row}
     return [
         row | {"of_rung_before": row["gflops"] / gflops[row["number"] - 1]}
@@ -123,7 +123,7 @@ def with_factors(rungs: list[Row]) -> list[Row]:
 
 
 def doublings(sizes: list[Row]) -> list[Row]:
-    """Return a row for each thing that was doubled, which lists its sizes and their costs."""
+    """Return a row for each doubled quantity, with its sizes and their costs."""
     series: dict[str, list[Row]] = {}
     for row in sizes:
         series.setdefault(row["doubled"], []).append(row)
@@ -136,7 +136,7 @@ def doublings(sizes: list[Row]) -> list[Row]:
 
 
 def exponent(row: Row, cost: str) -> float:
-    """Return the p of ``cost = constant · sizeᵖ``, fitted by least squares to the logarithms.
+    """Return p of ``cost = constant · sizeᵖ``, fitted by least squares to the logarithms.
 
     Examples
     --------
@@ -152,7 +152,7 @@ def milliseconds(times: list[float]) -> str:
 
 
 def table(columns: Columns, rows: list[Row]) -> list[str]:
-    """Return aligned lines, a header first; no lines for no rows.
+    """Return aligned lines with a header; no lines if there are no rows.
 
     Examples
     --------
@@ -177,7 +177,7 @@ def table(columns: Columns, rows: list[Row]) -> list[str]:
 
 
 def ratio(row: Row, name: str) -> str:
-    """Return a ratio, if what it needs was measured."""
+    """Return a ratio, or "-" if it was not measured."""
     return f"{row[name]:.2f}" if name in row else "-"
 
 

@@ -1,4 +1,4 @@
-"""An epoch of batch and of mini-batch gradient descent, on both engines, proven and then timed."""
+"""An epoch of batch and of mini-batch gradient descent, on both engines, checked and timed."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def case(request: pytest.FixtureRequest, machine: Machine) -> Case:
 
 @pytest.fixture
 def trainer(case: Case, data: Dataset) -> Trainer:
-    """Return a trainer that is proven right, or fail."""
+    """Return a trainer whose results are checked, or fail."""
     return proven(case, data)
 
 
@@ -35,7 +35,7 @@ def test_epoch(
     effort: Effort,
     results: Results,
 ) -> None:
-    """Time what ``history["seconds"]`` of `Network.fit` holds: training alone."""
+    """Time training alone, like ``history["seconds"]`` of `Network.fit`."""
     benchmark.group = f"{case.batch}, {data.name}"
     benchmark.extra_info |= conditions(case, trainer, data, machine)
     let_blas_rest()
@@ -51,7 +51,7 @@ def test_epoch(
 
 
 def conditions(case: Case, trainer: Trainer, data: Dataset, machine: Machine) -> dict[str, Any]:
-    """Return what a time has to be read with."""
+    """Return the conditions of a time."""
     engine = trainer.engine
     return {
         "data": data.name,
@@ -69,6 +69,6 @@ def conditions(case: Case, trainer: Trainer, data: Dataset, machine: Machine) ->
 
 
 def speed(seconds: float, trainer: Trainer) -> dict[str, float]:
-    """Return what an epoch's time amounts to; zeros are counted like other numbers."""
+    """Return the figures of an epoch's time; operations with zeros count."""
     rate = len(trainer.data.x) / seconds
     return {"samples_per_second": rate, "gflops": rate * flops_per_sample(LAYERS) / 1e9}

@@ -1,7 +1,7 @@
-"""The kernel ladder: one forward product of the main job's first layer, proven and then timed.
+"""The kernel ladder: the forward product of MNIST's first layer, checked and timed.
 
-From the plain triple loop to what fastnn ships, an idea a rung, so that a reader sees what each
-is worth; and NumPy's sgemm beside them. All on one thread, on the same operands.
+The rungs lead from a plain triple loop to fastnn's kernel with one idea each, so that a reader sees
+its gain; NumPy's sgemm is measured, too. All use one thread and the same operands.
 """
 
 import math
@@ -27,11 +27,11 @@ from fastnn.model.initializers import he_normal
 from fastnn.model.layers import dense_layers
 
 NUMPY_PRODUCT = Path(__file__).with_name("numpy_product.py")
-NUMPY_PRODUCTS = 20  # a question: its way to the other process and back is 1 % of the time
+NUMPY_PRODUCTS = 20  # per request, which takes 1 % of the time
 LIBRARIES = ("OPENBLAS", "OMP", "MKL", "BLIS", "VECLIB_MAXIMUM")
 ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in LIBRARIES}
 
-# By name, what the environment tells BLAS; the README says why OpenBLAS is told about AVX-512.
+# Environment variables for BLAS, by name; the README explains why OpenBLAS needs them for AVX-512.
 SGEMM = {"NumPy's sgemm": {}, "NumPy's sgemm, AVX-512": {"OPENBLAS_CORETYPE": "SkylakeX"}}
 
 # Rounding. A float32 operation is exact up to a factor 1 ± U, and a sum of DEPTH products, added
@@ -40,8 +40,8 @@ SGEMM = {"NumPy's sgemm": {}, "NumPy's sgemm, AVX-512": {"OPENBLAS_CORETYPE": "S
 U = 2.0**-24
 BOUND = DEPTH * U / (1 - DEPTH * U)
 
-# The best round counts, as it does for the machine's limit: many short ones, each long enough for
-# the clock, find a stretch that nobody else on the machine has a share in.
+# The best round counts, as for the machine's peak. Rounds are short, but long enough for the timer,
+# so that some are free of other load on the machine.
 ROUND_SECONDS = 0.002
 ROUNDS = 10  # times the usual number
 
@@ -70,7 +70,7 @@ def climb(
     effort: Effort,
     results: Results,
 ) -> Climb:
-    """Return what proves a rung and then times it."""
+    """Return a function that checks a rung and then times it."""
 
     def climb(name: str, rung: Ready, **info: object) -> None:
         iterations = proven(rung, operands)
@@ -98,12 +98,12 @@ def climb(
 
 
 def proven(rung: Ready, operands: Operands) -> int:
-    """Prove that a rung computes the product; return how many runs take ROUND_SECONDS.
+    """Check that a rung computes the product; return how many runs take ROUND_SECONDS.
 
     Raises
     ------
     AssertionError
-        If an element is further off the exact one than rounding allows.
+        If the error of an element is larger than rounding allows.
     """
     a, b = (operand.astype(np.float64) for operand in operands)
     rung.run()
@@ -122,7 +122,7 @@ def test_rung(name: str, operands: Operands, climb: Climb) -> None:
 
 @pytest.mark.parametrize("name", SGEMM)
 def test_sgemm(name: str, operands: Operands, climb: Climb, tmp_path: Path) -> None:
-    """Time NumPy's product, on BLAS's own choice of kernels and on those it may have missed."""
+    """Time NumPy's product, with the kernels that BLAS chooses and with those for AVX-512."""
     if SGEMM[name] and LANES != 16:
         pytest.skip("no AVX-512 here")
     with numpy_product(operands, ONE_THREAD | SGEMM[name], tmp_path) as rung:
@@ -131,7 +131,7 @@ def test_sgemm(name: str, operands: Operands, climb: Climb, tmp_path: Path) -> N
 
 @contextmanager
 def numpy_product(operands: Operands, environment: dict[str, str], folder: Path) -> Iterator[Ready]:
-    """Start a process that multiplies, and end it."""
+    """Run a process that multiplies, and end it."""
     paths = [folder / f"{name}.npy" for name in "abc"]
     for path, operand in zip(paths, operands, strict=False):
         np.save(path, operand)

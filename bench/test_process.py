@@ -1,4 +1,4 @@
-"""A training run of one epoch as a user starts it: seconds in all, and peak memory."""
+"""A training run of one epoch as a user starts it: total seconds and peak memory."""
 
 import json
 import subprocess
@@ -17,9 +17,9 @@ import fastnn
 from fastnn.data.sets import Dataset
 
 PEAK_MEMORY = Path(__file__).with_name("peak_memory.py")
-PACKAGE_HOME = Path(fastnn.__file__).parents[1]  # the processes run the fastnn that is tested
+PACKAGE_HOME = Path(fastnn.__file__).parents[1]  # the processes import this fastnn
 
-# Test accuracy that MNIST must reach in one epoch. A full-batch epoch is a single update.
+# Test accuracy to reach on MNIST in one epoch; a full-batch epoch is a single update.
 FLOORS = {128: 0.92, None: 0.15}
 LIMITS = {128: {"limit_seconds": 2.0}, None: {"limit_mb": 400}}
 
@@ -30,17 +30,17 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs the modul
 
 @pytest.fixture(scope="session")
 def data_options(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Return the options that make the command line train on the benchmarks' data."""
+    """Return the options to train on the benchmarks' data."""
     if data.name == "mnist":
         return ["--dataset", "mnist", "--data-dir", data.source]
     path = tmp_path_factory.mktemp("data") / "synthetic.npz"
     arrays = {name: getattr(data, name) for name in ("x_train", "y_train", "x_test", "y_test")}
-    np.savez_compressed(path, **arrays)  # inflated by whoever reads it, like MNIST
+    np.savez_compressed(path, **arrays)  # compressed, like MNIST
     return ["--dataset", str(path)]
 
 
 class ProvenRun(NamedTuple):
-    """A command that trained right when it was first run; its peak memory and log then."""
+    """A command that was checked in its first run, with the peak memory and the log of that run."""
 
     case: Case
     command: list[str]
@@ -53,10 +53,10 @@ def proven_run(
     request: pytest.FixtureRequest,
     data: Dataset,
     data_options: list[str],
-    machine: Machine,  # built an engine, so that the kernels lie in their cache
+    machine: Machine,  # built an engine, so that the kernels are in the cache
     tmp_path: Path,
 ) -> ProvenRun:
-    """Return a run that is proven right, or fail."""
+    """Return a run whose result is checked, or fail."""
     case, log = Case("numba", request.param), tmp_path / "run.jsonl"
     command = [sys.executable, "-m", "fastnn.train", "--quiet", "--epochs", "1", *data_options]
     command += ["--batch-size", str(case.batch_size or "full"), "--log-json", str(log)]
@@ -84,14 +84,14 @@ def test_process(
 
 
 def run(command: list[str]) -> str:
-    """Run a command; return what it printed."""
+    """Run a command; return its output."""
     done = subprocess.run(command, cwd=PACKAGE_HOME, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def check(events: Events, case: Case, data: Dataset) -> None:
-    """Prove a run: the reference engine finds the same loss, and MNIST is learned."""
+    """Check a run: the reference engine has the same loss, and MNIST is learned."""
     reference = Trainer(Case("numpy", case.batch_size), data)
     reference.reset()
     assert_close([events["epoch"]["loss"]], [reference.epoch()], EPOCH_TOLERANCE)
@@ -100,7 +100,7 @@ def check(events: Events, case: Case, data: Dataset) -> None:
 
 
 def conditions(proven_run: ProvenRun, machine: Machine) -> dict[str, Any]:
-    """Return what the figures have to be read with, and the peak memory."""
+    """Return the conditions of the figures, and the peak memory."""
     start = proven_run.events["start"]
     names = ("engine", "threads", "threading_layer", "train_rows", "data_source")
     return {name: start[name] for name in names} | {

@@ -1,4 +1,4 @@
-"""Cost against size: samples, width, depth and batch doubled in turn, proven and then timed."""
+"""Time against size: rows, width, depth and batch are doubled in turn, checked and timed."""
 
 import math
 import time
@@ -47,7 +47,7 @@ def test_size(
 
 
 def enough_rounds(trainer: Trainer, effort: Effort) -> int:
-    """Return so many rounds that short epochs, too, outlast what else runs on the machine."""
+    """Return the number of rounds; short epochs need more because of other load."""
     start = time.perf_counter()
     trainer.epoch()
     return max(effort.rounds, math.ceil(effort.peak_seconds / (time.perf_counter() - start)))

@@ -16,19 +16,20 @@ if TYPE_CHECKING:
         register_onnx_converters as register_onnx_converters,
     )
     from fastnn.loading import load as load
+    from fastnn.model.optimizers import Optimizer as Optimizer
     from fastnn.model.schedules import Schedule as Schedule
     from fastnn.network import Network as Network
-    from fastnn.training.callbacks import Callback as Callback
     from fastnn.training.callbacks import LogFile as LogFile
     from fastnn.training.callbacks import ProgressBar as ProgressBar
     from fastnn.training.checkpoint import Checkpoint as Checkpoint
     from fastnn.training.early_stopping import EarlyStopping as EarlyStopping
+    from fastnn.training.fit import Callback as Callback
 
 __version__ = "0.1.0"
 
 # Public name: the module that defines it, imported when the name is first used.
 _HOME = {
-    "Callback": "fastnn.training.callbacks",
+    "Callback": "fastnn.training.fit",
     "Checkpoint": "fastnn.training.checkpoint",
     "CheckpointError": "fastnn.errors",
     "DataError": "fastnn.errors",
@@ -40,6 +41,7 @@ _HOME = {
     "MLPRegressor": "fastnn.estimators",
     "ModelFileError": "fastnn.errors",
     "Network": "fastnn.network",
+    "Optimizer": "fastnn.model.optimizers",
     "ProgressBar": "fastnn.training.callbacks",
     "Schedule": "fastnn.model.schedules",
     "load": "fastnn.loading",

@@ -1,4 +1,4 @@
-"""What an engine is, and where the two are found. The only file that knows both rooms."""
+"""The interface of the two engines, and the functions that create them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -18,25 +18,26 @@ ENGINES = ("numba", "numpy")
 
 
 class Engine(Protocol):
-    """The arithmetic of one network: its parameters, and the buffers that training needs.
+    """The parameters, buffers and arithmetic of one network.
 
-    Data are as `fastnn.data.conversion` leaves them. Parameters cross this border as plain (I, O)
-    weights and (O,) biases in float32, whatever the engine keeps inside.
+    Methods take data that `fastnn.data.conversion` has checked. Parameters are passed as weights
+    (I, O) and biases (O,) in float32, in whatever form the engine stores them.
 
     Attributes
     ----------
     name : str
         "numba" or "numpy".
     threads : int or None
-        Threads that the engine computes with; None where a BLAS library decides.
+        Number of threads; None if NumPy's BLAS library chooses it.
     arithmetic : dict of str to str
-        What its bits depend on, besides fastnn and NumPy, by names.
+        Versions and processor features that determine the bits of results, besides the versions of
+        fastnn and NumPy. A checkpoint records them.
     threading_layer : str or None
-        What runs those threads: "tbb", "omp" or "workqueue"; None where nothing of ours does.
+        Library that runs the threads: "tbb", "omp" or "workqueue"; None for the NumPy engine.
     compile_seconds : float
-        What it took to have the kernels ready: compiled now, or read from the cache.
+        Seconds spent on compiling the kernels or reading them from the cache.
     compiled : bool
-        Whether anything had to be compiled now.
+        Whether a kernel was compiled, and not read from the cache.
     """
 
     name: str
@@ -51,44 +52,44 @@ class Engine(Protocol):
         ...
 
     def set_parameters(self, parameters: Parameters) -> None:
-        """Replace the parameters by a copy of these."""
+        """Set the parameters; the engine copies them."""
         ...
 
     def get_state(self, slots: int) -> list[Parameters]:
-        """Return a copy of so many slots of the optimizer's state, each like parameters."""
+        """Return a copy of the optimizer's state: `slots` items, each shaped like parameters."""
         ...
 
     def set_state(self, state: list[Parameters]) -> None:
-        """Replace the optimizer's state by a copy of this; slots that are not given are zero."""
+        """Set the optimizer's state; the engine copies it, and zeros the slots that are missing."""
         ...
 
     def run_chunk(self, epoch: Epoch, progress: Progress, budget_rows: int) -> Progress:
-        """Train on at least `budget_rows` further rows, or to the end of the epoch.
+        """Train on at least `budget_rows` more rows, or to the end of the epoch.
 
-        Stops at the end of a chunk. A loss that is not finite stops it at once: then the
-        returned ``loss_sum`` is not finite, ``position`` is where that chunk starts, and its
-        batch's update has not been applied.
+        Training stops at the end of a chunk. It also stops at a loss that is not finite: then the
+        returned ``loss_sum`` is not finite, ``position`` is the start of that chunk, and the
+        update of its batch is not applied.
         """
         ...
 
     def loss_and_grad(self, data: Data, *, l2: float = 0.0) -> tuple[float, Parameters]:
-        """Return the mean loss over these rows as one batch, and its gradient; no dropout.
+        """Return the mean loss of all rows as one batch, and its gradient, without dropout.
 
-        With ``l2 / 2 · Σ w²`` over all weights, but no biases, added to it.
+        The loss includes ``l2 / 2 · Σ w²`` over all weights, without biases.
         """
         ...
 
     def evaluate(self, data: Data) -> tuple[float, float]:
-        """Return the mean loss and the accuracy over these rows; 0 for a regression's accuracy."""
+        """Return the mean loss and the accuracy, which is 0 for a regression."""
         ...
 
     def predict(self, x: Features) -> np.ndarray:
-        """Return predictions (rows, O) float32: probabilities, or the values themselves.
+        """Return predictions (rows, O) float32: probabilities, or values for a regression.
 
         Raises
         ------
         DataError
-            If a feature is not finite: here alone that has not been checked before.
+            If a feature is not finite. Only this method checks it; see `fastnn.data.conversion`.
         """
         ...
 
@@ -101,7 +102,7 @@ def get_engine(
     input_scale: float,
     threads: int | None = None,
 ) -> Engine:
-    """Build an engine for a network, with parameters zero.
+    """Create an engine for a network, with all parameters zero.
 
     Parameters
     ----------
@@ -109,16 +110,16 @@ def get_engine(
     layers : sequence of Dense
     loss : Loss
     input_scale : float
-        Features are multiplied by this on their way in.
+        Factor that features are multiplied by.
     threads : int, optional
-        For the Numba engine; by default all that the process may use.
+        Number of threads of the Numba engine; by default all that the process may use.
 
     Raises
     ------
     ValueError
-        If there is no such engine, or it cannot have that many threads.
+        If there is no such engine, or `threads` is out of range.
     MemoryError
-        If there is no room for it.
+        If the engine does not fit into memory.
     """
     check_engine(layers)
     if name == "numba":
@@ -133,7 +134,7 @@ def get_engine(
 
 
 def needs_compiling(name: str) -> bool:
-    """Return whether building this engine will first compile its kernels, which takes seconds."""
+    """Return whether `get_engine` would compile kernels, which takes seconds."""
     if name != "numba":
         return False
     from fastnn.kernels.engine import kernels_are_cached
@@ -141,44 +142,45 @@ def needs_compiling(name: str) -> bool:
     return not kernels_are_cached()
 
 
-def fill_cache(directory: Path | None, say: Callable[[str], None]) -> None:
-    """Compile the Numba engine's kernels unless they are cached, and report where they are.
+def fill_cache(directory: Path | None, report: Callable[[str], None]) -> None:
+    """Compile the Numba engine's kernels unless they are cached.
 
     Parameters
     ----------
     directory : Path, optional
-        Where to store them, readable by all users; by default the usual cache directory.
+        Directory for the compiled kernels, readable by all users; by default the user's cache.
+    report : callable
+        Receives each line of the report.
 
     Raises
     ------
     OSError
-        If they cannot be stored.
+        If the kernels cannot be stored.
     """
-    from fastnn.kernels import engine as step
+    from fastnn.kernels import engine
 
-    step.fill_cache(directory, say)
+    engine.fill_cache(directory, report)
 
 
 @cache
 def usable_threads() -> int:
-    """Return how many threads the Numba engine may have in this process."""
-    from fastnn.kernels.jit import threads as _threads
+    """Return the number of threads that the Numba engine may use in this process."""
+    from fastnn.kernels.jit import threads
 
-    return _threads.usable()
+    return threads.usable_threads()
 
 
 def check_engine(layers: Sequence[Dense]) -> None:
-    """Raise a MemoryError if there is no room for an engine of these layers.
+    """Raise a MemoryError if an engine for these layers does not fit into memory.
 
-    The network has the weights and so has the engine, which needs them once more on their way in,
-    or transposed. Of every layer a chunk of rows has its input, its output and the gradient of
-    that.
+    The weights count three times: in the network, in the engine, and as a temporary or transposed
+    copy. A chunk of rows needs the input, the output and the output's gradient of each layer.
     """
     rows = sum(layer.inputs + 2 * layer.outputs for layer in layers) * CHUNK_ROWS
-    needs = {"weights": 3 * weight_bytes(layers), "rows at work": rows * FLOAT_BYTES}
+    needs = {"weights": 3 * weight_bytes(layers), "rows": rows * FLOAT_BYTES}
     check_memory("the network", needs, "narrower layers need less")
 
 
 def weight_bytes(layers: Sequence[Dense]) -> int:
-    """Return the bytes of all weights and biases."""
+    """Return the size of all weights and biases in bytes."""
     return FLOAT_BYTES * sum(layer.parameters for layer in layers)

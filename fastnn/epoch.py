@@ -1,9 +1,9 @@
-"""How an epoch is cut: rows into batches, batches into chunks. Both engines follow this cut.
+"""An epoch as an engine receives it: rows are divided into batches, batches into chunks.
 
-A batch is what one update learns from. A chunk is what an engine computes at a time: at most
-`CHUNK_ROWS` rows of one batch, so that buffers do not grow with the batch, sums over it stay
-accurate (every chunk starts a new float32 sum, and the chunks are added in order), and control
-can return to Python in the middle of a full-batch update.
+A batch is the rows of one update. A chunk is at most `CHUNK_ROWS` rows of one batch, which an
+engine computes together. Chunks bound the size of buffers, keep sums accurate (each chunk starts a
+new float32 sum, and chunks are added in order), and let a call return to Python in the middle of a
+full-batch update. Both engines use the same chunks.
 """
 
 import math
@@ -18,33 +18,33 @@ from fastnn.model.optimizers import OPTIMIZERS, Optimizer
 from fastnn.model.settings import SMALLEST_NORMAL
 
 CHUNK_ROWS = 512
-_SMALLEST_NORM = np.float32(SMALLEST_NORMAL)  # what is smaller counts as 0
+_SMALLEST_NORM = np.float32(SMALLEST_NORMAL)
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass over the data, as an engine takes it.
+    """One pass over the training data: its rows in order, and the settings of each update.
 
     Attributes
     ----------
     data : Data
     order : ndarray (n,), int64, contiguous
-        The row that each position of the epoch visits.
+        The row number at each position of the epoch.
     batch_size : int
-        1 to n; the last batch takes what is left.
+        Rows of a batch, 1 to n; the last batch may have fewer.
     learning_rate : float or ndarray (updates,)
+        Learning rate of all updates, or of each; used instead of the optimizer's.
     optimizer : Optimizer
-        Its own learning rate does not count.
     l2 : float
-        ``l2 / 2 · Σ w²`` is added to the loss of a batch.
+        Factor of the penalty ``l2 / 2 · Σ w²``, which is added to the loss of each batch.
     l2_is_shared : bool
-        The rows of a batch share the penalty, which is divided by their number, or weight.
+        Whether the penalty is divided by the number of rows of the batch, or their weight.
     clip_norm : float
-        A gradient that is longer than this is shortened to it; 0 for never.
+        Largest norm of a gradient; longer gradients are scaled down to it. 0 for no limit.
     updates_before : int
-        Updates that the optimizer's state has seen.
+        Number of updates that the optimizer's state has seen.
     seed, number : int
-        What the dropout masks depend on; the number is the epoch's, from 0.
+        The seed and the number of the epoch, from 0, that determine the dropout masks.
     """
 
     data: Data
@@ -61,15 +61,15 @@ class Epoch:
 
     @property
     def updates(self) -> int:
-        """Number of batches, which is the number of updates."""
+        """Return the number of batches, which is the number of updates."""
         return -(-len(self.order) // self.batch_size)
 
     @cached_property
     def norms(self) -> np.ndarray:
-        """What each batch's sums are divided by, to be means: (updates,) float32.
+        """Return the denominator of each batch's mean loss, (updates,) float32.
 
-        That is its number of rows, or the sum of their weights; where that is 0, so are the
-        sums, and it is the smallest number by which they can be divided.
+        It is the number of rows or the sum of their weights. Where all weights are 0, so is the
+        sum of the losses, and the denominator is the smallest normal float32.
         """
         if self.data.weights is None:
             norms = np.full(self.updates, self.batch_size, np.float32)
@@ -82,12 +82,15 @@ class Epoch:
 
     @cached_property
     def total_weight(self) -> float:
-        """Sum of all norms: what the epoch's sum of losses is divided by."""
+        """Return the denominator of the epoch's mean loss: the sum of all norms."""
         return float(self.norms.sum(dtype=np.float64))
 
     @cached_property
     def penalties(self) -> np.ndarray:
-        """What each update has for l2, (updates,) float32; none where no row could share it."""
+        """Return each update's factor of the l2 penalty, (updates,) float32.
+
+        A shared penalty is 0 for a batch whose weights are all 0.
+        """
         if not self.l2_is_shared:
             return np.full(self.updates, self.l2, np.float32)
         shared = self.norms > _SMALLEST_NORM
@@ -95,46 +98,45 @@ class Epoch:
 
     @cached_property
     def rates(self) -> np.ndarray:
-        """What each update multiplies its direction by, (updates,) float32.
+        """Return each update's step size, (updates,) float32.
 
-        That is the learning rate, and for Adam with it the correction of the bias towards the
-        zero start: √(1 - β₂ᵗ) / (1 - β₁ᵗ).
+        It is the learning rate, for Adam multiplied by its bias correction √(1 - β₂ᵗ) / (1 - β₁ᵗ).
         """
         rates = self.learning_rates.copy()
         if self.optimizer.rule == "adam":
             first = self.updates_before + 1
             t = np.arange(first, first + self.updates, dtype=np.float64)
-            rates *= np.sqrt(_unbiased(self.optimizer.beta2, t))
-            rates /= _unbiased(self.optimizer.beta1, t)
+            rates *= np.sqrt(_one_minus_power(self.optimizer.beta2, t))
+            rates /= _one_minus_power(self.optimizer.beta1, t)
         return rates.astype(np.float32)
 
     @cached_property
     def decays(self) -> np.ndarray:
-        """What each update takes off the weights, (updates,) float32."""
+        """Return each update's decoupled weight decay η λ, (updates,) float32."""
         return (self.learning_rates * self.optimizer.weight_decay).astype(np.float32)
 
     @cached_property
     def learning_rates(self) -> np.ndarray:
-        """Each update's learning rate, (updates,) float64."""
+        """Return each update's learning rate, (updates,) float64."""
         return np.full(self.updates, self.learning_rate, np.float64)
 
 
-def _unbiased(beta: float, t: np.ndarray) -> np.ndarray:
-    """Return 1 - βᵗ, exact too where βᵗ is close to 1."""
+def _one_minus_power(beta: float, t: np.ndarray) -> np.ndarray:
+    """Return 1 - βᵗ, accurate even if βᵗ is close to 1."""
     return -np.expm1(t * math.log(beta)) if beta > 0 else np.ones_like(t)
 
 
 class Progress(NamedTuple):
-    """How far an epoch has come: the value that an engine takes and returns.
+    """The position in an epoch, and the sums up to it.
 
     Attributes
     ----------
     position : int
-        Rows of the epoch's order that are done.
+        Number of positions of the epoch's order that are done.
     loss_sum : float
-        Sum of their losses times their weights, each measured before the update of its batch.
+        Sum of their weighted losses, each computed before the update of its batch.
     correct : float
-        Sum of the weights, 1 where there are none, of those that were predicted right.
+        Sum of the weights of the rows that were predicted correctly; without weights, their number.
     """
 
     position: int = 0
@@ -143,9 +145,10 @@ class Progress(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """The next piece of work: positions ``start`` to ``stop`` of the epoch's order.
+    """Positions ``start`` to ``stop`` of the epoch's order.
 
-    ``first`` and ``last`` say whether it opens and closes its batch of ``batch_rows`` rows.
+    ``first`` and ``last`` tell whether the chunk is the first and the last of its batch, which has
+    ``batch_rows`` rows.
     """
 
     start: int
@@ -156,7 +159,7 @@ class Chunk(NamedTuple):
 
 
 def next_chunk(position: int, rows: int, batch_size: int) -> Chunk:
-    """Return the chunk that starts at a position of an epoch of the given number of rows.
+    """Return the chunk that starts at a position of an epoch.
 
     Examples
     --------

@@ -7,7 +7,7 @@ from fastnn.network import Network
 from fastnn.storage.model_file import read_model
 from fastnn.storage.strict_json import prefix_errors
 from fastnn.system.files import FilePath
-from fastnn.training.state import Counts
+from fastnn.training.state import Position
 
 if TYPE_CHECKING:
     from fastnn.estimators import MLPClassifier, MLPRegressor
@@ -55,10 +55,10 @@ def load(path: FilePath) -> Union[Network, "MLPClassifier", "MLPRegressor"]:
         except ValueError as error:
             raise ModelFileError(str(error)[:200]) from error
         network.parameters = model.parameters
-        network._counts = Counts(model.epochs, model.samples)
+        network._position = Position(model.epochs, model.samples)
         if model.estimator is None:
             return network
         from fastnn.estimators import MLPClassifier, MLPRegressor
-        from fastnn.estimators.saving import restored
+        from fastnn.estimators.saving import restore
 
-        return restored((MLPClassifier, MLPRegressor), model.estimator, network)
+        return restore((MLPClassifier, MLPRegressor), model.estimator, network)

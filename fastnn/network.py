@@ -1,20 +1,16 @@
-"""The front door: a network that is fitted, asked and evaluated."""
+"""The public `Network`: training, prediction, evaluation and storage of a network."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 
-from fastnn.data.conversion import as_data, as_features, as_parameters, with_class_weights
-from fastnn.data.rows import Data
-from fastnn.data.splitting import split
+from fastnn.data.conversion import as_data, as_features, as_parameters
 from fastnn.engine import Engine, get_engine, usable_threads
 from fastnn.model.initializers import initial_parameters
-from fastnn.model.layers import Parameters, dense_layers
+from fastnn.model.layers import Parameters, dense_layers, parameters_sha256
 from fastnn.model.losses import get_loss
-from fastnn.model.optimizers import Optimizer
+from fastnn.model.optimizers import Optimizer, get_optimizer
 from fastnn.model.randomness import SEED_LIMIT
 from fastnn.model.schedules import Schedule
 from fastnn.model.settings import check_integer, check_setting
@@ -22,15 +18,16 @@ from fastnn.storage.model_file import model_from_network, write_model
 from fastnn.storage.onnx_export import network_graph, write_onnx
 from fastnn.system.files import FilePath
 from fastnn.system.forks import FitLock, setup_lock
-from fastnn.system.interrupts import DeferInterrupts
-from fastnn.training.callbacks import Callback, checked
 from fastnn.training.checkpoint import checkpoint_in
 from fastnn.training.early_stopping import EarlyStopping
-from fastnn.training.fit import Outcome, fit
+from fastnn.training.evaluation import evaluate
+from fastnn.training.fit import Callback, Fit
+from fastnn.training.loop import train
 from fastnn.training.memory import check_fit
-from fastnn.training.plan import Plan, check_monitor, planned
-from fastnn.training.scale import warn_of_offset, warn_of_scale
-from fastnn.training.state import Counts, History, Score, r2
+from fastnn.training.plan import Plan
+from fastnn.training.preparation import prepare
+from fastnn.training.scale import warn_of_scale
+from fastnn.training.state import History, Position, Prepared
 
 
 class Network:
@@ -39,33 +36,34 @@ class Network:
     Parameters
     ----------
     sizes : sequence of int
-        Input width, hidden widths, number of outputs: for "cross_entropy" one a class.
+        Number of inputs, widths of the hidden layers, number of outputs. "cross_entropy" has one
+        output per class.
     activation : str or sequence of str, default "relu"
-        "identity", "logistic", "tanh", "relu", "leaky_relu" or "gelu": of all hidden layers, or
-        one of each.
+        "identity", "logistic", "tanh", "relu", "leaky_relu" or "gelu", for all hidden layers or
+        for each.
     loss : str, default "cross_entropy"
-        "cross_entropy" over classes; "logistic" for one or several labels that are 0 or 1;
+        "cross_entropy" for classes; "logistic" for one or several labels that are 0 or 1;
         "squared_error", "poisson", "absolute_error" or "huber" for numbers. The formulas are in
         `fastnn.model.losses`.
     dropout : float or sequence of float, default 0
-        The share of values that training sets to 0: of every hidden layer's outputs, or, of the
-        input and then of each hidden layer.
+        Fraction of values that training sets to 0: of the outputs of all hidden layers, or of the
+        input and of each hidden layer.
     input_scale : float, default 1.0
-        Features are multiplied by this on their way in: 1/255 for images in bytes.
+        Factor of all features, for example 1/255 for images in bytes.
     seed : int, default 0
-        Decides the initial weights (He's; Glorot's where all hidden layers saturate), the order
-        of the samples and what dropout drops, and so the whole result.
+        Determines the initial weights (He's, or Glorot's if all hidden activations are identity,
+        logistic or tanh), the order of the samples and the dropout masks, and so the result.
 
     Attributes
     ----------
     layers : tuple of Dense
-        Shapes, activations and dropout.
+        Shapes, activations and dropout rates.
     loss : Loss
 
     Raises
     ------
     ValueError
-        If there is no such activation or loss, or a setting is out of range.
+        If an activation or the loss is unknown, or a setting is out of range.
 
     Examples
     --------
@@ -95,18 +93,18 @@ class Network:
         self.seed = check_integer(seed, "seed", low=0)
         if self.seed >= SEED_LIMIT:
             raise ValueError(f"seed must be below 2**64, got {seed!r}")
-        self._parameters: Parameters | None = None  # drawn when they are first asked for
-        self._counts = Counts()
-        self._rule, self._slots = "", 0  # of the optimizer that trained last
-        self._state: list[Parameters] = []  # its state, until there is an engine that has it
+        self._parameters: Parameters | None = None  # drawn at the first use
+        self._position = Position()
+        self._rule, self._slots = "", 0  # of the last optimizer
+        self._state: list[Parameters] = []  # of the last optimizer, until an engine holds it
         self._engine: Engine | None = None
         self._engine_choice: tuple[str, int | None] = ("numba", None)
         self._training = FitLock()
 
     @property
     def epochs_trained(self) -> int:
-        """Epochs completed by all calls of `fit` so far."""
-        return self._counts.epochs
+        """Number of epochs that all calls of `fit` have completed."""
+        return self._position.epochs
 
     @property
     def n_parameters(self) -> int:
@@ -115,8 +113,8 @@ class Network:
 
     @property
     def parameters(self) -> Parameters:
-        """Per layer ``(w, b)``: weights (I, O) and biases (O,), float32; copies."""
-        if self._engine is not None:  # which may be training
+        """Copies of the weights (I, O) and biases (O,) of each layer, ``(w, b)``, float32."""
+        if self._engine is not None:
             return self._engine.get_parameters()
         if self._parameters is None:
             self._parameters = initial_parameters(self.layers, self.seed)
@@ -128,6 +126,16 @@ class Network:
         if self._engine is not None:
             self._engine.set_parameters(fresh)
         self._parameters = fresh
+
+    def weights_sha256(self) -> str:
+        """Return the SHA-256 of each layer's w, then b, as little-endian float32: 64 hex digits.
+
+        Examples
+        --------
+        >>> Network([4, 8, 3], seed=0).weights_sha256()
+        '0a303bf7709d2e7d34384f099a163cc737708cd793911254113f695745b66891'
+        """
+        return parameters_sha256(self.parameters)
 
     def fit(
         self,
@@ -155,62 +163,65 @@ class Network:
     ) -> History:
         """Train by gradient descent on the mean loss of each batch.
 
-        A further call goes on where the last one ended, the optimizer's state included as long
-        as its rule is the same. If the scale of features or targets keeps the network from
+        Another call continues from the trained weights, and with the optimizer's state if the
+        optimizer has the same rule. If the scale of the features or targets keeps the network from
         learning, there is a warning (scikit-learn's ConvergenceWarning).
 
         Parameters
         ----------
         x : array (rows, inputs)
-            Features. uint8 is kept as it is; other real dtypes are computed as float32.
+            Features: a NumPy array or a SciPy sparse matrix. uint8 is not converted; other real
+            dtypes are computed as float32.
         y : array (rows,) or (rows, outputs)
-            Class numbers from 0 for "cross_entropy", else what the outputs should be.
+            Class numbers from 0 for "cross_entropy", else the targets of the outputs.
         epochs : int, default 20
         batch_size : int or "full", optional
-            Rows that one update learns from, by default 128; "lbfgs" takes them all. More than
-            there are is the same as "full".
+            Rows per update, by default 128; "full", a larger number than there are rows, and the
+            optimizer "lbfgs" mean all rows.
         optimizer : {"sgd", "momentum", "nesterov", "adam", "adamw", "lbfgs"} or Optimizer
-            The equations are in `fastnn.model.optimizers`. "lbfgs" takes all rows at once, and an
-            epoch is one of its iterations.
+            `fastnn.Optimizer` has the equations. With "lbfgs" an epoch is one iteration.
         learning_rate, momentum, weight_decay : float, optional
-            Replace the optimizer's own: 0.1 for "sgd", 0.01 with momentum, 0.001 for "adam" and
-            "adamw"; momentum 0.9; no weight decay, but 0.01 for "adamw".
+            Replace the optimizer's defaults: learning rate 0.1 for "sgd", 0.01 for "momentum" and
+            "nesterov", 0.001 for "adam" and "adamw"; momentum 0.9; weight decay 0, or 0.01 for
+            "adamw".
         schedule : {"constant", "invscaling", "adaptive", "cosine", "one_cycle"} or Schedule
-            How the learning rate changes over the epochs of this call; a `fastnn.Schedule` has
-            a warm-up too. "adaptive" also ends the fit, once the rate is down to 1e-6.
+            Change of the learning rate over the epochs of this call. A `fastnn.Schedule` may have
+            a warm-up. "adaptive" also ends the fit when the rate is 1e-6.
         l2 : float, default 0
-            ``l2 / 2 · Σ w²`` over all weights, but no biases, is added to the mean loss.
+            Factor of the penalty ``l2 / 2 · Σ w²`` on the weights, without the biases, that is
+            added to the mean loss.
         clip_norm : float, default 0
-            A batch's gradient that is longer than this is shortened to it; 0 for never.
+            Largest norm of a batch's gradient; a longer gradient is scaled to it. 0 for no limit.
         shuffle : bool, default True
-            Take the rows in another order every epoch: `fastnn.model.randomness.permutation`.
+            Whether each epoch visits the rows in a new random order, which
+            `fastnn.model.randomness.permutation` describes.
         sample_weight : array (rows,), optional
-            How much each row counts.
+            Weight of each row in the loss, at least 0.
         class_weight : dict or "balanced", optional
-            How much the rows of each class count; "balanced": every class the same.
+            Weight of the rows of each class; "balanced" gives all classes the same total weight.
         validation_data : (x, y) or (x, y, sample_weight), optional
-            Evaluated after every epoch.
+            Data to evaluate after each epoch.
         validation_fraction : float, default 0
-            Without validation data: the share of the rows, drawn by the seed, and of every class
-            alike where there are enough, that are kept from training and evaluated instead.
+            Fraction of the rows to set aside as validation data; the seed determines which. The
+            split is stratified by class where possible.
         early_stopping : bool or EarlyStopping, default False
-            End before the last epoch once a figure of the history stops improving; True is an
-            `EarlyStopping` as it comes, which watches ``val_loss``.
+            Whether to stop when a figure of the history no longer improves; True monitors
+            ``val_loss``.
         engine : {"numba", "numpy"}, default "numba"
-            The fast engine or the reference.
+            The fast engine, or the reference engine in NumPy.
         threads : int, optional
-            For the Numba engine; by default all that the process may use. The result has the
-            same bits for any number.
+            Threads of the Numba engine, by default all that the process may use. The result has
+            the same bits for any number.
         callbacks : sequence of Callback
 
         Returns
         -------
         dict of str to list of float
-            An item an epoch: ``loss``, and for classifiers ``accuracy``, the means over the
-            epoch's batches, each measured before its update, with dropout, and with the penalty
-            in the loss; ``learning_rate``, that of its last update, but for "lbfgs";
-            ``seconds``, training alone; and with validation data ``val_loss``, without the
-            penalty, and ``val_accuracy`` or, of a regression, ``val_r2``, after the epoch.
+            One number per epoch: ``loss`` and, for classifiers, ``accuracy``, means over the
+            batches, each computed before the update of its batch, with dropout, the loss with the
+            penalty; ``learning_rate`` of the last update, not for "lbfgs"; ``seconds`` of training.
+            With validation data also ``val_loss``, without the penalty, and ``val_accuracy`` or,
+            for a regression, ``val_r2``, after the epoch.
 
         Raises
         ------
@@ -221,78 +232,42 @@ class Network:
         DivergenceError
             If the loss or a weight stops being finite; the last finite weights are kept.
         RuntimeError
-            If the network is being trained already, by another thread or around a callback.
+            If the network is already being trained, by another thread or by the caller of a
+            callback.
         """
-        plan = planned(
-            epochs=epochs, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate,
-            momentum=momentum, weight_decay=weight_decay, schedule=schedule, l2=l2,
-            clip_norm=clip_norm, shuffle=shuffle, early_stopping=early_stopping, seed=self.seed,
+        chosen = get_optimizer(
+            optimizer, learning_rate=learning_rate, momentum=momentum, weight_decay=weight_decay
+        )
+        plan = Plan(
+            epochs, batch_size, chosen, schedule, early_stopping=early_stopping,  # type: ignore
+            l2=l2, clip_norm=clip_norm, shuffle=shuffle, seed=self.seed,
         )  # fmt: skip
-        data = self._checked(x, y, sample_weight)
-        warned = warn_of_offset(y, data, self.loss)
-        validation = None
-        if validation_data is not None:
-            if not 2 <= len(validation_data) <= 3:
-                raise ValueError("validation_data must be (x, y) or (x, y, sample_weight)")
-            val_x, val_y, val_weight = (*validation_data, None)[:3]
-            validation = self._checked(val_x, val_y, val_weight, name="validation ")
-            if validation_fraction:
-                raise ValueError("validation_data and validation_fraction exclude each other")
-        elif validation_fraction:
-            data, validation = split(data, validation_fraction, self.loss, self.seed)
-        if class_weight is not None:
-            data = with_class_weights(data, class_weight, self.loss, self.layers[-1].outputs)
-        check_monitor(plan.early_stopping, self.loss, validated=validation is not None)
+        prepared = prepare(
+            self, plan, x, y, sample_weight, class_weight=class_weight,
+            validation_data=validation_data, validation_fraction=validation_fraction,
+        )  # fmt: skip
         self.use_engine(engine, threads=threads)
-        outcome = self.train(data, plan, validation=validation, callbacks=callbacks, warned=warned)
-        return outcome.history
+        return self._train(prepared, callbacks=callbacks).history
 
-    def train(
-        self,
-        data: Data,
-        plan: Plan,
-        *,
-        validation: Data | None = None,
-        callbacks: Sequence[Callback] = (),
-        score: Score | None = None,
-        warned: bool = False,
-    ) -> Outcome:
-        """Train as a plan says, on data that are checked, with the engine that is in use.
+    def _train(self, prepared: Prepared, **options: Any) -> Fit:
+        """Train with the engine in use, and return the finished fit; `Fit` has the options.
 
-        The plan's batch size is at most the number of rows, which 0 stands for; its counts are
-        replaced by the network's. Warn of an unsuitable scale, unless `warned`.
+        Raises
+        ------
+        TypeError
+            If the data were not prepared for this network.
         """
-        if plan.optimizer.rule == "lbfgs":
-            drops = any(layer.dropout for layer in self.layers)
-            if drops or plan.clip_norm or plan.schedule != Schedule():
-                raise ValueError("lbfgs goes without dropout, clip_norm and schedule")
+        if type(prepared) is not Prepared or prepared[:2] != (self.layers, self.loss):
+            raise TypeError("the data must come from `prepare`, for this network")
         with self._training:
-            running, counts, rows = self._current_engine(), self._counts, len(data.x)
-            counts.check_room(plan.epochs, rows)
-            keeper = checkpoint_in(checked(callbacks))
-            check_fit(self.layers, rows, plan, checkpoints=keeper is not None)
-            has_state = self._rule == plan.optimizer.rule
-            plan = replace(
-                plan, batch_size=min(plan.batch_size or rows, rows), first_epoch=counts.epochs,
-                updates_before=counts.updates if has_state else 0, samples_before=counts.samples,
-            )  # fmt: skip
-            asked = (self, running, data, plan, validation)
-            with keeper.in_use(*asked) if keeper else nullcontext(plan) as plan:
-                if not has_state:
-                    with DeferInterrupts():
-                        self._rule, self._slots = plan.optimizer.rule, plan.optimizer.slots
-                        running.set_state([])
-                        counts.updates = 0
-                outcome = fit(
-                    running, data, plan, counts,
-                    loss=self.loss, validation=validation, callbacks=callbacks, score=score,
-                )  # fmt: skip
-            if not warned:
-                warn_of_scale(
-                    running.evaluate, data, plan, self.loss, self.input_scale, counts.updates,
-                    losses=outcome.history.get("loss", []), stopped=outcome.stopped,
-                )  # fmt: skip
-            return outcome
+            fit = Fit(self, prepared, **options)
+            self._position.check_room(fit.plan.epochs, fit.rows)
+            checkpoints = checkpoint_in(fit.callbacks) is not None
+            check_fit(self.layers, fit.rows, fit.plan, checkpoints=checkpoints)
+            train(fit)
+            if not prepared.warned:
+                warn_of_scale(fit)
+            return fit
 
     def evaluate(self, x: Any, y: Any, sample_weight: Any = None) -> tuple[float, float]:
         """Return the mean loss on these data, and the accuracy or, of a regression, R².
@@ -302,21 +277,19 @@ class Network:
         DataError
             If the data do not fit the network or are not finite.
         """
-        data = self._checked(x, y, sample_weight)
-        loss, accuracy = self._current_engine().evaluate(data)
-        if self.loss.score == "accuracy":
-            return loss, accuracy
-        return loss, r2(self._current_engine().predict(data.x), data)
+        inputs, outputs = self.layers[0].inputs, self.layers[-1].outputs
+        data = as_data(x, y, inputs, outputs, self.loss, sample_weight)
+        return evaluate(self._current_engine(), data, self.loss)
 
     def predict(self, x: Any) -> np.ndarray:
-        """Return what the network says of each row.
+        """Return the predictions for each row.
 
         Returns
         -------
         ndarray
             For "cross_entropy" the most probable class, (rows,) int64; for "logistic" 0 or 1,
-            int64, and for a regression the values, float32: (rows,) if there is one output,
-            else (rows, outputs).
+            int64, and for a regression the values, float32: (rows,) for one output, else (rows,
+            outputs).
         """
         outputs = self._outputs(x)
         if self.loss.takes_labels:
@@ -326,7 +299,7 @@ class Network:
         return outputs[:, 0] if outputs.shape[1] == 1 else outputs
 
     def predict_proba(self, x: Any) -> np.ndarray:
-        """Return probabilities (rows, outputs) float32; of classes, each row sums to 1.
+        """Return probabilities (rows, outputs) float32; for classes, each row sums to 1.
 
         Raises
         ------
@@ -340,9 +313,9 @@ class Network:
         return self._outputs(x)
 
     def save(self, path: FilePath) -> None:
-        """Write the network to a file for `fastnn.load`; `fastnn.storage.model_file` describes it.
+        """Write the network to a safetensors file, which `fastnn.load` reads.
 
-        The optimizer's state is left out: further training begins with a fresh one.
+        The file does not contain the optimizer's state: further training starts with a new one.
 
         Raises
         ------
@@ -352,14 +325,14 @@ class Network:
         write_model(path, model_from_network(self))
 
     def to_onnx(self, path: FilePath) -> None:
-        """Write an ONNX model that predicts the same; `fastnn.storage.onnx_export` tells of it."""
+        """Write an equivalent ONNX model, which `fastnn.storage.onnx_export` describes."""
         write_onnx(network_graph(self), path)
 
     def _outputs(self, x: Any) -> np.ndarray:
         return self._current_engine().predict(as_features(x, self.layers[0].inputs, finite=False))
 
     def use_engine(self, name: str, *, threads: int | None = None) -> Engine:
-        """Move the network, unless it is in training, to an engine, and return that."""
+        """Move the network to an engine, unless it is being trained, and return the engine."""
         if threads is not None:
             threads = check_integer(threads, "threads", low=1)
         with setup_lock:
@@ -378,16 +351,11 @@ class Network:
     def _current_engine(self) -> Engine:
         if self._engine is not None:
             return self._engine
-        name, threads = self._engine_choice  # of another process, it may be, which had more
+        name, threads = self._engine_choice  # maybe of another process, with more threads
         return self.use_engine(name, threads=threads and min(threads, usable_threads()))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the engine behind, its buffers and locks: a copy, or a pickle, builds another."""
-        own = {"_counts": replace(self._counts), "_training": FitLock(), "_engine": None}
+        """Return the state without the engine: a copy or a pickle creates its own."""
+        own: dict[str, Any] = {"_training": FitLock(), "_engine": None}
         own |= {"_parameters": self.parameters, "_state": self._current_state()}
         return self.__dict__ | own
-
-    def _checked(self, x: Any, y: Any, sample_weight: Any = None, name: str = "") -> Data:
-        """Bring data into the form that engines take."""
-        inputs, outputs = self.layers[0].inputs, self.layers[-1].outputs
-        return as_data(x, y, inputs, outputs, self.loss, sample_weight, name)

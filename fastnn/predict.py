@@ -1,4 +1,4 @@
-"""``python -m fastnn.predict``: the command line in `fastnn.commands.predict`."""
+"""Entry point of ``python -m fastnn.predict``; the command is `fastnn.commands.predict`."""
 
 from fastnn.commands.predict import main
 from fastnn.commands.running import leave

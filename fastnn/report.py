@@ -1,4 +1,4 @@
-"""``python -m fastnn.report``: the command line in `fastnn.commands.report`."""
+"""Entry point of ``python -m fastnn.report``; the command is `fastnn.commands.report`."""
 
 from fastnn.commands.report import main
 from fastnn.commands.running import leave

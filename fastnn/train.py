@@ -1,4 +1,4 @@
-"""``python -m fastnn.train``: the command line in `fastnn.commands.train`."""
+"""Entry point of ``python -m fastnn.train``; the command is `fastnn.commands.train`."""
 
 from fastnn.commands.running import leave
 from fastnn.commands.train import main

@@ -1,4 +1,4 @@
-"""``python -m fastnn.warm``: the command line in `fastnn.commands.warm`."""
+"""Entry point of ``python -m fastnn.warm``; the command is `fastnn.commands.warm`."""
 
 from fastnn.commands.running import leave
 from fastnn.commands.warm import main

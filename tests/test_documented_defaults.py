@@ -1,4 +1,4 @@
-"""What a docstring calls a parameter's default is its default."""
+"""Defaults that docstrings state are the defaults of the signatures."""
 
 import ast
 import inspect
@@ -11,25 +11,27 @@ import fastnn
 LINE = re.compile(r"^ +(\w+(?:, \w+)*) : .*?default[ =](.+)$", re.M)
 
 
-def documented() -> Iterator[tuple[str, str, Any]]:
-    """Yield public functions and their documented defaults, by the parameters' names."""
+def documented_defaults() -> Iterator[tuple[Any, str, Any]]:
+    """Yield public functions, names of parameters and their documented defaults."""
     for name in fastnn.__all__:
         thing = getattr(fastnn, name)
         members = vars(thing).items() if inspect.isclass(thing) else ()
-        methods = [each for key, each in members if inspect.isfunction(each) and key[0] != "_"]
+        methods = [
+            member for key, member in members if inspect.isfunction(member) and key[0] != "_"
+        ]
         for function in (thing, *methods):
-            for names, told in LINE.findall(getattr(function, "__doc__", "") or ""):
-                values = told.split(" and ")  # beta_1, beta_2 : float, default 0.9 and 0.999
+            for names, text in LINE.findall(getattr(function, "__doc__", "") or ""):
+                values = text.split(" and ")  # beta_1, beta_2 : float, default 0.9 and 0.999
                 for parameter, value in zip(names.split(", "), values, strict=True):
                     yield function, parameter, ast.literal_eval(value)
 
 
-def test_a_documented_default_is_the_default():
+def test_documented_defaults_equal_the_signatures():
     wrong, count = [], 0
-    for function, name, told in documented():
+    for function, name, documented in documented_defaults():
         count += 1
         default = inspect.signature(function).parameters[name].default
-        if default != told:
-            wrong.append(f"{function.__name__}: {name} is {default!r}, and documented as {told!r}")
+        if default != documented:
+            wrong.append(f"{function.__name__}: {name}={default!r}, documented as {documented!r}")
     assert not wrong
     assert count > 75

@@ -1,7 +1,6 @@
-"""What a training run says: lines for a pipe, rows above a progress bar for a terminal, and a log.
+"""The output of a training run: lines, a progress bar on a terminal, and a log of JSON lines.
 
-Displays and the log are callbacks of the fit. Every line of theirs is plain ASCII but for the
-names of files.
+Displays and the log are callbacks of the fit. Their output is ASCII except for file names.
 """
 
 import json
@@ -11,11 +10,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from fastnn.system.terminal import print_line, printable
-from fastnn.training.callbacks import Callback, past_epochs
+from fastnn.training.callbacks import past_epochs
+from fastnn.training.fit import Callback
 
 
 def counted(number: int, noun: str) -> str:
@@ -30,7 +29,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def loss_text(loss: float) -> str:
-    """Return a loss in at most eight characters, small and large ones by their exponent.
+    """Return a loss in at most eight characters, with an exponent if it is small or large.
 
     Examples
     --------
@@ -41,41 +40,41 @@ def loss_text(loss: float) -> str:
 
 
 class Display(Callback):
-    """Plain lines on standard output, each one sent at once.
+    """Print plain lines on standard output; each one is flushed.
 
     Parameters
     ----------
     rows : int
-        Training rows, for the samples per second.
-    watched : {"test", "val"}
-        Which rows are evaluated after every epoch.
+        Number of training rows, for the samples per second.
+    evaluated : {"test", "val"}
+        The rows that are evaluated after each epoch.
     """
 
-    def __init__(self, rows: int, watched: str = "test") -> None:
-        self._rows, self._watched = rows, watched
+    def __init__(self, rows: int, evaluated: str = "test") -> None:
+        self._rows, self._evaluated = rows, evaluated
 
     def say(self, line: str = "", style: str | None = None) -> None:
-        """Print a line; only a terminal knows styles."""
+        """Print a line; the style is for terminals only."""
         print_line(line)
 
     def conclude(self, line: str) -> None:
-        """Print the one line that --quiet leaves."""
+        """Print the last line, also with --quiet."""
         self.say(line, "bold")
 
     @contextmanager
     def table(self, epochs: int) -> Iterator[None]:
-        """Print a fit's table while the context lasts."""
+        """Enclose the fit, whose epochs are printed as a table."""
         yield
         self.say()
 
     def on_fit_begin(self, epochs: int, rows: int) -> None:
         """Print the table's header."""
-        loss, accuracy = f"{self._watched} loss", f"{self._watched} accuracy"
+        loss, accuracy = f"{self._evaluated} loss", f"{self._evaluated} accuracy"
         self.say()
         self.say(f"epoch    loss  accuracy {loss:>10} {accuracy:>14}  seconds   samples/s", "bold")
 
     def on_resume(self, epoch: int, rows: int, history: dict[str, list[float]]) -> None:
-        """Print the rows of the epochs before."""
+        """Print the rows of the epochs before the checkpoint."""
         for number, metrics in past_epochs(epoch, history):
             self.on_epoch_end(number, metrics)
 
@@ -90,119 +89,99 @@ class Display(Callback):
 
 
 class QuietDisplay(Display):
-    """The last line alone."""
+    """Print only the last line."""
 
     def say(self, line: str = "", style: str | None = None) -> None:
         """Print nothing."""
 
     def conclude(self, line: str) -> None:
-        """Print the one line that --quiet leaves."""
+        """Print the last line, also with --quiet."""
         super().say(line)
 
 
 class TerminalDisplay(Display):
-    """Lines above one progress bar for the whole run, which vanishes when the run ends.
+    """Print lines above a progress bar, which is removed when the run ends.
 
-    The bar is drawn between two calls of the engine, at most every REFRESH_SECONDS, by no thread
-    of its own: a thread would take its time from the kernels'.
+    The bar is drawn between two calls of the engine, at most every `REFRESH_SECONDS`. A thread
+    that draws it would take time from the kernels.
     """
 
     REFRESH_SECONDS = 0.1
 
-    def __init__(self, rows: int, watched: str = "test") -> None:
+    def __init__(self, rows: int, evaluated: str = "test") -> None:
         from rich.console import Console
 
-        super().__init__(rows, watched)
+        super().__init__(rows, evaluated)
         self._console = Console(highlight=False)
         self._next_refresh = 0.0
 
     def say(self, line: str = "", style: str | None = None) -> None:
-        """Print a line above the bar, unwrapped."""
+        """Print a line above the bar without wrapping it."""
         self._console.out(printable(line), style=style, highlight=False)
 
     @contextmanager
     def table(self, epochs: int) -> Iterator[None]:
-        """Print a fit's table while the context lasts, and the bar below it."""
-        from rich.progress import (
-            BarColumn,
-            Progress,
-            ProgressColumn,
-            TextColumn,
-            TimeRemainingColumn,
-        )
+        """Enclose the fit, whose table is printed above a progress bar."""
+        from rich.progress import Progress
 
-        columns: list[ProgressColumn] = [
-            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}")
-        ]
-        if self._console.width >= 60:  # what has no room would be wrapped
-            columns += [BarColumn(), TextColumn("{task.percentage:3.0f}%"), TimeRemainingColumn()]
-        with super().table(epochs):
-            with Progress(
-                *columns, console=self._console, auto_refresh=False, transient=True
-            ) as self._progress:
-                self._task = self._progress.add_task(
-                    "", total=epochs * self._rows, epoch=1, epochs=epochs
-                )
-                yield
+        bar = Progress(console=self._console, auto_refresh=False, transient=True)
+        with super().table(epochs), bar as self._progress:
+            self._epochs = epochs
+            self._task = self._progress.add_task(f"epoch 1/{epochs}", total=epochs * self._rows)
+            yield
 
     def on_chunk_end(self, epoch: int, rows: int) -> None:
-        """Move the bar, if it is time."""
+        """Move the bar if `REFRESH_SECONDS` have passed."""
         now = time.monotonic()
         if now >= self._next_refresh:
             self._next_refresh = now + self.REFRESH_SECONDS
             done = (epoch - 1) * self._rows + rows
-            self._progress.update(self._task, completed=done, epoch=epoch, refresh=True)
+            text = f"epoch {epoch}/{self._epochs}"
+            self._progress.update(self._task, completed=done, description=text, refresh=True)
 
 
-def open_display(rows: int, watched: str = "test", *, quiet: bool) -> Display:
-    """Return the display that fits standard output."""
+def open_display(rows: int, evaluated: str = "test", *, quiet: bool) -> Display:
+    """Return the display for standard output: a terminal, a pipe or a file, or quiet."""
     if quiet:
         return QuietDisplay(rows)
     terminal = sys.stdout is not None and sys.stdout.isatty()
-    return (TerminalDisplay if terminal else Display)(rows, watched)
+    return (TerminalDisplay if terminal else Display)(rows, evaluated)
 
 
 class JsonLog(Callback):
-    """A file of JSON objects, one a line, each handed to the system at once.
+    """Write a JSON object per line to a file, without buffering.
 
     Parameters
     ----------
     path : Path
-        The file; what it held is lost with the first event.
+        The file; the first event replaces its content.
     rows : int
-        Training rows, for the samples per second.
-    watched : {"test", "val"}
-        Which rows are evaluated after every epoch; the figures of the others are null.
+        Number of training rows, for the samples per second.
+    evaluated : {"test", "val"}
+        The rows that are evaluated after each epoch; the figures of the others are null.
 
     Raises
     ------
     OSError
-        If the file cannot be written, now or later.
+        If the file cannot be written.
     """
 
-    def __init__(self, path: Path, rows: int, watched: str = "test") -> None:
-        self._path, self._rows, self._watched = path, rows, watched
+    def __init__(self, path: Path, rows: int, evaluated: str = "test") -> None:
+        self._path, self._rows, self._evaluated = path, rows, evaluated
         self._file: Any = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close the file, if there is one."""
         if self._file is not None:
             self._file.close()
 
     @property
     def begun(self) -> bool:
-        """Whether there are events."""
+        """Whether an event has been written."""
         return self._file is not None
 
     def write(self, event: str, **fields: Any) -> None:
-        """Append an event. JSON knows no NaN and no infinity: they become null."""
+        """Append an event. NaN and infinity, which JSON does not have, become null."""
         for name, value in fields.items():
             if isinstance(value, float) and not math.isfinite(value):
                 fields[name] = None
@@ -216,24 +195,24 @@ class JsonLog(Callback):
             raise OSError(error.errno, error.strerror, str(self._path)) from None
 
     def check(self) -> None:
-        """Raise an OSError if the file is where nobody finds it: it has been removed."""
+        """Raise an OSError if the file has been removed."""
         self._path.stat()
 
     def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Append what an epoch measured."""
+        """Append the figures of an epoch."""
         fields: dict[str, float | None] = {name: metrics[name] for name in ("loss", "accuracy")}
         for rows in ("test", "val"):
             for name in ("loss", "accuracy"):
-                known = rows == self._watched
+                known = rows == self._evaluated
                 fields[f"{rows}_{name}"] = metrics[f"val_{name}"] if known else None
-        fields["learning_rate"] = metrics.get("learning_rate")  # L-BFGS has none
+        fields["learning_rate"] = metrics.get("learning_rate")  # lbfgs has none
         fields["seconds"] = metrics["seconds"]
         fields["samples_per_second"] = self._rows / metrics["seconds"]
         self.write("epoch", epoch=epoch, **fields)
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of fastnn, Python, and the packages that compute or bring data."""
+    """Return the versions of fastnn, Python, NumPy, Numba and scikit-learn."""
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
@@ -243,6 +222,6 @@ def versions() -> dict[str, str]:
     for package in ("numpy", "numba", "scikit-learn"):
         try:
             found[package] = version(package)
-        except PackageNotFoundError:  # the reference engine needs NumPy alone
+        except PackageNotFoundError:  # the reference engine only needs NumPy
             pass
     return found

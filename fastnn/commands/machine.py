@@ -1,7 +1,6 @@
-"""The machine that a figure was measured on: its name, and what it can do at most.
+"""The machine of a measurement: its processor's name and its matrix-product peak.
 
-A time alone says little; a share of what the same machine reaches in a plain matrix product says
-how much of it was used, and can be compared between machines.
+Times differ between machines. The share of the peak that a program reaches is comparable.
 """
 
 import os
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from fastnn.model.layers import Dense
 
-# What the BLAS libraries that NumPy may have been built with read their thread count from.
+# The BLAS libraries that NumPy may use read their number of threads from these variables.
 _THREAD_VARIABLES = (
     "OPENBLAS_NUM_THREADS",
     "OMP_NUM_THREADS",
@@ -22,7 +21,7 @@ _THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
 )
 
-# Two products to wake the threads and the clock up, then the best of at least five.
+# Two products to start the threads and raise the clock, then the best of at least five.
 _SGEMM_PROGRAM = """
 import sys, time
 import numpy as np
@@ -43,26 +42,26 @@ print(2 * size**3 / min(times) / 1e9)
 
 
 def sgemm_peak(threads: int | None = None, *, size: int = 2048, seconds: float = 1.0) -> float:
-    """Measure the machine's float32 matrix-product peak in GFLOP/s, in a process of its own.
+    """Measure the machine's float32 matrix-product peak in GFLOP/s, in a separate process.
 
-    A process of its own, because the idle threads of OpenBLAS spin for tens of milliseconds
-    after each product and would slow down whatever is measured next. Where the CPU has AVX-512 a
-    second process asks OpenBLAS to use it, and the better of the two counts: left alone, or told
-    so by the environment, it takes AVX2 on some of them, which is half the speed.
+    The idle threads of OpenBLAS spin for tens of milliseconds after each product. In this process
+    they would slow down the next measurement. On some processors with AVX-512, OpenBLAS only uses
+    AVX2, which is half as fast. A second process therefore requests AVX-512, and the better result
+    is returned.
 
     Parameters
     ----------
     threads : int, optional
-        Threads of the product; by default what the BLAS library takes in this environment.
+        Threads of the product; by default the BLAS library chooses.
     size : int, default 2048
         Rows and columns of the matrices.
     seconds : float, default 1.0
-        Time spent on measured products in each process, at least five of them; the best counts.
+        Time to measure in each process; at least five products are measured.
 
     Raises
     ------
     RuntimeError
-        If a process fails; the message holds what it said.
+        If a process fails; the message contains its standard error.
     """
     environment = dict(os.environ)
     if threads is not None:
@@ -74,7 +73,7 @@ def sgemm_peak(threads: int | None = None, *, size: int = 2048, seconds: float =
 
 
 def _measure(environment: dict[str, str], size: int, seconds: float) -> float:
-    # -P: a file in the current directory must not stand in for NumPy.
+    # -P: a file numpy.py in the current directory must not be imported.
     command = [sys.executable, "-P", "-c", _SGEMM_PROGRAM, str(size), str(seconds)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode != 0:
@@ -83,7 +82,7 @@ def _measure(environment: dict[str, str], size: int, seconds: float) -> float:
 
 
 def cpu_name() -> str:
-    """Return the processor's name as the system gives it, or at least its architecture."""
+    """Return the name of the processor, or at least its architecture."""
     name = _cpu_field("model name")
     if sys.platform == "darwin":
         command = ["sysctl", "-n", "machdep.cpu.brand_string"]
@@ -93,7 +92,7 @@ def cpu_name() -> str:
 
 
 def _cpu_field(name: str) -> str:
-    """Return a field of Linux's description of the first processor; empty where there is none."""
+    """Return a field of the first processor in Linux's /proc/cpuinfo, or an empty text."""
     try:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:
@@ -102,10 +101,10 @@ def _cpu_field(name: str) -> str:
 
 
 def flops_per_sample(layers: Iterable[Dense]) -> int:
-    """Count the operations of training on one sample: its matrix products, a multiply-add as 2.
+    """Count the operations of the matrix products in training on one sample.
 
-    Forward, ``dw`` and ``dx`` are one multiply-add per weight each; the first layer needs no
-    ``dx``. Zeros are counted like other numbers.
+    The forward pass, ``dw`` and ``dx`` take one multiply-add, two operations, per weight each; the
+    first layer needs no ``dx``. Operations with zeros are counted, too.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The command line ``python -m fastnn.predict``: what a saved model says of the rows of a file."""
+"""The command line ``python -m fastnn.predict``: predict the rows of a file with a saved model."""
 
 import argparse
 import json
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastnn.commands import running, session
+from fastnn.commands.options import Parser, UsageError, add_engine_options
 from fastnn.errors import DataError
 from fastnn.system.files import writable_target, write_atomically
 from fastnn.system.terminal import print_line, printable
@@ -25,60 +26,54 @@ EXAMPLES = """\
   python -m fastnn.predict iris.safetensors flowers.csv --format jsonl
   grep -v '^#' flowers.csv | python -m fastnn.predict iris.safetensors -
 
-INPUT is a file of numbers, a row a sample, as the model was trained on:
-  CSV              with a header or without, raw or in gzip; - for standard input
-  .npy             (rows, columns) or images; may be larger than the memory
-  .npz             the array x or x_test in it, or the only one of rank 2 or more
-  IDX              the format of MNIST, raw or in gzip
-or one picture, for models of digits:
-  PNG              dark on bright or bright on dark; cut out, scaled and centred
-                   as MNIST's digits are, or in 8x8 pixels as scikit-learn's"""
+INPUT is a file of features, one sample per row, scaled as in training:
+  CSV      with or without a header, plain or gzip; - is standard input
+  .npy     (rows, columns) or images; may be larger than memory
+  .npz     its array x or x_test, or its only array with 2 or more dimensions
+  IDX      the format of MNIST, plain or gzip
+or, for models of digits, one picture:
+  PNG      dark on light or light on dark; cropped, scaled and centred like
+           MNIST's digits, or reduced to 8x8 pixels like scikit-learn's"""
 
-Rows = list[tuple[int, Any, list[float]]]  # number, what the model says, the probabilities
+Rows = list[tuple[int, Any, list[float]]]  # row number, prediction, probabilities
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Predict as the arguments say; return the exit code of the process."""
+    """Run the command and return the exit code of the process."""
     return running.run(PROGRAM, lambda: predict(parse(argv)))
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line.
-
-    Raises
-    ------
-    UsageError
-        If it asks for what cannot be.
-    """
-    parser = running.Parser(PROGRAM, "Ask a saved model about the rows of a file.", EXAMPLES)
-    parser.usage = f"python -m {PROGRAM} MODEL INPUT [options]"
-    parser.add_argument("model", metavar="MODEL", type=Path, help="a file that was saved")
+    """Parse the command line, or raise a UsageError."""
+    purpose = "Predict the rows of a file with a saved model."
+    parser = Parser(PROGRAM, purpose, EXAMPLES, "MODEL INPUT [options]")
+    model = "a file written by fastnn.train --save or by the save method of a model"
+    parser.add_argument("model", metavar="MODEL", type=Path, help=model)
     parser.add_argument("input", metavar="INPUT", help="a file of features, see below")
-    parser.add_argument(
-        "--output", metavar="FILE", type=Path, help="write here, all or nothing (standard output)"
-    )
-    form = "a table, or a JSON object a line (csv)"
+    output = "write this file, completely or not at all (default: standard output)"
+    parser.add_argument("--output", metavar="FILE", type=Path, help=output)
+    form = "csv, or jsonl for one JSON object per line (default: csv)"
     parser.add_argument("--format", choices=FORMATS, default="csv", help=form)
-    running.add_engine_options(parser)
+    add_engine_options(parser)
     return parser.parse_args(argv)
 
 
 def predict(options: argparse.Namespace) -> None:
-    """Do what a command line asks for; `running.run` turns errors into exit codes."""
+    """Predict the rows of the input and write the predictions."""
     if options.output is not None:
-        running.check_directory(Path(writable_target(options.output)[0]).parent)
+        session.check_directory(Path(writable_target(options.output)[0]).parent)
     elif sys.stdout is None:
-        raise running.UsageError("standard output is closed: name a file with --output")
-    session.import_ahead(PROGRAM, "fastnn.loading", "fastnn.data.files.detection")
+        raise UsageError("standard output is closed: use --output FILE")
+    session.import_early(PROGRAM, "fastnn.loading", "fastnn.data.files.detection")
     from fastnn.data.files.detection import read_rows
     from fastnn.loading import load
 
     model: Any = load(options.model)
-    network: Network = getattr(model, "_network", model)  # that an estimator has, or a network is
+    network: Network = getattr(model, "_network", model)  # of an estimator, or the model itself
     session.use_engine(PROGRAM, network, options.engine, options.threads, say)
-    if model is not network:  # an estimator moves its network to the engine of its parameters
+    if model is not network:  # an estimator predicts with the engine of its parameters
         model.set_params(engine=options.engine, n_threads=options.threads)
-    feature_names = vars(model).pop("feature_names_in_", None)  # or it would warn of plain arrays
+    feature_names = vars(model).pop("feature_names_in_", None)  # it would warn of plain arrays
     blocks = read_rows(
         options.input,
         network.layers[0].inputs,
@@ -88,8 +83,8 @@ def predict(options: argparse.Namespace) -> None:
     )
     classes = classes_of(model, network)
     if not options.input.lower().endswith(".png"):
-        blocks = watched(blocks, network.input_scale)
-    pieces = FORMATS[options.format](answered(model, classes, blocks), classes)
+        blocks = warn_of_scaled(blocks, network.input_scale)
+    pieces = FORMATS[options.format](predictions(model, classes, blocks), classes)
     if options.output is not None:
         write_atomically(options.output, pieces)
         return
@@ -99,25 +94,25 @@ def predict(options: argparse.Namespace) -> None:
 
 
 def say(line: str) -> None:
-    """Print a line that is no prediction."""
+    """Print a message on standard error."""
     print_line(f"{PROGRAM}: {line}", error=True)
 
 
-def watched(blocks: "Iterator[np.ndarray]", input_scale: float) -> "Iterator[np.ndarray]":
-    """Say so where features look as if they had been scaled, and the model scales them again."""
+def warn_of_scaled(blocks: "Iterator[np.ndarray]", input_scale: float) -> "Iterator[np.ndarray]":
+    """Yield the blocks; warn if the features seem to be scaled already, as the model does it."""
     for number, block in enumerate(blocks):
         if number == 0 and input_scale < 1 and block.dtype.kind == "f":
             if 0 <= block.min() and block.max() <= 1:
                 session.warn(
                     PROGRAM,
-                    "these features are from 0 to 1, and the model takes ones up to "
-                    f"{1 / input_scale:g}, which it scales itself",
+                    "the features are from 0 to 1, but the model expects values up to "
+                    f"{1 / input_scale:g} and scales them itself",
                 )
         yield block
 
 
 def classes_of(model: Any, network: "Network") -> list[str]:
-    """Return what each column of `predict_proba` is the probability of; none for a regression."""
+    """Return the class of each column of `predict_proba`; none for a regression."""
     if network.loss.score != "accuracy":
         return []
     if model is not network:
@@ -128,29 +123,29 @@ def classes_of(model: Any, network: "Network") -> list[str]:
     return [str(number) for number in range(outputs)]
 
 
-def answered(model: Any, classes: list[str], blocks: "Iterator[np.ndarray]") -> Iterator[Rows]:
-    """Yield what a model says of each block's rows.
+def predictions(model: Any, classes: list[str], blocks: "Iterator[np.ndarray]") -> Iterator[Rows]:
+    """Yield the predictions for the rows of each block.
 
     Raises
     ------
     DataError
-        If it is not finite: features of another scale can do that.
+        If they are not finite, for example because the features have the wrong scale.
     """
     first = 0
     for block in blocks:
         rows = range(first, first + len(block))
         if classes:
-            said = model.predict(block).tolist()
+            predicted = model.predict(block).tolist()
             probabilities = rounded(model.predict_proba(block), first)
         else:
-            said = rounded(model.predict(block), first)
+            predicted = rounded(model.predict(block), first)
             probabilities = [[]] * len(rows)
-        yield list(zip(rows, said, probabilities, strict=True))
+        yield list(zip(rows, predicted, probabilities, strict=True))
         first += len(rows)
 
 
 def rounded(values: "np.ndarray", first: int) -> list[Any]:
-    """Return numbers that print as float32 does, with no more digits than tell it from others."""
+    """Return floats that print with the fewest digits that identify the float32 values."""
     import numpy as np
 
     values = values.astype(np.float32)
@@ -160,32 +155,33 @@ def rounded(values: "np.ndarray", first: int) -> list[Any]:
             f"row {first + bad[0]}: the model's outputs are not finite; check the scale of the "
             "features"
         )
-    # Not astype(str), which swallows a KeyboardInterrupt and takes a third longer.
+    # astype(str) would lose a KeyboardInterrupt and take a third longer.
     return np.reshape([float(str(value)) for value in values.ravel()], values.shape).tolist()
 
 
 def as_csv(answers: Iterator[Rows], classes: list[str]) -> Iterator[bytes]:
-    """Yield a table as RFC 4180 has it, but for its line ends, with a header."""
+    """Yield a table with a header as in RFC 4180, but with the line ends of Unix."""
     word = "label" if classes else "value"
     has_header = False
     for rows in answers:
         lines: list[list[Any]] = []
         if not has_header:
-            said = rows[0][1]
-            words = [f"{word}_{i}" for i in range(len(said))] if isinstance(said, list) else [word]
+            first = rows[0][1]
+            is_list = isinstance(first, list)
+            words = [f"{word}_{i}" for i in range(len(first))] if is_list else [word]
             lines.append(["row", *words, *(f"p_{name}" for name in classes)])
             has_header = True
-        for number, said, probabilities in rows:
-            several = said if isinstance(said, list) else [said]
+        for number, predicted, probabilities in rows:
+            several = predicted if isinstance(predicted, list) else [predicted]
             lines.append([number, *several, *probabilities])
         yield "".join(",".join(map(csv_field, line)) + "\n" for line in lines).encode()
 
 
 def csv_field(value: Any) -> str:
-    """Return a value as a field of a table that a terminal shows or a spreadsheet opens.
+    """Return a value as a field of a CSV file that is safe in terminals and spreadsheets.
 
-    Control characters are escaped. A text that a spreadsheet would take for a formula gets a
-    single quote in front, as OWASP's page *CSV Injection* recommends; numbers stay as they are.
+    Control characters are escaped. Text that a spreadsheet would run as a formula gets a leading
+    single quote, as OWASP's page *CSV Injection* recommends; numbers are not changed.
     """
     if not isinstance(value, str):
         return str(value)
@@ -198,7 +194,7 @@ def csv_field(value: Any) -> str:
 
 
 def is_number(text: str) -> bool:
-    """Return whether a text is a number for a spreadsheet, too."""
+    """Return whether a spreadsheet, too, reads the text as a number."""
     try:
         return math.isfinite(float(text)) and text.isascii() and "_" not in text
     except ValueError:
@@ -206,11 +202,11 @@ def is_number(text: str) -> bool:
 
 
 def as_json_lines(answers: Iterator[Rows], classes: list[str]) -> Iterator[bytes]:
-    """Yield a JSON object a line and row."""
+    """Yield one JSON object per row and line."""
     for rows in answers:
         lines = []
-        for number, said, probabilities in rows:
-            fields = {"row": number, "label" if classes else "value": said}
+        for number, predicted, probabilities in rows:
+            fields = {"row": number, "label" if classes else "value": predicted}
             if classes:
                 fields["probabilities"] = dict(zip(classes, probabilities, strict=True))
             lines.append(json.dumps(fields) + "\n")

@@ -1,28 +1,30 @@
-"""The convergence reports, ``python -m fastnn.report``: ways to train, measured side by side.
+"""The command line ``python -m fastnn.report``: compare training methods on this machine.
 
-Batch GD against mini-batch GD, or the optimizers against each other. The same network learns from
-the same data, from the same initial weights, and all else but the way of training is equal; what
-came of it is written as Markdown and pictures.
+It compares batch GD with mini-batch GD, or the optimizers, on the same network, initial weights
+and data, and writes a Markdown page with plots.
 """
 
 import argparse
-import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastnn.commands import running, session
 from fastnn.commands.console import counted, versions
-from fastnn.commands.report_runs import Plan, Run, capitalized, number_text
+from fastnn.commands.options import (
+    SEED_LIMIT,
+    Parser,
+    add_dataset_options,
+    add_engine_options,
+    seed,
+)
+from fastnn.commands.report_runs import Plan, Run, best, number_text
 from fastnn.commands.report_text import (
     BATCH_SIZES,
     OPTIMIZER_CONTEST,
     Contest,
     Work,
-    best,
     by_method,
     picture_of,
     report_text,
@@ -30,11 +32,9 @@ from fastnn.commands.report_text import (
 from fastnn.errors import DivergenceError
 from fastnn.system.files import write_atomically
 from fastnn.system.terminal import print_line, printable
-from fastnn.training.callbacks import Callback
+from fastnn.training.fit import Callback
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from fastnn.data.sets import Dataset
     from fastnn.engine import Engine
     from fastnn.network import Network
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 PROGRAM = "fastnn.report"
 HIDDEN = (128, 64)
+SEEDS = 3  # runs of each method that is compared
 EXAMPLES = """\
   python -m fastnn.report
   python -m fastnn.report --optimizers --out report
@@ -49,34 +50,34 @@ EXAMPLES = """\
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the report as the arguments say; return the exit code of the process."""
+    """Run the command and return the exit code of the process."""
     return running.run(PROGRAM, lambda: report(parse(argv)))
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line.
-
-    Raises
-    ------
-    UsageError
-        If it asks for what cannot be.
-    """
-    purpose = "Compare batch GD with mini-batch GD, or the optimizers, on this machine."
-    parser = running.Parser(PROGRAM, purpose, EXAMPLES)
+    """Parse the command line, or raise a UsageError."""
+    purpose = (
+        "Compare batch gradient descent with mini-batch gradient descent, or the\n"
+        "optimizers, on this machine. Writes a Markdown page with a table and plots."
+    )
+    parser = Parser(PROGRAM, purpose, EXAMPLES)
     add = parser.add_argument
-    optimizers = "compare the optimizers, each at the best of a few learning rates"
+    optimizers = "compare the optimizers, each at the best of several learning rates"
     add("--optimizers", action="store_true", help=optimizers)
-    add("--out", metavar="DIR", type=Path, default=Path("report"), help="write there (report)")
-    add("--quick", action="store_true", help="a few epochs each: to see that it works")
-    running.add_engine_options(parser)
-    running.add_dataset_options(parser)
-    add("--seed", metavar="N", type=running.seed, default=0, help="of weights and row order (0)")
+    folder = "directory to write, created if necessary (default: report)"
+    add("--out", metavar="DIR", type=Path, default=Path("report"), help=folder)
+    quick = "train for a few epochs only, to test that the command works"
+    add("--quick", action="store_true", help=quick)
+    add_engine_options(parser)
+    add_dataset_options(parser)
+    random = "determines the initial weights and the order of the rows (default: 0)"
+    add("--seed", metavar="N", type=seed, default=0, help=random)
     return parser.parse_args(argv)
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What all runs have in common."""
+    """The data and settings that runs have in common; repeated runs have another seed."""
 
     data: "Dataset"
     engine: str
@@ -84,7 +85,7 @@ class Setup:
     seed: int
 
     def network(self) -> "Network":
-        """Return the network with its initial weights, the same each time."""
+        """Return a new network; its initial weights are always the same."""
         from fastnn.network import Network
 
         sizes = (self.data.x_train.shape[1], *HIDDEN, self.data.n_classes)
@@ -92,76 +93,80 @@ class Setup:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Do what a command line asks for; `running.run` turns what it raises into exit codes."""
+    """Train the runs of a report and write it."""
     from fastnn.commands.machine import flops_per_sample, sgemm_peak
 
     contest = OPTIMIZER_CONTEST if options.optimizers else BATCH_SIZES
     if options.quick:
         contest = contest.quick()
     _check_writable(options.out, contest.files)
-    session.import_ahead(PROGRAM, "fastnn.network", "fastnn.data.sets", "fastnn.commands.machine")
+    session.import_early(PROGRAM, "fastnn.network", "fastnn.data.sets", "fastnn.commands.machine")
     data = session.load(PROGRAM, options)
     setup = Setup(data, options.engine, options.threads, options.seed)
     network, engine = prepare(setup)
     facts = describe(setup, network, engine)
-    for what, text in facts.items():
-        print_line(f"{what:<16} {text}")
+    for name, text in facts.items():
+        print_line(f"{name:<16} {text}")
+    epochs = max(plan.epochs for plan in contest.plans)
+    print_line(f"training {len(contest.plans)} runs of at most {epochs} epochs:")
     seconds = 0.1 if options.quick else 1.0
     peak = sgemm_peak(engine.threads, seconds=seconds)
     runs = train_runs(contest.plans, setup)
     if not any(run.epochs for run in runs):
         text = "every run diverged in its first epoch: check the scale of the features"
         raise DivergenceError(text, epoch=1, step=1)
-    # Twice, because a neighbour on the machine can only lower it.
+    repeated = [] if options.quick else repeat_best(runs, setup)
+    # The larger of two measurements, because other load on the machine can only lower it.
     peak = max(peak, sgemm_peak(engine.threads, seconds=seconds))
     work = Work(flops_per_sample(network.layers), peak)
-    write_report(options.out, contest, runs, facts, work, quick=options.quick)
+    text = report_text(contest, runs, facts, work, repeated=repeated, quick=options.quick)
+    write_report(options.out, contest, runs, text)
     print_line(f"wrote {', '.join(contest.files)} in {options.out}")
-    session.say_note(PROGRAM, data, again=True)
+    session.print_note(PROGRAM, data, short=True)
 
 
-def write_report(
-    out: Path,
-    contest: Contest,
-    runs: Sequence[Run],
-    setup: Mapping[str, str],
-    work: Work,
-    *,
-    quick: bool = False,
-) -> None:
-    """Write the report and its pictures into a directory, each file whole or not at all.
+def repeat_best(runs: Sequence[Run], setup: Setup) -> list[list[Run]]:
+    """Train the best run of each method with other seeds; return all its runs for each method."""
+    methods = [[best(tried)] for tried in by_method(runs)]
+    for number in range(1, SEEDS):
+        other = replace(setup, seed=(setup.seed + number) % SEED_LIMIT)
+        print_line(f"the best run of each method with seed {other.seed}:")
+        again = train_runs([tried[0].plan for tried in methods], other)
+        for tried, run in zip(methods, again, strict=True):
+            tried.append(run)
+    return methods
 
-    The arguments are as `report_text` takes them.
-    """
+
+def write_report(out: Path, contest: Contest, runs: Sequence[Run], text: str) -> None:
+    """Write the plots and the page of a report, each file completely or not at all."""
     from fastnn.plots.curves import comparison, loss_accuracy
 
-    text = report_text(contest, runs, setup, work, quick=quick)
     out.mkdir(parents=True, exist_ok=True)
     for run in map(best, by_method(runs)):
-        title = f"{capitalized(run.name)}, {counted(run.batch_size, 'row')} an update"
+        title = f"{run.name}, {counted(run.batch_size, 'row')} per update"
         loss_accuracy(run.history, out / picture_of(run.plan.method), title=title)
     histories = {run.name: run.history for run in contest.shown(runs)}
     comparison(histories, out / contest.comparison)
-    page = text.encode(errors="backslashreplace")  # a file's name may be no text to this system
-    write_atomically(out / contest.page, [page])  # last, so that its pictures are there
+    page = text.encode(errors="backslashreplace")  # file names may contain undecodable bytes
+    write_atomically(out / contest.page, [page])  # last, so that the page's plots exist
 
 
 def _check_writable(out: Path, files: Sequence[str]) -> None:
-    running.check_new_directory(out)
+    session.check_new_directory(out)
     for name in files:
         if (out / name).exists():
-            running.check_file(out / name)
+            session.check_file(out / name)
 
 
 def prepare(setup: Setup) -> tuple["Network", "Engine"]:
-    """Build the network once before the runs, so that its engine is ready and can be described."""
+    """Build a network and its engine before the runs, compiling the kernels if necessary."""
     network = setup.network()
     engine = session.use_engine(PROGRAM, network, setup.engine, setup.threads, print_line)
     return network, engine
 
 
 def describe(setup: Setup, network: "Network", engine: "Engine") -> dict[str, str]:
-    """Say what all runs have in common."""
+    """Return the settings that all runs have in common, by their names in the report."""
     import platform
     from datetime import date
 
@@ -170,11 +175,11 @@ def describe(setup: Setup, network: "Network", engine: "Engine") -> dict[str, st
     data = setup.data
     widths = "-".join(map(str, session.widths_of(network)))
     return {
-        "Data": f"{printable(data.name)}, {counted(len(data.x_train), 'row')} to train on, "
-        f"{len(data.x_test):,} to test on, from {printable(data.source)}",
+        "Data": f"{printable(data.name)}, {len(data.x_train):,} training, {len(data.x_test):,} "
+        f"test rows, from {printable(data.source)}",
         "Network": f"{widths}, {counted(network.n_parameters, 'parameter')}; "
         "ReLU, then softmax with categorical cross-entropy",
-        "Initial weights": f"He normal, biases 0, seed {setup.seed}: the same for all runs",
+        "Initial weights": f"He normal, biases 0, seed {setup.seed}",
         "Engine": f"{engine.name}, float32, {session.threads_text(engine)}",
         "Machine": f"{cpu_name()} ({platform.machine()}), {platform.system()}",
         "Versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
@@ -185,13 +190,13 @@ def describe(setup: Setup, network: "Network", engine: "Engine") -> dict[str, st
 def train_runs(plans: Sequence[Plan], setup: Setup) -> list[Run]:
     """Train each planned run from the same initial weights; print a line for each.
 
-    A run that diverges ends there and keeps its completed epochs.
+    A run that diverges ends early and keeps its completed epochs.
     """
     runs: list[Run] = []
     try:
-        with session.warnings_as_lines(PROGRAM), _progress_bar(plans) as progress:
+        with session.warnings_as_lines(PROGRAM):
             for plan in plans:
-                runs.append(_train(plan, setup, _Watch(progress, plan)))
+                runs.append(_train(plan, setup))
                 print_line(_line(runs[-1]))
     except KeyboardInterrupt:
         number = min(len(runs) + 1, len(plans))
@@ -200,9 +205,9 @@ def train_runs(plans: Sequence[Plan], setup: Setup) -> list[Run]:
     return runs
 
 
-def _train(plan: Plan, setup: Setup, watch: "_Watch") -> Run:
+def _train(plan: Plan, setup: Setup) -> Run:
     data, network = setup.data, setup.network()
-    diverged_in = None
+    recorder, diverged_in = _Recorder(plan.learning_rate), None
     try:
         network.fit(
             data.x_train,
@@ -214,43 +219,23 @@ def _train(plan: Plan, setup: Setup, watch: "_Watch") -> Run:
             engine=setup.engine,
             threads=setup.threads,
             validation_data=(data.x_test, data.y_test),
-            callbacks=(watch,),
+            callbacks=(recorder,),
         )
     except DivergenceError as error:
         diverged_in = error.epoch
-    return Run(plan.name, plan, len(data.x_train), watch.history, diverged_in)
+    return Run(plan.name, plan, len(data.x_train), recorder.history, diverged_in)
 
 
-@contextmanager
-def _progress_bar(plans: Sequence[Plan]) -> "Iterator[Progress]":
-    """Show one bar for all runs, on a terminal only; lines printed meanwhile stand above it."""
-    from rich.progress import Progress
+class _Recorder(Callback):
+    """Keep the history of a run, which `Network.fit` does not return if the run diverges."""
 
-    terminal = sys.stdout is not None and sys.stdout.isatty()
-    # No thread of its own (auto_refresh): it would take its time from the kernels'.
-    with Progress(auto_refresh=False, transient=True, disable=not terminal) as progress:
-        progress.add_task("", total=sum(plan.epochs for plan in plans))
-        yield progress
-
-
-class _Watch(Callback):
-    """Keeps the history, which a run that diverges would lose, and moves the progress bar."""
-
-    REFRESH_SECONDS = 0.1
-
-    def __init__(self, progress: "Progress", plan: Plan) -> None:
+    def __init__(self, learning_rate: float | None) -> None:
         self.history: History = {}
-        self._progress, self._task, self._plan = progress, progress.task_ids[0], plan
-        self._next_refresh = 0.0
+        self._learning_rate = learning_rate
 
     def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Take the figures of an epoch; end a run whose test loss is not finite."""
-        now = time.monotonic()
-        due = now >= self._next_refresh
-        if due:
-            self._next_refresh = now + self.REFRESH_SECONDS
-        self._progress.update(self._task, advance=1, description=self._plan.name, refresh=due)
-        rate = self._plan.learning_rate
+        """Add the figures of an epoch; end a run whose test loss is not finite."""
+        rate = self._learning_rate
         session.check_loss(metrics["val_loss"], "test", epoch=epoch, learning_rate=rate)
         for name, value in metrics.items():
             self.history.setdefault(name, []).append(value)

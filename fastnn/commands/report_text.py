@@ -1,8 +1,7 @@
-"""The text of the convergence reports: what each compares, its table, and the page around it."""
+"""The text of the convergence reports: their plans, tables and pages."""
 
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import NamedTuple
@@ -12,10 +11,8 @@ from fastnn.commands.report_runs import (
     ACCURACY_MARKS,
     Plan,
     Run,
-    best_of,
-    capitalized,
-    conclusions,
-    learning_rate_choice,
+    best,
+    first_to_converge,
     number_text,
 )
 from fastnn.model.optimizers import OPTIMIZERS
@@ -25,19 +22,19 @@ MINI_BATCH = 128
 
 @dataclass(frozen=True)
 class Contest:
-    """What a report compares.
+    """The training methods that a report compares.
 
     Attributes
     ----------
     title : str
     page, comparison : str
-        The names of the report and of the picture that shows all methods.
+        File names of the report and of the plot of all methods.
     plans : tuple of Plan
-        The runs; those of a method follow one another, and differ in the learning rate alone.
+        The runs; those of a method are adjacent and only differ in the learning rate.
     first_too : bool
-        Whether each method is shown at its first learning rate too, besides its best.
+        Whether the report shows each method at its first learning rate, too, not only at its best.
     notes : tuple of str
-        What the page says on how it was measured, besides what holds for all contests.
+        Notes on the measurement that only apply to this report.
     """
 
     title: str
@@ -53,21 +50,21 @@ class Contest:
         methods = dict.fromkeys(plan.method for plan in self.plans)
         return [self.page, self.comparison, *map(picture_of, methods)]
 
-    def shown(self, runs: Sequence[Run]) -> list[Run]:
-        """Return the runs to show: of each method the best, called by its method, or two."""
-        if not self.first_too:
-            return [replace(best(tried), name=tried[0].plan.method) for tried in by_method(runs)]
-        pairs = [(tried[0], best(tried)) for tried in by_method(runs)]
-        return list({run.name: run for pair in pairs for run in pair}.values())
+    def shown(self, runs: Sequence[Run]) -> Sequence[Run]:
+        """Return the runs to show; if that is one for each method, under the method's name."""
+        if self.first_too:
+            pairs = ((tried[0], best(tried)) for tried in by_method(runs))
+            return list({run.name: run for pair in pairs for run in pair}.values())
+        return [replace(best(tried), name=tried[0].plan.method) for tried in by_method(runs)]
 
     def quick(self) -> "Contest":
-        """Return the same contest, over in a few epochs."""
+        """Return the same contest with a few epochs per run."""
         plans = (replace(p, epochs=2 if p.batch_size else 6) for p in self.plans)
         return replace(self, plans=tuple(plans))
 
 
 def picture_of(method: str) -> str:
-    """Return the name of the picture of a method's best run.
+    """Return the file name of the plot of a method's best run.
 
     Examples
     --------
@@ -78,13 +75,8 @@ def picture_of(method: str) -> str:
 
 
 def by_method(runs: Sequence[Run]) -> list[list[Run]]:
-    """Return runs in the order of a contest's plans, those of each method together."""
+    """Return the runs grouped by method, in their order."""
     return [list(tried) for _, tried in groupby(runs, key=lambda run: run.plan.method)]
-
-
-def best(tried: Sequence[Run]) -> Run:
-    """Return the best of runs; the first, if all have diverged."""
-    return best_of(tried) or tried[0]
 
 
 BATCH_SIZES = Contest(
@@ -97,12 +89,12 @@ BATCH_SIZES = Contest(
     ),
     first_too=True,
     notes=(
-        "An update subtracts the learning rate times the gradient of its batch's mean loss.",
-        "The training figures of batch GD are of the weights that an epoch began with.",
+        "An update subtracts the learning rate times the gradient of the batch's mean loss.",
+        "The training figures of batch GD are those of the weights before the epoch's only update.",
     ),
 )
 
-_METHODS = {  # what they are called, and the learning rates to choose from
+_METHODS = {  # name in the report, and learning rates to try
     "sgd": ("SGD", (0.1, 0.3, 1.0)),
     "momentum": ("momentum", (0.01, 0.03, 0.1, 0.3)),
     "nesterov": ("Nesterov", (0.01, 0.03, 0.1, 0.3)),
@@ -125,97 +117,73 @@ OPTIMIZER_CONTEST = Contest(
     ),
     first_too=False,
     notes=(
-        f"Momentum is {_MOMENTUM.momentum:g}; Adam and AdamW have β₁ {_ADAM.beta1:g}, β₂ "
-        f"{_ADAM.beta2:g} and ε {_ADAM.eps:g}, and AdamW a weight decay of "
-        f"{_ADAMW.weight_decay:g}. Learning rates stay as they are.",
-        "An epoch of L-BFGS is one of its iterations, of which each computes the gradient over "
-        "all rows at least once, more often where its line search needs it; its training "
-        "figures are of the weights that an epoch ends with.",
-        "State is what an optimizer keeps from update to update beside each weight and bias. "
-        "L-BFGS keeps its last ten steps and the changes of the gradient along them.",
+        f"The momentum is {_MOMENTUM.momentum:g}. Adam and AdamW have β₁ {_ADAM.beta1:g}, β₂ "
+        f"{_ADAM.beta2:g} and ε {_ADAM.eps:g}; AdamW has a weight decay of "
+        f"{_ADAMW.weight_decay:g}. Learning rates are constant.",
+        "An epoch of L-BFGS is one iteration, which computes the gradient over all rows at least "
+        "once, more often if its line search needs it. Its training figures are those of the "
+        "weights after the epoch.",
     ),
 )
 
 
 class Work(NamedTuple):
-    """What a sample costs, as `machine` counts it, and the machine's peak in GFLOP/s."""
+    """Operations per sample, as `machine` counts them, and the machine's peak in GFLOP/s."""
 
     flops_per_sample: int
     peak: float
 
 
 def comparison_table(runs: Sequence[Run], work: Work) -> str:
-    """Return the figures of the runs as a Markdown table, a column a run."""
-    columns = [_column(run, work) for run in runs]
-    table = [["", *(run.name for run in runs)], ["---", *("---:" for _ in runs)]]
-    for what in columns[0]:
-        row = [column[what] for column in columns]
-        if what != _STATE or set(row) != {_NO_STATE}:  # plain descent has none
-            table.append([what, *row])
-    return "\n".join(f"| {' | '.join(row)} |" for row in table)
+    """Return the figures of the runs as a Markdown table with a column for each run."""
+    columns = [_figures(run, work) for run in runs]
+    rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
+    return _table([["", *(run.name for run in runs)], ["---", *("---:" for _ in runs)], *rows])
 
 
-_STATE, _NO_STATE = "state per parameter", "none"
+def learning_rate_table(runs: Sequence[Run]) -> str:
+    """Return the final training losses of the runs as a Markdown table, a row for each method."""
+    rows = [["method", "final training loss at each learning rate"], ["---", "---"]]
+    for tried in (tried for tried in by_method(runs) if len(tried) > 1):
+        losses = [f"{_final(run, 'loss', loss_text)} at {run.rate}" for run in tried]
+        losses[tried.index(best(tried))] = f"**{losses[tried.index(best(tried))]}**"
+        rows.append([tried[0].plan.method, ", ".join(losses)])
+    return _table(rows)
 
 
-def _column(run: Run, work: Work) -> dict[str, str]:
-    measured = _finals(run) | _speed(run, work)
-    if not run.epochs:
-        measured = dict.fromkeys(measured, "none")
-    return _settings(run) | _marks(run) | measured
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _settings(run: Run) -> dict[str, str]:
+def _figures(run: Run, work: Work) -> dict[str, str]:
+    """Return the figures of a run by the names of the table's rows."""
     diverged = f", diverged in epoch {run.diverged_in:,}" if run.diverged_in else ""
-    return {
+    figures = {
         "batch size (rows)": f"{run.batch_size:,}",
         "learning rate": run.rate,
-        _STATE: _state_text(run.plan.optimizer),
-        "epochs run": f"{run.epochs:,}{diverged}",
+        "epochs": f"{run.epochs:,}{diverged}",
         "updates per epoch": f"{run.updates_per_epoch:,}",
-        "updates in all": f"{run.epochs * run.updates_per_epoch:,}",
+    }
+    for unit in ("epochs", "seconds"):
+        for mark in ACCURACY_MARKS:
+            at = run.reached(mark)
+            text = number_text(getattr(at, unit)) if at else "not reached"
+            figures[f"{unit} to {mark:.0%} test accuracy"] = text
+    share = run.rows * work.flops_per_sample / (run.seconds_per_epoch * work.peak * 1e9)
+    return figures | {
+        "final training loss": _final(run, "loss", loss_text),
+        "final test loss": _final(run, "val_loss", loss_text),
+        "final training accuracy": _final(run, "accuracy", "{:.2%}".format),
+        "final test accuracy": _final(run, "val_accuracy", "{:.2%}".format),
+        "training seconds": number_text(run.seconds[-1]) if run.epochs else "none",
+        "seconds per epoch (median)": number_text(run.seconds_per_epoch) if run.epochs else "none",
+        "share of the matrix-product peak": f"{share:.0%}" if run.epochs else "none",
     }
 
 
-def _state_text(optimizer: str) -> str:
-    if optimizer == "lbfgs":
-        return "20 float64"  # SciPy's default
-    slots = OPTIMIZERS[optimizer].slots
-    return f"{slots} float32" if slots else _NO_STATE
-
-
-def _marks(run: Run) -> dict[str, str]:
-    epochs, seconds = {}, {}
-    for mark in ACCURACY_MARKS:
-        at = run.reached(mark)
-        epochs[f"epochs to {mark:.0%} test accuracy"] = f"{at.epochs:,}" if at else "not reached"
-        seconds[f"seconds to {mark:.0%} test accuracy"] = (
-            number_text(at.seconds) if at else "not reached"
-        )
-    return epochs | seconds
-
-
-def _finals(run: Run) -> dict[str, str]:
-    def last(name: str) -> float:
-        return run.history[name][-1] if run.epochs else math.nan
-
-    return {
-        "final training loss": loss_text(last("loss")),
-        "final test loss": loss_text(last("val_loss")),
-        "final training accuracy": f"{last('accuracy'):.2%}",
-        "final test accuracy": f"{last('val_accuracy'):.2%}",
-    }
-
-
-def _speed(run: Run, work: Work) -> dict[str, str]:
-    samples_per_second = run.rows / run.seconds_per_epoch
-    share = samples_per_second * work.flops_per_sample / (work.peak * 1e9)
-    return {
-        "training seconds in all": number_text(sum(run.seconds[-1:])),
-        "seconds per epoch (median)": number_text(run.seconds_per_epoch),
-        "samples per second": f"{samples_per_second:,.0f}",
-        "share of the matrix-product peak": f"{share:.0%}",
-    }
+def _final(run: Run, name: str, text: Callable[[float], str]) -> str:
+    """Return the last value of a figure as text, or why there is none."""
+    return text(run.history[name][-1]) if run.epochs else "none"
 
 
 def report_text(
@@ -224,6 +192,7 @@ def report_text(
     setup: Mapping[str, str],
     work: Work,
     *,
+    repeated: Sequence[Sequence[Run]] = (),
     quick: bool = False,
 ) -> str:
     """Return the report as Markdown.
@@ -234,64 +203,57 @@ def report_text(
     runs : sequence of Run
         One for each of the contest's plans.
     setup : dict of str to str
-        What the runs have in common, as the reader is to see it.
+        Settings that the runs have in common, by their names in the report.
     work : Work
+    repeated : sequence of sequence of Run
+        For each method its best run, and the same with other seeds.
     quick : bool, default False
-        Whether the runs are too short to conclude from.
+        Whether the runs are too short for conclusions.
     """
-    methods, shown = by_method(runs), contest.shown(runs)
-    choices = [
-        learning_rate_choice(tried, first_too=contest.first_too)
-        for tried in methods
-        if len(tried) > 1
-    ]
+    shown = contest.shown(runs)
     parts = [
         f"# {contest.title}{' (quick run)' if quick else ''}",
         _QUICK_NOTE if quick else "",
-        "\n".join(f"- {what}: {text}" for what, text in setup.items()),
-        "## What came of it",
-        "\n".join(f"- {sentence}" for sentence in conclusions(shown)),
-        f"![All runs, against epochs and against seconds]({contest.comparison})",
-        "All axes are logarithmic; accuracies are spaced by the logarithm of the error.",
-        "## The figures",
+        "\n".join(f"- {name}: {text}" for name, text in setup.items()),
+        first_to_converge(repeated) if repeated else "",
+        f"![Test accuracy and training loss of all methods]({contest.comparison})",
+        "All axes are logarithmic; the accuracy axis is logarithmic in the error.",
+        "## Results",
         comparison_table(shown, work),
-        "\n".join(f"- {choice}" for choice in choices) if len(choices) > 1 else choices[0],
-        *(_section(best(tried)) for tried in methods),
-        "## How it was measured",
-        _method(contest, work, runs[0].rows),
+        "## Learning rates",
+        learning_rate_table(runs),
     ]
+    for run in map(best, by_method(runs)):
+        picture = f"![Loss and accuracy of {run.name}]({picture_of(run.plan.method)})"
+        parts += [f"## {run.name[0].upper()}{run.name[1:]}", picture]
+    parts += ["## How it was measured", _measurement(contest, work, runs[0].rows)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 _QUICK_NOTE = (
-    "> **A quick run of a few epochs, to show that the report works.** Its figures say nothing "
-    "about convergence: leave out `--quick` for those."
+    "> **A quick run of a few epochs, to test that the report works.** Its figures say nothing "
+    "about convergence; run without `--quick` for a real comparison."
 )
 
 
-def _section(run: Run) -> str:
-    picture = f"![Loss and accuracy of {run.name}]({picture_of(run.plan.method)})"
-    return f"## {capitalized(run.name)}\n\n{picture}"
-
-
-def _method(contest: Contest, work: Work, rows: int) -> str:
+def _measurement(contest: Contest, work: Work, rows: int) -> str:
     gflop = work.flops_per_sample * rows / 1e9
-    return "\n".join(
-        f"- {sentence}"
-        for sentence in (
-            "All runs start from the same weights and see the rows in the same order.",
-            "Seconds are training alone: shuffling, every pass and update, but neither compilation "
-            "nor evaluation. The runs follow one another in one process.",
-            "Test figures are full passes after each epoch, and a mark counts as reached at the "
-            "end of the first epoch whose test accuracy is at least that, even if a later one "
-            "is lower. They choose no learning rate.",
-            "Training figures are means over an epoch's batches, each measured before its update.",
-            *contest.notes,
-            f"An epoch counts as {gflop:.3g} GFLOP: a multiply-add of its matrix products is two "
-            "operations, and zeros count like other numbers. An engine that skips zeros does less, "
-            "and its share of the peak may exceed 100%.",
-            f"The peak, {number_text(work.peak)} GFLOP/s, is the fastest float32 product of two "
-            "matrices of 2,048 rows and columns by NumPy's BLAS on as many threads as the engine "
-            "has, measured before and after the runs in a process of its own.",
-        )
+    notes = (
+        "All runs start from the same weights and see the rows in the same order.",
+        "Figures are of one run with one seed, so small differences can be noise. The page names "
+        "a fastest method only if its slowest run with several seeds is faster than all others.",
+        "Seconds are training time: shuffling and all updates, without compilation and "
+        "evaluation. The runs follow one another in one process.",
+        "Test figures are measured after each epoch. An accuracy counts as reached after the "
+        "first epoch whose test accuracy is at least that, even if a later one is lower. Learning "
+        "rates are compared by training loss only.",
+        "Training figures are means over the batches of an epoch, measured before each update.",
+        *contest.notes,
+        f"An epoch is {gflop:.3g} GFLOP: each multiply-add of the matrix products counts as two "
+        "operations, also with zeros. An engine that skips zeros does less work, so its share of "
+        "the peak can exceed 100%.",
+        f"The peak, {number_text(work.peak)} GFLOP/s, is that of a float32 product of two 2,048 x "
+        "2,048 matrices by NumPy's BLAS with as many threads as the engine has, measured before "
+        "and after the runs in a separate process.",
     )
+    return "\n".join(f"- {note}" for note in notes)

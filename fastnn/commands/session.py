@@ -1,16 +1,19 @@
-"""What both command lines do: load the data, make the engine ready, notice what is lost."""
+"""Steps that several command lines share: check paths, import, load data, prepare the engine."""
 
 import argparse
 import math
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastnn.commands import running
 from fastnn.commands.console import counted
+from fastnn.commands.options import UsageError
 from fastnn.errors import DivergenceError
 from fastnn.system.address_space import check_libraries
 from fastnn.system.terminal import print_line
@@ -21,15 +24,43 @@ if TYPE_CHECKING:
     from fastnn.network import Network
 
 
-def import_ahead(program: str, *modules: str) -> None:
-    """Import what a command needs while a signal ends it on the spot.
+def check_file(path: Path) -> None:
+    """Raise an OSError if this file cannot be written; leave no trace."""
+    if path.is_file() or path.is_dir():  # opening a directory fails
+        path.open("ab").close()
+    elif not path.exists():  # a pipe or a device is not opened before it is used
+        check_directory(path.parent)
 
-    C code and the locks of imports swallow an interrupt now and then, or make another error of it.
+
+def check_directory(path: Path) -> None:
+    """Raise an OSError if no file can be created in this directory; leave no trace."""
+    import tempfile  # a third of the start-up time, and few commands need it
+
+    try:
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and not path.is_absolute():
+            os.getcwd()  # raises if the working directory was deleted
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def check_new_directory(path: Path) -> None:
+    """Raise an OSError if this directory is not writable or cannot be created; leave no trace."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    check_directory(path)
+
+
+def import_early(program: str, *modules: str) -> None:
+    """Import the modules that a command needs, while a signal ends the process immediately.
+
+    Extension modules and import locks otherwise lose some interrupts or turn them into other
+    errors.
 
     Raises
     ------
     MemoryError
-        If the limit of address space is too low for their libraries.
+        If the limit of the address space is too low for the modules' libraries.
     """
     sklearn = any(module.startswith("sklearn.") for module in modules)
     check_libraries("numpy", *(["sklearn"] if sklearn else []))
@@ -39,60 +70,60 @@ def import_ahead(program: str, *modules: str) -> None:
 
 
 def load(program: str, options: argparse.Namespace, *, quiet: bool = False) -> "Dataset":
-    """Load the data set, and say at once where it is not the one that was hoped for."""
+    """Load the data set, with a progress bar for downloads, and print its note, if any."""
     from fastnn.data.sets import load_dataset
 
-    watched = not quiet and sys.stderr is not None and sys.stderr.isatty()
-    data = load_dataset(options.dataset, options.data_dir, progress=watched)
+    progress = not quiet and sys.stderr is not None and sys.stderr.isatty()
+    data = load_dataset(options.dataset, options.data_dir, progress=progress)
     if not quiet:
-        say_note(program, data)
+        print_note(program, data)
     return data
 
 
 def warn(program: str, text: str) -> None:
-    """Say on one line of standard error what is not as it should be."""
+    """Print a warning on one line of standard error."""
     print_line(f"{program}: warning: {text}", error=True)
 
 
-def say_note(program: str, data: "Dataset", *, again: bool = False) -> None:
-    """Say on standard error what there is to say about the data, if anything; shorter again."""
+def print_note(program: str, data: "Dataset", *, short: bool = False) -> None:
+    """Print the data set's note, if it has one, or its first part, on standard error."""
     if data.note:
-        note = data.note.partition(":")[0] if again else data.note
+        note = data.note.partition(":")[0] if short else data.note
         print_line(f"{program}: {note}", error=True)
 
 
 def use_engine(
     program: str, network: "Network", name: str, threads: int | None, say: Callable[[str], None]
 ) -> "Engine":
-    """Move a network to an engine, which may have to be compiled, and return it.
+    """Build an engine for a network, compiling its kernels if necessary, and return it.
 
     Raises
     ------
     UsageError
-        If the process may not use as many threads, or an environment variable of Numba is invalid.
+        If there are not as many threads, or an environment variable of Numba is invalid.
     """
     from fastnn.engine import needs_compiling
 
-    with engine_made(program):
+    with engine_errors(program):
         if needs_compiling(name):
-            say("compiling the kernels: some seconds, this once")
+            say("compiling the kernels (about 10 s; later runs load them from a cache)")
         return network.use_engine(name, threads=threads)
 
 
 @contextmanager
-def engine_made(program: str) -> Iterator[None]:
-    """Show warnings of making an engine on one line each; raise its ValueErrors as UsageErrors."""
+def engine_errors(program: str) -> Iterator[None]:
+    """Print warnings as lines and raise ValueErrors as UsageErrors while an engine is built."""
     with running.exit_on_interrupt(program), warnings_as_lines(program):
         try:
             yield
         except ValueError as error:
             option = "argument --threads: " if str(error).startswith("threads ") else ""
-            raise running.UsageError(f"{option}{error}") from None  # else an environment variable
+            raise UsageError(f"{option}{error}") from None  # else about an environment variable
 
 
 @contextmanager
 def warnings_as_lines(program: str) -> Iterator[None]:
-    """Show each warning as one line on standard error when the context ends."""
+    """Print each warning as one line on standard error when the context ends."""
     with warnings.catch_warnings(record=True) as caught:
         try:
             yield
@@ -102,14 +133,14 @@ def warnings_as_lines(program: str) -> Iterator[None]:
 
 
 def widths_of(network: "Network") -> list[int]:
-    """Return a network's inputs, hidden widths and classes."""
+    """Return the number of inputs, the hidden widths and the number of outputs of a network."""
     return [network.layers[0].inputs, *(layer.outputs for layer in network.layers)]
 
 
 def threads_text(engine: "Engine") -> str:
-    """Say with how many threads an engine computes."""
+    """Return a text on how many threads an engine uses."""
     if engine.threads is None:
-        return "threads as its BLAS library decides"
+        return "threads chosen by its BLAS library"
     return f"{counted(engine.threads, 'thread')} ({engine.threading_layer})"
 
 
@@ -118,7 +149,7 @@ def check_loss(
 ) -> None:
     """Raise a DivergenceError if the loss on the test or validation rows is not finite.
 
-    Finite weights may still be too large for rows that they were not trained on.
+    Finite weights can still be too large for rows that they were not trained on.
     """
     if math.isfinite(loss):
         return

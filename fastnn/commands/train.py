@@ -1,10 +1,10 @@
-"""The command line: ``python -m fastnn.train``. It parses, calls and prints."""
+"""The command line ``python -m fastnn.train``: train a network, print its progress, draw it."""
 
 import argparse
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,68 +18,72 @@ from fastnn.commands.train_text import (
     ending_text,
     result_text,
     start_fields,
+    stopping_rule,
 )
 from fastnn.errors import DivergenceError
+from fastnn.model.optimizers import get_optimizer
 from fastnn.model.schedules import Schedule
 from fastnn.system.files import writable_target
-from fastnn.training.callbacks import Bookkeeper, Callback, past_epochs
+from fastnn.training.callbacks import past_epochs
+from fastnn.training.fit import Callback
 
 if TYPE_CHECKING:
-    from fastnn.data.rows import Data
     from fastnn.data.sets import Dataset
     from fastnn.network import Network
     from fastnn.training.checkpoint import Checkpoint
-    from fastnn.training.state import History
+    from fastnn.training.state import History, Prepared
 
 LOSS_ACCURACY, CONFUSION_MATRIX = "loss_accuracy.png", "confusion_matrix.png"
-FIRST_LAYER_WEIGHTS, MOST_WRONG = "first_layer_weights.png", "most_wrong.png"  # of images alone
+FIRST_LAYER_WEIGHTS, MOST_WRONG = "first_layer_weights.png", "most_wrong.png"  # for images
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train as the arguments say; return the exit code of the process."""
+    """Run the command and return the exit code of the process."""
     return running.run(PROGRAM, lambda: train(parse(argv)))
 
 
-class Reached(Bookkeeper):
-    """How far a run has come, in the log and for when it ends early.
+class Reached(Callback):
+    """Record the progress of a run in the log, and for the message if the run ends early.
 
-    It ends a run whose test or validation loss is not finite.
+    A test or validation loss that is not finite ends the run.
     """
+
+    defers_interrupts = True
 
     def __init__(self, run: Run, log: JsonLog) -> None:
         self._run, self._log = run, log
         self._epoch, self._rows, self._measured = 1, 0, ""
 
     def on_fit_begin(self, epochs: int, rows: int) -> None:
-        """Begin the log: what refuses to train leaves the one that is there alone."""
+        """Begin the log here, so that a run with invalid settings keeps the existing file."""
         self._log.write("start", **start_fields(self._run))
 
     def on_resume(self, epoch: int, rows: int, history: dict[str, list[float]]) -> None:
-        """Write down the epochs before, and that the run goes on."""
+        """Log the epochs before the checkpoint, and that the run continues."""
         for number, metrics in past_epochs(epoch, history):
             self.on_epoch_end(number, metrics)
         self._epoch, self._rows = epoch, rows
         self._log.write("resumed", epoch=epoch, step=self._step)
 
     def on_chunk_end(self, epoch: int, rows: int) -> None:
-        """See how far the epoch is."""
+        """Record the position in the epoch."""
         self._epoch, self._rows = epoch, rows
 
     def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
-        """See what was reached."""
+        """Log the epoch's figures."""
         run = self._run
-        check_loss(run, metrics["val_loss"], run.watched, epoch)
+        check_loss(run, metrics["val_loss"], run.evaluated, epoch)
         self._log.on_epoch_end(epoch, metrics)
         accuracy = f"{metrics['val_accuracy']:.2%}"
-        self._measured = f"; {run.watched} accuracy after {epoch}: {accuracy}"
+        self._measured = f"; {run.evaluated} accuracy after {epoch}: {accuracy}"
 
     @property
     def _step(self) -> int:
         return min(self._rows // self._run.batch_rows + 1, self._run.updates)
 
     @contextmanager
-    def told(self) -> Iterator[None]:
-        """Tell the log why, where what is done meanwhile ends early."""
+    def log_early_end(self) -> Iterator[None]:
+        """Log the reason if the context is left early, and put the position into the message."""
         try:
             yield
         except DivergenceError as error:
@@ -92,51 +96,55 @@ class Reached(Bookkeeper):
             place = f"in epoch {self._epoch} of {self._run.options.epochs}"
             directory = self._run.options.resume or self._run.options.checkpoint
             saved = directory is not None and any(directory.glob("checkpoint-*.safetensors"))
-            further = f"; the same command with --resume {directory} goes on" if saved else ""
-            raise KeyboardInterrupt(f"{why} {place}{self._measured}{further}") from None
+            hint = f"; to continue, run the same command with --resume {directory}" if saved else ""
+            raise KeyboardInterrupt(f"{why} {place}{self._measured}{hint}") from None
 
 
 def train(options: argparse.Namespace) -> None:
-    """Do what a command line asks for; `running.run` turns errors into exit codes."""
+    """Train a network as the options say; print, log, save and draw the result."""
     start = time.perf_counter()
     if options.log_json is not None:
-        running.check_file(options.log_json)
+        session.check_file(options.log_json)
     if options.save is not None:
-        running.check_directory(Path(writable_target(options.save)[0]).parent)
+        session.check_directory(Path(writable_target(options.save)[0]).parent)
     if options.plots is not None:
-        running.check_new_directory(options.plots)
-    session.import_ahead(PROGRAM, *modules_of(options))
-    keeper = checkpoints(options)
+        session.check_new_directory(options.plots)
+    session.import_early(PROGRAM, *modules_of(options))
+    checkpoint = checkpoints(options)
     data = session.load(PROGRAM, options, quiet=options.quiet)
     network = build(options, data)
-    training, validation = part(options, data, network)
-    watched = "test" if validation is None else "val"
-    display = open_display(len(training.x), watched, quiet=options.quiet)
+    prepared = prepare_data(options, data, network)
+    evaluated = "test" if options.validation_fraction is None else "val"
+    display = open_display(len(prepared.training.x), evaluated, quiet=options.quiet)
     engine = session.use_engine(PROGRAM, network, options.engine, options.threads, display.say)
-    run = Run(options, data, network, engine, training, validation)
+    run = Run(options, data, network, engine, prepared)
     for line in describe(run):
         display.say(line)
-    # Without --log-json the events go where nobody reads them, and nothing else has to know.
-    with JsonLog(options.log_json or Path(os.devnull), run.rows, watched) as log:
+    # Without --log-json the events go to the null device, so that only this line knows the option.
+    with closing(JsonLog(options.log_json or Path(os.devnull), run.rows, evaluated)) as log:
         reached = Reached(run, log)
-        with reached.told():
+        with reached.log_early_end():
             with session.warnings_as_lines(PROGRAM), display.table(options.epochs):
-                history = fit(run, (reached, display, *([keeper] if keeper else [])))
-            if keeper and keeper.snapshot and keeper.snapshot.epochs == len(history["loss"]):
-                display.say(f"finished before: {options.resume} has nothing left to train")
+                callbacks = (reached, display, *([checkpoint] if checkpoint else []))
+                history = network._train(prepared, callbacks=callbacks).history
+            snapshot = checkpoint and checkpoint.snapshot
+            if snapshot and snapshot.epochs == len(history["loss"]):
+                display.say(f"the run in {options.resume} was complete: nothing left to train")
             result = measure(run, history)
         result["total_seconds"] = time.perf_counter() - start
         log.write("result", **result)
     try:
-        finish(run, history, display, result)
+        figure = finish(run, history, display, result)
         log.check()
-    finally:  # a file that cannot be written does not hide what was reached
+    finally:  # print the result even if a file cannot be written
         display.conclude(result_text(result))
-        session.say_note(PROGRAM, data, again=not options.quiet)
+        session.print_note(PROGRAM, data, short=not options.quiet)
+    if options.show:
+        show(figure)
 
 
 def modules_of(options: argparse.Namespace) -> Iterator[str]:
-    """Yield the modules that a run needs and that take their time."""
+    """Yield the modules that a run needs and that are slow to import."""
     yield from ("fastnn.network", "fastnn.data.sets")
     if options.dataset == "digits":
         yield "sklearn.datasets"
@@ -145,20 +153,20 @@ def modules_of(options: argparse.Namespace) -> Iterator[str]:
 
 
 def checkpoints(options: argparse.Namespace) -> "Checkpoint | None":
-    """Return what keeps the checkpoints, if they are wanted; the directory is as it has to be."""
+    """Return the callback that writes checkpoints, or None; check its directory."""
     directory = options.resume or options.checkpoint
     if directory is None:
         return None
     from fastnn.training.checkpoint import Checkpoint
 
-    class Keeper(Checkpoint):
+    class PrintingCheckpoint(Checkpoint):
         def warn(self, text: str) -> None:
             session.warn(PROGRAM, text)
 
-    keeper = Keeper(directory, options.checkpoint_every, options.resume is not None)
-    keeper.check()
-    running.check_new_directory(directory)
-    return keeper
+    checkpoint = PrintingCheckpoint(directory, options.checkpoint_every, options.resume is not None)
+    checkpoint.check()
+    session.check_new_directory(directory)
+    return checkpoint
 
 
 def build(options: argparse.Namespace, data: "Dataset") -> "Network":
@@ -174,57 +182,42 @@ def build(options: argparse.Namespace, data: "Dataset") -> "Network":
     )
 
 
-def part(
-    options: argparse.Namespace, data: "Dataset", network: "Network"
-) -> "tuple[Data, Data | None]":
-    """Return the rows to learn from and those to validate on, as `Network.fit` would part them.
+def prepare_data(options: argparse.Namespace, data: "Dataset", network: "Network") -> "Prepared":
+    """Check the settings and the data of the fit, before anything is printed or written."""
+    from fastnn.training.plan import Plan
+    from fastnn.training.preparation import prepare
 
-    Here, so that what cannot be parted is known before anything is printed or written.
-    """
-    from fastnn.data.conversion import as_data, with_class_weights
-    from fastnn.data.splitting import split
-
-    rows = as_data(data.x_train, data.y_train, data.x_train.shape[1], data.n_classes, network.loss)
-    validation = None
-    if options.validation_fraction is not None:
-        rows, validation = split(rows, options.validation_fraction, network.loss, options.seed)
-    if options.class_weight is not None:
-        rows = with_class_weights(rows, options.class_weight, network.loss, data.n_classes)
-    return rows, validation
-
-
-def fit(run: Run, callbacks: Sequence[Callback]) -> "History":
-    """Train the network as the options say."""
-    options, data = run.options, run.data
-    return run.network.fit(
-        run.training.x,
-        run.training.targets,
-        sample_weight=run.training.weights,
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        optimizer=options.optimizer,
-        learning_rate=options.learning_rate,
-        momentum=options.momentum,
-        weight_decay=options.weight_decay,
-        schedule=Schedule(options.schedule, options.warmup_epochs),
+    settings = {n: getattr(options, n) for n in ("learning_rate", "momentum", "weight_decay")}
+    plan = Plan(
+        options.epochs,
+        options.batch_size,
+        get_optimizer(options.optimizer, **settings),
+        Schedule(options.schedule, options.warmup_epochs),
         l2=options.l2,
         clip_norm=options.clip_norm,
-        validation_data=run.validation or (data.x_test, data.y_test),
-        early_stopping=run.rule,
-        engine=options.engine,
-        threads=options.threads,
-        callbacks=callbacks,
+        seed=options.seed,
+        early_stopping=stopping_rule(options),
+    )
+    fraction = options.validation_fraction
+    return prepare(
+        network,
+        plan,
+        data.x_train,
+        data.y_train,
+        class_weight=options.class_weight,
+        validation_data=(data.x_test, data.y_test) if fraction is None else None,
+        validation_fraction=fraction or 0.0,
     )
 
 
 def check_loss(run: Run, loss: float, rows: str, epoch: int) -> None:
-    """Raise a DivergenceError if the loss on rows that are not learned from is not finite."""
+    """Raise a DivergenceError if the loss on the test or validation rows is not finite."""
     rate = run.options.learning_rate
     session.check_loss(loss, rows, epoch=epoch, step=run.updates, learning_rate=rate)
 
 
 def measure(run: Run, history: "History") -> dict[str, Any]:
-    """Return what came of the fit: the test rows are judged by the weights that are kept."""
+    """Return the figures of the finished fit; the test figures are of the final weights."""
     epochs = len(history["loss"])
     loss, accuracy = run.network.evaluate(run.data.x_test, run.data.y_test)
     check_loss(run, loss, "test", epochs)
@@ -235,38 +228,53 @@ def measure(run: Run, history: "History") -> dict[str, Any]:
         "test_accuracy": accuracy,
         "train_seconds": sum(history["seconds"]),
         "compile_seconds": run.engine.compile_seconds,
+        "weights_sha256": run.network.weights_sha256(),
     }
 
 
-def finish(run: Run, history: "History", display: Display, result: dict[str, Any]) -> None:
-    """Say why it ended and what took how long; save the network and draw it, if that is wanted."""
+def finish(run: Run, history: "History", display: Display, result: dict[str, Any]) -> Any:
+    """Print when and why the fit ended; save and draw the network.
+
+    Return the figure of the learning curves, or None if it is not needed.
+    """
+    options, figure = run.options, None
     if why := ending_text(run, history):
         display.say(why)
     trained, total = (f"{result[f'{name}_seconds']:.2f} s" for name in ("train", "total"))
-    if run.options.resume is None:
-        display.say(f"trained in {trained}, {total} in all")
+    if options.resume is None:
+        display.say(f"training took {trained}, the whole run {total}")
     else:
-        display.say(f"trained in {trained} from its beginning; this run took {total}")
-    if run.options.save is not None:  # before the pictures, of which one may fail
-        run.network.save(run.options.save)
-        display.say(f"wrote {run.options.save}")
-    folder = run.options.plots
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in draw(run, history, result["test_accuracy"], folder):
-            display.say(f"wrote {folder / name}")
+        display.say(f"training took {trained} since its first start, this run {total}")
+    display.say(f"weights SHA-256 {result['weights_sha256']}")
+    if options.save is not None:  # first, because drawing may fail
+        run.network.save(options.save)
+        display.say(f"wrote {options.save}")
+    if options.plots is not None:
+        options.plots.mkdir(parents=True, exist_ok=True)
+    if options.plots is not None or options.show:
+        path = options.plots and options.plots / LOSS_ACCURACY
+        figure = draw_curves(run, history, path)
+    if options.plots is not None:
+        display.say(f"wrote {path}")
+        for name in draw_predictions(run, result["test_accuracy"], options.plots):
+            display.say(f"wrote {options.plots / name}")
+    return figure
 
 
-def draw(run: Run, history: "History", test_accuracy: float, folder: Path) -> Iterator[str]:
-    """Draw the pictures of a run that can be drawn; yield the name of each once it is there."""
-    from fastnn.plots import curves as plots
+def draw_curves(run: Run, history: "History", path: Path | None) -> Any:
+    """Draw the learning curves, write them to a file if `path` is given, and return the figure."""
+    from fastnn.plots.curves import loss_accuracy
+
+    title = f"{run.data.name}, {run.widths}, batches of {run.batch_rows:,}"
+    validation = "test" if run.evaluated == "test" else "validation"
+    return loss_accuracy(history, path, title=title, validation=validation)
+
+
+def draw_predictions(run: Run, test_accuracy: float, folder: Path) -> Iterator[str]:
+    """Draw the other plots that the data allow; yield the name of each file that is written."""
     from fastnn.plots import images as image_plots
 
     data, network, shape = run.data, run.network, run.data.image_shape
-    watched = "test" if run.validation is None else "validation"
-    title = f"{data.name}, {run.widths}, batches of {run.batch_rows:,}"
-    plots.loss_accuracy(history, folder / LOSS_ACCURACY, title=title, watched=watched)
-    yield LOSS_ACCURACY
     title = f"{data.name}, {run.widths}"
     probabilities = network.predict_proba(data.x_test)
     if data.n_classes <= image_plots.MOST_CLASSES:
@@ -275,7 +283,7 @@ def draw(run: Run, history: "History", test_accuracy: float, folder: Path) -> It
             probabilities.argmax(axis=1),
             folder / CONFUSION_MATRIX,
             title=f"{title}: test accuracy {test_accuracy:.2%}",
-            names=[str(number) for number in range(data.n_classes)],
+            classes=data.n_classes,
         )
         yield CONFUSION_MATRIX
     if shape is not None:
@@ -283,7 +291,7 @@ def draw(run: Run, history: "History", test_accuracy: float, folder: Path) -> It
             network.parameters[0][0],
             folder / FIRST_LAYER_WEIGHTS,
             shape=shape,
-            title=f"{title}: the weights of the first layer",
+            title=f"{title}: weights of the first layer",
         )
         yield FIRST_LAYER_WEIGHTS
         image_plots.most_wrong(
@@ -292,6 +300,19 @@ def draw(run: Run, history: "History", test_accuracy: float, folder: Path) -> It
             probabilities,
             folder / MOST_WRONG,
             shape=shape,
-            title=f"{title}: the test rows it is most wrong about",
+            title=f"{title}: most confident mistakes on the test rows",
         )
         yield MOST_WRONG
+
+
+def show(figure: Any) -> None:
+    """Show the learning curves in a window or a notebook, or warn that there is neither."""
+    from fastnn.plots import window
+
+    with running.exit_on_interrupt(PROGRAM):  # SIGTERM; Ctrl-C closes the window
+        if not window.show(figure):
+            session.warn(
+                PROGRAM,
+                "--show needs a notebook or a display with a toolkit such as Tk or Qt; "
+                "--plots DIR writes the curves to a file",
+            )

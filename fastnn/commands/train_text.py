@@ -1,4 +1,4 @@
-"""What a training run says of itself, in lines and in the log."""
+"""The settings and results of a training run, as lines of text and as fields of the log."""
 
 import argparse
 from dataclasses import dataclass
@@ -9,11 +9,10 @@ from fastnn.commands.session import threads_text, widths_of
 from fastnn.training.early_stopping import EarlyStopping, Standing, is_over, judge
 
 if TYPE_CHECKING:
-    from fastnn.data.rows import Data
     from fastnn.data.sets import Dataset
     from fastnn.engine import Engine
     from fastnn.network import Network
-    from fastnn.training.state import History
+    from fastnn.training.state import History, Prepared
 
 
 @dataclass(frozen=True)
@@ -26,60 +25,68 @@ class Run:
     data : Dataset
     network : Network
     engine : Engine
-    training : Data
-        The rows to learn from.
-    validation : Data or None
-        The rows kept from training; without them the test rows are watched.
+    prepared : Prepared
+        The data and settings of the fit. Without a validation fraction, the test rows are
+        evaluated after each epoch.
     """
 
     options: argparse.Namespace
     data: "Dataset"
     network: "Network"
     engine: "Engine"
-    training: "Data"
-    validation: "Data | None"
+    prepared: "Prepared"
 
     @property
     def rows(self) -> int:
-        """Rows to learn from."""
-        return len(self.training.x)
+        """Number of training rows."""
+        return len(self.prepared.training.x)
 
     @property
-    def watched(self) -> str:
-        """Which rows are evaluated after every epoch."""
-        return "test" if self.validation is None else "val"
+    def validation_rows(self) -> int:
+        """Number of rows set aside from training."""
+        validation = self.prepared.validation
+        return 0 if validation is None or self.evaluated == "test" else len(validation.x)
+
+    @property
+    def evaluated(self) -> str:
+        """Name of the rows that are evaluated after each epoch: "test" or "val"."""
+        return "test" if self.options.validation_fraction is None else "val"
 
     @property
     def batch_rows(self) -> int:
-        """Rows that an update learns from."""
+        """Rows per update."""
         size = self.options.batch_size
         return self.rows if size == "full" else min(self.rows, size)
 
     @property
     def updates(self) -> int:
-        """Updates in an epoch."""
+        """Updates per epoch."""
         return -(-self.rows // self.batch_rows)
 
     @property
     def widths(self) -> str:
-        """Inputs, hidden widths and classes with a dash between them."""
+        """Inputs, hidden widths and outputs, like 784-128-10."""
         return "-".join(map(str, widths_of(self.network)))
 
     @property
     def rule(self) -> EarlyStopping | None:
-        """When to stop before the last epoch."""
-        options = self.options
-        if not options.early_stopping:
-            return None
-        return EarlyStopping(options.monitor, options.patience, options.min_delta)
+        """Rule of early stopping, if any."""
+        return self.prepared.plan.early_stopping
+
+
+def stopping_rule(options: argparse.Namespace) -> EarlyStopping | None:
+    """Return the rule of early stopping that the options describe."""
+    if not options.early_stopping:
+        return None
+    return EarlyStopping(options.monitor, options.patience, options.min_delta)
 
 
 def describe(run: Run) -> list[str]:
-    """Say what is trained, in lines."""
+    """Return lines that describe the network, the data and the settings."""
     options, data = run.options, run.data
     lines = [
         f"network   {', '.join(_network_parts(run))}",
-        f"data      {data.name}, {_rows_text(run)}",
+        f"data      {data.name}: {_rows_text(run)}",
         f"          from {data.source}",
         f"engine    {_engine_text(run)}",
         f"batches   {_batches_text(run)}",
@@ -87,18 +94,17 @@ def describe(run: Run) -> list[str]:
     ]
     if (rule := run.rule) is not None:
         lines.append(
-            f"stopping  early, when {rule.monitor} has not improved by {rule.min_delta:g} for "
-            f"more than {counted(options.patience, 'epoch')}"
+            f"stopping  after more than {counted(options.patience, 'epoch')} in which "
+            f"{rule.monitor} has not improved by {rule.min_delta:g}"
         )
     return lines
 
 
 def _network_parts(run: Run) -> list[str]:
-    """Say what the network is; ReLU and no dropout go without saying."""
     options = run.options
     parts = [run.widths, counted(run.network.n_parameters, "parameter")]
-    if options.activation != "relu":
-        parts.append(_joined(options.activation))
+    if options.hidden:
+        parts.insert(1, _joined(options.activation))
     if options.dropout:
         parts.append(f"dropout {_joined(options.dropout)}")
     return parts
@@ -109,20 +115,17 @@ def _joined(values: Any) -> str:
 
 
 def _rows_text(run: Run) -> str:
-    kept = ""
-    if run.validation is not None:
-        share = run.options.validation_fraction
-        kept = f"{len(run.validation.x):,} to validate on (a share of {share:g}), "
-    return f"{counted(run.rows, 'row')} to train on, {kept}{len(run.data.x_test):,} to test on"
+    validation = f"{run.validation_rows:,} validation, " if run.validation_rows else ""
+    return f"{run.rows:,} training, {validation}{len(run.data.x_test):,} test rows"
 
 
 def _engine_text(run: Run) -> str:
-    """Say what computes, with how many threads, and how long it took to be ready."""
+    """Return the engine's name, its threads and how long its preparation took."""
     engine = run.engine
     text = f"{engine.name}, {threads_text(engine)}"
     if engine.threads is None:
         return text if run.options.threads is None else f"{text} (--threads is for numba)"
-    ready = "compiled" if engine.compiled else "read from the cache"
+    ready = "compiled" if engine.compiled else "loaded from the cache"
     return f"{text}, kernels {ready} in {engine.compile_seconds:.2f} s"
 
 
@@ -131,14 +134,14 @@ def _batches_text(run: Run) -> str:
     if run.batch_rows == run.rows:
         rows = f"all {rows}"
         if size != "full" and size > run.rows:
-            rows += f" ({size:,} are more than there are)"
+            rows += f" (fewer than {size:,})"
     if run.options.optimizer == "lbfgs":
-        return f"{rows}, 1 iteration an epoch"
-    return f"{rows}, {counted(run.updates, 'update')} an epoch"
+        return f"{rows}, 1 iteration per epoch"
+    return f"{rows}, {counted(run.updates, 'update')} per epoch"
 
 
 def _training_parts(options: argparse.Namespace) -> list[str]:
-    """Say how the weights follow their gradients; what is off goes without saying."""
+    """Return the settings of the training that are not off."""
     parts = [options.optimizer]
     for name in ("learning_rate", "momentum", "weight_decay", "l2", "clip_norm", "warmup_epochs"):
         if getattr(options, name):
@@ -151,9 +154,9 @@ def _training_parts(options: argparse.Namespace) -> list[str]:
 
 
 def start_fields(run: Run) -> dict[str, Any]:
-    """Return what the log's first event holds."""
+    """Return the fields of the log's first event."""
     options, data, layers = run.options, run.data, run.network.layers
-    asked = (
+    settings = (
         "epochs",
         "optimizer",
         "learning_rate",
@@ -181,10 +184,10 @@ def start_fields(run: Run) -> dict[str, Any]:
         "dropout": [layer.dropout for layer in layers],
         "parameters": run.network.n_parameters,
         "train_rows": run.rows,
-        "validation_rows": 0 if run.validation is None else len(run.validation.x),
+        "validation_rows": run.validation_rows,
         "test_rows": len(data.x_test),
         "batch_size": run.batch_rows,
-        **{name: getattr(options, name) for name in asked},
+        **{name: getattr(options, name) for name in settings},
         "threads": run.engine.threads,
         "threading_layer": run.engine.threading_layer,
         "versions": versions(),
@@ -192,7 +195,7 @@ def start_fields(run: Run) -> dict[str, Any]:
 
 
 def best_epoch(rule: EarlyStopping, history: "History") -> int:
-    """Return the epoch whose weights early stopping keeps."""
+    """Return the epoch whose weights early stopping restores."""
     return _standing(rule, history).best_epoch
 
 
@@ -204,21 +207,21 @@ def _standing(rule: EarlyStopping, history: "History") -> Standing:
 
 
 def ending_text(run: Run, history: "History") -> str | None:
-    """Say why a run ended before its last epoch, if it did."""
+    """Return why a run ended before its last epoch, or None."""
     epochs = len(history["loss"])
     if epochs == run.options.epochs:
         return None
     rule = run.rule
-    why = "the training loss has stopped improving"  # an adaptive rate that is at its end
+    why = "the training loss has stopped improving"  # with the adaptive schedule
     if rule is not None and is_over(rule, _standing(rule, history)):
         why = f"{rule.monitor} has stopped improving"
     elif run.options.optimizer == "lbfgs":
-        why = "lbfgs finds no better weights"
-    return f"ended after {epochs:,} of {counted(run.options.epochs, 'epoch')}: {why}"
+        why = "lbfgs cannot improve the loss"
+    return f"stopped after {epochs:,} of {counted(run.options.epochs, 'epoch')}: {why}"
 
 
 def result_text(result: dict[str, Any]) -> str:
-    """Return the last line."""
+    """Return the last line of the output."""
     text = (
         f"test accuracy {result['test_accuracy']:.2%}, test loss {loss_text(result['test_loss'])}, "
         f"after {counted(result['epochs_run'], 'epoch')}"

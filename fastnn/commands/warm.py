@@ -1,4 +1,4 @@
-"""The command line ``python -m fastnn.warm``: compile the kernels before they are needed."""
+"""The command line ``python -m fastnn.warm``: compile the kernels in advance."""
 
 import argparse
 import os
@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from fastnn.commands import running, session
+from fastnn.commands.options import Parser, UsageError
 
 PROGRAM = "fastnn.warm"
 EXAMPLES = """\
@@ -17,46 +18,40 @@ In a container image, as root, so that every user starts without compiling:
   RUN python -m fastnn.warm /var/lib/fastnn
   ENV NUMBA_CACHE_DIR=/var/lib/fastnn"""
 DESCRIPTION = """\
-Compile the kernels of the numba engine and store them, so that later processes start at once.
-Kernels are for one kind of processor; another kind compiles them anew. To prepare kernels for
-other machines, set NUMBA_CPU_NAME and NUMBA_CPU_FEATURES to what all of them have, both when
-building and when running."""
+Compile the kernels of the numba engine and store them in a cache, so that later
+processes start without compiling. Compiled kernels are specific to a processor
+model; other models compile their own. To use one cache on several models, set
+NUMBA_CPU_NAME and NUMBA_CPU_FEATURES to what all of them support, both for this
+command and for the programs that use the cache."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compile as the arguments say; return the exit code of the process."""
+    """Run the command and return the exit code of the process."""
     return running.run(PROGRAM, lambda: warm(parse(argv)))
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line.
-
-    Raises
-    ------
-    UsageError
-        If the arguments are invalid.
-    """
-    parser = running.Parser(PROGRAM, DESCRIPTION, EXAMPLES)
-    parser.usage = f"python -m {PROGRAM} [DIR]"
+    """Parse the command line, or raise a UsageError."""
+    parser = Parser(PROGRAM, DESCRIPTION, EXAMPLES, "[DIR]")
     parser.add_argument(
         "directory",
         metavar="DIR",
         nargs="?",
         type=Path,
-        help="where to store them, readable by all users; set NUMBA_CACHE_DIR to it when running "
-        "(default: $NUMBA_CACHE_DIR, or else this user's cache)",
+        help="cache directory, created if necessary and readable by all users; programs use it if "
+        "NUMBA_CACHE_DIR names it (default: $NUMBA_CACHE_DIR, or this user's cache directory)",
     )
     return parser.parse_args(argv)
 
 
 def warm(options: argparse.Namespace) -> None:
-    """Run a command line; `fastnn.commands.running.run` turns exceptions into exit codes."""
+    """Compile and store the kernels; print where they are."""
     if options.directory is not None:
-        running.check_new_directory(options.directory)
+        session.check_new_directory(options.directory)
     if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
-        raise running.UsageError("NUMBA_DISABLE_JIT is set: there is nothing to compile")
-    session.import_ahead(PROGRAM, "fastnn.engine")
+        raise UsageError("NUMBA_DISABLE_JIT is set, which disables compilation: unset it")
+    session.import_early(PROGRAM, "fastnn.engine")
     from fastnn.engine import fill_cache
 
-    with session.engine_made(PROGRAM):
+    with session.engine_errors(PROGRAM):
         fill_cache(options.directory, partial(print, flush=True))

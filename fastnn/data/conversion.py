@@ -133,8 +133,6 @@ def as_features(x: Any, n_features: int, name: str = "x", *, finite: bool = True
         If the shape is another, there are no rows, the numbers are not real, or one is not finite
         in float32; or if a sparse array is damaged.
     """
-    if isinstance(x, SelectedRows):  # rows of features that were converted before
-        return x
     if type(x) is not np.ndarray and _is_sparse(x):
         _check_form(x, n_features, name)
         return _as_sparse_rows(x, name, finite)
@@ -201,7 +199,7 @@ def _as_sparse_rows(matrix: Any, name: str, finite: bool) -> SparseRows:
 
 def check_finite(features: Features, name: str) -> None:
     """Raise a DataError that names the first NaN or infinity among features."""
-    if isinstance(features, SelectedRows):
+    if isinstance(features, SelectedRows):  # of rows that were checked
         return
     if isinstance(features, SparseRows):
         finite = np.isfinite(features.values)

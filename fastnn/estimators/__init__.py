@@ -1,8 +1,8 @@
-"""scikit-learn's multi-layer perceptrons on fastnn's engines: its words outside, ours inside."""
+"""scikit-learn's MLPClassifier and MLPRegressor, trained by fastnn's engines."""
 
 from fastnn.system.address_space import check_libraries
 
-check_libraries("numpy", "sklearn")  # before they are imported
+check_libraries("numpy", "sklearn")  # before the imports below need their memory
 
 from fastnn.estimators.classifier import MLPClassifier as MLPClassifier  # noqa: E402
 from fastnn.estimators.regressor import MLPRegressor as MLPRegressor  # noqa: E402

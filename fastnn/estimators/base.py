@@ -1,7 +1,8 @@
-"""What MLPClassifier and MLPRegressor share: a network behind scikit-learn's interface."""
+"""Base class of MLPClassifier and MLPRegressor: a network with scikit-learn's interface."""
 
 import math
 import warnings
+from dataclasses import replace
 from operator import is_
 from typing import Any, Self
 
@@ -13,9 +14,7 @@ from sklearn.utils import assert_all_finite
 from sklearn.utils.multiclass import _check_partial_fit_first_call
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from fastnn.data.conversion import as_data, as_features, check_unmasked
-from fastnn.data.rows import Data
-from fastnn.data.splitting import split
+from fastnn.data.conversion import as_features, check_unmasked
 from fastnn.engine import Engine, usable_threads
 from fastnn.errors import DataError, DivergenceError
 from fastnn.estimators.exchange import ExchangeMixin
@@ -25,9 +24,9 @@ from fastnn.estimators.fitting import (
     Run,
     Tasks,
     exposed,
-    judged,
     one_at_a_time,
     say_how_it_ended,
+    score_of,
     with_callbacks,
 )
 from fastnn.estimators.parameters import (
@@ -42,10 +41,10 @@ from fastnn.estimators.summary import summary_of
 from fastnn.model.layers import dense_layers
 from fastnn.model.losses import Loss
 from fastnn.system.memory import check_copy
-from fastnn.training.callbacks import Callback
 from fastnn.training.checkpoint import checkpoint_in
 from fastnn.training.early_stopping import Standing
-from fastnn.training.scale import warn_of_offset
+from fastnn.training.fit import Callback
+from fastnn.training.preparation import prepare
 
 _DTYPES = [np.float64, np.float32, np.uint8]  # stay as they are; all else becomes the first
 _ARRAYS = ("X", "y", "sample_weight", "X_val", "y_val", "sample_weight_val")
@@ -59,10 +58,10 @@ _DIVERGED = (
 
 
 class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
-    """A multi-layer perceptron with scikit-learn's interface; the two kinds say more.
+    """Base class of multi-layer perceptrons with scikit-learn's interface.
 
-    The weights are the network's. `coefs_` and `intercepts_` show them, in arrays that cannot be
-    written to; others may be put in their place, and count from then on.
+    `coefs_` and `intercepts_` show the weights of the network in read-only arrays. Assigning other
+    arrays to them changes the network.
     """
 
     _parameter_constraints = CONSTRAINTS
@@ -76,28 +75,28 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
     best_validation_score_: float | None
 
     def _store(self, given: dict[str, Any]) -> None:
-        """Set what a constructor was given, its `locals()`, and do nothing else."""
+        """Set the parameters of a constructor, given its `locals()`."""
         for name, value in given.items():
             if name != "self":
                 setattr(self, name, value)
 
-    # ---- what the two kinds differ in -------------------------------------------------------
+    # ---- for subclasses ---------------------------------------------------------------------
 
     def _objective(self) -> Loss:
-        """Return what is minimised."""
+        """Return the loss."""
         raise NotImplementedError
 
     def _encoded(self, y: np.ndarray, new: bool, incremental: bool, name: str = "y") -> np.ndarray:
-        """Return targets as `data.conversion` takes them; learn the classes if the fit is new."""
+        """Return targets as `data.conversion` accepts them; set `classes_` if the fit is new."""
         raise NotImplementedError
 
     def _decoded(self, targets: np.ndarray) -> np.ndarray:
-        """Return what `_encoded` was given."""
+        """Return encoded targets in their original form."""
         raise NotImplementedError
 
-    def _class_weighted(self, data: Data, incremental: bool) -> Data:
-        """Return training data whose rows weigh what their classes do."""
-        return data
+    def _class_weights(self, incremental: bool) -> Any:
+        """Return the weights of classes, by their numbers, or "balanced" or None."""
+        return None
 
     # ---- training ---------------------------------------------------------------------------
 
@@ -118,16 +117,16 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            The input data. An array of uint8 is taken as it is, and so are sparse rows (CSR).
+            The input data. Arrays of uint8 and sparse matrices in CSR format are not converted.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             The target values: class labels, an indicator matrix of labels, or numbers.
         sample_weight : array-like of shape (n_samples,), default=None
-            How much each sample counts, at least 0.
+            Weight of each sample, at least 0.
         X_val, y_val : array-like, default=None
-            Data to validate on after every epoch. They stand in for the fraction of the data
-            that early stopping would set aside.
+            Data to evaluate after each epoch, instead of the fraction of the data that early
+            stopping would set aside.
         sample_weight_val : array-like of shape (n_val_samples,), default=None
-            How much each of those samples counts.
+            Weight of each of these samples.
 
         Returns
         -------
@@ -158,7 +157,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
                 tasks = Tasks(self, X, y, sample_weight)
             self._train(run, tasks, incremental)
         except BaseException:
-            if run is None or not run.recorder.begun:  # what is refused has never been asked for
+            if run is None or not run.recorder.has_begun:  # a refused fit changes nothing
                 self.__dict__.clear()
                 self.__dict__.update(before)
             raise
@@ -175,7 +174,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         incremental: bool,
         classes: Any,
     ) -> Run:
-        """Check all that a fit is given, and begin or take up what it is to change."""
+        """Check the arguments of a fit, and create or continue a network."""
         if incremental and self.early_stopping:
             raise ValueError(f"partial_fit does not support early_stopping={self.early_stopping!r}")
         if incremental and is_classifier(self):
@@ -186,31 +185,54 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         callbacks = callbacks_of(self)
         if incremental and checkpoint_in(callbacks):
             raise ValueError("partial_fit has no checkpoints: save the model between its calls")
-        goes_on = incremental or self.warm_start
-        new = not (goes_on and "_network" in vars(self))
-        checked, y_checked = self._checked(X, y, new)
-        data = self._data(checked, self._encoded(y_checked, new, incremental), sample_weight)
+        continues = incremental or self.warm_start
+        new = not (continues and "_network" in vars(self))
+        X, y = self._checked(X, y, new)
+        targets = self._encoded(y, new, incremental)
         if new:
-            dtype = np.float32 if checked.dtype == np.float32 else np.float64
-            self._begin(data, dtype, keep=goes_on)
+            dtype = np.float32 if X.dtype == np.float32 else np.float64
+            self._begin(X.shape[1], self._n_outputs_of(targets), dtype, keep=continues)
         else:
-            self._go_on(data)
-        training, validation = self._divided(data, own_validation)
-        training = self._class_weighted(training, incremental)
-        rows = len(training.x)
+            self._continue(X.shape[1], self._n_outputs_of(targets))
+        own = self._own_validation(*own_validation)
+        rule = stopping_rule_of(self)
+        sets_aside = own is None and rule is not None and rule.monitor.startswith("val_")
+        score_name = ""
+        if own is not None or sets_aside:
+            score_name = f"val_{self._objective().score}" if self.scoring is None else "val_score"
+        if rule is not None and rule.monitor == "val_score" and score_name:
+            rule = replace(rule, monitor=score_name)
+        try:
+            prepared = prepare(
+                self._network, plan_of(self, rule, incremental), X, targets,
+                self._checked_weight(sample_weight, X),
+                class_weight=self._class_weights(incremental), validation_data=own,
+                validation_fraction=self.validation_fraction * sets_aside,
+                scored=score_name == "val_score", warn=new or not incremental,
+            )  # fmt: skip
+        except DataError:
+            self._raise_if_not_finite(X, "X")
+            if own is not None:
+                self._raise_if_not_finite(own[0], "X_val")
+            raise
+        rows, validation = len(prepared.training.x), prepared.validation
+        if sets_aside and validation is not None and len(validation.x) < 2:
+            raise ValueError(
+                "The validation set is too small. Increase 'validation_fraction' "
+                "or the size of your dataset."
+            )
         if self.batch_size != "auto" and self.batch_size > rows:
             warnings.warn(_CLIPPED, stacklevel=2)
-        rule, score_name, score = judged(self, validation)
-        monitor = "" if rule is None else rule.monitor
-        before = self._standing if self._standing[0] == monitor else _NOTHING_KNOWN
-        plan = plan_of(self, rows, rule, before[1:], incremental)
+        if score_name and self.validation_scores_ is None:
+            self.validation_scores_, self.best_validation_score_ = [], -math.inf
+        score = None
+        if validation is not None and score_name == "val_score":
+            score = score_of(self, validation)
         self._engine()
-        recorder = Recorder(self, training, score_name)
-        warned = (new or not incremental) and warn_of_offset(y_checked, data, self._objective())
-        return Run(training, validation, plan, score, recorder, callbacks, warned)
+        return Run(prepared, score, Recorder(self, score_name), callbacks)
 
     def _checked(self, X: Any, y: Any, reset: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Return arrays as scikit-learn checks them, save that features may not be finite."""
+        """Return arrays as scikit-learn checks them, without the check that features are finite."""
         if isinstance(X, np.ndarray) and X.dtype not in _DTYPES:
             check_copy("X", X.size, 8)
         return validate_data(
@@ -218,16 +240,11 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
             multi_output=True, y_numeric=not is_classifier(self),
         )  # fmt: skip
 
-    def _data(self, X: np.ndarray, targets: np.ndarray, weight: Any, name: str = "X") -> Data:
-        """Return rows as engines take them."""
-        if weight is not None:
-            weight = _check_sample_weight(weight, X, ensure_non_negative=True)
-        try:
-            outputs = self._n_outputs_of(targets)
-            return as_data(X, targets, X.shape[1], outputs, self._objective(), weight)
-        except DataError:
-            self._raise_if_not_finite(X, name)
-            raise
+    def _checked_weight(self, weight: Any, X: np.ndarray) -> np.ndarray | None:
+        """Return sample weights as scikit-learn checks them."""
+        if weight is None:
+            return None
+        return _check_sample_weight(weight, X, ensure_non_negative=True)
 
     def _n_outputs_of(self, targets: np.ndarray) -> int:
         if self._objective().takes_labels:
@@ -235,7 +252,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         return 1 if targets.ndim == 1 else targets.shape[1]
 
     def _raise_if_not_finite(self, X: np.ndarray, name: str) -> None:
-        """Raise scikit-learn's error for features that an engine cannot take."""
+        """Raise scikit-learn's error if features are not finite in float32."""
         values: Any = X.data if issparse(X) else X
         assert_all_finite(values, estimator_name=type(self).__name__, input_name=name)
         with np.errstate(over="ignore"):
@@ -244,16 +261,15 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
                     f"Input {name} contains infinity or a value too large for dtype('float32')."
                 )
 
-    def _begin(self, data: Data, dtype: Any, keep: bool) -> None:
-        """Make a network, and forget what came of another.
+    def _begin(self, inputs: int, outputs: int, dtype: Any, keep: bool) -> None:
+        """Create a network, and reset the fitted attributes.
 
-        A first fit that is to go on goes on from the `coefs_` that someone may have set.
+        With `keep`, it starts from `coefs_` and `intercepts_` if they have been set.
         """
         given = None
         if keep and hasattr(self, "coefs_"):
             given = list(zip(self.coefs_, self.intercepts_, strict=True))
-        outputs = self._n_outputs_of(data.targets)
-        self._network = new_network_of(self, data.x.shape[1], outputs, given)
+        self._network = new_network_of(self, inputs, outputs, given)
         self._dtype, self._standing = np.dtype(dtype), _NOTHING_KNOWN
         self.n_layers_, self.n_outputs_ = len(self._network.layers) + 1, outputs
         self.out_activation_ = self._network.loss.link
@@ -262,65 +278,53 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         self.validation_scores_ = self.best_validation_score_ = None
         self._show_weights()
 
-    def _go_on(self, data: Data) -> None:
-        """Take the weights that the attributes show, of a network that is still the same."""
-        structure = structure_of(self, data.x.shape[1], self._n_outputs_of(data.targets))
+    def _continue(self, inputs: int, outputs: int) -> None:
+        """Take the weights from `coefs_` and `intercepts_`, for a network of the same structure."""
+        structure = structure_of(self, inputs, outputs)
         network = self._network
         if (dense_layers(**structure), self._objective()) != (network.layers, network.loss):
             raise ValueError(
-                "warm_start and partial_fit go on with the network as it is: the outputs of y, "
+                "warm_start and partial_fit continue with the same network: the outputs of y, "
                 "hidden_layer_sizes, activation, dropout and loss cannot change"
             )
         self._take_weights()
 
-    def _divided(self, data: Data, own: tuple[Any, Any, Any]) -> tuple[Data, Data | None]:
-        """Return what to learn from and what to validate on, if anything."""
-        X_val, y_val, weight = own
-        if (X_val is None) != (y_val is None):
+    def _own_validation(self, X: Any, y: Any, weight: Any) -> tuple[Any, Any, Any] | None:
+        """Return the validation data given to `fit`, checked and encoded, if any."""
+        if (X is None) != (y is None):
             raise ValueError("X_val and y_val must be given together.")
-        if X_val is not None:
-            checked, y_checked = self._checked(X_val, y_val, False)
-            targets = self._encoded(y_checked, new=False, incremental=True, name="y_val")
-            return data, self._data(checked, targets, weight, "X_val")
-        rule = stopping_rule_of(self)
-        if rule is None or not rule.monitor.startswith("val_"):
-            return data, None
-        training, validation = split(
-            data, self.validation_fraction, self._objective(), self._network.seed
-        )
-        if len(validation.x) < 2:
-            raise ValueError(
-                "The validation set is too small. Increase 'validation_fraction' "
-                "or the size of your dataset."
-            )
-        return training, validation
+        if X is None:
+            return None
+        X, y = self._checked(X, y, False)
+        targets = self._encoded(y, new=False, incremental=True, name="y_val")
+        return X, targets, self._checked_weight(weight, X)
 
     def _train(self, run: Run, tasks: Callback | None, incremental: bool) -> None:
-        """Train, and say how it went."""
-        rule, recorder = run.plan.early_stopping, run.recorder
-        self._standing = _NOTHING_KNOWN  # which a fit that is broken off leaves behind
+        """Train, and report how it ended."""
+        rule = run.prepared.plan.early_stopping
+        monitor = "" if rule is None else rule.monitor
+        before = self._standing if self._standing[0] == monitor else _NOTHING_KNOWN
+        self._standing = _NOTHING_KNOWN  # after a fit that an exception ends
         self.n_iter_ = 0
-        watching = [recorder, *run.callbacks, *([tasks] if tasks else [])]
+        callbacks = [run.recorder, *run.callbacks, *([tasks] if tasks else [])]
         try:
-            outcome = self._network.train(
-                run.training, run.plan, validation=run.validation, callbacks=watching,
-                score=run.score, warned=run.warned,
+            fit = self._network._train(
+                run.prepared, callbacks=callbacks, score=run.score, standing=before[1],
+                rate_divisor=before[2],
             )  # fmt: skip
         except KeyboardInterrupt:
             warnings.warn("Training interrupted by user.", stacklevel=2)
             return
         except DivergenceError as error:
-            if rule is None or not rule.restore_best or self.n_iter_ == 0:
+            if not run.recorder.keeps_best:
                 raise ValueError(f"{_DIVERGED} ({error})") from error
-            recorder.on_divergence()
             warnings.warn(f"{_DIVERGED} The best are kept.", ConvergenceWarning, stacklevel=2)
             return
         finally:
             self._show_weights()
-        monitor = "" if rule is None else rule.monitor
-        self._standing = (monitor, outcome.standing, outcome.rate_divisor)
+        self._standing = (monitor, fit.position.standing, fit.position.rate_divisor)
         if not incremental:
-            say_how_it_ended(self, outcome.stopped, rule)
+            say_how_it_ended(self, fit.position.stopped, rule)
 
     def _is_stochastic(self) -> bool:
         if self.solver == "lbfgs":
@@ -332,7 +336,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
     # ---- the network, and what is shown of it -----------------------------------------------
 
     def _engine(self) -> Engine:
-        """Return the engine, with no more threads than the process has."""
+        """Return the engine, with at most as many threads as the process may use."""
         threads = None
         if self.n_threads is not None and self.engine == "numba":
             threads = min(self.n_threads, usable_threads())
@@ -342,13 +346,13 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         self.__dict__.update(exposed(self._network, self._dtype))
 
     def _take_weights(self) -> None:
-        """Give the network what `coefs_` and `intercepts_` hold, if that is not its own."""
+        """Give the network the weights in `coefs_` and `intercepts_`, if they were replaced."""
         shown = (*self.coefs_, *self.intercepts_)
         if len(shown) != len(self._exposed) or not all(map(is_, shown, self._exposed)):
             self._network.parameters = list(zip(self.coefs_, self.intercepts_, strict=True))
 
     def __sklearn_tags__(self) -> Any:
-        """Say that sparse features are taken."""
+        """Return tags that allow sparse features."""
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
@@ -359,7 +363,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         Returns
         -------
         text : str
-            What was printed.
+            The printed text.
         """
         check_is_fitted(self, "_network")
         text = summary_of(self._network)
@@ -372,7 +376,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         """Return the network's predictions (n, O), in the wider dtype of X and `coefs_`."""
         if "_network" not in vars(self):
             check_is_fitted(self, "_network")
-        is_plain = (  # nothing for scikit-learn to check or convert, which would take 40 µs
+        is_plain = (  # skip scikit-learn's checks, which take 40 µs
             type(X) is np.ndarray
             and X.ndim == 2
             and X.shape[1] == self.n_features_in_

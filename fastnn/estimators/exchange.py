@@ -1,4 +1,4 @@
-"""How a fitted estimator leaves this process, and how it comes back."""
+"""Save, export, convert and pickle fitted estimators."""
 
 from collections.abc import Callable
 from typing import Any, Self
@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, is_classifier
 from sklearn.utils.validation import check_is_fitted
 
-from fastnn.estimators.saving import restored, stored_of
+from fastnn.estimators.saving import describe, restore
 from fastnn.estimators.sklearn_exchange import from_sklearn, to_sklearn
 from fastnn.network import Network
 from fastnn.storage.model_file import model_from_network, write_model
@@ -17,7 +17,7 @@ from fastnn.system.files import FilePath
 
 
 class ExchangeMixin(BaseEstimator):
-    """What `BaseMLP` has for pickles, for ONNX and for scikit-learn."""
+    """Methods of `BaseMLP` for model files, ONNX, scikit-learn's estimators and pickle."""
 
     classes_: np.ndarray
     _is_multilabel: bool
@@ -26,49 +26,64 @@ class ExchangeMixin(BaseEstimator):
     _show_weights: Callable[[], None]
 
     def save(self, path: FilePath) -> None:
-        """Write the fitted estimator to a file, which `fastnn.load` reads: whole, or not at all.
+        """Write the fitted estimator to a file for `fastnn.load`.
 
-        With it come all parameters that are plain values; what is not, such as callbacks, a
-        RandomState or a function, is the default when it comes back. The fitted attributes come
-        too, but neither the optimizer's state nor how long early stopping has waited: a further
-        fit begins anew there. `fastnn.storage.model_file` describes the file.
+        The file holds the parameters and the fitted attributes. Parameters that JSON cannot
+        express, such as callbacks, a RandomState or a function, have their defaults after
+        loading. The state of the optimizer and of early stopping is not stored: further training
+        starts with a fresh one. `fastnn.storage.model_file` documents the format.
 
         Parameters
         ----------
         path : str or PathLike
+            The file. It is replaced completely or not at all.
 
         Raises
         ------
         NotFittedError
-            If it is not fitted.
+            If the estimator is not fitted.
         ModelFileError
-            If a weight is not finite, a parameter is not such as `fit` takes, or the classes are
-            neither bools, numbers nor strings.
+            If a weight is not finite, `fit` would reject a parameter, or the classes are not
+            bools, numbers or strings.
         OSError
             If the file cannot be written.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import fastnn
+        >>> X, y = [[0.0, 0.0], [1.0, 1.0]], ["a", "b"]
+        >>> clf = fastnn.MLPClassifier(solver="lbfgs", engine="numpy", random_state=0).fit(X, y)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     clf.save(f"{folder}/clf.safetensors")
+        ...     loaded = fastnn.load(f"{folder}/clf.safetensors")
+        >>> loaded.predict(X)
+        array(['a', 'b'], dtype='<U1')
         """
         check_is_fitted(self, "_network")
         self._take_weights()
         with prefix_errors(path):
-            stored = stored_of(self)
-            restored([type(self)], stored, self._network)  # what is written can be read
-        write_model(path, model_from_network(self._network, stored))
+            description = describe(self)
+            restore([type(self)], description, self._network)  # refuse what `load` would refuse
+        write_model(path, model_from_network(self._network, description))
 
     def to_onnx(self, path: FilePath) -> None:
-        """Write the fitted estimator as an ONNX model, as `fastnn.storage.onnx_export` says.
+        """Export the fitted estimator as an ONNX model.
 
-        It takes X (N, n_features) float32. A classifier's has the outputs `label`, int64 or
-        strings (N,), of an indicator matrix int64 (N, n_labels), and `probabilities` (N,
-        n_classes) float32; a regressor's has `variable` (N, n_outputs) float32.
-        `fastnn.estimators.onnx_converters` exports whole pipelines.
+        The input of the model is X (N, n_features) float32. The outputs of a classifier are
+        `label` (N,), int64 or strings, and `probabilities` (N, n_classes) float32; for multilabel
+        targets, `label` is (N, n_labels) int64. The output of a regressor is `variable`
+        (N, n_outputs) float32. `fastnn.register_onnx_converters` exports pipelines.
 
         Parameters
         ----------
         path : str or PathLike
-            The file, which is written whole or not at all.
+            The file. It is replaced completely or not at all.
 
         Raises
         ------
+        NotFittedError
+            If the estimator is not fitted.
         ModuleNotFoundError
             If the package onnx is not installed.
         OSError
@@ -78,7 +93,7 @@ class ExchangeMixin(BaseEstimator):
         write_onnx(self._onnx_graph(), path)
 
     def _onnx_graph(self, classes: np.ndarray | None = None) -> Any:
-        """Return the graph; other labels may take the place of `classes_`."""
+        """Return the ONNX graph; `classes` replaces `classes_` as the labels."""
         self._take_weights()
         if not is_classifier(self):
             return regression_graph(self._network, "variable")
@@ -87,12 +102,12 @@ class ExchangeMixin(BaseEstimator):
         return classifier_graph(self._network, self.classes_ if classes is None else classes)
 
     def to_sklearn(self) -> Any:
-        """Return scikit-learn's fitted MLPClassifier or MLPRegressor in the place of this one.
+        """Convert the estimator to scikit-learn's fitted MLPClassifier or MLPRegressor.
 
-        It predicts the same, up to float32's rounding, and can be fitted further, but for the
-        state of the optimizer, which begins anew. What it has no parameter for, and what training
-        alone depends on and scikit-learn does not know, such as the solver 'adamw' or Huber's
-        loss, it has as scikit-learn has it by default.
+        The predictions are equal up to float32 rounding. Training can continue, with a fresh
+        state of the optimizer. Parameters that scikit-learn lacks are dropped. Values that it
+        lacks and that affect training only, such as the solver 'adamw' or Huber's loss, become
+        scikit-learn's defaults.
 
         Returns
         -------
@@ -100,9 +115,19 @@ class ExchangeMixin(BaseEstimator):
 
         Raises
         ------
+        NotFittedError
+            If the estimator is not fitted.
         ValueError
-            If scikit-learn would predict something else: it has neither GELU nor leaky ReLU, one
-            activation for all layers, and two probabilities for y of one class.
+            If scikit-learn's predictions would differ: the hidden layers use GELU, leaky ReLU or
+            different activations, or y had one class.
+
+        Examples
+        --------
+        >>> from fastnn import MLPRegressor
+        >>> regr = MLPRegressor(engine="numpy", solver="lbfgs", random_state=0)
+        >>> converted = regr.fit([[0.0], [1.0]], [0.0, 1.0]).to_sklearn()
+        >>> type(converted).__module__.split(".")[0]
+        'sklearn'
         """
         check_is_fitted(self, "_network")
         self._take_weights()
@@ -110,30 +135,43 @@ class ExchangeMixin(BaseEstimator):
 
     @classmethod
     def from_sklearn(cls, fitted: Any) -> Self:
-        """Return an estimator that predicts what a fitted one of scikit-learn does.
+        """Convert a fitted estimator of scikit-learn.
 
-        Up to float32's rounding. It has the same parameters and fitted attributes and can be
-        fitted further, but for the state of the optimizer, which begins anew.
+        The predictions are equal up to float32 rounding. Parameters and fitted attributes are
+        copied. Training can continue, with a fresh state of the optimizer.
 
         Parameters
         ----------
         fitted : sklearn.neural_network.MLPClassifier or MLPRegressor
-            Of the same kind.
+            The estimator of scikit-learn with the name of this class.
+
+        Returns
+        -------
+        estimator : MLPClassifier or MLPRegressor
 
         Raises
         ------
         TypeError
-            If it is something else.
+            If `fitted` is not an instance of that class.
         NotFittedError
-            If it is not fitted.
+            If `fitted` is not fitted.
         ValueError
-            If it was fitted to y of one class, for which it predicts two probabilities, or its
-            parameters no longer fit its weights.
+            If `fitted` was fitted to one class, for which it predicts two probabilities, or if
+            its parameters no longer match its weights.
+
+        Examples
+        --------
+        >>> from fastnn import MLPRegressor
+        >>> from sklearn import neural_network
+        >>> theirs = neural_network.MLPRegressor(solver="lbfgs", random_state=0)
+        >>> theirs = theirs.fit([[0.0], [1.0]], [0.0, 1.0])
+        >>> MLPRegressor.from_sklearn(theirs).predict([[0.5]]).shape
+        (1,)
         """
         return from_sklearn(cls, fitted)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what shows the network's weights: they would be there twice."""
+        """Return the attributes without `coefs_` and `intercepts_`, which the network has too."""
         state = dict(super().__getstate__())
         if "_network" in state:
             self._take_weights()
@@ -142,7 +180,7 @@ class ExchangeMixin(BaseEstimator):
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Show the weights again."""
+        """Set the attributes, including `coefs_` and `intercepts_`."""
         super().__setstate__(state)
         if "_network" in state:
             self._show_weights()

@@ -1,10 +1,9 @@
-"""What watches an estimator's fit: its fitted attributes, its scorer, scikit-learn's callbacks."""
+"""Fitting of estimators: fitted attributes, scorers, and scikit-learn's own callbacks."""
 
 import copy
 import math
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 from functools import wraps
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -17,31 +16,31 @@ from sklearn.metrics import check_scoring
 from fastnn.data.features import Features, SelectedRows
 from fastnn.data.rows import Data
 from fastnn.data.sparse import SparseRows
-from fastnn.errors import CheckpointError
-from fastnn.estimators.parameters import batch_rows_of, reported_outputs, stopping_rule_of
+from fastnn.errors import CheckpointError, DivergenceError
+from fastnn.estimators.parameters import reported_outputs
 from fastnn.network import Network
 from fastnn.system.forks import FitLock, setup_lock
 from fastnn.system.memory import check_copy
-from fastnn.training.callbacks import Bookkeeper, Callback, past_epochs
 from fastnn.training.early_stopping import EarlyStopping
-from fastnn.training.plan import Plan
+from fastnn.training.fit import Callback, State
+from fastnn.training.state import History, Prepared
 
 try:
     from sklearn.callback import CallbackSupportMixin, with_callbacks
 except ImportError:  # scikit-learn before 1.9
 
     class CallbackSupportMixin:  # type: ignore[no-redef]
-        """Nothing to support."""
+        """Empty mix-in."""
 
     def with_callbacks(method: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the method as it is."""
+        """Return the method unchanged."""
         return method
 
 
 def exposed(network: Network, dtype: np.dtype) -> dict[str, Any]:
-    """Return a network's weights as an estimator's attributes, in arrays that are not writeable.
+    """Return a network's weights as attributes of an estimator, in read-only arrays.
 
-    A write would change nothing that predicts: it is to be an error, not a surprise.
+    Writing to them would not change the network, so it raises an error.
     """
     arrays = [array.astype(dtype, copy=False) for pair in network.parameters for array in pair]
     for array in arrays:
@@ -51,11 +50,11 @@ def exposed(network: Network, dtype: np.dtype) -> dict[str, Any]:
 
 
 _fits: WeakKeyDictionary[Any, FitLock] = WeakKeyDictionary()  # by their estimators
-_REFUSAL = "the estimator is being fitted: wait for the end of that, or use a clone of it"
+_REFUSAL = "the estimator is already being fitted: wait for that fit to end, or use a clone"
 
 
 def one_at_a_time(fit: Callable[..., Any]) -> Callable[..., Any]:
-    """Have a method raise a RuntimeError while it runs already: in another thread, or around it."""
+    """Make a method raise a RuntimeError if it is already running for the same estimator."""
 
     @wraps(fit)
     def guarded(self: Any, *arguments: Any, **options: Any) -> Any:
@@ -67,107 +66,108 @@ def one_at_a_time(fit: Callable[..., Any]) -> Callable[..., Any]:
     return guarded
 
 
-class Recorder(Bookkeeper):
-    """Keeps an estimator's fitted attributes up to date, epoch by epoch.
+_HISTORY = "history_."
+
+
+class Recorder(Callback):
+    """Update an estimator's fitted attributes after each epoch.
 
     Parameters
     ----------
     estimator : BaseMLP
-    data : Data
-        What it learns from.
     score : str
-        The metric that is its validation score, or "".
+        The figure that is the estimator's validation score, or "".
     """
 
-    def __init__(self, estimator: Any, data: Data, score: str) -> None:
-        self._estimator, self._data, self._score = estimator, data, score
+    defers_interrupts = True
+
+    def __init__(self, estimator: Any, score: str) -> None:
+        self._estimator, self._score = estimator, score
         self._outputs = reported_outputs(estimator)
-        squares = self._sum_of_squares() if self._outputs > 1 else 0.0
-        self.kept = {"reported losses": [], "last squares": [squares]}
-        self.kept |= {"samples before": [estimator.t_]}  # this fit
-        self.kept |= {f"{name} before": [len(curve)] for name, curve in self._curves()}
-        self.begun = False
+        self._squares = self._sum_of_squares() if self._outputs > 1 else 0.0
+        self._is_restored = self.has_begun = self.keeps_best = False
 
-    def on_resume(self, epoch: int, rows: int, history: dict[str, list[float]]) -> None:
-        """Take the figures of the epochs before, in the place of those that are there."""
-        past, losses = list(past_epochs(epoch, history)), self.kept["reported losses"]
-        if len(past) != len(losses) or not self.kept["samples before"]:
-            raise CheckpointError("the checkpoint is not of an estimator's fit")
-        self._forget()
-        for (_, metrics), loss in zip(past, losses, strict=True):
-            self._take(loss, metrics)
-
-    def _curves(self) -> Iterator[tuple[str, list[float]]]:
-        """Yield all figures of the fits so far, an item an epoch, with their names."""
+    def state(self) -> State:
+        """Return the figures of all fits so far."""
         fitted = self._estimator
-        yield "loss_curve_", fitted.loss_curve_
-        yield "validation_scores_", fitted.validation_scores_ or []
-        yield from fitted.history_.items()
+        history = {_HISTORY + name: curve for name, curve in fitted.history_.items()}
+        scores = fitted.validation_scores_ or []
+        numbers = [fitted.t_, self._squares]
+        return {"numbers": numbers, "losses": fitted.loss_curve_, "scores": scores, **history}
 
-    def _forget(self) -> None:
-        """Leave no figures but those of the fits before."""
-        fitted = self._estimator
-        for name, curve in self._curves():
-            (length,) = self.kept[f"{name} before"] or [0]
-            del curve[int(length) :]
-        fitted.t_ = int(self.kept["samples before"][0])
-        losses, scores = ([v for v in curve if v == v] for _, curve in [*self._curves()][:2])
+    def set_state(self, state: State) -> None:
+        """Replace the figures of the estimator by those of a checkpoint."""
+        fitted, losses, scores = self._estimator, state["losses"], state["scores"]
+        samples, self._squares = state["numbers"]
+        fitted.t_, fitted.loss_curve_ = int(samples), losses
+        fitted.loss_ = losses[-1] if losses else math.nan
+        finite = [loss for loss in losses if loss == loss]
         if fitted.best_loss_ is not None:
-            fitted.best_loss_ = min(losses, default=math.inf)
+            fitted.best_loss_ = min(finite, default=math.inf)
         if fitted.validation_scores_ is not None:
-            fitted.best_validation_score_ = max(scores, default=-math.inf)
+            fitted.validation_scores_ = scores
+            finite = [score for score in scores if score == score]
+            fitted.best_validation_score_ = max(finite, default=-math.inf)
+        curves = {name: curve for name, curve in state.items() if name.startswith(_HISTORY)}
+        fitted.history_ = {name.removeprefix(_HISTORY): curve for name, curve in curves.items()}
+        self._is_restored = True
+
+    def on_resume(self, epoch: int, rows: int, history: History) -> None:
+        """Count the iterations of the checkpoint."""
+        if not self._is_restored:
+            raise CheckpointError("the checkpoint is not of an estimator's fit")
+        self._estimator.n_iter_ = len(history.get("loss", []))
 
     def on_epoch_begin(self, epoch: int) -> None:
-        """See that the fit is not refused any more."""
-        self.begun = True
+        """Note that the fit was not refused."""
+        self.has_begun = True
 
     def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Take the figures of an epoch."""
+        """Append the figures of an epoch."""
         fitted = self._estimator
         loss = self._as_reported(metrics["loss"]) if self._outputs > 1 else metrics["loss"]
-        self.kept["reported losses"].append(loss)
-        self._take(loss, metrics)
+        self._append(loss, metrics)
         if fitted.verbose:
             print(f"Iteration {fitted.n_iter_}, loss = {loss:.8f}")
             if self._score:
                 print(f"Validation score: {fitted.validation_scores_[-1]:f}")
 
-    def _take(self, loss: float, metrics: dict[str, float]) -> None:
-        self._append(loss, metrics.get(self._score, math.nan))
-        for name, value in metrics.items():
-            self._estimator.history_.setdefault(name, []).append(value)
+    def on_fit_break(self) -> None:
+        """Count an epoch that diverged, without figures, if the best weights are kept."""
+        rule, fitted = self.fit.plan.early_stopping, self._estimator
+        if isinstance(self.fit.error, DivergenceError) and rule is not None and fitted.n_iter_:
+            self.keeps_best = rule.restore_best
+            if self.keeps_best:
+                self._append(math.nan, {})
 
-    def on_divergence(self) -> None:
-        """Take an epoch that came to nothing."""
-        self._append(math.nan, math.nan)
-
-    def _append(self, loss: float, score: float) -> None:
+    def _append(self, loss: float, metrics: dict[str, float]) -> None:
         fitted = self._estimator
         fitted.n_iter_ += 1
         if fitted.solver != "lbfgs":  # for which scikit-learn counts none
-            fitted.t_ += len(self._data.x)
+            fitted.t_ += self.fit.rows
         fitted.loss_ = loss
         fitted.loss_curve_.append(loss)
         if fitted.best_loss_ is not None and loss < fitted.best_loss_:
             fitted.best_loss_ = loss
         if self._score:
+            score = metrics.get(self._score, math.nan)
             fitted.validation_scores_.append(score)
             if score > fitted.best_validation_score_:
                 fitted.best_validation_score_ = score
+        for name, value in metrics.items():
+            fitted.history_.setdefault(name, []).append(value)
 
     def _as_reported(self, loss: float) -> float:
-        """Divide a loss, but not the penalty in it, by the outputs.
+        """Divide a loss, without its penalty, by the number of outputs.
 
-        The penalty changes with every update: over an epoch it is taken to be the mean of what it
-        is at both ends. An iteration of L-BFGS has that of its end.
+        The penalty changes with every update. Over an epoch its mean is estimated by the mean of
+        its values at both ends; an iteration of L-BFGS has the value at its end.
         """
-        (before,), squares = self.kept["last squares"], self._sum_of_squares()
-        self.kept["last squares"] = [squares]
-        fitted, rows = self._estimator, len(self._data.x)
+        before, squares = self._squares, self._sum_of_squares()
+        self._squares, fitted, fit = squares, self._estimator, self.fit
         if fitted.solver != "lbfgs":
-            updates = -(-rows // batch_rows_of(fitted, rows))
-            squares = updates * (before + squares) / 2
-        penalty = fitted.alpha / 2 * squares / self._data.total_weight
+            squares = -(-fit.rows // fit.batch_size) * (before + squares) / 2
+        penalty = fitted.alpha / 2 * squares / fit.data.total_weight
         return (loss - penalty) / self._outputs + penalty
 
     def _sum_of_squares(self) -> float:
@@ -176,50 +176,20 @@ class Recorder(Bookkeeper):
 
 
 class Run(NamedTuple):
-    """A fit whose arguments have all been checked."""
+    """A fit whose arguments have been checked."""
 
-    training: Data
-    validation: Data | None
-    plan: Plan
+    prepared: Prepared
     score: Callable[[], float] | None
     recorder: Recorder
     callbacks: list[Callback]
-    warned: bool
-
-
-def judged(
-    estimator: Any, validation: Data | None
-) -> tuple[EarlyStopping | None, str, Callable[[], float] | None]:
-    """Return when to stop, the metric that is the validation score, and what measures it.
-
-    The engine does where that is the accuracy or R².
-    """
-    rule, kind = stopping_rule_of(estimator), estimator._objective().score
-    figures = ["loss", "accuracy"] if kind == "accuracy" else ["loss"]
-    name, score = "", None
-    if validation is not None:
-        name = f"val_{kind}"
-        figures += ["val_loss", name]
-        if estimator.scoring is not None:
-            name, score = "val_score", score_of(estimator, validation)
-        if rule is not None and rule.monitor == "val_score":
-            rule = replace(rule, monitor=name)
-    if rule is not None and rule.monitor not in (*figures, name):
-        raise ValueError(
-            f"early_stopping monitors one of {', '.join(figures)} or val_score here, "
-            f"got {rule.monitor!r}"
-        )
-    if name and estimator.validation_scores_ is None:
-        estimator.validation_scores_, estimator.best_validation_score_ = [], -math.inf
-    return rule, name, score
 
 
 def score_of(estimator: Any, data: Data) -> Callable[[], float]:
-    """Return what asks the estimator's scorer how the network stands on validation data."""
+    """Return a function that evaluates the estimator's scorer on validation data."""
     scorer = check_scoring(estimator, estimator.scoring)
     y = estimator._decoded(data.targets)
     weights = {} if data.weights is None else {"sample_weight": data.weights}
-    # The same network, without the names of features: data that are checked have none.
+    # The same network without feature names, because checked data have none.
     unnamed = object.__new__(type(estimator))
     vars(unnamed).update(vars(estimator))
     vars(unnamed).pop("feature_names_in_", None)
@@ -228,7 +198,7 @@ def score_of(estimator: Any, data: Data) -> Callable[[], float]:
 
 
 def plain(x: Features) -> Any:
-    """Return features as scikit-learn knows them, an array or a sparse one."""
+    """Return features in a form that scikit-learn accepts: an array, dense or sparse."""
     if isinstance(x, SelectedRows):
         check_copy("scoring", math.prod(x.shape), x.dtype.itemsize)
         x = x[:]
@@ -238,9 +208,9 @@ def plain(x: Features) -> Any:
 
 
 def say_how_it_ended(estimator: Any, stopped: str, rule: EarlyStopping | None) -> None:
-    """Warn of a fit that came to its limits, or, where that is wished, tell of a better end.
+    """Warn of a fit that reached `max_iter`, or, if `verbose`, print why it stopped earlier.
 
-    Without a rule, the limit is where the fit was to end.
+    Without a rule, `max_iter` is the intended end.
     """
     advice = ""
     if not stopped and estimator.solver == "lbfgs":
@@ -266,7 +236,7 @@ def say_how_it_ended(estimator: Any, stopped: str, rule: EarlyStopping | None) -
 
 
 class Tasks(Callback):
-    """Tells scikit-learn's own callbacks of a fit: it is a task, and every epoch is one in it."""
+    """Report a fit to scikit-learn's callbacks, as a task with one subtask per epoch."""
 
     def __init__(self, estimator: Any, X: Any, y: Any, sample_weight: Any) -> None:
         self._estimator = estimator
@@ -277,23 +247,23 @@ class Tasks(Callback):
         self._fit.call_on_fit_task_begin(**self._told)
 
     def on_epoch_begin(self, epoch: int) -> None:
-        """Begin an epoch's task."""
+        """Begin the task of an epoch."""
         self._epoch = self._fit.subcontext(task_name="epoch")
         self._epoch.call_on_fit_task_begin(**self._told, reconstruction_attributes=self._snapshot)
 
     def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> bool:
-        """End it; return whether a callback wishes to stop."""
-        if self._epoch is None:  # L-BFGS knows an iteration by its end alone
+        """End the task; return whether a callback of scikit-learn asks to stop."""
+        if self._epoch is None:  # an iteration of L-BFGS is known by its end
             self.on_epoch_begin(epoch)
         ended, self._epoch = self._epoch, None
         return ended.call_on_fit_task_end(**self._told, reconstruction_attributes=self._snapshot)
 
     def end(self) -> None:
-        """End the fit's task; the estimator is fitted."""
+        """End the task of the fit."""
         self._fit.call_on_fit_task_end(**self._told, reconstruction_attributes=dict)
 
     def _snapshot(self) -> dict[str, Any]:
-        """Return what makes a copy of the estimator predict as it would now."""
+        """Return the attributes with which a copy of the estimator predicts as it would now."""
         fitted = self._estimator
         network = copy.copy(fitted._network)  # with the weights that its engine has
         return {"_network": network, **exposed(network, fitted._dtype)}

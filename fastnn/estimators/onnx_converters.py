@@ -1,8 +1,8 @@
-"""The estimators in scikit-learn's pipelines, as skl2onnx makes ONNX models of them.
+"""Converters with which skl2onnx exports pipelines that contain the estimators.
 
-Once `register_onnx_converters` has been called, `skl2onnx.to_onnx` knows fastnn's estimators
-wherever it knows scikit-learn's, with the same outputs and options. They compute in float32:
-features of another type are cast to it, and for float64 ones the predictions are cast back.
+After `register_onnx_converters`, `skl2onnx.to_onnx` supports fastnn's estimators as it supports
+scikit-learn's, with the same outputs and options. The models compute in float32: features of
+another type are cast to float32. For float64 features, the predictions are cast to float64.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from fastnn.estimators.classifier import MLPClassifier
 from fastnn.estimators.regressor import MLPRegressor
 from fastnn.storage.onnx_export import missing_package_error
 
-_OPTIONS = {  # those of scikit-learn's own
+_OPTIONS = {  # the options of scikit-learn's MLPClassifier
     "zipmap": [True, False, "columns"],
     "output_class_labels": [False, True],
     "nocl": [True, False],
@@ -19,7 +19,9 @@ _OPTIONS = {  # those of scikit-learn's own
 
 
 def register_onnx_converters() -> None:
-    """Tell skl2onnx how the estimators are converted; to do so again does no harm.
+    """Register the estimators with skl2onnx, so that it can export pipelines with them.
+
+    Calling the function again has no effect.
 
     Raises
     ------
@@ -28,27 +30,33 @@ def register_onnx_converters() -> None:
 
     Examples
     --------
-    A pipeline whose last step is one of the estimators, with plain probabilities::
-
-        from fastnn import register_onnx_converters
-        from skl2onnx import to_onnx
-
-        register_onnx_converters()
-        model = to_onnx(pipeline, X[:1].astype("float32"), options={"zipmap": False})
+    >>> from fastnn import MLPClassifier, register_onnx_converters
+    >>> from skl2onnx import to_onnx
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> X, y = load_iris(return_X_y=True)
+    >>> pipeline = make_pipeline(
+    ...     StandardScaler(), MLPClassifier(solver="lbfgs", engine="numpy", random_state=0)
+    ... ).fit(X, y)
+    >>> register_onnx_converters()
+    >>> model = to_onnx(pipeline, X[:1].astype("float32"), options={"zipmap": False})
+    >>> [output.name for output in model.graph.output]
+    ['label', 'probabilities']
     """
     try:
         from skl2onnx import update_registered_converter
     except ModuleNotFoundError as error:
         raise missing_package_error(error) from error
     for kind, shapes, convert, options in (
-        (MLPClassifier, _classifier_shapes, _convert_classifier, _OPTIONS),
-        (MLPRegressor, _regressor_shapes, _convert_regressor, None),
+        (MLPClassifier, _set_classifier_shapes, _convert_classifier, _OPTIONS),
+        (MLPRegressor, _set_regressor_shapes, _convert_regressor, None),
     ):
         alias = f"Fastnn{kind.__name__}"
         update_registered_converter(kind, alias, shapes, convert, options=options)
 
 
-def _classifier_shapes(operator: Any) -> None:
+def _set_classifier_shapes(operator: Any) -> None:
     from skl2onnx.common.data_types import Int64TensorType
     from skl2onnx.common.shape_calculator import calculate_linear_classifier_output_shapes
 
@@ -58,7 +66,7 @@ def _classifier_shapes(operator: Any) -> None:
         labels.set_type(Int64TensorType(list(probabilities.type.shape)))
 
 
-def _regressor_shapes(operator: Any) -> None:
+def _set_regressor_shapes(operator: Any) -> None:
     from skl2onnx.common.shape_calculator import calculate_linear_regressor_output_shapes
 
     calculate_linear_regressor_output_shapes(operator)
@@ -78,29 +86,22 @@ def _convert_regressor(scope: Any, operator: Any, container: Any) -> None:
 
 
 def _add(scope: Any, operator: Any, container: Any, graph: Any) -> None:
-    """Add a graph's constants and nodes to a pipeline's, under names that are new there."""
-    from onnx import TensorProto, helper, numpy_helper
-    from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
+    """Add the constants and nodes of a graph to a pipeline's, under a prefix that is new there."""
+    from onnx import TensorProto, compose, helper, numpy_helper
+    from skl2onnx.common.data_types import DoubleTensorType
 
+    prefix = scope.get_unique_variable_name("fastnn_")
+    graph = compose.add_prefix_graph(graph, prefix)
     features, predictions = operator.inputs[0], operator.outputs[-1]
-    names = {"X": features.full_name}
-    for ours, its in zip(graph.output, operator.outputs, strict=True):
-        names[ours.name] = its.full_name
-    real = graph.output[-1].name
-    if not isinstance(features.type, FloatTensorType):
-        names["X"] = scope.get_unique_variable_name("X")
-        container.add_node("Cast", features.full_name, names["X"], to=TensorProto.FLOAT)
-    if isinstance(predictions.type, DoubleTensorType):
-        names[real] = scope.get_unique_variable_name(real)
+    container.add_node("Cast", features.full_name, f"{prefix}X", to=TensorProto.FLOAT)
     for constant in graph.initializer:
-        name = names[constant.name] = scope.get_unique_variable_name(constant.name)
         values = numpy_helper.to_array(constant).ravel()
-        container.add_initializer(name, constant.data_type, list(constant.dims), values)
+        container.add_initializer(constant.name, constant.data_type, list(constant.dims), values)
     for node in graph.node:
-        (output,) = node.output
-        names.setdefault(output, scope.get_unique_variable_name(output))
         attributes = {one.name: helper.get_attribute_value(one) for one in node.attribute}
-        inputs = [names[name] for name in node.input]
-        container.add_node(node.op_type, inputs, names[output], **attributes)
-    if names[real] != predictions.full_name:
-        container.add_node("Cast", names[real], predictions.full_name, to=TensorProto.DOUBLE)
+        container.add_node(node.op_type, list(node.input), list(node.output), **attributes)
+    for ours, theirs in zip(graph.output[:-1], operator.outputs[:-1], strict=True):
+        container.add_node("Identity", ours.name, theirs.full_name)
+    is_double = isinstance(predictions.type, DoubleTensorType)
+    dtype = TensorProto.DOUBLE if is_double else TensorProto.FLOAT
+    container.add_node("Cast", graph.output[-1].name, predictions.full_name, to=dtype)

@@ -1,12 +1,13 @@
-"""scikit-learn's parameters, allowed values and all, as fastnn's: optimizer, schedule, plan."""
+"""Translate the parameters of the estimators into fastnn's optimizer, schedule and plan."""
 
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+from sklearn import neural_network
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils._param_validation import Interval, StrOptions
 
 from fastnn.engine import ENGINES
 from fastnn.model.initializers import he_normal
@@ -15,63 +16,41 @@ from fastnn.model.optimizers import OPTIMIZERS, Optimizer, get_optimizer
 from fastnn.model.schedules import SCHEDULES, Schedule
 from fastnn.model.settings import LARGEST_FLOAT, check_normal
 from fastnn.network import Network
-from fastnn.training.callbacks import Callback
-from fastnn.training.early_stopping import EarlyStopping, Standing
+from fastnn.training.early_stopping import EarlyStopping
+from fastnn.training.fit import Callback, check_callbacks
 from fastnn.training.plan import Plan
 
-_AT_LEAST_0 = Interval(Real, 0, None, closed="left")
-_ABOVE_0 = Interval(Real, 0, None, closed="neither")
-_SHARE = Interval(Real, 0, 1, closed="left")
-_COUNT = Interval(Integral, 1, None, closed="left")
-
-_PLANNED = ("cosine", "one_cycle")  # schedules that end where `max_iter` does
-_LARGEST_SHARE = 1 - 2.0**-24  # float32's largest number below 1
+_PLANNED = ("cosine", "one_cycle")  # schedules that depend on `max_iter`
+_LARGEST_DECAY = 1 - 2.0**-24  # the largest float32 below 1
 _POSITIVE = ("learning_rate_init", "epsilon")
+_AT_LEAST_0 = Interval(Real, 0, None, closed="left")
 
-CONSTRAINTS: dict[str, list[Any]] = {
-    "hidden_layer_sizes": ["array-like", _COUNT],
+# scikit-learn's table of valid values, with fastnn's own parameters and options.
+CONSTRAINTS: dict[str, list[Any]] = neural_network.MLPClassifier._parameter_constraints | {
     "activation": [StrOptions(set(ACTIVATIONS))],
     "solver": [StrOptions(set(OPTIMIZERS))],
-    "alpha": [_AT_LEAST_0],
-    "batch_size": [StrOptions({"auto"}), _COUNT],
     "learning_rate": [StrOptions(set(SCHEDULES)), Schedule],
-    "learning_rate_init": [_ABOVE_0],
-    "power_t": [_AT_LEAST_0],
-    "max_iter": [_COUNT],
-    "shuffle": ["boolean"],
-    "random_state": ["random_state"],
-    "tol": [_AT_LEAST_0],
-    "verbose": ["verbose"],
-    "warm_start": ["boolean"],
-    "momentum": [Interval(Real, 0, 1, closed="both")],
-    "nesterovs_momentum": ["boolean"],
     "early_stopping": ["boolean", EarlyStopping],
-    "validation_fraction": [_SHARE],
-    "beta_1": [_SHARE],
-    "beta_2": [_SHARE],
-    "epsilon": [_ABOVE_0],
-    "n_iter_no_change": [_COUNT, Options(Real, {np.inf})],
-    "max_fun": [_COUNT],
     "weight_decay": [None, _AT_LEAST_0],
     "weight_init": [StrOptions({"glorot_uniform", "he_normal"})],
-    "dropout": [_SHARE, "array-like"],
+    "dropout": [Interval(Real, 0, 1, closed="left"), "array-like"],
     "scoring": [None, str, callable],
     "callbacks": [None, list, tuple],
     "engine": [StrOptions(set(ENGINES))],
-    "n_threads": [None, _COUNT],
+    "n_threads": [None, Interval(Integral, 1, None, closed="left")],
 }
 
 
 def structure_of(estimator: Any, inputs: int, outputs: int) -> dict[str, Any]:
-    """Return what `fastnn.model.layers.dense_layers` takes.
+    """Return the arguments of `fastnn.model.layers.dense_layers`.
 
     Raises
     ------
     ValueError
-        If a hidden layer's width is not above 0.
+        If the size of a hidden layer is not positive.
     """
-    given, dropout = estimator.hidden_layer_sizes, estimator.dropout
-    hidden = list(given) if np.iterable(given) else [given]
+    sizes, dropout = estimator.hidden_layer_sizes, estimator.dropout
+    hidden = list(sizes) if np.iterable(sizes) else [sizes]
     if any(size <= 0 for size in hidden):
         raise ValueError(f"hidden_layer_sizes must be > 0, got {hidden}.")
     return {
@@ -84,7 +63,7 @@ def structure_of(estimator: Any, inputs: int, outputs: int) -> dict[str, Any]:
 def new_network_of(
     estimator: Any, inputs: int, outputs: int, parameters: Parameters | None
 ) -> Network:
-    """Make a network, of these weights or such as `weight_init` and `random_state` say."""
+    """Return a network with these weights, or with weights drawn as `weight_init` states."""
     rng = check_random_state(estimator.random_state)
     structure = structure_of(estimator, inputs, outputs)
     network = Network(**structure, loss=estimator._objective().name)
@@ -94,17 +73,18 @@ def new_network_of(
         network.parameters = he_normal(network.layers, _seed(rng))
     else:
         is_logistic = estimator.activation == "logistic"
-        network.parameters = _scikit_learns_weights(network.layers, rng, is_logistic)
+        network.parameters = _glorot_uniform(network.layers, rng, is_logistic)
     network.seed = _seed(rng)
     return network
 
 
-def _scikit_learns_weights(
+def _glorot_uniform(
     layers: tuple[Dense, ...], rng: np.random.RandomState, is_logistic: bool
 ) -> Parameters:
-    """Draw what scikit-learn draws: U(-r, r), biases too, r² = 6 / (I + O) as Glorot has it.
+    """Draw weights and biases from U(-r, r) with r² = 6 / (I + O), exactly as scikit-learn does.
 
-    For the logistic function it takes 2 for 6.
+    For the logistic function, scikit-learn uses r² = 2 / (I + O). The formula for the weights is
+    equation 16 of Glorot & Bengio 2010.
     """
     parameters = []
     for layer in layers:
@@ -118,56 +98,58 @@ def _seed(rng: np.random.RandomState) -> int:
     return int(rng.randint(np.iinfo(np.int32).max))
 
 
-def _held(estimator: Any, name: str) -> float:
-    """Return a setting, if float32, in which the engines compute, can hold it."""
+def _float32_setting(estimator: Any, name: str) -> float:
+    """Return a parameter as a float, or raise a ValueError if float32 cannot represent it."""
     value = getattr(estimator, name)
     if not 0 <= value <= LARGEST_FLOAT:
-        raise ValueError(f"{name} must be a number that float32 can hold, got {value!r}")
+        raise ValueError(f"{name} must be a number that float32 can represent, got {value!r}")
     check_normal(name, value, or_zero=name not in _POSITIVE)
     return float(value)
 
 
 def optimizer_of(estimator: Any) -> Optimizer:
-    """Return what `solver` and its settings stand for.
+    """Return the optimizer that `solver` and its parameters define.
 
-    "sgd" has scikit-learn's momentum, and "momentum" and "nesterov" fix its kind.
+    "momentum" and "nesterov" are "sgd" with the given kind of momentum.
 
     Raises
     ------
     ValueError
-        If a setting is too large or too small for float32.
+        If a parameter is too large or too small for float32.
     """
     solver = estimator.solver
     if solver == "lbfgs":
         return get_optimizer(solver)
-    decay = None if estimator.weight_decay is None else _held(estimator, "weight_decay")
-    rate = _held(estimator, "learning_rate_init")
+    decay = None if estimator.weight_decay is None else _float32_setting(estimator, "weight_decay")
+    rate = _float32_setting(estimator, "learning_rate_init")
     shared = {"learning_rate": rate, "weight_decay": decay}
     if solver in ("adam", "adamw"):
-        moments = {  # at most the largest float32 below 1
-            "beta1": min(_held(estimator, "beta_1"), _LARGEST_SHARE),
-            "beta2": min(_held(estimator, "beta_2"), _LARGEST_SHARE),
-            "eps": _held(estimator, "epsilon"),
+        moments = {
+            "beta1": min(_float32_setting(estimator, "beta_1"), _LARGEST_DECAY),
+            "beta2": min(_float32_setting(estimator, "beta_2"), _LARGEST_DECAY),
+            "eps": _float32_setting(estimator, "epsilon"),
         }
         return get_optimizer(solver, **shared, **moments)
     if estimator.momentum == 0:
         return get_optimizer("sgd", **shared)
     nesterov = {"momentum": False, "nesterov": True}.get(solver, bool(estimator.nesterovs_momentum))
-    momentum = _held(estimator, "momentum")  # scikit-learn allows 1
+    momentum = _float32_setting(
+        estimator, "momentum"
+    )  # `get_optimizer` rejects 1, scikit-learn does not
     return replace(get_optimizer("momentum", **shared), momentum=momentum, nesterov=nesterov)
 
 
 def schedule_of(estimator: Any, incremental: bool) -> Schedule:
-    """Return what `learning_rate` stands for.
+    """Return the schedule that `learning_rate` defines.
 
-    As in scikit-learn, "invscaling" and "adaptive" do nothing to Adam and L-BFGS. A `Schedule`
-    of that name does, to Adam.
+    As in scikit-learn, the strings "invscaling" and "adaptive" have no effect on Adam and L-BFGS.
+    A `Schedule` of that name affects Adam too.
 
     Raises
     ------
     ValueError
-        If the schedule depends on how long training will be, and nobody knows; or if L-BFGS,
-        which has no learning rate, is given one of ours.
+        If the schedule depends on the length of training and `incremental` is true, or if the
+        solver is L-BFGS, which has no learning rate.
     """
     schedule, solver = estimator.learning_rate, estimator.solver
     if isinstance(schedule, str):
@@ -176,24 +158,25 @@ def schedule_of(estimator: Any, incremental: bool) -> Schedule:
         power_t = float(estimator.power_t) if name == "invscaling" else 0.5
         schedule = Schedule(name, power_t=power_t)
     if solver == "lbfgs" and schedule != Schedule():
-        raise ValueError(f"learning_rate={estimator.learning_rate!r} is not for solver='lbfgs'")
+        raise ValueError(f"solver='lbfgs' has no learning_rate, got {estimator.learning_rate!r}")
     if incremental and (schedule.name in _PLANNED or schedule.warmup_epochs):
         raise ValueError(f"partial_fit does not support learning_rate={estimator.learning_rate!r}")
     return schedule
 
 
 def stopping_rule_of(estimator: Any) -> EarlyStopping | None:
-    """Return when to stop; "val_score" is what scikit-learn's early stopping monitors.
+    """Return the rule of early stopping; None trains for `max_iter` epochs.
 
-    Without early stopping it is the loss, as scikit-learn reports it. L-BFGS has its own end, and
-    a learning rate that is planned until `max_iter` ends there.
+    As in scikit-learn, training stops when the validation score no longer improves or, without
+    early stopping, when the loss no longer improves. L-BFGS has a convergence test of its own.
+    Schedules that depend on `max_iter` end there.
     """
     rule = estimator.early_stopping
     if isinstance(rule, EarlyStopping):
         return rule
     if estimator.solver == "lbfgs":
         return None
-    # A truth is a number to scikit-learn; its plus makes it one.
+    # scikit-learn accepts bools as numbers, `EarlyStopping` does not: + converts them.
     patience, tol = +estimator.n_iter_no_change, float(estimator.tol)
     if rule:
         return EarlyStopping("val_score", patience, tol)
@@ -204,65 +187,41 @@ def stopping_rule_of(estimator: Any) -> EarlyStopping | None:
 
 
 def reported_outputs(estimator: Any) -> int:
-    """Return what scikit-learn divides the loss that it minimises by, to report it.
+    """Return the divisor from the minimised loss to the loss that scikit-learn reports.
 
-    It reports the mean over the outputs of squared errors, and the sum of all other losses.
+    scikit-learn reports the squared error as the mean over the outputs, and every other loss as
+    their sum.
     """
     return estimator.n_outputs_ if estimator._objective().name == "squared_error" else 1
 
 
-def batch_rows_of(estimator: Any, rows: int) -> int:
-    """Return the rows that an update learns from, of so many."""
-    return min(200 if estimator.batch_size == "auto" else estimator.batch_size, rows)
-
-
-def plan_of(
-    estimator: Any,
-    rows: int,
-    rule: EarlyStopping | None,
-    before: tuple[Standing, float],
-    incremental: bool,
-) -> Plan:
-    """Return how to train, on so many rows; `before` is how things stood after the fit before.
+def plan_of(estimator: Any, rule: EarlyStopping | None, incremental: bool) -> Plan:
+    """Return the settings of a fit with this rule of early stopping.
 
     Raises
     ------
     ValueError
-        If the solver, or float32, cannot do with a setting.
+        If a parameter is not supported by the solver or not representable in float32.
     """
-    if estimator.solver == "lbfgs" and any(layer.dropout for layer in estimator._network.layers):
-        raise ValueError(f"dropout={estimator.dropout!r} is not for solver='lbfgs'")
-    standing, rate_divisor = before
+    batch_size: Any = 200 if estimator.batch_size == "auto" else estimator.batch_size
     return Plan(
         epochs=1 if incremental else int(estimator.max_iter),
-        batch_size=int(batch_rows_of(estimator, rows)),
+        batch_size="full" if estimator.solver == "lbfgs" else batch_size,
         optimizer=optimizer_of(estimator),
         schedule=schedule_of(estimator, incremental),
-        l2=_held(estimator, "alpha"),
+        l2=_float32_setting(estimator, "alpha"),
         l2_is_shared=True,
-        shuffle=bool(estimator.shuffle),
+        shuffle=estimator.shuffle,
         seed=estimator._network.seed,
         early_stopping=rule,
-        standing=standing,
-        rate_divisor=rate_divisor,
         max_evaluations=int(estimator.max_fun),
         tolerance=float(estimator.tol),
     )
 
 
 def callbacks_of(estimator: Any) -> list[Callback]:
-    """Return the callbacks.
-
-    Raises
-    ------
-    TypeError
-        If one is not a `fastnn.Callback`.
-    """
-    callbacks = list(estimator.callbacks or ())
-    for callback in callbacks:
-        if not isinstance(callback, Callback):
-            raise TypeError(
-                f"callbacks must be instances of fastnn.Callback, got {callback!r}; those of "
-                "scikit-learn go to set_callbacks"
-            )
-    return callbacks
+    """Return the callbacks, or raise a TypeError if one is not a `fastnn.Callback`."""
+    try:
+        return list(check_callbacks(estimator.callbacks or ()))
+    except TypeError as error:
+        raise TypeError(f"{error}; use set_callbacks for callbacks of scikit-learn") from None

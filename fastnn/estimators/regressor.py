@@ -1,4 +1,4 @@
-"""A multi-layer perceptron that predicts numbers."""
+"""Multi-layer Perceptron regressor."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Self
@@ -13,139 +13,156 @@ from fastnn.estimators.base import BaseMLP
 from fastnn.estimators.parameters import CONSTRAINTS
 from fastnn.model.losses import LOSSES, Loss
 from fastnn.model.schedules import Schedule
-from fastnn.training.callbacks import Callback
 from fastnn.training.early_stopping import EarlyStopping
+from fastnn.training.fit import Callback
 
 
 class MLPRegressor(RegressorMixin, BaseMLP):
-    """Multi-layer perceptron regressor: scikit-learn's, on fastnn's engines.
+    """Multi-layer Perceptron regressor.
 
-    All of scikit-learn's parameters, methods and attributes are here and mean the same. The
-    arithmetic is in float32; weights and answers are float64 all the same, where X is not float32.
+    This model optimizes the loss function using L-BFGS or stochastic gradient descent. It has all
+    parameters, methods and attributes of scikit-learn's `MLPRegressor`, with the same meaning. It
+    computes in float32; predictions are float64 unless X and `coefs_` are float32.
 
     Parameters
     ----------
     loss : {'squared_error', 'poisson', 'absolute_error', 'huber'}, default='squared_error'
-        What is minimised: half the squared error, half the Poisson deviance of the exponential
-        of the outputs, the absolute error, or Huber's loss with its bend at 1.
+        The loss function to use when training the weights: half the squared error, half the
+        Poisson deviance with the exponential as output activation, the absolute error, or
+        Huber's loss with the threshold 1.
     hidden_layer_sizes : int or array-like of int, default=(100,)
-        The width of each hidden layer.
+        The ith element represents the number of neurons in the ith hidden layer.
     activation : {'identity', 'logistic', 'tanh', 'relu', 'leaky_relu', 'gelu'}, default='relu'
-        The activation function of the hidden layers.
+        Activation function for the hidden layers.
     solver : {'lbfgs', 'sgd', 'momentum', 'nesterov', 'adam', 'adamw'}, default='adam'
-        The optimizer. 'sgd' has the momentum that `momentum` and `nesterovs_momentum` say;
-        'momentum' and 'nesterov' are 'sgd' whatever the latter says. 'adamw' is 'adam' with
-        `weight_decay`. 'lbfgs' takes all samples at once.
+        The solver for weight optimization. 'lbfgs' is a quasi-Newton method that uses all samples
+        at once. 'sgd' is stochastic gradient descent with `momentum` and `nesterovs_momentum`;
+        'momentum' and 'nesterov' are 'sgd' with ``nesterovs_momentum=False`` and ``True``. 'adam'
+        is the optimizer of Kingma & Ba 2015, 'adamw' adds decoupled `weight_decay` (Loshchilov &
+        Hutter 2019).
     alpha : float, default=0.0001
-        Strength of the L2 penalty ``alpha / 2 * ||w||^2``, which the samples of a batch share.
-        It holds for 'adamw' too: 0 leaves the weight decay alone.
+        Strength of the L2 regularization term ``alpha / 2 * ||w||^2``. The term is divided by the
+        number of samples in a batch when added to the loss. 'adamw' uses it too; with
+        ``alpha=0``, only the weight decay remains.
     batch_size : int or 'auto', default='auto'
-        Samples that an update learns from; 'auto' is ``min(200, n_samples)``. Not for 'lbfgs'.
-    learning_rate : {'constant', 'invscaling', 'adaptive', 'cosine', 'one_cycle'} or \
-            Schedule, default='constant'
-        How the learning rate changes. 'invscaling' divides it by ``(t_ + 1) ** power_t`` when an
-        epoch begins, 'adaptive' by 5 whenever training has stopped to improve; both do nothing
-        to 'adam' and 'adamw', as in scikit-learn. 'cosine' and 'one_cycle' span `max_iter`
-        epochs of any optimizer but 'lbfgs', and only early stopping ends them before. A
-        `fastnn.Schedule` has a warm-up too, and always counts.
+        Size of minibatches for stochastic optimizers; 'auto' is ``min(200, n_samples)``. Not used
+        when solver='lbfgs'.
+    learning_rate : {'constant', 'invscaling', 'adaptive', 'cosine', 'one_cycle'} or Schedule, \
+            default='constant'
+        Learning rate schedule for weight updates.
+
+        - 'constant' is `learning_rate_init`.
+        - 'invscaling' divides the learning rate by ``(t_ + 1) ** power_t`` at the start of each
+          epoch. 'adaptive' divides it by 5 each time training stops improving. As in
+          scikit-learn, both have no effect when solver='adam' or 'adamw'.
+        - 'cosine' and 'one_cycle' span `max_iter` epochs. Only `early_stopping` can stop training
+          earlier.
+        - A `fastnn.Schedule` affects all solvers and can start with a linear warm-up.
+
+        'lbfgs' does not support the last three.
     learning_rate_init : float, default=0.001
-        The learning rate to begin with. Not for 'lbfgs'.
+        The initial learning rate. Not used when solver='lbfgs'.
     power_t : float, default=0.5
-        The exponent of 'invscaling'.
+        The exponent for inverse scaling. Only used when learning_rate='invscaling'.
     max_iter : int, default=200
-        Epochs, at most; of 'lbfgs', iterations.
+        Maximum number of iterations. For stochastic solvers, this is the number of epochs, not of
+        gradient steps.
     shuffle : bool, default=True
-        Whether to take the samples in another order every epoch.
+        Whether to shuffle samples in each iteration. Not used when solver='lbfgs'.
     random_state : int, RandomState instance, default=None
-        Decides the initial weights, which are scikit-learn's, the order of the samples, what
-        is set aside for validation and what dropout drops. An int gives the same bits every
-        time, on any number of threads.
+        Determines random number generation for weights and bias initialization (the same weights
+        as scikit-learn's), the order of the samples, the validation split and dropout. Pass an
+        int for bit-identical results across multiple function calls and any number of threads.
     tol : float, default=1e-4
-        Training ends once the loss, or with early stopping the validation score, has not
-        improved by this for more than `n_iter_no_change` epochs. 'lbfgs' ends where no
-        component of the gradient is larger.
+        Tolerance for the optimization. Training stops when the loss, or with early stopping the
+        validation score, has not improved by at least `tol` for more than `n_iter_no_change`
+        consecutive epochs. 'lbfgs' stops when no component of the gradient exceeds it.
     verbose : bool, default=False
-        Whether to print the loss of every epoch.
+        Whether to print the loss of every epoch to stdout.
     warm_start : bool, default=False
-        Whether a further call of `fit` goes on where the last one ended, with the optimizer's
-        state, or begins anew.
+        When set to True, reuse the solution of the previous call to fit as initialization,
+        including the state of the optimizer. Otherwise, erase the previous solution.
     momentum : float, default=0.9
-        Momentum of 'sgd', 'momentum' and 'nesterov', from 0 to 1.
+        Momentum for gradient descent update, between 0 and 1. Only used when solver='sgd',
+        'momentum' or 'nesterov'.
     nesterovs_momentum : bool, default=True
-        Whether the momentum of 'sgd' is Nesterov's.
+        Whether to use Nesterov's momentum. Only used when solver='sgd' and momentum > 0.
     early_stopping : bool or EarlyStopping, default=False
-        Whether to set a fraction of the data aside, and to end once the score on it stops
-        improving, with the weights of the best epoch. A `fastnn.EarlyStopping` says which figure
-        is monitored ("val_score", "val_loss", "val_r2" or "loss"), the patience, the least
-        improvement, and whether the best weights are restored, in place of `tol` and
-        `n_iter_no_change`. True does nothing to 'lbfgs', as in scikit-learn.
+        Whether to stop training when the validation score is not improving. If True, set aside
+        `validation_fraction` of the training data and restore the weights of the best epoch; as in
+        scikit-learn, True has no effect when solver='lbfgs'. A `fastnn.EarlyStopping` selects the
+        metric to monitor ("val_score", "val_loss", "val_r2" or "loss"), the patience and the
+        minimum improvement in place of `tol` and `n_iter_no_change`, and whether to restore the
+        best weights.
     validation_fraction : float, default=0.1
-        The fraction that is set aside where early stopping needs one and `fit` gets no data to
-        validate on.
+        The proportion of training data to set aside as validation set for early stopping, in
+        [0, 1). Not used if `fit` gets validation data.
     beta_1, beta_2 : float, default=0.9 and 0.999
-        How slowly Adam's means of the gradient and of its square decay, from 0 to below 1.
+        Exponential decay rates for estimates of first and second moment vector in Adam, in
+        [0, 1). Only used when solver='adam' or 'adamw'.
     epsilon : float, default=1e-8
-        What Adam adds to the root of the latter.
+        Value for numerical stability in Adam. Only used when solver='adam' or 'adamw'.
     n_iter_no_change : int, default=10
-        Epochs without improvement that are put up with.
+        Maximum number of epochs to not meet `tol` improvement. Not used when solver='lbfgs'.
     max_fun : int, default=15000
-        How often 'lbfgs' may compute the loss.
+        Maximum number of loss function calls. Only used when solver='lbfgs'.
     weight_decay : float, default=None
-        Decoupled weight decay of all optimizers but 'lbfgs'; None is 0.01 for 'adamw', else 0.
+        Decoupled weight decay. None means 0.01 for 'adamw' and 0 for other solvers. Not used when
+        solver='lbfgs'.
     weight_init : {'glorot_uniform', 'he_normal'}, default='glorot_uniform'
-        How initial weights are drawn: as scikit-learn draws them, or normally with variance
-        ``2 / fan_in`` and biases 0, which suits 'relu'.
+        Distribution of the initial weights: uniform as in scikit-learn (Glorot & Bengio 2010), or
+        normal with variance ``2 / fan_in`` and biases of 0 (He et al. 2015), which suits 'relu'.
     dropout : float or array-like of float, default=0.0
-        The share of values that training sets to 0: of every hidden layer's outputs, or, of the
-        input and then of each hidden layer.
+        Fraction of values set to 0 in training: one number for the outputs of every hidden layer,
+        or one for the input and one for each hidden layer. Not supported by 'lbfgs'.
     scoring : str, callable or None, default=None
-        What "val_score" and `validation_scores_` measure: a scorer as scikit-learn has them;
-        None is the R².
+        The scorer, as in scikit-learn, that computes "val_score" and `validation_scores_`. None
+        means R².
     callbacks : list of Callback, default=None
-        `fastnn.Callback`s that watch the fit; `set_callbacks` takes scikit-learn's own.
+        `fastnn.Callback` objects, which run during training. For callbacks of scikit-learn, use
+        `set_callbacks`.
     engine : {'numba', 'numpy'}, default='numba'
-        The fast engine or the reference.
+        The fast engine or the reference engine.
     n_threads : int, default=None
-        Threads of the Numba engine, at most; None is all that the process may use, and as few
-        as are fastest.
+        Maximum number of threads of the Numba engine. None means all CPUs that the process may
+        use. The engine uses fewer where that is faster.
 
     Attributes
     ----------
     loss_ : float
-        The loss of the last epoch: the mean over its batches, each measured before its update.
+        The loss of the last epoch: the mean over its batches, each computed before its update.
     best_loss_ : float or None
-        The lowest loss of an epoch; None with early stopping.
+        The minimum loss reached by the solver throughout fitting; None with early stopping.
     loss_curve_ : list of float
-        The loss of every epoch of every call.
+        The loss of every epoch of all calls.
     validation_scores_ : list of float or None
-        The validation score after every epoch, if there was validation.
+        The validation score after every epoch; None without validation data.
     best_validation_score_ : float or None
-        The highest of them.
+        The best validation score.
     history_ : dict of str to list of float
-        All figures of every epoch, as `fastnn.Network.fit` names them.
+        All metrics of every epoch, with the names of `fastnn.Network.fit`.
     t_ : int
-        The number of training samples seen; 'lbfgs' counts none.
+        The number of training samples seen by the solver during fitting; 0 for 'lbfgs'.
     coefs_, intercepts_ : list of ndarray
-        The weights (fan_in, fan_out) and biases (fan_out,) of each layer, float32 if X was,
-        else (uint8, integers and float16 too) float64. Writing to one of these arrays is an
-        error; putting another in its place is not, and predictions follow it. To callbacks they
-        are those that the fit began with, until it ends; predictions are always up to date.
+        The weights (fan_in, fan_out) and biases (fan_out,) of each layer: float32 if X was
+        float32, else float64. The arrays are read-only, but they can be replaced: predictions and
+        further training use the new ones. During a fit they hold the weights from its start.
     n_features_in_ : int
         Number of features seen during `fit`.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
-        Their names, if X had any that are all strings.
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Names of features seen during `fit`. Defined only if all names are strings.
     n_iter_ : int
-        Epochs, or iterations, of the last call.
+        The number of iterations (epochs for stochastic solvers) of the last call.
     n_layers_ : int
-        Number of layers, input and output among them.
+        Number of layers, including the input and output layers.
     n_outputs_ : int
         Number of outputs.
     out_activation_ : str
-        The activation function of the outputs.
+        Name of the output activation function.
 
     Notes
     -----
-    Where it departs from scikit-learn: `warm_start` keeps the optimizer's state; the loss of
+    Differences from scikit-learn: `warm_start` keeps the state of the optimizer; the loss of
     weighted samples is their weighted mean over the epoch.
 
     Examples
@@ -153,7 +170,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     >>> from fastnn import MLPRegressor
     >>> from sklearn.datasets import make_regression
     >>> X, y = make_regression(n_samples=200, n_features=20, random_state=1)
-    >>> regr = MLPRegressor(engine="numpy", max_iter=2000, tol=0.1, random_state=1).fit(X, y)
+    >>> regr = MLPRegressor(engine="numpy", solver="lbfgs", random_state=1).fit(X, y)
     >>> regr.predict(X[:2]).shape
     (2,)
     >>> bool(regr.score(X, y) > 0.98)
@@ -224,17 +241,22 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             The target values.
         sample_weight : array-like of shape (n_samples,), default=None
-            How much each sample counts, at least 0.
+            Sample weights, at least 0.
 
         Returns
         -------
         self : object
-            The trained estimator.
+            Trained MLP model.
+
+        Raises
+        ------
+        ValueError
+            If a parameter or the data are invalid, or if the weights become non-finite.
         """
         return self._fit(X, y, sample_weight, incremental=True)
 
     def predict(self, X: Any) -> np.ndarray:
-        """Predict the target values of samples.
+        """Predict using the multi-layer perceptron model.
 
         Parameters
         ----------
@@ -249,7 +271,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         return self._decoded(self._predictions(X))
 
     def __sklearn_tags__(self) -> Any:
-        """Say that several outputs at once can be learned."""
+        """Return scikit-learn's tags: multi-output targets are supported."""
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags

@@ -1,8 +1,14 @@
-"""What a model file holds of an estimator besides its network: plain values, strictly read.
+"""How a model file describes an estimator, apart from its network.
 
-JSON has no tuples, no NaN and no names but texts. An object with one name stands for such a value:
-``{"tuple": [...]}``, ``{"dict": [[key, value], ...]}``, ``{"float": "inf"}``, and ``{"Schedule":
-{...}}`` and ``{"EarlyStopping": {...}}`` for fastnn's own records.
+The description is a JSON object:
+
+- ``kind``: "MLPClassifier" or "MLPRegressor";
+- ``parameters``: the parameters of the constructor by name, in the form that `_READERS` states;
+- ``dtype``: the dtype of `coefs_`, "float32" or "float64";
+- ``feature_names``: a list of strings, or null;
+- ``classes``: the class labels and their dtype, or null for a regressor;
+- ``n_iter_``, ``t_``: integers;
+- ``curves``: lists of floats by name, which the file stores as tensors: NaN and infinity survive.
 """
 
 import math
@@ -10,291 +16,279 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import numpy as np
 from sklearn.base import is_classifier
 
+from fastnn.data.conversion import check_class_weight
 from fastnn.errors import ModelFileError
 from fastnn.model.schedules import Schedule
-from fastnn.model.settings import COUNT_LIMIT
 from fastnn.network import Network
-from fastnn.storage.strict_json import check_keys, get_list, get_typed, prefix_errors, short_repr
+from fastnn.storage.strict_json import (
+    check_keys,
+    get_count,
+    get_list,
+    get_typed,
+    prefix_errors,
+    short_repr,
+)
 from fastnn.training.early_stopping import EarlyStopping, Standing
 
-LABEL_LIMIT = 1 << 23  # characters of all classes, each as long as the longest
+LABEL_LIMIT = 1 << 23  # characters of all class labels, each as long as the longest
 
-_RECORDS: dict[str, Any] = {"EarlyStopping": EarlyStopping, "Schedule": Schedule}
-_ITEMS = {"b": bool, "i": int, "u": int, "f": float, "U": str}  # of an array's kind
-_LABELS = re.compile("bool|u?int(?:8|16|32|64)|float(?:16|32|64)|U(?P<width>[1-9][0-9]{0,6})")
-
-
-# ---- plain values ---------------------------------------------------------------------------
-
-
-def encoded(value: Any) -> Any:
-    """Return a plain value as JSON has it; of NumPy's scalars and arrays, what Python has.
-
-    Raises
-    ------
-    TypeError
-        If it is no plain value.
-    """
-    if isinstance(value, np.generic):
-        value = value.item()
-    elif isinstance(value, np.ndarray):
-        value = value.tolist()
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"float": repr(float(value))}
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, list):
-        return [encoded(item) for item in value]
-    if isinstance(value, tuple):
-        return {"tuple": [encoded(item) for item in value]}
-    if isinstance(value, dict):
-        return {"dict": [[encoded(key), encoded(item)] for key, item in value.items()]}
-    if type(value) in _RECORDS.values():
-        record = {field.name: encoded(getattr(value, field.name)) for field in fields(value)}
-        return {type(value).__name__: record}
-    raise TypeError(f"{type(value).__qualname__} is no plain value")
-
-
-def decoded(value: Any) -> Any:
-    """Return what `encoded` was given.
-
-    Raises
-    ------
-    ModelFileError
-        If it is nothing that `encoded` returns.
-    """
-    if isinstance(value, list):
-        return [decoded(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    tag, content = next(iter(value.items())) if len(value) == 1 else ("", None)
-    if tag == "float" and content in ("inf", "-inf", "nan"):
-        return float(content)
-    if tag == "tuple" and isinstance(content, list):
-        return tuple(decoded(content))
-    if tag == "dict" and isinstance(content, list):
-        pairs = decoded(content)
-        if all(type(pair) is list and len(pair) == 2 for pair in pairs):
-            with suppress(TypeError):  # a key that cannot be one
-                return {key: item for key, item in pairs}
-    if tag in _RECORDS and isinstance(content, dict):
-        check_keys(content, [field.name for field in fields(_RECORDS[tag])], tag)
-        try:
-            return _RECORDS[tag](**{name: decoded(item) for name, item in content.items()})
-        except ValueError as error:
-            raise ModelFileError(str(error)[:200]) from error
-    raise ModelFileError(f"{short_repr(value)} stands for nothing")
+_NAMES = ("kind", "parameters", "dtype", "feature_names", "classes", "n_iter_", "t_", "curves")
+_NUMBERS = ("loss_", "best_loss_", "best_validation_score_")  # stored as curves of one item
+_CURVES = ("loss_curve_", "validation_scores_")
+_HISTORY = "history_."  # prefix of the curves in `history_`
+_LABEL_TYPES = {"b": bool, "i": int, "u": int, "f": float, "U": str}  # by dtype.kind
+_LABEL_DTYPE = re.compile("bool|u?int(?:8|16|32|64)|float(?:16|32|64)|U(?P<width>[1-9][0-9]{0,6})")
 
 
 # ---- estimators -----------------------------------------------------------------------------
 
 
-def stored_of(estimator: Any) -> dict[str, Any]:
-    """Return what is to be stored of a fitted estimator, as JSON has it.
+def describe(estimator: Any) -> dict[str, Any]:
+    """Return the description of a fitted estimator.
 
-    Parameters that are no plain values, such as callbacks, are left out.
+    Parameters that JSON cannot express, such as callbacks, are left out.
 
     Raises
     ------
     TypeError
-        If it is of a class that is not fastnn's.
+        If the estimator is an instance of a subclass that fastnn does not define.
     ModelFileError
-        If its classes have a type that is not stored, or its figures could not be read back.
+        If the dtype of the classes cannot be stored.
     """
-    kind, fitted = type(estimator), vars(estimator)
+    kind = type(estimator)
     if not kind.__module__.startswith("fastnn.estimators."):
         raise TypeError(
-            "a model file holds an MLPClassifier or an MLPRegressor of fastnn's, not "
+            "a model file stores fastnn's MLPClassifier or MLPRegressor, not "
             f"{kind.__module__}.{kind.__qualname__}"
         )
-    parameters = {}
-    for name, value in estimator.get_params(deep=False).items():
+    parameters = estimator.get_params(deep=False)
+    del parameters["callbacks"]
+    stored = {}
+    for name, value in parameters.items():
         with suppress(TypeError):
-            parameters[name] = encoded(value)
-    names = fitted.get("feature_names_in_")
-    attributes = {
+            stored[name] = _to_json(value)
+    names = getattr(estimator, "feature_names_in_", None)
+    return {
+        "kind": kind.__name__,
+        "parameters": stored,
         "dtype": estimator._dtype.name,
         "feature_names": None if names is None else names.tolist(),
-        "classes": _stored_classes(estimator) if is_classifier(estimator) else None,
-        **{name: encoded(fitted[name]) for name in _FIGURES},
+        "classes": _describe_classes(estimator) if is_classifier(estimator) else None,
+        "n_iter_": int(estimator.n_iter_),
+        "t_": int(estimator.t_),
+        "curves": _describe_curves(estimator),
     }
-    _figures(attributes)
-    stored = {"kind": kind.__name__, "parameters": parameters, "attributes": attributes}
-    return stored | {"curves": _stored_curves(estimator)}
 
 
-def restored(kinds: Sequence[type], stored: dict[str, Any], network: Network) -> Any:
-    """Return the estimator that `stored_of` was given, of one of these classes.
+def restore(kinds: Sequence[type], stored: dict[str, Any], network: Network) -> Any:
+    """Return the estimator with this description and this network.
+
+    Parameters
+    ----------
+    kinds : sequence of type
+        The classes to choose from.
 
     Raises
     ------
     ModelFileError
-        If something stored is wrong, or does not go with the network.
+        If a value is invalid, or does not match the network.
     """
-    check_keys(stored, ("kind", "parameters", "attributes", "curves"), "the estimator")
+    check_keys(stored, _NAMES, "the estimator")
     table = {kind.__name__: kind for kind in kinds}
     name = get_typed(stored, "kind", str)
     if name not in table:
         raise ModelFileError(f"kind is {short_repr(name)}, where {' or '.join(table)} is needed")
-    estimator = _constructed(table[name], get_typed(stored, "parameters", dict))
-    attributes = get_typed(stored, "attributes", dict)
-    check_keys(attributes, ("dtype", "feature_names", "classes", *_FIGURES), "the estimator")
-    state = _figures(attributes) | _curves(get_typed(stored, "curves", dict))
-    state |= _features(attributes, network.layers[0].inputs)
+    estimator = _construct(table[name], get_typed(stored, "parameters", dict))
+    state: dict[str, Any] = {"n_iter_": get_count(stored, "n_iter_"), "t_": get_count(stored, "t_")}
+    state |= _read_curves(get_typed(stored, "curves", dict))
+    state |= _read_features(stored, network.layers[0].inputs)
     if is_classifier(estimator):
-        state |= _classes(get_typed(attributes, "classes", dict), network)
-    elif attributes["classes"] is not None or network.loss.score != "r2":
-        raise ModelFileError(f"a regressor has neither classes nor the loss {network.loss.name}")
-    estimator.__setstate__(
-        state
-        | {
-            "_network": network,
-            "_standing": ("", Standing(), 1.0),  # nothing is known of the fits before
-            "n_layers_": len(network.layers) + 1,
-            "n_outputs_": network.layers[-1].outputs,
-            "out_activation_": network.loss.link,
-        }
-    )
+        state |= _read_classes(get_typed(stored, "classes", dict), network)
+    elif stored["classes"] is not None or network.loss.score != "r2":
+        raise ModelFileError(
+            f"a regressor has no classes, and its loss cannot be {network.loss.name}"
+        )
+    state |= {"n_layers_": len(network.layers) + 1, "n_outputs_": network.layers[-1].outputs}
+    state |= {"out_activation_": network.loss.link, "_network": network}
+    state["_standing"] = ("", Standing(), 1.0)  # early stopping starts afresh
+    estimator.__setstate__(state)
     return estimator
 
 
-def _constructed(kind: Any, parameters: dict[str, Any]) -> Any:
-    """Return an estimator with these parameters, if they are such as `fit` would take."""
-    known = kind._get_param_names()
-    values = {}
-    for name, value in parameters.items():
-        if name not in known:
-            raise ModelFileError(f"{kind.__name__} has no parameter {short_repr(name)}")
-        with prefix_errors(name):
-            values[name] = decoded(value)
-    estimator = kind(**values)
+# ---- parameters -----------------------------------------------------------------------------
+
+
+def _scalar(value: Any) -> Any:
+    """Return None, a bool, a number or a string in the form that JSON has for it.
+
+    NaN and infinity become the strings "nan", "inf" and "-inf".
+
+    Raises
+    ------
+    TypeError
+        If the value is anything else.
+    """
+    value = value.item() if isinstance(value, np.generic) else value
+    if value is not None and not isinstance(value, bool | int | float | str):
+        raise TypeError(f"{type(value).__qualname__} is not a bool, a number, a string or null")
+    is_special = isinstance(value, float) and not math.isfinite(value)
+    return repr(value) if is_special else value
+
+
+def _to_json(value: Any) -> Any:
+    """Return the value of a parameter in the form that `_READERS` states."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if type(value) in (Schedule, EarlyStopping):
+        return {name: _scalar(item) for name, item in vars(value).items()}
+    if isinstance(value, dict):
+        return [[_scalar(label), _scalar(weight)] for label, weight in value.items()]
+    if isinstance(value, list | tuple):
+        items = [_scalar(item) for item in value]
+        return items if isinstance(value, list) else {"tuple": items}
+    return _scalar(value)
+
+
+def _number(value: Any) -> Any:
+    return math.inf if value == "inf" else value
+
+
+def _numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        check_keys(value, ["tuple"], "the tuple")
+        return tuple(_numbers(get_typed(value, "tuple", list)))
+    if isinstance(value, list) and not all(type(item) in (int, float) for item in value):
+        raise ModelFileError(f"{short_repr(value)} has items that are not numbers")
+    return value
+
+
+def _record(kind: Any, value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    check_keys(value, [field.name for field in fields(kind)], kind.__name__)
+    return kind(**{name: _number(_scalar(item)) for name, item in value.items()})
+
+
+def _class_weight(value: Any) -> Any:
+    if not isinstance(value, list):
+        return _scalar(value)
+    for label, weight in value:
+        check_class_weight(_scalar(label), weight)
+    return dict(value)
+
+
+# How to read parameters that are more than null, a bool, a number or a string in JSON.
+# `_construct` checks the result as `fit` does.
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "hidden_layer_sizes": _numbers,  # a number, a list of numbers or {"tuple": [numbers]}
+    "dropout": _numbers,
+    "learning_rate": partial(_record, Schedule),  # a string or an object with the fields
+    "early_stopping": partial(_record, EarlyStopping),  # a bool or an object with the fields
+    "class_weight": _class_weight,  # a string, null or a list of [label, weight]
+    "n_iter_no_change": _number,  # a number or "inf", as in the fields above
+}
+
+
+def _construct(kind: Any, parameters: dict[str, Any]) -> Any:
+    """Return an unfitted estimator with parameters that `fit` accepts."""
+    known, values = set(kind._get_param_names()) - {"callbacks"}, {}
     try:
+        for name, value in parameters.items():
+            if name not in known:
+                raise ModelFileError(
+                    f"{kind.__name__} has no parameter {short_repr(name)} in a file"
+                )
+            with prefix_errors(name):
+                values[name] = _READERS.get(name, lambda value: value)(value)
+        estimator = kind(**values)
         estimator._validate_params()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ModelFileError(str(error)[:200]) from error
     return estimator
 
 
-def _features(attributes: dict[str, Any], inputs: int) -> dict[str, Any]:
-    """Return what is known of X: its columns, their names, and the dtype that answers have."""
-    dtype = get_typed(attributes, "dtype", str)
+# ---- attributes -----------------------------------------------------------------------------
+
+
+def _read_features(stored: dict[str, Any], inputs: int) -> dict[str, Any]:
+    """Return the attributes that describe X: number, names and dtype of the features."""
+    dtype = get_typed(stored, "dtype", str)
     if dtype not in ("float32", "float64"):
         raise ModelFileError(f"dtype is {short_repr(dtype)}, where float32 or float64 is needed")
     state = {"_dtype": np.dtype(dtype), "n_features_in_": inputs}
-    if attributes["feature_names"] is not None:
-        names = get_list(attributes, "feature_names", str)
+    if stored["feature_names"] is not None:
+        names = get_list(stored, "feature_names", str)
         if len(names) != inputs:
-            raise ModelFileError(f"feature_names are {len(names)}, where {inputs} are needed")
+            raise ModelFileError(f"feature_names has {len(names)} items, where {inputs} are needed")
         state["feature_names_in_"] = np.array(names, object)
     return state
 
 
-# ---- what a fit reports ---------------------------------------------------------------------
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < COUNT_LIMIT
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) is float
-
-
-def _or_none(is_right: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: value is None or is_right(value)
-
-
-_FIGURES = {
-    "n_iter_": _is_count,
-    "t_": _is_count,
-    "loss_": _is_number,
-    "best_loss_": _or_none(_is_number),
-    "best_validation_score_": _or_none(_is_number),
-}
-_OF_HISTORY = "history_."  # before the name of a figure
-
-
-def _figures(attributes: dict[str, Any]) -> dict[str, Any]:
-    """Return the attributes that tell how a fit went."""
-    figures = {}
-    for name, is_right in _FIGURES.items():
-        with prefix_errors(name):
-            figures[name] = decoded(attributes[name])
-        if not is_right(figures[name]):
-            raise ModelFileError(f"{name} is {short_repr(figures[name])}, which no fit reports")
-    return figures
-
-
-def _stored_curves(estimator: Any) -> dict[str, list[float]]:
-    """Return what fits reported epoch by epoch, by names: lists of floats."""
-    curves = {"loss_curve_": estimator.loss_curve_}
-    if estimator.validation_scores_ is not None:
-        curves["validation_scores_"] = estimator.validation_scores_
-    curves |= {f"{_OF_HISTORY}{name}": curve for name, curve in estimator.history_.items()}
-    return {name: [float(value) for value in curve] for name, curve in curves.items()}
-
-
-def _curves(stored: dict[str, Any]) -> dict[str, Any]:
-    """Return the attributes that hold what fits reported epoch by epoch."""
-    state: dict[str, Any] = {"validation_scores_": None, "history_": {}}
-    for name in stored:
-        curve = get_list(stored, name, float)
-        if name.startswith(_OF_HISTORY):
-            state["history_"][name.removeprefix(_OF_HISTORY)] = curve
-        elif name in ("loss_curve_", "validation_scores_"):
-            state[name] = curve
-        else:
-            raise ModelFileError(f"curves has {short_repr(name)}, which does not belong there")
-    if "loss_curve_" not in state:
-        raise ModelFileError("curves has no loss_curve_")
-    return state
-
-
-# ---- classes --------------------------------------------------------------------------------
-
-
-def _stored_classes(estimator: Any) -> dict[str, Any]:
-    classes = estimator.classes_
-    is_text = classes.dtype.kind == "U"
-    dtype = f"U{classes.dtype.itemsize // 4}" if is_text else classes.dtype.name
-    if not _LABELS.fullmatch(dtype):
-        raise ModelFileError(f"classes of dtype {dtype} cannot be stored")
+def _describe_curves(estimator: Any) -> dict[str, list[float]]:
+    """Return losses and scores as lists of floats by name; those that are None are left out."""
+    curves = {name: getattr(estimator, name) for name in (*_NUMBERS, *_CURVES)}
+    curves |= {f"{_HISTORY}{name}": curve for name, curve in estimator.history_.items()}
     return {
-        "dtype": dtype,
-        "values": classes.tolist(),
-        "is_multilabel": estimator._is_multilabel,
+        name: np.array(curve, float).ravel().tolist()
+        for name, curve in curves.items()
+        if curve is not None
     }
 
 
-def _classes(stored: dict[str, Any], network: Network) -> dict[str, Any]:
-    """Return the classes, in order, that go with a network's outputs."""
-    check_keys(stored, ("dtype", "values", "is_multilabel"), "classes")
-    name, is_multilabel = get_typed(stored, "dtype", str), get_typed(stored, "is_multilabel", bool)
-    match = _LABELS.fullmatch(name)
+def _read_curves(stored: dict[str, Any]) -> dict[str, Any]:
+    state: dict[str, Any] = dict.fromkeys((*_NUMBERS, *_CURVES)) | {"history_": {}}
+    for name in stored:
+        curve = get_list(stored, name, float)
+        if name.startswith(_HISTORY):
+            state["history_"][name.removeprefix(_HISTORY)] = curve
+        elif name in _CURVES:
+            state[name] = curve
+        elif name in _NUMBERS and len(curve) == 1:
+            state[name] = curve[0]
+        else:
+            raise ModelFileError(f"curves has {short_repr(name)} with {len(curve)} items")
+    for name in ("loss_", "loss_curve_"):
+        if state[name] is None:
+            raise ModelFileError(f"curves has no {name}")
+    return state
+
+
+def _describe_classes(estimator: Any) -> dict[str, Any]:
+    classes = estimator.classes_
+    is_text = classes.dtype.kind == "U"
+    dtype = f"U{classes.dtype.itemsize // 4}" if is_text else classes.dtype.name
+    if not _LABEL_DTYPE.fullmatch(dtype):
+        raise ModelFileError(f"classes of dtype {dtype} cannot be stored")
+    return {"dtype": dtype, "values": classes.tolist()}
+
+
+def _read_classes(stored: dict[str, Any], network: Network) -> dict[str, Any]:
+    """Return the attributes of the classes, which are sorted and match the network's outputs."""
+    check_keys(stored, ("dtype", "values"), "classes")
+    name = get_typed(stored, "dtype", str)
+    match = _LABEL_DTYPE.fullmatch(name)
     if match is None:
-        raise ModelFileError(f"classes are of dtype {short_repr(name)}, which is not stored")
+        raise ModelFileError(f"classes are of dtype {short_repr(name)}, which cannot be stored")
     dtype = np.dtype(name)
-    values = get_list(stored, "values", _ITEMS[dtype.kind])
-    if len(values) * int(match["width"] or 1) > LABEL_LIMIT:
+    values = get_list(stored, "values", _LABEL_TYPES[dtype.kind])
+    outputs, count, loss = network.layers[-1].outputs, len(values), network.loss.name
+    if count * int(match["width"] or 1) > LABEL_LIMIT:
         raise ModelFileError(f"classes take more than {LABEL_LIMIT:,} characters")
-    try:
-        with np.errstate(over="ignore"):
-            classes = np.array(values, dtype)
-    except OverflowError as error:
-        raise ModelFileError(f"classes are not of dtype {name}") from error
-    if classes.tolist() != values or not (classes[1:] > classes[:-1]).all():
-        raise ModelFileError(f"classes are not of dtype {name}, or not in order")
-    outputs, count = network.layers[-1].outputs, len(values)
-    is_binary = count == 2 and not is_multilabel
-    loss = "logistic" if is_binary or is_multilabel else "cross_entropy"
-    fits = outputs <= count if is_multilabel else outputs == (1 if is_binary else count)
-    if network.loss.name != loss or not fits:
-        raise ModelFileError(
-            f"{count} classes do not go with {outputs} outputs and the loss {network.loss.name}"
-        )
-    return {"classes_": classes, "_is_multilabel": is_multilabel}
+    is_multilabel = loss == "logistic" and outputs > 1
+    if loss == "logistic":
+        matches = outputs <= count if is_multilabel else count == 2
+    else:
+        matches = loss == "cross_entropy" and outputs == count and count != 2
+    if not matches:
+        raise ModelFileError(f"{count} classes do not match {outputs} outputs and the loss {loss}")
+    with np.errstate(over="ignore"), suppress(OverflowError):
+        classes = np.array(values, dtype)
+        if classes.tolist() == values and (classes[1:] > classes[:-1]).all():
+            return {"classes_": classes, "_is_multilabel": is_multilabel}
+    raise ModelFileError(f"classes are not of dtype {name}, or not sorted")

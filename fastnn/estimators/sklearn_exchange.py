@@ -1,4 +1,4 @@
-"""A fitted estimator as scikit-learn's own, and the other way round."""
+"""Conversion of fitted estimators to scikit-learn's estimators and back."""
 
 import copy
 import math
@@ -11,9 +11,7 @@ from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils._param_validation import make_constraint
 from sklearn.utils.validation import check_is_fitted
 
-from fastnn.data.rows import Data
-
-_SOLVERS = {  # of ours, what scikit-learn calls them
+_SOLVERS = {  # scikit-learn's parameters for solvers that only fastnn has
     "momentum": {"solver": "sgd", "nesterovs_momentum": False},
     "nesterov": {"solver": "sgd", "nesterovs_momentum": True},
 }
@@ -25,13 +23,13 @@ _FITTED = (
 
 
 def to_sklearn(estimator: Any) -> Any:
-    """Return scikit-learn's estimator in the place of ours; `ExchangeMixin.to_sklearn` says how.
+    """Return the estimator of scikit-learn, as `ExchangeMixin.to_sklearn` documents.
 
-    What scikit-learn would set when a fit begins is set here, so that `partial_fit` and a warm
-    start find it.
+    The attributes that scikit-learn sets at the start of a fit are set here, because
+    `partial_fit` and a warm start need them.
     """
-    kind, network = _kind_of(type(estimator)), estimator._network
-    theirs = kind(**_known(kind, _named_for(kind, estimator)))
+    kind, network = _sklearn_class(type(estimator)), estimator._network
+    theirs = kind(**_valid_parameters(kind, _sklearn_parameters(kind, estimator)))
     parameters, dtype = network.parameters, estimator._dtype
     theirs.coefs_ = [w.astype(dtype) for w, _ in parameters]
     theirs.intercepts_ = [b.astype(dtype) for _, b in parameters]
@@ -49,40 +47,40 @@ def to_sklearn(estimator: Any) -> Any:
     return theirs
 
 
-def _kind_of(ours: type) -> Any:
+def _sklearn_class(ours: type) -> Any:
     is_classifier = issubclass(ours, ClassifierMixin)
     return neural_network.MLPClassifier if is_classifier else neural_network.MLPRegressor
 
 
-def _named_for(kind: Any, estimator: Any) -> dict[str, Any]:
-    """Return an estimator's parameters, as far as possible in scikit-learn's words.
+def _sklearn_parameters(kind: Any, estimator: Any) -> dict[str, Any]:
+    """Return an estimator's parameters, translated for scikit-learn where it has an equivalent.
 
     Raises
     ------
     ValueError
-        If scikit-learn lacks what the hidden layers compute.
+        If scikit-learn lacks the activations of the hidden layers.
     """
-    given = estimator.get_params(deep=False)
-    given |= _SOLVERS.get(given["solver"], {})
+    parameters = estimator.get_params(deep=False)
+    parameters |= _SOLVERS.get(parameters["solver"], {})
     used = sorted({layer.activation for layer in estimator._network.layers[:-1]})
-    if not used:  # no predictions depend on it
-        return given
-    given["activation"] = used[0]
-    if len(used) > 1 or "activation" not in _known(kind, given):
+    if not used:  # without hidden layers, the activation has no effect
+        return parameters
+    parameters["activation"] = used[0]
+    if len(used) > 1 or "activation" not in _valid_parameters(kind, parameters):
         raise ValueError(
             "scikit-learn has one activation for all hidden layers, identity, logistic, tanh or "
             f"relu: it cannot express {', '.join(used)}"
         )
-    return given
+    return parameters
 
 
-def _known(kind: Any, given: dict[str, Any]) -> dict[str, Any]:
-    """Return copies of those parameters that are scikit-learn's, with values that it takes."""
+def _valid_parameters(kind: Any, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return copies of the parameters that a class has and whose values it accepts."""
     constraints = kind._parameter_constraints
     return {
-        name: copy.deepcopy(given[name])
-        for name in given.keys() & set(kind._get_param_names())
-        if any(make_constraint(one).is_satisfied_by(given[name]) for one in constraints[name])
+        name: copy.deepcopy(parameters[name])
+        for name in parameters.keys() & set(kind._get_param_names())
+        if any(make_constraint(one).is_satisfied_by(parameters[name]) for one in constraints[name])
     }
 
 
@@ -93,30 +91,29 @@ def _copy_fitted(source: Any, target: Any) -> None:
 
 
 def from_sklearn(ours: Any, fitted: Any) -> Any:
-    """Return an estimator of this class of ours; `ExchangeMixin.from_sklearn` says how."""
-    kind = _kind_of(ours)
+    """Return an estimator of the class `ours`, as `ExchangeMixin.from_sklearn` documents."""
+    kind = _sklearn_class(ours)
     if not isinstance(fitted, kind):
-        given = type(fitted)
         raise TypeError(
             f"from_sklearn takes a fitted sklearn.neural_network.{kind.__name__}, "
-            f"got {given.__module__}.{given.__qualname__}"
+            f"got {type(fitted).__module__}.{type(fitted).__qualname__}"
         )
     check_is_fitted(fitted)
-    estimator = ours(**_known(ours, {n: getattr(fitted, n) for n in kind._get_param_names()}))
+    parameters = {name: getattr(fitted, name) for name in kind._get_param_names()}
+    estimator = ours(**_valid_parameters(ours, parameters))
     if issubclass(kind, ClassifierMixin):
         estimator.classes_ = fitted.classes_
         estimator._is_multilabel = fitted._label_binarizer.y_type_.startswith("multilabel")
     link = estimator._objective().link
-    if link != fitted.out_activation_:  # one class, or a loss that was set after the fit
+    if link != fitted.out_activation_:  # one class, or the loss was changed after the fit
         raise ValueError(
-            f"with its classes and loss the outputs would be activated by {link!r}, "
-            f"not by {fitted.out_activation_!r}"
+            f"the output activation would be {link!r} for these classes and this loss, "
+            f"not {fitted.out_activation_!r}"
         )
     estimator.coefs_, estimator.intercepts_ = fitted.coefs_, fitted.intercepts_
-    widths = (fitted.n_features_in_, fitted.n_outputs_)
-    no_rows = Data(*(np.empty((0, width), np.float32) for width in widths))
-    estimator._begin(no_rows, fitted.coefs_[0].dtype, keep=True)
+    dtype = fitted.coefs_[0].dtype
+    estimator._begin(fitted.n_features_in_, fitted.n_outputs_, dtype, keep=True)
     _copy_fitted(fitted, estimator)
-    if not hasattr(fitted, "best_loss_"):  # L-BFGS
+    if not hasattr(fitted, "best_loss_"):  # scikit-learn's L-BFGS does not set it
         estimator.best_loss_ = fitted.loss_
     return estimator

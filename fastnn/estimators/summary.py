@@ -1,10 +1,10 @@
-"""A network, told in a few lines of text."""
+"""A table of a network's layers."""
 
 from fastnn.network import Network
 
 
 def summary_of(network: Network) -> str:
-    """Return a table of a network's layers, with its number of parameters below.
+    """Return a table of a network's layers, followed by the number of its parameters.
 
     Examples
     --------
@@ -15,24 +15,15 @@ def summary_of(network: Network) -> str:
     101,770 parameters, 397.5 KiB in float32
     """
     rows = [("layer", "inputs", "outputs", "activation", "dropout", "parameters")]
-    for number, layer in enumerate(network.layers, start=1):
-        is_last = number == len(network.layers)
-        rows.append(
-            (
-                str(number),
-                f"{layer.inputs:,}",
-                f"{layer.outputs:,}",
-                network.loss.link if is_last else layer.activation,
-                f"{layer.dropout:g}" if layer.dropout else "",
-                f"{layer.parameters:,}",
-            )
-        )
+    activations = [layer.activation for layer in network.layers[:-1]] + [network.loss.link]
+    for number, (layer, activation) in enumerate(zip(network.layers, activations, strict=True), 1):
+        dropout = f"{layer.dropout:g}" if layer.dropout else ""
+        sizes = f"{layer.inputs:,}", f"{layer.outputs:,}"
+        rows.append((str(number), *sizes, activation, dropout, f"{layer.parameters:,}"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
-        cells[3] = row[3].ljust(widths[3])
-        lines.append("  ".join(cells))
+    # Activations are aligned to the left, numbers to the right.
+    cells = [f"{{:{side}{width}}}" for side, width in zip(">>><>>", widths, strict=True)]
+    lines = ["  ".join(cells).format(*row) for row in rows]
     kib = 4 * network.n_parameters / 1024
     lines.append(f"{network.n_parameters:,} parameters, {kib:,.1f} KiB in float32")
     return "\n".join(lines)

@@ -1,6 +1,7 @@
-"""The Numba engine: it fills the job, and calls the compiled loop over chunks.
+"""The Numba engine: fills in the job, and calls the compiled loop over chunks.
 
-`regions` holds what is compiled; `workspace` the job and the buffers. Twin of `reference.engine`.
+`regions` has the compiled loop, `workspace` the job and the buffers. See `reference.engine` for the
+same methods in NumPy.
 """
 
 import ctypes
@@ -22,14 +23,14 @@ from fastnn.data.rows import Data
 from fastnn.data.sparse import COLUMNS_CHANGED, SparseRows
 from fastnn.epoch import CHUNK_ROWS, Epoch, Progress
 from fastnn.errors import DataError
-from fastnn.kernels.gemm import product as _gemm
-from fastnn.kernels.jit import cache as _cache
-from fastnn.kernels.jit import threads as _threads
+from fastnn.kernels.gemm import product
+from fastnn.kernels.jit import cache
 from fastnn.kernels.jit.compiling import Driver, Region
 from fastnn.kernels.jit.simd import CPU, HAS_FMA
+from fastnn.kernels.jit.threads import parallel, prepare_threads, start_threads, usable_threads
 from fastnn.kernels.layers import sparse
-from fastnn.kernels.layers.sparse import EntryBuffers, work_of_columns
-from fastnn.kernels.layers.zeros import balanced, work_of_groups
+from fastnn.kernels.layers.sparse import EntryBuffers, estimate_column_work
+from fastnn.kernels.layers.zeros import balance, estimate_group_work
 from fastnn.kernels.layout import Layout, panels_for
 from fastnn.kernels.pointwise import activations, dropout, losses, updates
 from fastnn.kernels.regions import rows_region, run
@@ -55,26 +56,30 @@ from fastnn.model.losses import LOSSES, Loss
 from fastnn.system.forks import fork_safe_lock, reject_reentry, setup_lock
 from fastnn.system.memory import check_compiler, empty_predictions
 
-DECISIVE_ROWS = 64  # fewer say too little of how many zeros there are
-# Multiply-adds of a step by which a further thread begins to pay: measured at 2 to 3 million in
-# all, for networks of 20 to 784 inputs on two cores. Forward alone it is more, for the threads
-# have mostly gone to sleep between two predictions, and zeros may save half of it.
+MIN_SAMPLE_ROWS = 64  # fewer rows do not show how many features are zero
+# Multiply-adds per task: with fewer, another thread does not make a step faster. Two threads are
+# faster from 2 to 3 million in all, for networks of 20 to 784 inputs on two cores. The forward pass
+# needs more, because threads sleep between two predictions, and skipping zeros may save half of it.
 WORK_OF_A_TASK, FORWARD_WORK_OF_A_TASK = 1_300_000, 2_500_000
 RULES = {"sgd": SGD, "momentum": MOMENTUM, "adam": ADAM}
-CALL_ROWS = 2048  # rows that a call takes before Python looks around for Ctrl-C
+CALL_ROWS = 2048  # largest number of rows of a call: between calls, Python handles Ctrl-C
 
-UNITS = tuple(u for m in (_gemm, activations, dropout, losses, sparse, updates) for u in m.UNITS)
-_rows, _weights, _run = Region(rows_region), Region(weights_region), Driver(run)
-KERNELS = (*UNITS, _rows, _weights, _run)
+UNITS = tuple(u for m in (product, activations, dropout, losses, sparse, updates) for u in m.UNITS)
+_rows_region, _weights_region = Region(rows_region), Region(weights_region)
+_driver = Driver(run)
+KERNELS = (*UNITS, _rows_region, _weights_region, _driver)
 
 
 def compile_kernels() -> tuple[float, bool]:
-    """Have all kernels ready; return the seconds it took, and whether any had to be compiled."""
+    """Compile all kernels, or read them from the cache.
+
+    Return the seconds this took, and whether any kernel was compiled.
+    """
     start = time.perf_counter()
     if not (kernels_are_cached() or config.DISABLE_JIT):
         check_compiler()
     with setup_lock:
-        _threads.prepare()
+        prepare_threads()
         for function in KERNELS:
             function.compile()
     cached = all(function.from_cache for function in KERNELS)
@@ -82,38 +87,43 @@ def compile_kernels() -> tuple[float, bool]:
 
 
 def kernels_are_cached() -> bool:
-    """Return whether the kernels are ready, here or in the cache."""
-    return _run.ready or _cache.is_cached()
+    """Return whether the kernels are compiled in this process or cached."""
+    return _driver.ready or cache.is_cached()
 
 
-def fill_cache(root: Path | None, say: Callable[[str], None]) -> None:
-    """Put all kernels into the cache, and report where and how."""
+def fill_cache(root: Path | None, report: Callable[[str], None]) -> None:
+    """Write all kernels to the cache; see `fastnn.engine.fill_cache`."""
     if root is not None:
-        _cache.make_shared(root)
-    if why := _cache.obstacle():
-        raise OSError(why)
-    if not _cache.is_cached():
-        say("compiling the kernels, which takes some seconds")
+        cache.make_shared(root)
+    if fault := cache.prepare_directory():
+        raise OSError(fault)
+    if not cache.is_cached():
+        report("compiling the kernels, which takes some seconds")
     seconds, compiled = compile_kernels()
-    directory = _cache.cache_directory()
+    directory = cache.cache_directory()
     files = list(directory.glob("*.kernel"))
     if len(files) < len(KERNELS):
-        raise OSError(f"only {len(files)} of {len(KERNELS)} kernels could be kept in {directory}")
+        raise OSError(f"only {len(files)} of {len(KERNELS)} kernels could be stored in {directory}")
     if root is not None:
-        _cache.share(directory)
+        cache.share(directory)
     size = sum(path.stat().st_size for path in files)
     done = "compiled in" if compiled else "were there already, read in"
-    say(f"{len(files)} kernels, {size / 1e3:.0f} kB, {done} {seconds:.1f} s: {directory}")
-    say(
+    report(f"{len(files)} kernels, {size / 1e3:.0f} kB, {done} {seconds:.1f} s: {directory}")
+    report(
         f"for processors like this one ({CPU}): another kind compiles them anew, unless "
         "NUMBA_CPU_NAME and NUMBA_CPU_FEATURES are set alike when building and running"
     )
 
 
 class NumbaEngine:
-    """The engine in compiled kernels. `fastnn.engine.Engine` says what each method does.
+    """The engine of compiled kernels. `fastnn.engine.Engine` documents the methods.
 
-    Methods may be called from several Python threads: one works while the others wait.
+    Several Python threads may call the methods; one call runs at a time.
+
+    Attributes
+    ----------
+    skip_zeros : bool or None
+        Whether the first layer skips zeros; None decides by the data.
     """
 
     name = "numba"
@@ -130,29 +140,32 @@ class NumbaEngine:
         input_scale: float,
         threads: int | None = None,
     ) -> None:
-        usable = _threads.usable()
+        usable = usable_threads()
         if threads is not None and not 1 <= threads <= usable:
             raise ValueError(
                 f"threads must be from 1 to {usable}, all that this process may use; got {threads}"
             )
         self.threads = threads or usable
         self.compile_seconds, self.compiled = compile_kernels()
-        self.threading_layer = _threads.start()
+        self.threading_layer = start_threads()
         self._layout = Layout(layers, loss, CHUNK_ROWS)
         code = list(LOSSES).index(loss.name)
         self._buffers = Workspace(self._layout, CHUNK_ROWS, self.threads, input_scale, code)
-        # Its own job for what only goes forward: most of it stays as it is from call to call.
+        # A second job for forward passes, most of whose fields stay the same from call to call.
         self._forward_job = Job.from_buffer_copy(self._buffers.job)
         self._forward_job.batch_size = sys.maxsize
-        self._lock = fork_safe_lock()  # there is one workspace
-        self.skip_zeros: bool | None = None  # None: where the data have enough of them
-        self._measured: Callable[[], Features | None] = lambda: None
-        self._work: np.ndarray | None = None
-        self._threads_wanted = threads
+        self._lock = fork_safe_lock()  # all calls share the workspace
+        self.skip_zeros: bool | None = None
+        # The work of each group of the first layer's inputs, or None if zeros are not skipped; and
+        # a reference to the features that it was estimated from.
+        self._group_work: np.ndarray | None = None
+        self._estimated: Callable[[], Features | None] = lambda: None
+        self._all_threads = threads is not None
         self._entries: EntryBuffers | None = None
+        self._groups = panels_for(layers[0].inputs + 1)
         self._outputs = layers[-1].outputs
-        self._weights = sum(layer.inputs * layer.outputs for layer in layers)
-        self._drops = any(layer.dropout > 0 for layer in layers)
+        self._n_weights = sum(layer.inputs * layer.outputs for layer in layers)
+        self._has_dropout = any(layer.dropout > 0 for layer in layers)
 
     def get_parameters(self) -> Parameters:
         """Return a copy of the parameters."""
@@ -160,64 +173,65 @@ class NumbaEngine:
             return self._layout.read(self._buffers.parameters)
 
     def set_parameters(self, parameters: Parameters) -> None:
-        """Replace the parameters by a copy of these."""
+        """Set the parameters; the engine copies them."""
         with reject_reentry(self._lock):
             self._layout.write(self._buffers.parameters, parameters)
             self._layout.write_transposed(self._buffers.transposed, parameters)
 
     def get_state(self, slots: int) -> list[Parameters]:
-        """Return a copy of so many slots of the optimizer's state."""
+        """Return a copy of the optimizer's state."""
         with reject_reentry(self._lock):
             return [self._layout.read(slot) for slot in self._slots()[:slots]]
 
     def set_state(self, state: list[Parameters]) -> None:
-        """Replace the optimizer's state by a copy of this; slots that are not given are zero."""
+        """Set the optimizer's state; the engine copies it, and zeros the slots that are missing."""
         with reject_reentry(self._lock):
             for slot, values in zip_longest(self._slots(), state):
                 if values is not None:
                     self._layout.write(slot, values)
-                elif slot.any():  # memory that no optimizer has touched is never taken
+                elif slot.any():  # writing zeros would make the system allocate unused memory
                     slot[:] = 0
 
     def _slots(self) -> np.ndarray:
         return self._buffers.state.reshape(STATE_SLOTS, -1)
 
     def run_chunk(self, epoch: Epoch, progress: Progress, budget_rows: int) -> Progress:
-        """Train on at least `budget_rows` further rows, or to the end of the epoch."""
+        """Train on at least `budget_rows` more rows, or to the end of the epoch."""
         stop = min(len(epoch.order), progress.position + budget_rows)
         with reject_reentry(self._lock):
-            job, optimizer = self._training_job(epoch), epoch.optimizer
+            job, optimizer = self._prepare_training(epoch), epoch.optimizer
             job.rule = RULES[optimizer.rule]
             job.momentum, job.nesterov = optimizer.momentum, optimizer.nesterov
             job.beta1, job.rest1 = optimizer.beta1, 1 - optimizer.beta1
             job.beta2, job.rest2 = optimizer.beta2, 1 - optimizer.beta2
             job.eps, job.clip_norm = optimizer.eps, epoch.clip_norm
-            job.drops, job.key, job.epoch = self._drops, _signed(epoch.seed), epoch.number
-            return self._train(job, self._products(epoch.data.x), progress, stop)
+            job.has_dropout = self._has_dropout
+            job.seed, job.epoch = _signed(epoch.seed), epoch.number
+            return self._train(job, self._row_work(epoch.data.x), progress, stop)
 
     def loss_and_grad(self, data: Data, *, l2: float = 0.0) -> tuple[float, Parameters]:
-        """Return the mean loss over these rows as one batch, and its gradient."""
+        """Return the mean loss of all rows as one batch, and its gradient, without dropout."""
         rows = len(data.x)
         epoch = Epoch(data, np.arange(rows), rows, 0.0, l2=l2)
         with reject_reentry(self._lock):
-            job = self._training_job(epoch)
-            job.rule, job.clip_norm, job.drops = KEEP_GRADIENT, 0.0, False
+            job = self._prepare_training(epoch)
+            job.rule, job.clip_norm, job.has_dropout = KEEP_GRADIENT, 0.0, False
             progress = Progress()
             while progress.position < rows and math.isfinite(progress.loss_sum):
                 stop = min(rows, progress.position + CALL_ROWS)
-                progress = self._train(job, self._products(data.x), progress, stop)
+                progress = self._train(job, self._row_work(data.x), progress, stop)
             loss = progress.loss_sum / epoch.total_weight
             return loss, self._layout.read(self._buffers.gradients)
 
     def evaluate(self, data: Data) -> tuple[float, float]:
-        """Return the mean loss and the accuracy over these rows."""
+        """Return the mean loss and the accuracy."""
         with reject_reentry(self._lock):
             job = self._forward_job
             job.mode, job.targets = EVALUATE, address(data.targets)
             job.weights = 0 if data.weights is None else address(data.weights)
             job.loss_sum = job.correct = 0.0
             data.check_not_resized(self._layout.layers[0].inputs)
-            self._pass_over(data.x)
+            self._run_forward(data.x)
             return job.loss_sum / data.total_weight, job.correct / data.total_weight
 
     def predict(self, x: Features) -> np.ndarray:
@@ -226,19 +240,19 @@ class NumbaEngine:
         with reject_reentry(self._lock):
             job = self._forward_job
             job.mode, job.out, job.finite = PREDICT, address(probs), True
-            self._pass_over(x)
+            self._run_forward(x)
             if not job.finite:
                 check_finite(x, "x")
         return probs
 
-    def _training_job(self, epoch: Epoch) -> Job:
-        """Tell the job what to train on, and what each update has of its own."""
+    def _prepare_training(self, epoch: Epoch) -> Job:
+        """Write the data and the settings of an epoch to the job; return the job."""
         job, data = self._buffers.job, epoch.data
         job.n, job.mode = len(epoch.order), TRAIN
         data.check_not_resized(self._layout.layers[0].inputs, job.n)
-        self._point_at(job, data.x)
-        self._measure(epoch)
-        skips = self._work is not None and not job.x_is_sparse
+        self._set_features(job, data.x)
+        self._estimate_work(epoch)
+        skips = self._group_work is not None and not job.x_is_sparse
         job.skip_zeros = ALWAYS if skips else NEVER
         job.targets, job.order = address(data.targets), address(epoch.order)
         job.weights = 0 if data.weights is None else address(data.weights)
@@ -247,9 +261,9 @@ class NumbaEngine:
         job.penalties, job.norms = address(epoch.penalties), address(epoch.norms)
         return job
 
-    def _point_at(self, job: Job, x: Features) -> None:
-        """Tell a job where the features are."""
-        job.data_rows, job.x_rows, job.ordered, given = len(x), 0, True, x
+    def _set_features(self, job: Job, features: Features) -> None:
+        """Write the addresses of features to a job."""
+        job.data_rows, job.x_rows, job.ordered, x = len(features), 0, True, features
         if isinstance(x, SelectedRows):
             job.x_rows, x = address(x.rows), x.source
         job.source_rows, job.x_is_sparse = len(x), isinstance(x, SparseRows)
@@ -258,73 +272,68 @@ class NumbaEngine:
             return
         job.x, job.x_is_bytes = address(x.values), False
         job.x_starts, job.x_columns = address(x.starts), address(x.columns)
-        size = given.max_entries(CHUNK_ROWS) + CHUNK_ROWS  # the biases
+        size = features.max_entries(CHUNK_ROWS) + CHUNK_ROWS  # one for each bias
         if self._entries is None or self._entries.size < size:
             self._entries = EntryBuffers(size, x.width, self.threads)
-        self._entries.tell(job)
+        self._entries.set_addresses(job)
 
-    def _train(self, job: Job, products: int, progress: Progress, stop: int) -> Progress:
-        """Call the compiled loop once, from where the progress stands to a position."""
+    def _train(self, job: Job, work: int, progress: Progress, stop: int) -> Progress:
+        """Train from a progress to position `stop`; `work` is `_row_work` of the features."""
         job.position, job.loss_sum, job.correct = progress
         job.stop = stop
         rows = min(job.batch_size, stop - progress.position, CHUNK_ROWS)
-        self._run(job, 3 * products * rows // WORK_OF_A_TASK)
+        self._run(job, 3 * work * rows // WORK_OF_A_TASK)
         return Progress(job.position, job.loss_sum, job.correct)
 
-    def _pass_over(self, x: Features) -> None:
-        """Run forward over all rows as they come, in calls short enough for Ctrl-C."""
-        job, rows, products = self._forward_job, len(x), self._products(x)
-        self._point_at(job, x)
+    def _run_forward(self, x: Features) -> None:
+        """Run the job of forward passes over all rows, in calls short enough for Ctrl-C."""
+        job, rows, row_work = self._forward_job, len(x), self._row_work(x)
+        self._set_features(job, x)
         job.n = rows
         job.skip_zeros = BY_BLOCK if self.skip_zeros is None else int(self.skip_zeros)
         for start in range(0, rows, CALL_ROWS):
-            if start > 0:  # the first rows have just been checked
+            if start > 0:  # the caller has checked them before the first call
                 check_not_resized(x, self._layout.layers[0].inputs)
             job.position, job.stop = start, min(rows, start + CALL_ROWS)
-            work = products * min(rows - start, CHUNK_ROWS)
+            work = row_work * min(rows - start, CHUNK_ROWS)
             self._run(job, work // FORWARD_WORK_OF_A_TASK)
 
-    def _run(self, job: Job, tasks_that_pay: int) -> None:
-        """Call the compiled loop; where the user chose no number of threads, with few enough."""
-        tasks = self.threads
-        if self._threads_wanted is None:
-            tasks = max(1, min(tasks, tasks_that_pay))
+    def _run(self, job: Job, useful_tasks: int) -> None:
+        """Run the compiled loop; use fewer threads for little work, unless the user chose them."""
+        tasks = self.threads if self._all_threads else max(1, min(self.threads, useful_tasks))
         if tasks == 1:
             self._call(job, 1)
         else:
-            with _threads.parallel(tasks) as allowed:
+            with parallel(tasks) as allowed:
                 self._call(job, allowed)
         if not job.ordered:
             raise DataError(COLUMNS_CHANGED)
 
     def _call(self, job: Job, tasks: int) -> None:
-        job.tasks, job.this = tasks, ctypes.addressof(job)
+        job.tasks, job.address = tasks, ctypes.addressof(job)
         if job.mode == TRAIN and (job.x_is_sparse or job.skip_zeros == ALWAYS):
-            self._deal_out(tasks)
-        _run(_rows.address, _weights.address, job.this)
+            self._assign_groups(tasks)
+        _driver(_rows_region.address, _weights_region.address, job.address)
 
-    def _measure(self, epoch: Epoch) -> None:
-        """Find the work of each group of the first layer's inputs; None if zeros are not skipped.
+    def _estimate_work(self, epoch: Epoch) -> None:
+        """Estimate the work of each group of the first layer's inputs.
 
-        The work decides which task takes which groups, and does not change the result. It is
-        measured again only for another features object. A weak reference recognises the last one:
-        it does not keep that alive, and cannot mistake a new object at the same address for it.
+        It decides which groups a task computes, and does not change the result. It is estimated
+        again for other features only. A weak reference recognises the features: it does not keep
+        them alive, and cannot take a new object at the same address for them.
         """
         x = epoch.data.x
-        if self._measured() is x and self.skip_zeros is None:
+        if self._estimated() is x and self.skip_zeros is None:
             return
-        sparse = isinstance(_source_of(x), SparseRows)
-        if self.skip_zeros is not None and not sparse:
-            groups = panels_for(self._layout.layers[0].inputs + 1)
-            self._work, self._measured = np.ones(groups) if self.skip_zeros else None, lambda: None
-            return
-        if sparse:
-            self._work = work_of_columns(x, epoch)
+        if isinstance(_source_of(x), SparseRows):
+            self._group_work = estimate_column_work(x, epoch)
+        elif self.skip_zeros is None:
+            self._group_work = estimate_group_work(x) if len(x) >= MIN_SAMPLE_ROWS else None
         else:
-            self._work = work_of_groups(x) if len(x) >= DECISIVE_ROWS else None
-        self._measured = ref(x)
+            self._group_work = np.ones(self._groups) if self.skip_zeros else None
+        self._estimated = ref(x) if self.skip_zeros is None else lambda: None
 
-    def _deal_out(self, tasks: int) -> None:
+    def _assign_groups(self, tasks: int) -> None:
         """Assign the groups of the first layer's inputs to tasks.
 
         Raises
@@ -332,28 +341,27 @@ class NumbaEngine:
         RuntimeError
             If a group is left out or assigned twice: its weights would be trained wrongly.
         """
-        assert self._work is not None
-        shares = balanced(self._work, tasks)
-        ends = 0, panels_for(self._layout.layers[0].inputs + 1)
-        if (shares[0], shares[-1]) != ends or (shares[1:] < shares[:-1]).any():
-            raise RuntimeError(f"{ends[1]} groups of inputs cannot be dealt out as {shares}")
+        assert self._group_work is not None
+        shares = balance(self._group_work, tasks)
+        if (shares[0], shares[-1]) != (0, self._groups) or (shares[1:] < shares[:-1]).any():
+            raise RuntimeError(f"{self._groups} groups of inputs cannot be assigned as {shares}")
         self._buffers.shares[: tasks + 1] = shares
 
-    def _products(self, x: Features) -> int:
-        """Return the multiply-adds that a row takes on its way forward."""
+    def _row_work(self, x: Features) -> int:
+        """Return the number of multiply-adds of a row's forward pass."""
         x = _source_of(x)
         if isinstance(x, np.ndarray):
-            return self._weights
+            return self._n_weights
         first = self._layout.layers[0]
         entries = x.starts[-1] // len(x) + 1
-        return self._weights - (first.inputs - int(entries)) * first.outputs
+        return self._n_weights - (first.inputs - int(entries)) * first.outputs
 
 
 def _source_of(x: Features) -> np.ndarray | SparseRows:
-    """Return where features lie, whichever rows of them are taken."""
+    """Return the features that rows were selected from, or the features themselves."""
     return x.source if isinstance(x, SelectedRows) else x
 
 
 def _signed(seed: int) -> int:
-    """Return the bits of a seed as the int64 that has them."""
+    """Return the int64 with the bits of a seed, which is unsigned."""
     return seed - 2**64 if seed >= 2**63 else seed

@@ -1,10 +1,10 @@
-"""Where a network's numbers lie: panels, offsets in the flat vectors, to and from (I, O).
+"""The layout of parameters and activations in flat vectors.
 
-Weights lie in panels of NR outputs, so that the micro-kernel finds the NR weights of an input
-side by side and the next input's behind them. The bias is one more row, for an input that is
-always 1, so that one product does both. Layer of I inputs and O outputs, NR = 16::
+Weights are stored in panels of NR outputs: the NR weights of an input are contiguous, followed by
+those of the next input, in the order in which the micro-kernel reads them. The bias is the last row
+of a panel, for an additional input that is always 1. For I inputs, O outputs and NR = 16::
 
-    (I, O) weights, (O,) biases          ⌈O/16⌉ panels of (I + 1, 16), one behind the other
+    (I, O) weights, (O,) biases          ⌈O/16⌉ consecutive panels of (I + 1, 16)
 
              0 … 15 | 16 … O-1                panel 0        panel 1
     w[0]   [ ······ | ···· ]               w[0,  0:16]    w[0,  16:O] 0 0
@@ -12,9 +12,9 @@ always 1, so that one product does both. Layer of I inputs and O outputs, NR = 1
      …                                          …              …
     b      [ ······ | ···· ]               b[    0:16]    b[    16:O] 0 0
 
-The lanes past O are zero: they add nothing, get no gradient and stay zero. Layers after the
-first also keep their weights transposed, in panels of NR inputs, for the gradient of their
-input, with rows of zeros up to a multiple of NR; the first layer's input needs none.
+The lanes past O are zero; their gradient is zero, too. All layers but the first also store their
+weights transposed, in panels of NR inputs, for the gradient of their input. These panels have rows
+of zeros up to a multiple of NR.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,12 +27,12 @@ from fastnn.model.layers import ACTIVATIONS, Dense, Parameters
 from fastnn.model.losses import Loss
 from fastnn.model.randomness import LEVELS, keep_factor, keep_level
 
-# One row a layer; offsets and strides count float32. `a` is the layer's input in the workspace,
-# with a column of ones behind it; `z` its output (for a hidden layer, where the next one's `a`
-# is); `dz` the gradient of the loss with respect to it. `slopes` of its activation (NO_SLOPES where
-# none are kept), and of the last layer `targets`, lie as `z` does. `squares` is where sums of
-# squares lie, NR lanes for each NR inputs. Of the layer's inputs, dropout keeps those whose number
-# is below the level (LEVELS for all), times the factor.
+# A row of the layer table. Offsets and strides count float32. In the scratch vector, `a` is the
+# layer's input, followed by a column of ones; `z` its output, for a hidden layer the same memory as
+# the next layer's `a`; `dz` the gradient of the loss with respect to z; `slopes` the derivatives of
+# the activation (NO_SLOPES if they are not stored); `targets` those of the last layer. `squares`
+# is the offset of sums of squares, NR for each NR inputs. Dropout keeps the inputs whose random
+# number is below `keep_level` (LEVELS keeps all), and multiplies them by `keep_factor`.
 LAYER = np.dtype(
     [
         (name, np.int64)
@@ -50,26 +50,26 @@ LAYER = np.dtype(
 
 
 def panels_for(lanes: int) -> int:
-    """Return the number of panels that hold so many lanes."""
+    """Return the number of panels for a number of lanes."""
     return -(-lanes // NR)
 
 
 class Layout:
-    """The layer table of a network, and the sizes of the buffers that it indexes.
+    """The layer table of a network, and the sizes of the vectors that it indexes.
 
     Attributes
     ----------
     table : recarray (layers,) of LAYER
-    parameters_size, transposed_size, squares_size, workspace_size : int
-        Lengths in float32 of the flat vectors: all panels, all transposed panels, all sums of
-        squares, and what a chunk of `rows` rows needs on its way forward and back.
+    parameters_size, transposed_size, squares_size, scratch_size : int
+        Sizes in float32 of the panels, the transposed panels, the sums of squares, and the
+        activations and gradients of a chunk of `rows` rows.
     """
 
     def __init__(self, layers: Sequence[Dense], loss: Loss, rows: int) -> None:
         self.layers = tuple(layers)
         self.table = np.zeros(len(layers), LAYER).view(np.recarray)
         self.parameters_size = self.transposed_size = 0
-        self.squares_size = self.workspace_size = 0
+        self.squares_size = self.scratch_size = 0
         for layer, row in zip(layers, self.table, strict=True):
             row["inputs"], row["outputs"] = layer.inputs, layer.outputs
             row["activation"] = ACTIVATIONS.index(layer.activation)
@@ -81,14 +81,13 @@ class Layout:
         for row in self.table:
             row["a"], row["a_row"] = self._place_rows(row["inputs"], rows)
             row["dz"], row["dz_row"] = self._place_rows(row["outputs"], rows)
-        for row, after in zip(self.table[:-1], self.table[1:], strict=True):
-            row["z"], row["z_row"] = after["a"], after["a_row"]
+        self.table["slopes"] = NO_SLOPES
+        for row, following in zip(self.table[:-1], self.table[1:], strict=True):
+            row["z"], row["z_row"] = following["a"], following["a_row"]
+            if keeps_slopes(row["activation"], following["keep_level"] < LEVELS):
+                row["slopes"], _ = self._place_rows(row["outputs"], rows)
         last = self.table[-1]
         last["z"], last["z_row"] = last["dz"], last["dz_row"]
-        self.table["slopes"] = NO_SLOPES
-        for row, after in zip(self.table[:-1], self.table[1:], strict=True):
-            if keeps_slopes(row["activation"], after["keep_level"] < LEVELS):
-                row["slopes"], _ = self._place_rows(row["outputs"], rows)
         if not loss.takes_labels:
             last["targets"], _ = self._place_rows(last["outputs"], rows)
 
@@ -107,50 +106,50 @@ class Layout:
         self.transposed_size += int(row["transposed_panels"] * row["transposed_panel_size"])
 
     def _place_rows(self, width: int, rows: int) -> tuple[int, int]:
-        """Reserve rows of a width and a column of ones; return their offset and stride."""
-        start, stride = self.workspace_size, panels_for(width + 1) * NR
-        self.workspace_size += rows * stride
+        """Reserve scratch rows of `width` and a column of ones; return their offset and stride."""
+        start, stride = self.scratch_size, panels_for(width + 1) * NR
+        self.scratch_size += rows * stride
         return start, stride
 
     def panels(self, flat: np.ndarray, layer: int) -> np.ndarray:
-        """View a layer's panels in a flat vector, (panels, I + 1, NR)."""
+        """Return a view of a layer's panels in a flat vector, (panels, I + 1, NR)."""
         row = self.table[layer]
         start, count = row["weights"], row["panels"] * row["panel_size"]
         return flat[start : start + count].reshape(row["panels"], -1, NR)
 
     def write(self, flat: np.ndarray, parameters: Parameters) -> None:
-        """Write plain (I, O) weights and (O,) biases into the panels of a flat vector.
+        """Write weights (I, O) and biases (O,) into the panels of a flat vector.
 
-        Nothing is allocated, so that this cannot fail halfway.
+        It allocates nothing, so it cannot fail halfway.
         """
         for i, (w, b) in enumerate(parameters):
-            for panel, columns, lanes in _parts(self.panels(flat, i), len(b)):
+            for panel, columns, lanes in _columns_of(self.panels(flat, i), len(b)):
                 panel[:-1, :lanes], panel[-1, :lanes] = w[:, columns], b[columns]
                 panel[:, lanes:] = 0
 
     def read(self, flat: np.ndarray) -> Parameters:
-        """Return a copy of a flat vector's panels as plain (I, O) weights and (O,) biases."""
+        """Return the panels of a flat vector as weights (I, O) and biases (O,)."""
         parameters = []
         for i, layer in enumerate(self.layers):
             w = np.empty((layer.inputs, layer.outputs), np.float32)
             b = np.empty(layer.outputs, np.float32)
-            for panel, columns, lanes in _parts(self.panels(flat, i), layer.outputs):
+            for panel, columns, lanes in _columns_of(self.panels(flat, i), layer.outputs):
                 w[:, columns], b[columns] = panel[:-1, :lanes], panel[-1, :lanes]
             parameters.append((w, b))
         return parameters
 
     def write_transposed(self, transposed: np.ndarray, parameters: Parameters) -> None:
-        """Write the weights, transposed, into panels of NR inputs; allocate nothing."""
+        """Write the transposed weights into panels of NR inputs; allocate nothing."""
         for row, (w, _) in zip(self.table[1:], parameters[1:], strict=True):
             start, count = row["transposed"], row["transposed_panels"]
             flat = transposed[start : start + count * row["transposed_panel_size"]]
-            for panel, columns, lanes in _parts(flat.reshape(count, -1, NR), row["inputs"]):
+            for panel, columns, lanes in _columns_of(flat.reshape(count, -1, NR), row["inputs"]):
                 panel[: row["outputs"], :lanes] = w[columns].T
                 panel[row["outputs"] :], panel[:, lanes:] = 0, 0
 
 
-def _parts(panels: np.ndarray, width: int) -> Iterator[tuple[np.ndarray, slice, int]]:
-    """Yield each panel with the columns of a matrix of a width that it has, and their number."""
+def _columns_of(panels: np.ndarray, width: int) -> Iterator[tuple[np.ndarray, slice, int]]:
+    """Yield each panel with its columns of a matrix of `width` columns, and their number."""
     for start, panel in zip(range(0, width, NR), panels, strict=True):
         columns = slice(start, min(start + NR, width))
         yield panel, columns, columns.stop - start

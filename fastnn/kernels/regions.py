@@ -1,15 +1,15 @@
-"""A training step as two parallel regions, and the loop over chunks that calls them.
+"""The parallel loop over chunks, and its first region: forward and backward over rows.
 
 ::
 
     run                            compiled loop over chunks; for each chunk
-      ├─ rows_region, per task     a share of the chunk's rows: gather, forward, loss, deltas
-      └─ weights_region, per task  a share of every layer's inputs: dw, update, transpose
+      ├─ rows_region, per task     a share of the chunk's rows: gather, forward, loss, backward
+      └─ weights_region, per task  a share of each layer's inputs: gradient, update, transpose
                                    (`kernels.weights`)
 
-A task touches only its rows in the first region and only its weights in the second, so nothing
-is locked, and nothing is added in an order that depends on the number of tasks. Twin of
-`reference.engine`; `kernels.engine` is the engine around it.
+In the first region a task writes only to its rows, in the second only to its weights. So there are
+no locks, and no sum is in an order that depends on the number of tasks. `kernels.engine` calls
+`run`; see `reference.engine` for the same steps in NumPy.
 """
 
 import math
@@ -17,7 +17,7 @@ import math
 import numpy as np
 from numba import prange
 
-from fastnn import epoch as batches
+from fastnn import epoch
 from fastnn.kernels.gemm.tile import LISTED_SAMPLES
 from fastnn.kernels.jit.compiling import jit
 from fastnn.kernels.jit.simd import (
@@ -29,19 +29,19 @@ from fastnn.kernels.jit.simd import (
     record_at,
     restore_denormals,
 )
+from fastnn.kernels.layers import sparse
 from fastnn.kernels.layers.dense import dense_backward_input, dense_forward, dense_forward_listed
-from fastnn.kernels.layers.sparse import UNITS as SPARSE_UNITS
 from fastnn.kernels.layers.sparse import (
     dense_forward_sparse,
     feature_row,
     place_entries,
     source_row,
 )
-from fastnn.kernels.layers.zeros import few_marked, mark
+from fastnn.kernels.layers.zeros import is_sparse_enough, write_masks
+from fastnn.kernels.pointwise import losses
 from fastnn.kernels.pointwise.activations import NO_SLOPES, activation_backward, activation_forward
 from fastnn.kernels.pointwise.dropout import drop
 from fastnn.kernels.pointwise.elementary import all_finite
-from fastnn.kernels.pointwise.losses import CROSS_ENTROPY, UNITS
 from fastnn.kernels.workspace import (
     BY_BLOCK,
     JOB,
@@ -49,194 +49,192 @@ from fastnn.kernels.workspace import (
     PREDICT,
     ROW_BLOCK,
     TRAIN,
+    buffers_of,
     layer_of,
-    views,
 )
 from fastnn.model.randomness import LEVELS
 
-ROWS_AHEAD = 16  # that are asked for before they are needed
-ROW_UNIT = 8  # rows are dealt out to tasks in eights, whole register tiles
+ROWS_AHEAD = 16  # rows between the one that is gathered and the one that is prefetched
+ROW_UNIT = 8  # tasks share rows in units of 8: whole register tiles
+CACHE_LINE = 64  # bytes
 
-_loss_forward, _loss_backward, _predict = (unit.call for unit in UNITS)
-(_gather_entries,) = (unit.call for unit in SPARSE_UNITS)
+_loss_forward, _loss_backward, _predict = (unit.call for unit in losses.UNITS)
+(_gather_entries,) = (unit.call for unit in sparse.UNITS)
 
-next_chunk = jit(batches.next_chunk)
+next_chunk = jit(epoch.next_chunk)
 
 
 @jit
 def share(count, unit, task, tasks):
-    """Return where a task's share of `count` things starts and stops, in whole units."""
+    """Return the start and the end of a task's share of `count` items, in whole units."""
     units = (count + unit - 1) // unit
     return units * task // tasks * unit, min(count, units * (task + 1) // tasks * unit)
 
 
-# ---- rows: forward, loss, deltas ------------------------------------------------------------
+# ---- rows: forward, loss, backward ----------------------------------------------------------
 
 
 @jit
-def gather(buffers, job, first, place, rows, start, stop):
-    """Copy a block of rows, scaled, into the first `a` from `place` on, and its labels.
+def gather(buffers, job, first, to, rows, start, stop):
+    """Copy a block's features, scaled, and its targets and weights to the buffers.
 
-    The block is of a task's share of the chunk, from row `start` to row `stop`.
+    The block is rows `first` to ``first + rows`` of the chunk, in a task's share from `start` to
+    `stop`. Its features are written to the first layer's `a` from row `to` on.
     """
     layer = layer_of(job, 0)
-    inputs, scale, workspace = layer.inputs, job.input_scale, buffers.workspace
+    inputs, scale, scratch = layer.inputs, job.input_scale, buffers.scratch
     for i in range(rows):
-        position = job.start + first + i
-        source = source_row(job, position)
+        source = source_row(job, job.start + first + i)
         feature = feature_row(job, source)
-        at = layer.a + (place + i) * layer.a_row
-        ahead = first + i + ROWS_AHEAD  # in this share, or in the next chunk's
+        at = layer.a + (to + i) * layer.a_row
+        ahead = first + i + ROWS_AHEAD  # in this share, or in that of the next chunk
         prefetch_row(job, job.start + (ahead if ahead < stop else job.rows + start + ahead - stop))
         if job.x_is_sparse:
-            _gather_entries(job.this, first + i, feature)
-            if job.mode != PREDICT:
-                gather_target(buffers, job, source, place + i)
-            continue
-        if job.x_is_bytes:
+            _gather_entries(job.address, first + i, feature)
+        elif job.x_is_bytes:
             x = array_at(job.x + feature * inputs, inputs, np.uint8)
             for k in range(inputs):
-                workspace[at + k] = np.float32(x[k]) * scale
+                scratch[at + k] = np.float32(x[k]) * scale
+            scratch[at + inputs] = ONE
         else:
             x = array_at(job.x + 4 * feature * inputs, inputs, np.float32)
             for k in range(inputs):
-                workspace[at + k] = x[k] * scale
+                scratch[at + k] = x[k] * scale
             if job.mode == PREDICT and not all_finite(job.x + 4 * feature * inputs, inputs):
                 job.finite = False
-        workspace[at + inputs] = ONE
+            scratch[at + inputs] = ONE
         if job.mode != PREDICT:
-            gather_target(buffers, job, source, place + i)
+            gather_target(buffers, job, source, to + i)
 
 
 @jit
 def gather_target(buffers, job, source, row):
-    """Copy a row's label or target values, and its weight, to a row of the chunk."""
-    if job.loss == CROSS_ENTROPY:
-        buffers.labels[row] = array_at(job.targets, job.data_rows, np.int32)[source]
+    """Copy the label or the target values of row `source` of the data, and its weight."""
+    if job.loss == losses.CROSS_ENTROPY:
+        buffers.row_labels[row] = array_at(job.targets, job.data_rows, np.int32)[source]
     else:
         layer = layer_of(job, job.n_layers - 1)
         values = array_at(job.targets + 4 * source * layer.outputs, layer.outputs, np.float32)
         at = layer.targets + row * layer.z_row
         for j in range(layer.outputs):
-            buffers.workspace[at + j] = values[j]
+            buffers.scratch[at + j] = values[j]
     if job.weights != 0:
-        buffers.weights[row] = array_at(job.weights, job.data_rows, np.float32)[source]
+        buffers.row_weights[row] = array_at(job.weights, job.data_rows, np.float32)[source]
 
 
 @jit
-def mark_block(buffers, job, first, rows):
-    """Mark what is not zero in the block's features, if that is wanted; return whether it was."""
+def prefetch_row(job, position):
+    """Prefetch the features of a later position: shuffled rows are far apart in memory."""
+    if position < job.n and not job.x_is_sparse:
+        inputs = layer_of(job, 0).inputs
+        size = inputs if job.x_is_bytes else 4 * inputs
+        address = job.x + feature_row(job, source_row(job, position)) * size
+        for offset in range(0, size, CACHE_LINE):
+            prefetch(address + offset)
+
+
+@jit
+def mask_block(buffers, job, first, rows):
+    """Write the masks of a block's features; return whether products should skip zeros."""
     if job.skip_zeros == NEVER:
         return False
     layer, stride = layer_of(job, 0), job.mask_stride
     width = layer.inputs + 1
     sample = min(rows, LISTED_SAMPLES)
     for i in range(first, first + rows):
-        mark(buffers.masks, stride, i, buffers.workspace, layer.a + i * layer.a_row, width)
+        write_masks(buffers.masks, stride, i, buffers.scratch, layer.a + i * layer.a_row, width)
         sampled = job.skip_zeros == BY_BLOCK and i + 1 == first + sample
-        if sampled and not few_marked(buffers.masks, stride, first, sample, width):
+        if sampled and not is_sparse_enough(buffers.masks, stride, first, sample, width):
             return False
     return True
 
 
 @jit
-def prefetch_row(job, position):
-    """Ask for the features of a position that comes soon: shuffled rows are far apart."""
-    if position < job.n and not job.x_is_sparse:
-        inputs = layer_of(job, 0).inputs
-        size = inputs if job.x_is_bytes else 4 * inputs
-        address = job.x + feature_row(job, source_row(job, position)) * size
-        for offset in range(0, size, 64):
-            prefetch(address + offset)
+def forward(buffers, job, task, first, to, rows):
+    """Compute all layers for a block of rows: ``z = x w + b``, ``a = activation(z)``.
 
-
-@jit
-def forward(buffers, job, task, first, place, rows):
-    """Run a block of rows through all layers; the last ``z = x w + b`` ends up in its place.
-
-    They are the rows of the chunk from `first` on, and lie in the workspace from row `place` on.
+    The block is rows `first` to ``first + rows`` of the chunk, in the buffers from row `to` on.
     """
     training, listed = job.mode == TRAIN, False
     for i in range(job.n_layers):
         layer = layer_of(job, i)
-        sparse = i == 0 and job.x_is_sparse
-        if job.drops and layer.keep_level < LEVELS and not sparse:
+        sparse_inputs = i == 0 and job.x_is_sparse
+        if job.has_dropout and layer.keep_level < LEVELS and not sparse_inputs:
             drop_inputs(buffers, job, i, first, rows)
-        if i == 0 and not sparse:
-            listed = mark_block(buffers, job, place, rows)
-        if sparse:
-            dense_forward_sparse(buffers, job, first, place, rows)
+        if i == 0 and not sparse_inputs:
+            listed = mask_block(buffers, job, to, rows)
+        if sparse_inputs:
+            dense_forward_sparse(buffers, job, first, to, rows)
         elif listed and i == 0:
             dense_forward_listed(
-                buffers.workspace, buffers.parameters, layer, place, rows,
+                buffers.scratch, buffers.parameters, layer, to, rows,
                 buffers.masks, job.mask_stride, buffers.lists, task * job.list_size,
             )  # fmt: skip
         else:
-            dense_forward(buffers.workspace, buffers.parameters, layer, place, rows)
+            dense_forward(buffers.scratch, buffers.parameters, layer, to, rows)
         if i + 1 < job.n_layers:
-            activation_forward(buffers.workspace, layer, place, rows, training)
+            activation_forward(buffers.scratch, layer, to, rows, training)
 
 
 @jit
 def drop_inputs(buffers, job, i, first, rows):
-    """Drop some of a layer's inputs, and the slopes that belong to them."""
+    """Apply dropout to a layer's inputs, and to the slopes of the layer before, if it has any."""
     layer = layer_of(job, i)
-    for part in range(2 if i > 0 else 1):
-        at = layer.a
-        if part == 1:
-            at = layer_of(job, i - 1).slopes
-        if at != NO_SLOPES:
-            drop(buffers.workspace, at + first * layer.a_row, layer, job, i, first, rows)
+    offset = first * layer.a_row
+    drop(buffers.scratch, layer.a + offset, layer, job, i, first, rows)
+    slopes = layer_of(job, i - 1).slopes if i > 0 else NO_SLOPES
+    if slopes != NO_SLOPES:
+        drop(buffers.scratch, slopes + offset, layer, job, i, first, rows)
 
 
 @jit
 def backward(buffers, job, first, rows):
-    """Bring the last layer's `dz` back through all layers but the first."""
+    """Compute `dz` of all layers for a block of rows, from the last layer's `dz`."""
     for i in range(job.n_layers - 1, 0, -1):
-        layer, before = layer_of(job, i), layer_of(job, i - 1)
-        dense_backward_input(buffers.workspace, buffers.transposed, layer, before, first, rows)
+        layer, previous = layer_of(job, i), layer_of(job, i - 1)
+        dense_backward_input(buffers.scratch, buffers.transposed, layer, previous, first, rows)
         a = layer.a + first * layer.a_row
-        activation_backward(buffers.workspace, before, first, rows, a, layer.a_row)
-        if job.drops and layer.keep_level < LEVELS and before.slopes == NO_SLOPES:
-            # Of a ReLU: what was dropped has no slope already, and the rest takes the factor.
-            factor, width = layer.keep_factor, before.outputs
+        activation_backward(buffers.scratch, previous, first, rows, a, layer.a_row)
+        if job.has_dropout and layer.keep_level < LEVELS and previous.slopes == NO_SLOPES:
+            # ReLU: dz is 0 already where an output was dropped; the other outputs were scaled.
+            factor, width = layer.keep_factor, previous.outputs
             for j in range(rows):
-                dz = before.dz + (first + j) * before.dz_row
+                dz = previous.dz + (first + j) * previous.dz_row
                 for k in range(dz, dz + width):
-                    buffers.workspace[k] *= factor
+                    buffers.scratch[k] *= factor
 
 
 @jit
-def write_predictions(buffers, job, first, place, rows):
+def write_predictions(buffers, job, first, to, rows):
     """Turn a block's last z into predictions, and copy them to the job's `out`."""
     layer = layer_of(job, job.n_layers - 1)
-    _predict(job.this, place, rows)
+    _predict(job.address, to, rows)
     out = array_at(job.out, job.n * layer.outputs, np.float32)
     for i in range(rows):
-        at = layer.z + (place + i) * layer.z_row
+        at = layer.z + (to + i) * layer.z_row
         target = (job.start + first + i) * layer.outputs
         for j in range(layer.outputs):
-            out[target + j] = buffers.workspace[at + j]
+            out[target + j] = buffers.scratch[at + j]
 
 
 def rows_region(task, address):
-    """Region 1: a task's share of the chunk's rows, block by block through all layers and back."""
+    """Compute a task's share of the chunk's rows, block by block: forward, loss, backward."""
     job = record_at(address, 0, JOB)
-    buffers = views(job)
+    buffers = buffers_of(job)
     state = flush_denormals()
     start, stop = share(job.rows, ROW_UNIT, task, job.tasks)
     for first in range(start, stop, ROW_BLOCK):
         rows = min(ROW_BLOCK, stop - first)
-        if job.mode == PREDICT:  # always in the same place, which stays in the cache
+        if job.mode == PREDICT:  # all blocks in the same rows of the buffers, which stay cached
             gather(buffers, job, first, start, rows, start, stop)
             forward(buffers, job, task, first, start, rows)
             write_predictions(buffers, job, first, start, rows)
             continue
         gather(buffers, job, first, first, rows, start, stop)
         forward(buffers, job, task, first, first, rows)
-        _loss_forward(job.this, first, rows)
+        _loss_forward(job.address, first, rows)
         if job.mode == TRAIN:
-            _loss_backward(job.this, first, rows)
+            _loss_backward(job.address, first, rows)
             backward(buffers, job, first, rows)
     restore_denormals(state)
 
@@ -246,7 +244,7 @@ def rows_region(task, address):
 
 @jit
 def open_chunk(job):
-    """Cut the next chunk off the epoch, and tell the regions."""
+    """Write the next chunk and the values of its update to the job."""
     chunk = next_chunk(job.position, job.n, job.batch_size)
     job.start = chunk.start
     job.rows = chunk.stop - chunk.start
@@ -265,11 +263,11 @@ def open_chunk(job):
 
 @jit
 def add_losses(job, buffers):
-    """Add the chunk's losses and hits to the running sums; return whether to continue."""
+    """Add the chunk's losses and hits to the job's sums; return whether training can continue."""
     loss_sum, correct = 0.0, 0.0  # float64: sums of a whole epoch
     for i in range(job.rows):
         loss_sum += buffers.losses[i]
-        correct += buffers.hits[i] * (buffers.weights[i] if job.weights != 0 else ONE)
+        correct += buffers.hits[i] * (buffers.row_weights[i] if job.weights != 0 else ONE)
     job.loss_sum += loss_sum
     job.correct += correct
     return math.isfinite(job.loss_sum) and job.ordered
@@ -277,7 +275,7 @@ def add_losses(job, buffers):
 
 @jit
 def add_penalty(job, buffers):
-    """Add ``l2 / 2 · Σ w²`` to the losses of a batch that is complete."""
+    """Add the penalty ``l2 / 2 · Σ w²`` of a batch to the sum of losses."""
     total = 0.0
     for i in range(job.squares_size):
         total += buffers.squares[i]
@@ -285,27 +283,30 @@ def add_penalty(job, buffers):
 
 
 @jit
-def measure_gradient(job, buffers):
-    """Decide what a batch's gradient is multiplied by, so as not to be too long."""
+def set_clip_factor(job, buffers):
+    """Set the factor that clips a batch's gradient: ``min(1, clip_norm / √Σ dw²)``."""
     total = 0.0
     for i in range(job.squares_size, 2 * job.squares_size):
         total += buffers.squares[i]
     norm = math.sqrt(total)
-    shrink = job.clip_norm / norm if norm > job.clip_norm else 1.0
-    job.shrink = np.float32(shrink if norm < math.inf else math.nan)  # divergence, and seen as it
+    factor = job.clip_norm / norm if norm > job.clip_norm else 1.0
+    job.clip_factor = np.float32(factor if norm < math.inf else math.nan)  # NaN shows divergence
 
 
 def run(rows_address, weights_address, address):
-    """Run the job from its position to its stop, chunk by chunk; end early on a bad loss."""
+    """Run the job from its position to its stop, chunk by chunk; stop at a loss that is not finite.
+
+    The arguments are the addresses of the two regions and of the job.
+    """
     job = record_at(address, 0, JOB)
-    buffers = views(job)
+    buffers = buffers_of(job)
     while job.position < job.stop:
         open_chunk(job)
-        # A gradient that is to be clipped must be whole before it is applied.
+        # Clipping needs the norm of the whole gradient: a third phase applies it.
         clips = job.last and job.clip_norm > 0
         for phase in range((3 if clips else 2) if job.mode == TRAIN else 1):
             if phase == 2:
-                measure_gradient(job, buffers)
+                set_clip_factor(job, buffers)
                 job.clipping = True
             region = rows_address if phase == 0 else weights_address
             if job.tasks == 1:

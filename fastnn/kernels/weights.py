@@ -1,7 +1,7 @@
-"""Region 2: the gradient of every weight over the rows of a chunk, and the update.
+"""The second region: the gradient of all weights over the rows of a chunk, and the update.
 
-A task takes its share of every layer's inputs, block by block, small enough for a block's
-gradient never to leave the first cache: it is computed, regularised and applied at once.
+A task computes its share of each layer's inputs in blocks. The gradient of a block fits into the
+L1 cache, where it is regularised and applied at once.
 """
 
 from fastnn.kernels.gemm.product import DEPTH_BLOCK
@@ -27,30 +27,27 @@ from fastnn.kernels.layers.dense import (
 )
 from fastnn.kernels.layers.sparse import (
     dense_backward_weights_sparse,
-    descend_sparse,
-    list_columns,
+    sort_columns,
 )
 from fastnn.kernels.pointwise.updates import (
-    UNITS,
     accumulate,
     add_l2,
     add_squares,
+    apply_rule,
     clip_gradient,
-    decay_weights,
 )
 from fastnn.kernels.regions import share
-from fastnn.kernels.workspace import ALWAYS, JOB, KEEP_GRADIENT, SGD, layer_of, views
+from fastnn.kernels.workspace import ALWAYS, JOB, KEEP_GRADIENT, SGD, buffers_of, layer_of
 
-(_update,) = (unit.call for unit in UNITS)
-
-LONG_BLOCK = 8192  # rows by inputs
+LONG_BLOCK = 8192  # rows times inputs
 
 
 @jit
 def apply_gradient(buffers, job, at, block_at, count, weights):
-    """Keep a run of the chunk's gradient, add it to the batch's, or update the run with it.
+    """Add a block's gradient to the batch's, or update the parameters with it.
 
-    Of the `count` parameters the first `weights` are weights, and the others biases.
+    Parameters (count,) from ``parameters[at]``: `weights` weights, then biases. Their gradient
+    (count,) from ``blocks[block_at]`` is read.
     """
     updates = job.last and job.rule != KEEP_GRADIENT and job.clip_norm == 0
     keep = not updates or not job.first
@@ -61,31 +58,30 @@ def apply_gradient(buffers, job, at, block_at, count, weights):
     if job.last and job.l2 != 0:
         add_l2(dw, dw_at, buffers.parameters, at, weights, job.l2)
     if updates:
-        if job.decay != 0:
-            decay_weights(buffers.parameters, at, weights, job.decay)
-        _update(job.this, at, address_in(dw, dw_at), count)
+        apply_rule(buffers, job, at, address_in(dw, dw_at), count, weights)
 
 
 @jit
-def add_up_squares(buffers, layer, low, high, panel, of, start):
-    """Add the squares of a panel's rows low to high to the sums of their inputs.
+def sum_squares(buffers, layer, low, high, panel, values, start):
+    """Add the squares of inputs low to high of a panel to the sums of their inputs.
 
-    `of` is laid out as the parameters are; the sums begin at ``squares[start]``.
+    `values` are laid out as the parameters; the sums from ``squares[start]`` are accumulated, and
+    set to 0 before the first panel.
     """
     for i in range(low, high, NR):
         at = start + layer.squares + i
         if panel == 0:
             for j in range(NR):
                 buffers.squares[at + j] = ZERO
-        run = layer.weights + panel * layer.panel_size + i * NR
-        add_squares(buffers.squares, at, of, run, min(NR, high - i) * NR, NR)
+        row = layer.weights + panel * layer.panel_size + i * NR
+        add_squares(buffers.squares, at, values, row, min(NR, high - i) * NR)
 
 
 @jit
-def updates_at_once(job, listed):
-    """Whether the products that make a gradient may also step down it: nothing else asks for it.
+def can_fuse_update(job, listed):
+    """Return whether products can apply the SGD update, because nothing else needs the gradient.
 
-    A rate that is flushed to 0 would have them write the gradient instead.
+    A rate of 0 is excluded: for the products it means to write the gradient.
     """
     plain = job.rule == SGD and job.l2 == 0 and job.decay == 0 and job.rate != 0
     plain = plain and job.clip_norm == 0
@@ -94,68 +90,66 @@ def updates_at_once(job, listed):
 
 @jit
 def weights_block(buffers, job, task, i, listed, low, high):
-    """Compute the gradient of a layer's inputs low to high, a block at most, and apply it."""
+    """Compute and apply the gradient of inputs low to high of layer i."""
     layer = layer_of(job, i)
     lists = task * job.list_size
     if listed:
         list_block(buffers.lists, lists, buffers.masks, job.mask_stride, low, high, job.rows)
-    sparse = i == 0 and job.x_is_sparse  # which is not here where it updates at once
-    at_once = updates_at_once(job, listed) and not sparse
-    rate = job.rate if at_once else ZERO
+    sparse = i == 0 and job.x_is_sparse
+    fused = can_fuse_update(job, listed) and not sparse
+    rate = job.rate if fused else ZERO
     count = (high - low) * NR
-    of_weights = max(0, min(high, layer.inputs) - low) * NR  # the rest is the bias
+    weight_count = max(0, min(high, layer.inputs) - low) * NR  # without the bias
     for panel in range(0, layer.panels, PANEL_BLOCK):
         panels = min(PANEL_BLOCK, layer.panels - panel)
         weights = layer.weights + panel * layer.panel_size + low * NR
         block = task * BLOCK_SIZE
         c = operand(buffers.blocks, block, NR, INPUT_BLOCK * NR)
-        if at_once:
+        if fused:
             c = operand(buffers.parameters, weights, NR, layer.panel_size)
         if sparse:
-            dense_backward_weights_sparse(c, buffers, job, task, low, high, panel, panels)
+            dense_backward_weights_sparse(c, buffers, job, task, low, high, panel, panels, ZERO)
         elif listed:
             dense_backward_weights_listed(
-                c, buffers.workspace, layer, low, high, panel, panels, job.rows, rate,
+                c, buffers.scratch, layer, low, high, panel, panels, job.rows, rate,
                 buffers.lists, lists,
             )  # fmt: skip
         else:
             dense_backward_weights(
-                c, buffers.workspace, layer, low, high, panel, panels, job.rows, rate
+                c, buffers.scratch, layer, low, high, panel, panels, job.rows, rate
             )
         for p in range(panels):
             if job.l2 != 0 and job.last:
-                ends = min(high, layer.inputs)  # biases have no penalty
-                add_up_squares(buffers, layer, low, ends, panel + p, buffers.parameters, 0)
-            if not at_once:
+                last_weight = min(high, layer.inputs)  # biases have no penalty
+                sum_squares(buffers, layer, low, last_weight, panel + p, buffers.parameters, 0)
+            if not fused:
                 at = weights + p * layer.panel_size
-                apply_gradient(buffers, job, at, block + p * c.step, count, of_weights)
+                apply_gradient(buffers, job, at, block + p * c.step, count, weight_count)
             if job.clip_norm > 0 and job.last:
                 start = job.squares_size
-                add_up_squares(buffers, layer, low, high, panel + p, buffers.gradients, start)
+                sum_squares(buffers, layer, low, high, panel + p, buffers.gradients, start)
             elif i > 0 and job.last and job.rule != KEEP_GRADIENT:
                 transpose(buffers.transposed, buffers.parameters, layer, low, high, panel + p)
 
 
 @jit
-def clipped_block(buffers, job, i, low, high):
-    """Update a layer's inputs low to high by the gradient that is kept, shortened."""
+def apply_clipped(buffers, job, i, low, high):
+    """Update inputs low to high of layer i with the kept gradient, times the clip factor."""
     layer = layer_of(job, i)
     weights = max(0, min(high, layer.inputs) - low) * NR
     for panel in range(layer.panels):
         at, count = layer.weights + panel * layer.panel_size + low * NR, (high - low) * NR
-        if job.shrink != ONE:
-            clip_gradient(buffers.gradients, at, count, job.shrink)
-        if job.decay != 0:
-            decay_weights(buffers.parameters, at, weights, job.decay)
-        _update(job.this, at, address_in(buffers.gradients, at), count)
+        if job.clip_factor != ONE:
+            clip_gradient(buffers.gradients, at, count, job.clip_factor)
+        apply_rule(buffers, job, at, address_in(buffers.gradients, at), count, weights)
         if i > 0:
             transpose(buffers.transposed, buffers.parameters, layer, low, high, panel)
 
 
 def weights_region(task, address):
-    """Region 2: a task's share of every layer's inputs, over all rows of the chunk."""
+    """Compute and apply the gradients of a task's share of each layer's inputs."""
     job = record_at(address, 0, JOB)
-    buffers = views(job)
+    buffers = buffers_of(job)
     state = flush_denormals()
     for i in range(job.n_layers):
         width = layer_of(job, i).inputs + 1
@@ -163,20 +157,25 @@ def weights_region(task, address):
         sparse = i == 0 and job.x_is_sparse
         listed = i == 0 and job.skip_zeros == ALWAYS
         if sparse or listed:
-            # An empty share at the end begins where the inputs end, not where their panel does.
+            # An empty share at the end starts at the last input, not at the end of its panel.
             low = min(width, buffers.shares[task] * NR)
             high = min(width, buffers.shares[task + 1] * NR)
         if job.clipping:
-            clipped_block(buffers, job, i, low, high)
+            apply_clipped(buffers, job, i, low, high)
             continue
         if sparse:
-            list_columns(job, task, low, high)
-            if updates_at_once(job, True):
-                descend_sparse(buffers, job, task, low, high)
+            sort_columns(job, task, low, high)
+            if can_fuse_update(job, True):
+                layer = layer_of(job, 0)
+                start = layer.weights + low * NR
+                c = operand(buffers.parameters, start, NR, layer.panel_size)
+                dense_backward_weights_sparse(
+                    c, buffers, job, task, low, high, 0, layer.panels, job.rate
+                )
                 continue
         block = INPUT_BLOCK
-        if updates_at_once(job, listed) and not listed:
-            # No gradient to hold: with few rows, long runs of weights, as memory likes them.
+        if can_fuse_update(job, listed) and not listed:
+            # No gradient is stored: with few rows, longer blocks of weights use memory better.
             block = max(block, LONG_BLOCK // job.rows // NR * NR)
         for first in range(low, high, block):
             weights_block(buffers, job, task, i, listed, first, min(high, first + block))

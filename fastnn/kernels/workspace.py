@@ -1,8 +1,7 @@
-"""Every buffer of a network, and the job: one record that tells the kernels all they need.
+"""The buffers of a network, and the job: the record that all kernels take their arguments from.
 
-A region is called with an address and nothing else, so everything travels in the job, arrays as
-their addresses. Python fills the job and keeps the arrays alive; `views` turns the addresses
-back into arrays inside the kernels.
+Regions are called with the address of the job alone. Python fills in the job, in which arrays are
+addresses, and keeps the arrays alive. `buffers_of` returns them as arrays inside the kernels.
 """
 
 import ctypes
@@ -16,106 +15,103 @@ from fastnn.kernels.layers.dense import BLOCK_SIZE, INPUT_BLOCK
 from fastnn.kernels.layers.zeros import MASK_PADDING, list_size
 from fastnn.kernels.layout import LAYER, Layout, panels_for
 
-ROW_BLOCK = 64  # rows that go through all layers together: their activations stay in the cache
+ROW_BLOCK = 64  # rows that pass through all layers together: their activations stay in the cache
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 
-# What a region is to do with the rows it has run forward.
+# Modes of a job: how far the rows region goes.
 TRAIN, EVALUATE, PREDICT = 0, 1, 2
-# Whether the first layer skips zeros: not, everywhere, or in the blocks of rows where it pays.
-# The weights region needs one answer for all rows, so training does not leave it to the blocks.
+# Whether the first layer skips zeros: never, always, or in each block of rows where it is faster.
+# Training decides for all rows together, because the weights region needs one answer.
 NEVER, ALWAYS, BY_BLOCK = 0, 1, 2
-# What happens to a batch's gradient.
+# Rules: what is done with the gradient of a batch.
 KEEP_GRADIENT, SGD, MOMENTUM, ADAM = 0, 1, 2, 3
-STATE_SLOTS = 2  # numbers of state a parameter has at most
+STATE_SLOTS = 2  # largest number of state values of a parameter
+
+
+def _fields(dtype, *names):
+    return [(name, dtype) for name in names]
+
 
 JOB = np.dtype(
     [
-        ("this", np.int64),  # the job's own address
-        # The network: addresses and lengths of its flat vectors, and the layer table.
-        *((name, np.int64) for name in ("layers", "n_layers")),
-        *((name, np.int64) for name in ("parameters", "gradients", "state", "parameters_size")),
-        *((name, np.int64) for name in ("transposed", "transposed_size")),
-        *((name, np.int64) for name in ("squares", "squares_size")),
-        *((name, np.int64) for name in ("workspace", "workspace_size")),
-        *((name, np.int64) for name in ("blocks", "losses", "hits", "row_labels", "row_weights")),
-        ("chunk_rows", np.int64),
-        *(
-            (name, np.int64)
-            for name in ("masks", "masks_size", "mask_stride", "lists", "list_size", "shares")
-        ),
-        # A chunk's entries of sparse features: by rows, and by columns (`sparse.Entries`).
-        *((name, np.int64) for name in ("entries_size", "row_starts", "column_starts")),
-        *((name, np.int64) for name in ("row_columns", "row_values")),
-        *((name, np.int64) for name in ("column_rows", "column_values")),
-        ("input_scale", np.float32),
-        ("loss", np.int64),
-        # The data: x (data_rows, inputs) of uint8 or float32, or sparse: its values float32,
-        # columns int32 and starts (source_rows + 1,) int64. Where x_rows (data_rows,) int64 is
-        # not 0, they are rows of a larger x (source_rows, inputs). Targets (data_rows,) int32 or
-        # (data_rows, outputs) float32; weights (data_rows,) float32, or 0 for none; order (n,)
-        # int64, or 0 for all rows as they come; out (n, outputs) float32, for predictions.
-        *((name, np.bool_) for name in ("x_is_bytes", "x_is_sparse")),
-        *((name, np.int64) for name in ("x_starts", "x_columns", "x_rows", "source_rows")),
-        ("skip_zeros", np.int8),
-        ("finite", np.bool_),  # stays true where all features that were predicted from are
-        ("ordered", np.bool_),  # stays true while sparse columns increase, within range
-        *((name, np.int64) for name in ("x", "data_rows", "targets", "weights", "order", "out")),
-        # What to do with it.
-        *((name, np.int64) for name in ("tasks", "mode", "rule", "n", "batch_size")),
-        # The rule's constants, and of each update its rate, its decay, its l2, and what its sums
-        # are divided by (float32).
-        *((name, np.float32) for name in ("momentum", "beta1", "rest1", "beta2", "rest2", "eps")),
-        ("nesterov", np.bool_),
-        *((name, np.int64) for name in ("rates", "decays", "penalties", "norms", "updates")),
-        ("clip_norm", np.float32),
-        # What dropout masks depend on, and whether there are any.
-        *((name, np.int64) for name in ("key", "epoch")),
-        ("drops", np.bool_),
-        # Where it stands: the position, the position to stop at, and the running sums.
-        *((name, np.int64) for name in ("position", "stop")),
-        *((name, np.float64) for name in ("loss_sum", "correct")),
-        # The chunk at hand, as `batches.next_chunk` cut it.
-        *((name, np.int64) for name in ("start", "rows")),
-        *((name, np.bool_) for name in ("first", "last", "clipping")),
-        *((name, np.float32) for name in ("rate", "decay", "l2", "norm", "shrink")),
+        *_fields(np.int64, "address"),  # of the job itself
+        # The network: the addresses and sizes of its buffers (see `Workspace`) and of its layers.
+        *_fields(np.int64, "layers", "n_layers", "parameters", "gradients", "state"),
+        *_fields(np.int64, "parameters_size", "transposed", "transposed_size"),
+        *_fields(np.int64, "squares", "squares_size", "scratch", "scratch_size"),
+        *_fields(np.int64, "blocks", "losses", "hits", "row_labels", "row_weights", "chunk_rows"),
+        *_fields(np.int64, "masks", "masks_size", "mask_stride", "lists", "list_size", "shares"),
+        # The entries of a chunk of sparse features (see `sparse.Entries`).
+        *_fields(np.int64, "entries_size", "row_starts", "column_starts"),
+        *_fields(np.int64, "row_columns", "row_values", "column_rows", "column_values"),
+        *_fields(np.float32, "input_scale"),
+        *_fields(np.int64, "loss"),
+        # The data. x (data_rows, I) uint8 or float32; or sparse, with values float32, columns int32
+        # and starts (source_rows + 1,) int64. If x_rows (data_rows,) int64 is not 0, the data are
+        # these rows of a larger x (source_rows, I). targets (data_rows,) int32 or (data_rows, O)
+        # float32; weights (data_rows,) float32, or 0 for none; order (n,) int64, or 0 for all rows
+        # in order; out (n, O) float32 for predictions.
+        *_fields(np.bool_, "x_is_bytes", "x_is_sparse"),
+        *_fields(np.int64, "x_starts", "x_columns", "x_rows", "source_rows"),
+        *_fields(np.int8, "skip_zeros"),
+        *_fields(np.bool_, "finite"),  # set to false by a feature that is not finite
+        *_fields(np.bool_, "ordered"),  # set to false by columns that do not increase within range
+        *_fields(np.int64, "x", "data_rows", "targets", "weights", "order", "out"),
+        *_fields(np.int64, "tasks", "mode", "rule", "n", "batch_size"),
+        # The constants of the rule, where rest1 is 1 - beta1 and rest2 is 1 - beta2; and arrays
+        # (updates,) float32 of the values of all updates.
+        *_fields(np.float32, "momentum", "beta1", "rest1", "beta2", "rest2", "eps"),
+        *_fields(np.bool_, "nesterov"),
+        *_fields(np.int64, "rates", "decays", "penalties", "norms", "updates"),
+        *_fields(np.float32, "clip_norm"),
+        # Dropout: the seed and the epoch of its masks, and whether any layer has it.
+        *_fields(np.int64, "seed", "epoch"),
+        *_fields(np.bool_, "has_dropout"),
+        # The progress: the position, the position to stop at, and the sums.
+        *_fields(np.int64, "position", "stop"),
+        *_fields(np.float64, "loss_sum", "correct"),
+        # The current chunk, as `fastnn.epoch.next_chunk` returned it, and the values of its update.
+        *_fields(np.int64, "start", "rows"),
+        *_fields(np.bool_, "first", "last", "clipping"),
+        *_fields(np.float32, "rate", "decay", "l2", "norm", "clip_factor"),
     ],
     align=True,
 )
 
 
-Job = np.ctypeslib.as_ctypes_type(JOB)  # the same record, for Python to fill
+Job = np.ctypeslib.as_ctypes_type(JOB)  # the same record, for Python to fill in
 
 
-class Views(NamedTuple):
-    """A job's buffers, as arrays."""
+class Buffers(NamedTuple):
+    """The buffers of a job as arrays; see `Workspace`."""
 
     parameters: np.ndarray
     gradients: np.ndarray
     state: np.ndarray
     squares: np.ndarray
     transposed: np.ndarray
-    workspace: np.ndarray
+    scratch: np.ndarray
     blocks: np.ndarray
     losses: np.ndarray
     hits: np.ndarray
-    labels: np.ndarray
-    weights: np.ndarray
+    row_labels: np.ndarray
+    row_weights: np.ndarray
     masks: np.ndarray
     lists: np.ndarray
     shares: np.ndarray
 
 
 @jit
-def views(job):
-    """The arrays of a job."""
+def buffers_of(job):
+    """Return the buffers of a job."""
     size = job.parameters_size
-    return Views(
+    return Buffers(
         array_at(job.parameters, size, np.float32),
         array_at(job.gradients, size, np.float32),
         array_at(job.state, STATE_SLOTS * size, np.float32),
         array_at(job.squares, 2 * job.squares_size, np.float32),
         array_at(job.transposed, job.transposed_size, np.float32),
-        array_at(job.workspace, job.workspace_size, np.float32),
+        array_at(job.scratch, job.scratch_size, np.float32),
         array_at(job.blocks, job.tasks * BLOCK_SIZE, np.float32),
         array_at(job.losses, job.chunk_rows, np.float32),
         array_at(job.hits, job.chunk_rows, np.uint8),
@@ -129,15 +125,15 @@ def views(job):
 
 @jit
 def layer_of(job, i):
-    """Return a row of the job's layer table."""
+    """Return row i of the job's layer table."""
     return record_at(job.layers, i, LAYER)
 
 
 def address(array: np.ndarray) -> int:
-    """Return where a C-contiguous array's data begin.
+    """Return the address of the data of a C-contiguous array.
 
-    The first way takes a third of the second's time, which one row's prediction can tell; it is
-    not for arrays that are empty or read-only.
+    The first way takes a third of the time of the second, which counts in the prediction of a
+    single row. It does not work for empty and read-only arrays.
     """
     try:
         return ctypes.addressof(ctypes.c_char.from_buffer(array))
@@ -146,7 +142,7 @@ def address(array: np.ndarray) -> int:
 
 
 def aligned_zeros(size: int, dtype: type = np.float32) -> np.ndarray:
-    """Return zeros (size,) that begin on a cache line."""
+    """Return zeros (size,) whose data begin on a cache line."""
     count = size * np.dtype(dtype).itemsize
     raw = np.zeros(count + ALIGNMENT, np.uint8)
     start = -address(raw) % ALIGNMENT
@@ -154,77 +150,66 @@ def aligned_zeros(size: int, dtype: type = np.float32) -> np.ndarray:
 
 
 class Workspace:
-    """The buffers of one network, allocated once, and the job that names them.
+    """The buffers of one network, allocated once, and the job that refers to them.
 
     Attributes
     ----------
-    parameters, gradients : ndarray (parameters_size,) float32
-        In panels: the weights, and the gradient of a batch, where it is kept or takes several
-        chunks.
+    parameters : ndarray (parameters_size,) float32
+        Weights and biases, in panels.
+    gradients : ndarray (parameters_size,) float32
+        Gradient of a batch, if it is kept, clipped, or the sum of several chunks.
     state : ndarray (STATE_SLOTS · parameters_size,) float32
-        The optimizer's, in panels too: velocities; or means, and behind them mean squares.
+        State of the optimizer: velocities; or means, and behind them mean squares.
     transposed : ndarray (transposed_size,) float32
+        Transposed weights of all layers but the first.
     squares : ndarray (2 · squares_size,) float32
-        Sums of squared weights, for the penalty of a batch; and behind them, of its gradient.
-    scratch : ndarray (workspace_size,) float32
-        A chunk on its way forward and back; nothing in it outlives the chunk.
+        Sums of squared weights, for the penalty; and behind them, of squared gradients.
+    scratch : ndarray (scratch_size,) float32
+        Activations and their gradients of a chunk.
     blocks : ndarray (threads · BLOCK_SIZE,) float32
-        For each task the gradient of the weights at hand.
-    losses, hits, labels, weights : ndarray (rows,), float32, uint8, int32 and float32
-        Of the chunk's rows: whether a row is predicted right is its hit.
+        For each task the gradient of one block of weights.
+    losses, hits, row_labels, row_weights : ndarray (rows,), float32, uint8, int32 and float32
+        For each row of a chunk; hits tells whether its prediction is correct.
     masks : ndarray (groups · mask_stride,) uint16
-        Which features of each row are not zero (`zeros`).
+        Bits that tell which features of each row are not zero (see `zeros`).
     lists : ndarray (threads · list_size,) int32
-        For each task the k that a product runs over.
+        For each task the lists of the k that products run over.
     shares : ndarray (threads + 1,) int64
-        Which groups of the first layer's inputs each task takes where zeros are skipped.
+        The first group of inputs of each task in the first layer, if zeros are skipped.
     job : Job
     """
 
     def __init__(
         self, layout: Layout, rows: int, threads: int, input_scale: float, loss: int
     ) -> None:
-        self.layout = layout  # whose table the job names
+        self.layout = layout  # keeps the layer table alive
         size = layout.parameters_size
         self.parameters, self.gradients = aligned_zeros(size), aligned_zeros(size)
         self.state = aligned_zeros(STATE_SLOTS * size)
         self.squares = aligned_zeros(2 * layout.squares_size)
         self.transposed = aligned_zeros(layout.transposed_size)
-        self.scratch = aligned_zeros(layout.workspace_size)
+        self.scratch = aligned_zeros(layout.scratch_size)
         self.blocks = aligned_zeros(threads * BLOCK_SIZE)
         self.losses, self.hits = aligned_zeros(rows), aligned_zeros(rows, np.uint8)
-        self.labels, self.weights = aligned_zeros(rows, np.int32), aligned_zeros(rows)
-        width = layout.table[0]["inputs"] + 1
+        self.row_labels, self.row_weights = aligned_zeros(rows, np.int32), aligned_zeros(rows)
         mask_stride = rows + MASK_PADDING
+        groups = panels_for(layout.table[0]["inputs"] + 1)
         size_of_lists = list_size(rows, ROW_BLOCK, INPUT_BLOCK)
-        self.masks = aligned_zeros(panels_for(width) * mask_stride, np.uint16)
+        self.masks = aligned_zeros(groups * mask_stride, np.uint16)
         self.lists = aligned_zeros(threads * size_of_lists, np.int32)
         self.shares = aligned_zeros(threads + 1, np.int64)
         self.job = Job(
+            **{name: address(getattr(self, name)) for name in Buffers._fields},
             layers=address(layout.table),
             n_layers=len(layout.table),
-            parameters=address(self.parameters),
-            gradients=address(self.gradients),
-            state=address(self.state),
-            squares=address(self.squares),
-            squares_size=layout.squares_size,
             parameters_size=size,
-            transposed=address(self.transposed),
             transposed_size=layout.transposed_size,
-            workspace=address(self.scratch),
-            workspace_size=layout.workspace_size,
-            blocks=address(self.blocks),
-            losses=address(self.losses),
-            hits=address(self.hits),
-            row_labels=address(self.labels),
-            row_weights=address(self.weights),
+            squares_size=layout.squares_size,
+            scratch_size=layout.scratch_size,
             chunk_rows=rows,
-            masks=address(self.masks),
             masks_size=len(self.masks),
             mask_stride=mask_stride,
-            lists=address(self.lists),
             list_size=size_of_lists,
-            shares=address(self.shares),
             input_scale=input_scale,
             loss=loss,
         )

@@ -1,1 +1,1 @@
-"""What a network is: layers, losses, optimizers, schedules, random numbers; no arithmetic."""
+"""Records that describe a network and its training, and random numbers."""

@@ -1,17 +1,17 @@
-"""Initial weights: pure functions of the seed and the layers."""
+"""Initial weights, which depend only on the seed and the layers."""
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from fastnn.model.layers import Dense, Parameters
-from fastnn.model.randomness import Purpose, generator
+from fastnn.model.randomness import Purpose, generator, standard_normal
 
 
 def initial_parameters(layers: Sequence[Dense], seed: int) -> Parameters:
-    """Draw He's weights for layers of rectifiers, Glorot's for others.
+    """Return initial parameters for the activations of the hidden layers.
 
-    The output layer is drawn as the hidden layers are.
+    They are Glorot's if all of these activations saturate or are linear, and He's otherwise.
     """
     saturates = {"identity", "logistic", "tanh"}
     hidden = {layer.activation for layer in layers[:-1]}
@@ -21,8 +21,8 @@ def initial_parameters(layers: Sequence[Dense], seed: int) -> Parameters:
 def glorot_uniform(layers: Sequence[Dense], seed: int) -> Parameters:
     """Draw weights from U(-r, r) with r² = 6 / (I + O), and set biases to zero.
 
-    The variance keeps the size of the signal on its way forward and back through layers that are
-    nearly linear about 0 (Glorot and Bengio 2010, equation 16).
+    The variance preserves the size of activations and gradients in layers that are nearly linear
+    around 0 (Glorot and Bengio 2010, equation 16).
 
     Returns
     -------
@@ -40,7 +40,7 @@ def glorot_uniform(layers: Sequence[Dense], seed: int) -> Parameters:
 def he_normal(layers: Sequence[Dense], seed: int) -> Parameters:
     """Draw weights from N(0, 2 / I) and set biases to zero.
 
-    The variance keeps the size of the signal through layers of ReLU, which zeroes half of it
+    The variance preserves the size of activations in layers with ReLU, which sets half of them to 0
     (He, Zhang, Ren and Sun 2015, "Delving deep into rectifiers", equation 10).
 
     Returns
@@ -50,7 +50,7 @@ def he_normal(layers: Sequence[Dense], seed: int) -> Parameters:
     """
 
     def draw(rng: np.random.Generator, layer: Dense) -> np.ndarray:
-        w = rng.standard_normal((layer.inputs, layer.outputs), dtype=np.float32)
+        w = standard_normal(rng, (layer.inputs, layer.outputs))
         return w * np.float32(np.sqrt(2.0 / layer.inputs))
 
     return _drawn(layers, seed, draw)
@@ -61,11 +61,11 @@ def _drawn(
     seed: int,
     draw: Callable[[np.random.Generator, Dense], np.ndarray],
 ) -> Parameters:
-    """Draw each layer's weights from a stream of its own; biases are zero."""
+    """Draw the weights of each layer from its own random stream; set biases to zero."""
     return [
         (
-            draw(generator(seed, Purpose.INITIAL_WEIGHTS, place), layer),
+            draw(generator(seed, Purpose.INITIAL_WEIGHTS, number), layer),
             np.zeros(layer.outputs, np.float32),
         )
-        for place, layer in enumerate(layers)
+        for number, layer in enumerate(layers)
     ]

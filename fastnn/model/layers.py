@@ -1,5 +1,6 @@
-"""Layers as frozen records: shapes and names, no arithmetic."""
+"""Layers: their shapes, activations and dropout. The engines hold the arithmetic."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -9,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from fastnn.model.settings import check_normal
 
 if TYPE_CHECKING:
-    import numpy as np  # not otherwise: the command line asks for names alone
+    import numpy as np  # not at run time: `--help` of the command lines starts without NumPy
 
-# Per layer w (I, O) and b (O,), float32: how parameters travel outside an engine.
+# Weights w (I, O) and biases b (O,) of each layer, float32.
 Parameters = list[tuple["np.ndarray", "np.ndarray"]]
 
-# What a hidden layer may do to each z = x w + b. Both engines' `activations` have the formulas.
+# Activations of hidden layers. `fastnn.reference.activations` has the formulas.
 ACTIVATIONS = ("identity", "logistic", "tanh", "relu", "leaky_relu", "gelu")
-LEAK = 0.01  # the slope of leaky_relu below 0
+LEAK = 0.01  # slope of leaky_relu below 0
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,10 @@ class Dense:
     inputs, outputs : int
         Fan-in I and fan-out O: ``w`` is (I, O), ``b`` is (O,).
     activation : str
-        One of `ACTIVATIONS`. The output layer has "identity": its ``z`` is what the loss takes.
+        One of `ACTIVATIONS`; "identity" for the output layer, whose ``z`` is the loss's input.
     dropout : float
-        The share of the layer's inputs that training sets to 0, from 0 to below 1. The others
-        are divided by what is left of 1, so that prediction takes the layer as it is.
+        Probability with which training sets an input of the layer to 0, from 0 to below 1. Other
+        inputs are divided by ``1 - dropout`` (inverted dropout): prediction needs no factor.
     """
 
     inputs: int
@@ -41,7 +42,7 @@ class Dense:
 
     @property
     def parameters(self) -> int:
-        """Number of weights and biases."""
+        """Return the number of weights and biases."""
         return (self.inputs + 1) * self.outputs
 
 
@@ -50,22 +51,24 @@ def dense_layers(
     activation: str | Sequence[str] = "relu",
     dropout: float | Sequence[float] = 0.0,
 ) -> tuple[Dense, ...]:
-    """Chain dense layers of the given widths, with logits at the end.
+    """Return the dense layers of a multilayer perceptron.
 
     Parameters
     ----------
     sizes : sequence of int
-        Input width, hidden widths, number of outputs: at least two, each at least 1.
+        Number of features, sizes of the hidden layers, number of outputs: at least two, each at
+        least 1.
     activation : str or sequence of str, default "relu"
-        Of all hidden layers, or one of each.
+        Activation of all hidden layers, or one for each.
     dropout : float or sequence of float, default 0
-        Of all hidden layers' outputs, or of the input and then of each hidden layer's output.
+        Dropout of the outputs of all hidden layers; or one value for the features and one for the
+        output of each hidden layer.
 
     Raises
     ------
     ValueError
         If there are fewer than two sizes, one is not a positive integer, an activation is
-        unknown, or a dropout out of range.
+        unknown, a dropout is out of range, or the number of values is wrong.
 
     Examples
     --------
@@ -81,33 +84,43 @@ def dense_layers(
             f"layer sizes must be at least two positive numbers (inputs, …, outputs), got {sizes!r}"
         )
     hidden = len(widths) - 2
-    activations = _one_each(activation, hidden, "activation", "hidden layer")
+    activations = _broadcast(activation, hidden, "activation", "each hidden layer")
     for name in {*activations, *([activation] if isinstance(activation, str) else [])}:
         if name not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {name!r}")
     if isinstance(dropout, Sequence):
-        dropouts = _one_each(dropout, hidden + 1, "dropout", "layer that has inputs")
+        dropouts = _broadcast(dropout, hidden + 1, "dropout", "the features and each hidden layer")
     else:
-        dropouts = [0.0] + hidden * [_share(dropout)]
+        dropouts = [0.0] + hidden * [_probability(dropout)]
     layers = zip(pairwise(widths), [*activations, "identity"], dropouts, strict=True)
-    return tuple(Dense(*shape, name, _share(share)) for shape, name, share in layers)
+    return tuple(Dense(*shape, name, _probability(value)) for shape, name, value in layers)
 
 
-def _one_each(given: Any, count: int, name: str, whose: str) -> list[Any]:
+def _broadcast(given: Any, count: int, name: str, owners: str) -> list[Any]:
+    """Return `count` values, or raise a ValueError."""
     if isinstance(given, str) or not isinstance(given, Sequence):
         return count * [given]
     if len(given) != count:
-        raise ValueError(f"{name} must be one, or {count}, one for each {whose}; got {given!r}")
+        raise ValueError(f"{name} must be one value, or {count} (one for {owners}), got {given!r}")
     return list(given)
 
 
-def _share(value: Any) -> float:
+def _probability(value: Any) -> float:
     """Return a dropout as a float, or raise a ValueError."""
     try:
-        share = float(value)
+        probability = float(value)
     except (TypeError, ValueError):
-        share = -1.0
-    if not 0 <= share < 1 or isinstance(value, bool | str):
+        probability = -1.0
+    if not 0 <= probability < 1 or isinstance(value, bool | str):
         raise ValueError(f"dropout must be a number from 0 to below 1, got {value!r}")
     check_normal("dropout", value)
-    return share
+    return probability
+
+
+def parameters_sha256(parameters: Parameters) -> str:
+    """Return the SHA-256 of each layer's w, then b, as little-endian float32 in C order."""
+    digest = hashlib.sha256()
+    for pair in parameters:
+        for array in pair:
+            digest.update(array.astype("<f4").tobytes())
+    return digest.hexdigest()

@@ -1,7 +1,7 @@
-"""Losses as frozen records: names, and what they take; no arithmetic.
+"""Losses: their names, link functions and scores. The engines hold the arithmetic.
 
-The loss of a sample, for the last layer's outputs z, the predictions p = link(z) and the targets
-y; sums go over the outputs, and r = p - y::
+The loss of a sample with the last layer's outputs z, the predictions p = link(z), the targets y
+and the residuals r = p - y is, summed over the outputs::
 
     cross_entropy    -log p[y]                             p = softmax(z)
     logistic         -Σ (y log p + (1 - y) log(1 - p))     p = 1 / (1 + e⁻ᶻ)
@@ -10,10 +10,10 @@ y; sums go over the outputs, and r = p - y::
     absolute_error   Σ |r|                                 p = z
     huber            Σ (r² / 2 where |r| < 1, else |r| - 1/2)    p = z
 
-A batch's loss is the mean of its samples', weighted where samples have weights. For all of them
-the gradient with respect to z is a function of the residual alone: r itself for the first four,
-its sign for the absolute error, and r cut off at ±1 for Huber's (1964). The Poisson loss is half
-the deviance, as scikit-learn has it.
+The loss of a batch is the weighted mean of its samples' losses. The gradient with respect to z
+depends on the residual alone: it is r for the first four losses, sign(r) for the absolute error,
+and r clipped to ±1 for the Huber loss (Huber 1964). The Poisson loss is half the deviance, as in
+scikit-learn.
 """
 
 from dataclasses import dataclass
@@ -21,16 +21,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Loss:
-    """What a network is trained for.
+    """A loss function.
 
     Attributes
     ----------
     name : str
     link : {"softmax", "logistic", "identity", "exp"}
-        How predictions come from the last layer's z.
+        Function that maps the last layer's z to predictions.
     score : {"accuracy", "r2"}
-        What tells how good predictions are: a classifier's is the share of rows that are right
-        in all outputs.
+        Measure of the predictions. The accuracy is the share of rows with all outputs correct.
     """
 
     name: str
@@ -39,7 +38,7 @@ class Loss:
 
     @property
     def takes_labels(self) -> bool:
-        """Whether targets are class numbers (n,) int32; else they are (n, O) float32."""
+        """Return whether targets are class numbers (n,) int32, and not values (n, O) float32."""
         return self.link == "softmax"
 
 

@@ -1,19 +1,4 @@
-"""Learning-rate schedules: pure functions of how far a fit has come.
-
-With η the learning rate, t the update of this fit, counted from 0, of T in all::
-
-    constant      η
-    invscaling    η / (s + 1)ᵖ         s: samples seen when the epoch began; p: power_t
-    adaptive      η, a fifth of it whenever training stops improving, until it is 1e-6
-    cosine        η (1 + cos(π t / T)) / 2
-    one_cycle     from η / 25 up to η in the first 3/10 of all updates, then down to η / 250,000,
-                  both along half a cosine
-
-Linear warm-up, of any schedule: the first W updates are multiplied by (t + 1) / W.
-
-Sources: scikit-learn for the first three; Loshchilov & Hutter 2017 (SGDR, without restarts);
-Smith & Topin 2018 with PyTorch's constants; Goyal et al. 2017 (warm-up).
-"""
+"""Learning-rate schedules."""
 
 import math
 from dataclasses import dataclass
@@ -23,28 +8,67 @@ from typing import TYPE_CHECKING
 from fastnn.model.settings import check_normal
 
 if TYPE_CHECKING:
-    import numpy as np
+    import numpy as np  # not at run time: `--help` of the command lines starts without NumPy
 
 SCHEDULES = ("constant", "invscaling", "adaptive", "cosine", "one_cycle")
 
-# One cycle: where it begins and ends, as parts of η, and when it is at its height.
-_BEGINNING, _END, _HEIGHT = 1 / 25, 1 / 250_000, 0.3
-ADAPTIVE_FACTOR = 5.0  # what an adaptive rate is divided by,
-ADAPTIVE_END = 1e-6  # until it is as small as this
+# One cycle: the first and the last rate as shares of η, and the share of updates before its peak.
+_ONE_CYCLE_START, _ONE_CYCLE_END, _ONE_CYCLE_PEAK = 1 / 25, 1 / 250_000, 0.3
+ADAPTIVE_FACTOR = 5.0  # divisor of an adaptive rate
+ADAPTIVE_END = 1e-6  # smallest adaptive rate
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How the learning rate changes as a fit goes on.
+    """A learning-rate schedule.
 
-    Attributes
+    For the base learning rate η and update t = 0, 1, … of T updates in a fit, the rates are::
+
+        constant      η
+        invscaling    η / (s + 1)ᵖ    s: samples seen before the epoch, p: power_t
+        adaptive      η, divided by 5 whenever training stops improving, until it is below 1e-6
+        cosine        η (1 + cos(π t / T)) / 2
+        one_cycle     from η / 25 to η in the first 30 % of the updates, then to η / 250,000,
+                      both along half a cosine
+
+    With a warm-up of W updates, the first W rates are also multiplied by (t + 1) / W.
+
+    Parameters
     ----------
-    name : str
-        One of `SCHEDULES`.
-    warmup_epochs : float
-        Length of the linear warm-up, at least 0.
-    power_t : float
-        The exponent of "invscaling".
+    name : {"constant", "invscaling", "adaptive", "cosine", "one_cycle"}, default "constant"
+    warmup_epochs : float, default 0.0
+        Length of the linear warm-up in epochs, at least 0.
+    power_t : float, default 0.5
+        Exponent of "invscaling", at least 0.
+
+    Raises
+    ------
+    ValueError
+        If there is no such schedule, or a setting is out of range.
+
+    Notes
+    -----
+    The first three schedules are scikit-learn's. "cosine" is SGDR without restarts [1]_;
+    "one_cycle" has PyTorch's constants [2]_; the warm-up is that of Goyal et al. [3]_.
+
+    References
+    ----------
+    .. [1] I. Loshchilov and F. Hutter, "SGDR: stochastic gradient descent with warm restarts",
+       ICLR 2017.
+    .. [2] L. Smith and N. Topin, "Super-convergence: very fast training of neural networks using
+       large learning rates", 2018.
+    .. [3] P. Goyal et al., "Accurate, large minibatch SGD: training ImageNet in 1 hour", 2017.
+
+    Examples
+    --------
+    >>> from fastnn import Network, Schedule
+    >>> network = Network([1, 4, 2])
+    >>> history = network.fit(
+    ...     [[0], [1], [2], [3]], [0, 0, 1, 1], epochs=3, learning_rate=0.2,
+    ...     schedule=Schedule("cosine", warmup_epochs=1), engine="numpy",
+    ... )
+    >>> [round(rate, 3) for rate in history["learning_rate"]]
+    [0.2, 0.15, 0.05]
     """
 
     name: str = "constant"
@@ -70,20 +94,20 @@ class Schedule:
         Parameters
         ----------
         learning_rate : float
-            η; "adaptive" has it divided by who knows how training goes.
+            η; for "adaptive", the caller has divided it.
         epoch, epochs : int
-            Which epoch of the fit, counted from 0, of how many.
+            Number of the epoch, from 0, and number of epochs in the fit.
         updates : int
-            In an epoch.
+            Number of updates in an epoch.
         samples_seen : int
-            Rows that all epochs before took.
+            Number of rows in all previous epochs.
 
         Examples
         --------
         >>> Schedule("cosine").rates(0.1, epoch=1, epochs=2, updates=2, samples_seen=0).round(4)
         array([0.05  , 0.0146])
         """
-        import numpy as np  # not above: the command line asks for names alone
+        import numpy as np
 
         t = np.arange(epoch * updates, (epoch + 1) * updates, dtype=np.float64)
         rates = learning_rate * np.ones(updates)
@@ -93,10 +117,10 @@ class Schedule:
         elif self.name == "cosine":
             rates *= _half_cosine(1.0, 0.0, t / total)
         elif self.name == "one_cycle":
-            height = max(1.0, _HEIGHT * total)
-            up = _half_cosine(_BEGINNING, 1.0, t / height)
-            down = _half_cosine(1.0, _END, (t - height) / max(1.0, total - 1 - height))
-            rates *= np.where(t < height, up, down)
+            peak = max(1.0, _ONE_CYCLE_PEAK * total)
+            up = _half_cosine(_ONE_CYCLE_START, 1.0, t / peak)
+            down = _half_cosine(1.0, _ONE_CYCLE_END, (t - peak) / max(1.0, total - 1 - peak))
+            rates *= np.where(t < peak, up, down)
         warmup = self.warmup_epochs * updates
         if warmup > 0:
             rates *= np.minimum(t + 1, warmup) / warmup
@@ -104,7 +128,7 @@ class Schedule:
 
 
 def _half_cosine(start: float, end: float, done: "np.ndarray") -> "np.ndarray":
-    """Go from start to end along half a cosine; `done` is the share of the way, cut to 0 to 1."""
+    """Interpolate from start to end along half a cosine; `done` is clipped to 0 … 1."""
     import numpy as np
 
     return end + (start - end) * (1 + np.cos(np.pi * np.clip(done, 0, 1))) / 2

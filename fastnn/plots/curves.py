@@ -1,10 +1,12 @@
-"""Every picture. matplotlib's Figure on the Agg canvas, never pyplot; imported inside functions.
+"""Learning curves as PNG files; the style, figures and files of all plots.
 
-Colours are Okabe and Ito's, which the colour-blind can tell apart; line styles and markers say
-the same again for those who print in grey.
+Plots are matplotlib Figures without pyplot, so that they need no display. matplotlib is imported
+when a plot is drawn. The colours are those of Okabe and Ito, which colour-blind people can
+distinguish; line styles and markers distinguish the lines in grey prints.
 """
 
 import io
+import math
 import os
 import sys
 import warnings
@@ -20,12 +22,11 @@ from fastnn.system.files import FilePath, write_atomically
 from fastnn.training.state import History
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Shown 900 pixels wide, as a README is; stored with twice as many for dense screens.
-WIDTH_INCHES, _DPI = 9.0, 200
-_TITLE_CHARACTERS, _LINE_INCHES = 80, 0.2  # a line of a title
+# 900 pixels wide in a window; files have twice as many pixels, for screens with a high density.
+WIDTH_INCHES, _DPI, _FILE_DPI = 9.0, 100, 200
+_TITLE_CHARACTERS, _LINE_INCHES = 80, 0.2  # of a line of the title: its length and height
 
 _LINES: tuple[dict[str, Any], ...] = (
     {"color": "#0072B2", "linestyle": "-", "marker": "o"},  # blue
@@ -37,7 +38,7 @@ _LINES: tuple[dict[str, Any], ...] = (
 )
 _STYLE = {
     "font.size": 10.5,
-    "text.parse_math": False,  # names of files and classes may hold a $
+    "text.parse_math": False,  # file names may contain $
     "text.color": "#222222",
     "axes.labelcolor": "#222222",
     "axes.edgecolor": "#888888",
@@ -55,61 +56,77 @@ _STYLE = {
     "legend.frameon": False,
     "legend.handlelength": 3.2,
 }
-# Accuracies are drawn by the logarithm of their error, so that 97 and 98 % lie as far apart as
-# 0 and 33 %; one of exactly 1 has no place there and is drawn at the edge.
+# Accuracies are drawn by the logarithm of their error, so that 97 % and 98 % are as far apart as
+# 0 % and 33 %. An error of 0 has no logarithm and is drawn as this one.
 _SMALLEST_ERROR = 1e-4
 _ACCURACY_TICKS = np.array([0, 0.2, 0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 0.9999])
 
 
-def loss_accuracy(history: History, path: FilePath, *, title: str, watched: str = "test") -> None:
-    """Draw loss and accuracy, in training and after it, against epochs, as a PNG file.
+def loss_accuracy(
+    history: History, path: FilePath | None = None, *, title: str, validation: str = "test"
+) -> "Figure":
+    """Draw loss and accuracy against epochs, for training and validation data.
 
     Parameters
     ----------
     history : dict of str to list of float
-        As `fastnn.Network.fit` returns it; without validation data only training is drawn.
-    path : path-like
-        The file; it is replaced whole or not at all.
+        As `fastnn.Network.fit` returns it, with or without validation data.
+    path : path-like, optional
+        A PNG file to write; an existing file is replaced completely or not at all.
     title : str
-    watched : str, default "test"
-        What the rows of the validation data are called.
+    validation : str, default "test"
+        The name of the validation data in the legend.
+
+    Returns
+    -------
+    Figure
 
     Raises
     ------
     OSError
         If the file cannot be written.
+
+    Examples
+    --------
+    >>> history = {"loss": [0.9, 0.4], "accuracy": [0.6, 0.8]}
+    >>> figure = loss_accuracy(history, title="An example")
+    >>> [axes.get_ylabel() for axes in figure.axes]
+    ['loss (mean cross-entropy)', 'accuracy (%)']
     """
     with styled():
         figure = new_figure(3.6, title)
         loss_axes, accuracy_axes = figure.subplots(1, 2)
-        for label, prefix, line in (("training", "", 0), (watched, "val_", 1)):
+        for label, prefix, line in (("training", "", 0), (validation, "val_", 1)):
             if not history.get(f"{prefix}loss"):  # an empty line breaks the layout
                 continue
             losses = np.array(history[f"{prefix}loss"])
             percent = 100 * np.array(history[f"{prefix}accuracy"])
             epochs = np.arange(1, len(losses) + 1)
-            look = {**_LINES[line], "markevery": _evenly(len(epochs))}
-            _draw(loss_axes, epochs, losses, label, look)
-            _draw(accuracy_axes, epochs, percent, label, look)
-        loss_axes.set(xlabel="epochs", ylabel="loss (mean cross-entropy)")
+            look = {**_LINES[line], "markevery": math.ceil(len(epochs) / 10), "clip_on": False}
+            loss_axes.plot(epochs, losses, label=label, **look)
+            accuracy_axes.plot(epochs, percent, label=label, **look)
+        loss_axes.set(ylabel="loss (mean cross-entropy)")
         loss_axes.set_ylim(bottom=0)
-        accuracy_axes.set(xlabel="epochs", ylabel="accuracy (%)")
+        accuracy_axes.set(ylabel="accuracy (%)")
         for axes in (loss_axes, accuracy_axes):
-            _count_epochs(axes, len(history.get("loss", [])))
+            axes.set(xlabel="epoch", xlim=(0, max(2, len(history.get("loss", [])))))
+            axes.locator_params(axis="x", nbins=6, integer=True)
             axes.legend(*axes.get_legend_handles_labels(), loc="best")
-        save(figure, path)
+        if path is not None:
+            save(figure, path)
+        return figure
 
 
 def comparison(histories: Mapping[str, History], path: FilePath) -> None:
-    """Draw test accuracy and training loss of several runs, against epochs and training seconds.
+    """Draw test accuracy and training loss of several runs against epochs and training time.
 
     Parameters
     ----------
     histories : dict of str to dict of str to list of float
-        Name of a run: its history with validation data, as `fastnn.Network.fit` returns it.
-        A run without an epoch is left out.
+        The history of each run by its name, as `fastnn.Network.fit` returns it with validation
+        data. A run without a complete epoch is left out.
     path : path-like
-        The file, a PNG; it is replaced whole or not at all.
+        The PNG file to write; an existing file is replaced completely or not at all.
 
     Raises
     ------
@@ -123,13 +140,15 @@ def comparison(histories: Mapping[str, History], path: FilePath) -> None:
         for (name, history), line in zip(drawn.items(), cycle(_LINES), strict=False):
             seconds = np.cumsum(history["seconds"])
             epochs = np.arange(1, len(seconds) + 1)
-            look = {**line, "markevery": _by_factors(len(epochs))}
+            # About eight markers, evenly spaced on a logarithmic axis.
+            marked = {round(epoch) - 1 for epoch in np.geomspace(1, len(epochs), 8)}
+            look = {**line, "markevery": sorted(marked), "clip_on": False}
             error = np.maximum(1 - np.array(history["val_accuracy"]), _SMALLEST_ERROR)
             for row, values in enumerate((error, history["loss"])):
                 for column, x in enumerate((epochs, seconds)):
-                    _draw(grid[row, column], x, values, name, look)
-        if drawn:  # a logarithmic axis needs a number to start from
-            _logarithmic_axes(grid)
+                    grid[row, column].plot(x, values, label=name, **look)
+        if drawn:  # a logarithmic axis cannot be empty
+            _set_logarithmic_axes(grid)
             handles, labels = grid[0, 0].get_legend_handles_labels()
             figure.legend(handles, labels, loc="outside upper center", ncols=min(3, len(labels)))
         grid[0, 0].set_ylabel("test accuracy (%)")
@@ -140,7 +159,10 @@ def comparison(histories: Mapping[str, History], path: FilePath) -> None:
 
 
 def _import_matplotlib() -> None:
-    """Import it even where MPLBACKEND names a backend that is not there; no window is opened."""
+    """Import matplotlib even if MPLBACKEND names a missing backend.
+
+    Notebooks set the variable for the commands that they start, which may use another environment.
+    """
     if "matplotlib" not in sys.modules and (named := os.environ.pop("MPLBACKEND", None)):
         try:
             import matplotlib
@@ -153,7 +175,7 @@ def _import_matplotlib() -> None:
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Draw in the style of this file, whatever a user's matplotlibrc says."""
+    """Draw in the style of this module, regardless of the user's matplotlibrc."""
     _import_matplotlib()
     import matplotlib
 
@@ -167,11 +189,10 @@ def styled() -> Iterator[None]:
 def new_figure(
     height_inches: float, title: str | None = None, *, compress: bool = False
 ) -> "Figure":
-    """Return an empty figure of the width that all have, higher for a title of several lines.
+    """Return an empty figure of the common width, higher if the title takes several lines.
 
-    `compress` moves axes together whose shape is fixed, as that of images is.
+    With `compress`, axes of a fixed aspect ratio, such as those of images, are moved together.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -181,53 +202,35 @@ def new_figure(
         w_pad=0.08, h_pad=0.08, wspace=0.03, hspace=0.03, compress=compress
     )
     figure = Figure(figsize=(WIDTH_INCHES, height_inches), dpi=_DPI, layout=layout)
-    FigureCanvasAgg(figure)
     if lines:
-        # The name of a file may hold what is no text in the encoding of the system.
+        # File names can contain bytes that are no text in the system's encoding.
         text = "\n".join(lines).encode(errors="replace").decode()
         figure.suptitle(text, fontsize=12)
     return figure
 
 
+def to_png(figure: "Figure") -> bytes:
+    """Return the content of a PNG file of a figure."""
+    picture = io.BytesIO()
+    with warnings.catch_warnings():  # letters that the font does not have are drawn as boxes
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
+        figure.savefig(picture, format="png", dpi=_FILE_DPI)
+    return picture.getvalue()
+
+
 def save(figure: "Figure", path: FilePath) -> None:
-    """Write a figure as a PNG file, whole or not at all.
+    """Write a figure as a PNG file, completely or not at all.
 
     Raises
     ------
     OSError
         If the file cannot be written.
     """
-    picture = io.BytesIO()
-    with warnings.catch_warnings():  # a name in letters that the font has not is drawn as boxes
-        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
-        figure.savefig(picture, format="png")
-    write_atomically(path, [picture.getvalue()])
+    write_atomically(path, [to_png(figure)])
 
 
-def _draw(axes: "Axes", x: Any, y: Any, label: str, line: dict[str, Any]) -> None:
-    axes.plot(x, y, label=label, clip_on=False, **line)
-
-
-def _evenly(epochs: int) -> list[int]:
-    """Choose about eight epochs to mark, the first and the last among them, evenly spaced."""
-    return sorted({round(place) for place in np.linspace(0, epochs - 1, 8)})
-
-
-def _by_factors(epochs: int) -> list[int]:
-    """Choose epochs to mark, evenly spaced on a logarithmic axis."""
-    return sorted({round(place) - 1 for place in np.geomspace(1, epochs, 8)})
-
-
-def _count_epochs(axes: "Axes", epochs: int) -> None:
-    """Let an axis run from 0 to the last epoch, in whole numbers."""
-    from matplotlib.ticker import MaxNLocator
-
-    axes.set_xlim(0, max(2, epochs))
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-
-
-def _logarithmic_axes(grid: np.ndarray) -> None:
-    """Make all axes logarithmic with plain numbers on them, accuracies by their error."""
+def _set_logarithmic_axes(grid: np.ndarray) -> None:
+    """Make all axes logarithmic and label them with plain numbers, errors with accuracies."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator
 
     plain = FuncFormatter(lambda value, position: f"{value:g}")
@@ -241,9 +244,9 @@ def _logarithmic_axes(grid: np.ndarray) -> None:
     grid[0, 0].yaxis.set_major_formatter(accuracy)
     grid[0, 0].invert_yaxis()
     low, high = grid[1, 0].get_ylim()
-    if high < 5e3 * low:  # of more decades there would be too many
+    if high < 5e3 * low:  # more decades would have too many labels
         grid[1, 0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     for axes in grid[1]:
         low, high = axes.get_xlim()
-        if high < 30 * low:  # a decade or less would show one number
+        if high < 30 * low:  # less than a decade could have a single label
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

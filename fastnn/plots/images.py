@@ -1,7 +1,4 @@
-"""Pictures made of images: what a network mixes up, what it looks for, where it is surely wrong.
-
-The style, the figure and the file are those of `fastnn.plots`.
-"""
+"""The confusion matrix, the first layer's weights and the most confident mistakes as PNG files."""
 
 import math
 from collections.abc import Sequence
@@ -18,18 +15,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST_CLASSES = 1000  # in a confusion matrix; 900 pixels show no more
-_MOST_COUNTED = 20  # classes whose cells bear counts
-_MOST_NUMBERED, _MOST_NAMED = 20, 40  # classes with their number or their name on an axis
-_MOST_UNITS, _MOST_WRONG = 64, 24
-_MOST_COLUMNS, _WRONG_COLUMNS = 24, 6  # of images, in the pictures of the two
-_LONGEST_NAME = 20
-_TALLEST = 1.25  # the height of all images together, over their width
-_TILE_GAP, _TILE_TEXT = 0.16, 0.3  # inches: between images, and for the text below one
-# Shares are coloured by their square root, so that a few errors in a thousand can be seen.
+MOST_CLASSES = 1000  # in a confusion matrix, which is 900 pixels wide
+_MOST_COUNTED = 20  # classes: larger matrices have no counts in their cells
+_MOST_TICKS = 20
+_MOST_UNITS, _UNIT_COLUMNS = 64, 8
+_MOST_MISTAKES, _MISTAKE_COLUMNS = 24, 6
+_TALLEST = 1.25  # height of all images together, relative to the width
+_TILE_GAP, _TILE_TEXT = 0.16, 0.3  # inches between images, and below them for a text
+# The colour is the square root of a share, so that a few errors in a thousand are visible.
 _SHARE_POWER, _SHARE_TICKS = 0.5, np.array([0, 0.01, 0.05, 0.2, 0.5, 1])
-_POINTS = 72  # an inch
-_CHARACTER = 0.55  # the width of a character, as a share of its font's size
+_WHITE_TEXT_FROM = 0.715  # of the colour scale; the contrast is at least 4.5 on both sides
+_POINTS = 72  # in an inch
+_CHARACTER = 0.55  # width of a character relative to the font size
 
 
 def confusion_matrix(
@@ -38,37 +35,37 @@ def confusion_matrix(
     path: FilePath,
     *,
     title: str,
-    names: Sequence[str] | None = None,
+    classes: int | None = None,
 ) -> None:
-    """Draw how often each class was taken for each, as a PNG file.
+    """Draw how many rows of each class were predicted as each class, as a PNG file.
 
-    Cells are coloured by their share of the true class, and bear counts up to 20 classes.
+    The colour of a cell is its share of the true class. Up to 20 classes, cells contain counts.
 
     Parameters
     ----------
     labels, predicted : array (rows,)
         The true and the predicted class numbers, from 0.
     path : path-like
-        The file; it is replaced whole or not at all.
+        The file; an existing file is replaced completely or not at all.
     title : str
-    names : sequence of str, optional
-        A name for each class, at most 1,000. By default their numbers, up to the largest seen.
+    classes : int, optional
+        Number of classes, at most 1,000; by default one more than the largest class number.
 
     Raises
     ------
     DataError
-        If there are no rows, not as many predictions as labels, or one that is no class.
+        If there are no rows, the lengths differ, or a number is not a class number.
     OSError
         If the file cannot be written.
     """
     if np.size(labels) == 0:
         raise DataError("labels has no rows")
-    limit = MOST_CLASSES if names is None else len(names)
+    limit = MOST_CLASSES if classes is None else classes
     if limit > MOST_CLASSES:
-        raise DataError(f"at most {MOST_CLASSES:,} classes can be drawn, got {limit:,} names")
+        raise DataError(f"classes must be at most {MOST_CLASSES:,}, got {limit:,}")
     labels = as_labels(labels, np.size(labels), limit, "labels")
     predicted = as_labels(predicted, len(labels), limit, "predicted")
-    classes = limit if names is not None else 1 + int(max(labels.max(), predicted.max()))
+    classes = classes or 1 + int(max(labels.max(), predicted.max()))
     cells = labels.astype(np.int64) * classes + predicted
     counts = np.bincount(cells, minlength=classes**2).reshape(classes, classes)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -78,41 +75,46 @@ def confusion_matrix(
         height = min(7.4, 3.4 + 0.4 * classes)
         figure = new_figure(height, title, compress=True)
         axes = figure.subplots()
-        norm = PowerNorm(_SHARE_POWER, 0, 1)
-        image = axes.imshow(shares, cmap="Blues", norm=norm)
+        image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(_SHARE_POWER, 0, 1))
         bar = figure.colorbar(image, ax=axes, label="share of the true class (%)", aspect=30)
         bar.set_ticks(list(_SHARE_TICKS), labels=[f"{100 * share:g}" for share in _SHARE_TICKS])
         axes.grid(False)
-        axes.set(xlabel="predicted class", ylabel="true class")
-        cell_points = _POINTS * (height - 1.6) / classes
-        _name_classes(axes, names, classes, cell_points)
+        ticks = range(0, classes, math.ceil(classes / _MOST_TICKS))
+        axes.set(xlabel="predicted class", ylabel="true class", xticks=ticks, yticks=ticks)
         if classes <= _MOST_COUNTED:
-            _write_counts(axes, counts, image.to_rgba(shares), cell_points)
+            cell_points = _POINTS * (height - 1.6) / classes
+            size = min(10.5, 0.85 * cell_points / (_CHARACTER * len(f"{counts.max():,}")))
+            for (row, column), count in np.ndenumerate(counts):
+                is_dark = shares[row, column] ** _SHARE_POWER > _WHITE_TEXT_FROM
+                color = "white" if is_dark else "black" if count else "#6B6B6B"
+                axes.text(
+                    column, row, f"{count:,}", color=color, size=size, ha="center", va="center"
+                )
         save(figure, path)
 
 
 def first_layer_weights(
     w: np.ndarray, path: FilePath, *, shape: tuple[int, int], title: str
 ) -> None:
-    """Draw the first layer's weights as images, one a unit, as a PNG file.
+    """Draw the weights of each unit of the first layer as an image, in one PNG file.
 
-    All share one scale with 0 in its middle; one weight in 200 is beyond its ends. Of more than
-    64 units those with the largest norm are drawn.
+    All images have the same colour scale with 0 in the middle; one weight in 200 is beyond its
+    ends. Of more than 64 units, those with the largest norm are drawn.
 
     Parameters
     ----------
     w : array (I, O)
-        The weights, a column a unit.
+        The weights of O units from I inputs.
     path : path-like
-        The file; it is replaced whole or not at all.
+        The file; an existing file is replaced completely or not at all.
     shape : tuple of int
-        Rows and columns of an input image; I is their product.
+        Rows and columns of an input image; their product is I.
     title : str
 
     Raises
     ------
     ValueError
-        If the weights do not have that shape or are not finite.
+        If the weights do not have this shape or are not finite.
     OSError
         If the file cannot be written.
     """
@@ -124,20 +126,19 @@ def first_layer_weights(
     norms = np.linalg.norm(w, axis=0)
     units = np.sort(np.argsort(-norms, kind="stable")[:_MOST_UNITS])
     sizes = np.abs(w[:, units])
-    # The largest weight of all would leave the others pale.
+    # A scale up to the largest weight would leave most of the others pale.
     scale = float(np.quantile(sizes, 0.995) or sizes.max() or 1)
     with styled():
-        columns = range(1, min(len(units), _MOST_COLUMNS) + 1)
-        room = WIDTH_INCHES - 1.4  # beside the colour bar
-        figure, tiles = _tiles(list(map(str, units)), shape, title, columns=columns, inches=room)
+        inches = WIDTH_INCHES - 1.4  # beside the colour bar
+        figure, tiles = _tiles(list(map(str, units)), shape, title, _UNIT_COLUMNS, inches)
         for unit, axes in zip(units, tiles, strict=True):
             picture = w[:, unit].reshape(shape)
             image = axes.imshow(picture, cmap="RdBu_r", vmin=-scale, vmax=scale)
         figure.colorbar(image, ax=tiles, label="weight", aspect=40, extend="both")
+        note = f"all {len(units)} units with their numbers"
         if len(units) < w.shape[1]:
-            figure.supxlabel(
-                f"the {len(units)} of {w.shape[1]:,} units with the largest weights", fontsize=10.5
-            )
+            note = f"the {len(units)} of {w.shape[1]:,} units with the largest weights"
+        figure.supxlabel(note, fontsize=10.5)
         save(figure, path)
 
 
@@ -150,28 +151,28 @@ def most_wrong(
     shape: tuple[int, int],
     title: str,
 ) -> None:
-    """Draw the wrongly classified rows on which the network was most sure, as a PNG file.
+    """Draw the misclassified rows with the highest predicted probabilities, as a PNG file.
 
-    At most 24 are drawn, the surest first; if no row is wrong, the picture says so.
+    At most 24 are drawn, in the order of their probability. If there are none, the file says so.
 
     Parameters
     ----------
     images : array (rows, I)
         The features of the rows that were classified.
     labels : array (rows,)
-        Their true class numbers, from 0.
+        The true class numbers, from 0.
     probabilities : array (rows, classes)
         As `fastnn.Network.predict_proba` returns them.
     path : path-like
-        The file; it is replaced whole or not at all.
+        The file; an existing file is replaced completely or not at all.
     shape : tuple of int
-        Rows and columns of an image; I is their product.
+        Rows and columns of an image; their product is I.
     title : str
 
     Raises
     ------
     DataError
-        If the three do not fit each other or the shape, or one holds something else than it should.
+        If the shapes do not match, or a value is invalid.
     OSError
         If the file cannot be written.
     """
@@ -181,81 +182,40 @@ def most_wrong(
     labels = as_labels(labels, len(images), classes, "labels")
     if len(probabilities) != len(images):
         raise DataError(f"{len(probabilities):,} rows of probabilities for {len(images):,} images")
-    said, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    wrong = np.flatnonzero(said != labels)
-    shown = wrong[np.argsort(-sure[wrong], kind="stable")[:_MOST_WRONG]]
-    texts = [f"true {labels[i]}, said {said[i]} ({sure[i]:.1%})".replace("%", " %") for i in shown]
+    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    wrong = np.flatnonzero(predicted != labels)
+    drawn = wrong[np.argsort(-confidence[wrong], kind="stable")[:_MOST_MISTAKES]]
+    texts = [f"{labels[i]} → {predicted[i]}, {confidence[i]:.1%}" for i in drawn]
     with styled():
         if len(wrong) == 0:
             figure = new_figure(2, title)
-            figure.text(0.5, 0.4, f"not one of {len(images):,} rows is wrong", ha="center")
+            figure.text(0.5, 0.4, f"all {len(images):,} rows are classified correctly", ha="center")
         else:
             low, high = images.min(), images.max()
-            columns = min(len(shown), _WRONG_COLUMNS)
-            figure, tiles = _tiles(
-                texts, shape, title, columns=range(columns, columns + 1), inches=WIDTH_INCHES
-            )
-            for row, axes in zip(shown, tiles, strict=True):
+            figure, tiles = _tiles(texts, shape, title, _MISTAKE_COLUMNS, WIDTH_INCHES)
+            for row, axes in zip(drawn, tiles, strict=True):
                 axes.imshow(images[row].reshape(shape), cmap="gray_r", vmin=low, vmax=high)
-            note = f"wrong: {len(wrong):,} of {len(images):,} rows"
-            if len(shown) < len(wrong):
-                note += f"; the {len(shown)} of which the network was most sure"
+            note = f"true class → predicted class, probability; {len(wrong):,} of "
+            note += f"{len(images):,} rows are misclassified"
             figure.supxlabel(note, fontsize=10.5)
         save(figure, path)
 
 
-def _name_classes(
-    axes: "Axes", names: Sequence[str] | None, classes: int, cell_points: float
-) -> None:
-    """Name the classes on both axes: all, or every second, third, … where they are many."""
-    step = math.ceil(classes / (_MOST_NUMBERED if names is None else _MOST_NAMED))
-    places = range(0, classes, step)
-    texts = [str(place) if names is None else _shortened(names[place]) for place in places]
-    size = min(10.5, 0.8 * step * cell_points)
-    is_wide = _CHARACTER * size * (1 + max(map(len, texts))) > step * cell_points
-    axes.set_yticks(places, texts, fontsize=size)
-    axes.set_xticks(places, texts, fontsize=size, rotation=90 if is_wide else 0)
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
-
-
-def _write_counts(axes: "Axes", counts: np.ndarray, colors: np.ndarray, cell_points: float) -> None:
-    """Write the counts into their cells of those colours (RGBA), zeros less boldly."""
-    widest = len(f"{counts.max():,}")
-    size = min(10.5, 0.85 * cell_points / (_CHARACTER * widest))
-    for (row, column), count in np.ndenumerate(counts):
-        color = _text_color(colors[row, column]) if count else "#6B6B6B"
-        axes.text(column, row, f"{count:,}", color=color, size=size, ha="center", va="center")
-
-
-def _text_color(background: np.ndarray) -> str:
-    """Return black or white, whichever has the larger contrast (WCAG 2.2) to an RGBA colour."""
-    rgb = background[:3]
-    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    luminance = linear @ (0.2126, 0.7152, 0.0722)
-    return "black" if (luminance + 0.05) ** 2 > 1.05 * 0.05 else "white"
-
-
 def _tiles(
-    texts: Sequence[str], shape: tuple[int, int], title: str, *, columns: range, inches: float
+    texts: Sequence[str], shape: tuple[int, int], title: str, columns: int, inches: float
 ) -> tuple["Figure", "list[Axes]"]:
-    """Return a figure and in it axes for images, each with its text below, so wide together.
+    """Return a figure and its axes for images: one for each text, which is below the image.
 
-    Their columns are the fewest of `columns` that are not too tall for it, else the most.
+    The images of a row take `inches` of the figure's width. Images are smaller if the figure
+    would be too tall.
     """
-    for count in columns:
-        rows = math.ceil(len(texts) / count)
-        width = min(2.5, inches / count)
-        image = width - _TILE_GAP
-        height = max(0.15, image * shape[0] / shape[1]) + _TILE_TEXT
-        if rows * height <= _TALLEST * count * width:
-            break
-    is_low = rows * height <= _TALLEST * inches
-    tall = max(1, rows * height) if is_low else _TALLEST * inches
-    figure = new_figure(0.7 + tall, title, compress=is_low)
-    grid = figure.subplots(rows, count, squeeze=False).ravel()
+    columns = min(columns, len(texts))
+    rows = math.ceil(len(texts) / columns)
+    image = min(2.5, inches / columns) - _TILE_GAP
+    height = rows * (max(0.15, image * shape[0] / shape[1]) + _TILE_TEXT)
+    is_low = height <= _TALLEST * inches
+    figure = new_figure(0.7 + max(1, min(height, _TALLEST * inches)), title, compress=is_low)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
     size = min(8.5, _POINTS * image / (_CHARACTER * max(map(len, texts))))
     for text, axes in zip(texts, grid, strict=False):
         axes.set(xticks=[], yticks=[])

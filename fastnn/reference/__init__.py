@@ -1,1 +1,1 @@
-"""The reference engine in plain NumPy, made to be read. It needs nothing but NumPy."""
+"""The reference engine: forward, backward and updates in plain NumPy, written to be read."""

@@ -1,15 +1,15 @@
-"""Activations, element by element. Outputs come first and may be the input itself.
+"""Activations and their derivatives, element by element.
 
-``a`` and ``z`` are (B, O); ``da`` and ``dz`` are gradients of the loss with respect to them. Each
-backward function takes what its derivative follows from: ``a``, or for GELU ``z``. What is
-differentiated at a kink has the derivative from its left.
+Shapes: ``z``, ``a`` and their gradients ``dz`` and ``da`` (B, O). The first argument is the output;
+it may be the same array as an input. A backward function computes the derivative from ``a``, for
+GELU from ``z``. At a kink it takes the derivative from the left.
 """
 
 import numpy as np
 
 from fastnn.model.layers import LEAK
 
-# GELU as its authors approximate it: z / 2 · (1 + tanh(GELU_SCALE · (z + GELU_CUBIC · z³)))
+# GELU in the tanh form: z / 2 · (1 + tanh(GELU_SCALE · (z + GELU_CUBIC · z³)))
 GELU_SCALE, GELU_CUBIC = np.float32(np.sqrt(2 / np.pi)), np.float32(0.044715)
 
 
@@ -19,7 +19,7 @@ def relu_forward(a: np.ndarray, z: np.ndarray) -> None:
 
 
 def relu_backward(dz: np.ndarray, da: np.ndarray, a: np.ndarray) -> None:
-    """Compute ``dz = da`` where ``a > 0``, else 0: the derivative at 0 is taken as 0."""
+    """Compute ``dz = da`` where ``a > 0``, else 0."""
     dz[...] = np.where(a > 0, da, 0)
 
 
@@ -35,7 +35,7 @@ def leaky_relu_backward(dz: np.ndarray, da: np.ndarray, a: np.ndarray) -> None:
 
 def logistic_forward(a: np.ndarray, z: np.ndarray) -> None:
     """Compute ``a = 1 / (1 + e⁻ᶻ)``."""
-    with np.errstate(over="ignore"):  # 1 / (1 + ∞) is the 0 that it should be
+    with np.errstate(over="ignore"):  # 1 / (1 + ∞) = 0 is right
         a[...] = 1 / (1 + np.exp(-z))
 
 
@@ -57,7 +57,7 @@ def tanh_backward(dz: np.ndarray, da: np.ndarray, a: np.ndarray) -> None:
 def gelu_forward(a: np.ndarray, z: np.ndarray) -> None:
     """Compute ``a = z / 2 · (1 + tanh u)``, ``u = GELU_SCALE · (z + GELU_CUBIC · z³)``.
 
-    That is z times the normal distribution's function of z, to 5e-4 (Hendrycks and Gimpel 2016).
+    This is z times the normal distribution function, within 5e-4 (Hendrycks and Gimpel 2016).
     """
     u = GELU_SCALE * (z + GELU_CUBIC * (z * z * z))
     a[...] = np.float32(0.5) * z * (1 + np.tanh(u))

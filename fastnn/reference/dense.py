@@ -1,7 +1,7 @@
-"""A fully connected layer: forward, and backward towards its weights and towards its input.
+"""A fully connected layer: its output, and the gradients of its weights and its input.
 
 Shapes: ``x`` (B, I), ``w`` (I, O), ``b`` (O,), ``z`` (B, O). A gradient has the shape of its
-tensor. Outputs come first and are overwritten.
+tensor. The first arguments are the outputs, which are overwritten.
 """
 
 import numpy as np

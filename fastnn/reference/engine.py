@@ -1,10 +1,10 @@
-"""The reference engine: one chunk forward and backward, in the order of the formulas.
+"""The reference engine: forward, backward and update of a network, in the order of the formulas.
 
-Made to be read and trusted, not to be fast: `fastnn.kernels.engine` does the same work and is
-tested against this.
+It is written to be read, not to be fast. `fastnn.kernels.engine` computes the same, and tests
+compare the two.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
 from typing import Any, TypeVar, cast
 
@@ -36,10 +36,10 @@ from fastnn.system.memory import empty_predictions
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
-def _alone(method: Method) -> Method:
-    """Let one thread work at a time: there is one set of buffers.
+def _locked(method: Method) -> Method:
+    """Run a method under the engine's lock, because all calls share the buffers.
 
-    And in silence: a loss that overflows is divergence, which the caller reports.
+    NumPy's floating-point warnings are off: the caller reports a loss that overflows.
     """
 
     @wraps(method)
@@ -51,19 +51,19 @@ def _alone(method: Method) -> Method:
 
 
 def _blas() -> str:
-    """Return the name and the version of the library of NumPy's matrix products."""
+    """Return the name and version of NumPy's BLAS library."""
     config: Any = np.show_config(mode="dicts")
     blas = config.get("Build Dependencies", {}).get("blas", {})
     return f"{blas.get('name')} {blas.get('version')}"
 
 
 class ReferenceEngine:
-    """The engine in plain NumPy. `fastnn.engine.Engine` says what each method does.
+    """The engine in plain NumPy. `fastnn.engine.Engine` documents the methods.
 
-    Buffers: ``x[l]`` holds the input of layer l, a chunk's scaled features first, ``z[l]`` and
-    ``a[l]`` what it computes from it, and ``dz[l]`` the gradient of the loss with respect to
-    ``z[l]``; each is (CHUNK_ROWS, width), and a chunk uses its first rows. ``x[l + 1]`` is
-    ``a[l]``, but where dropout stands between them.
+    Buffers of layer i, each (CHUNK_ROWS, width), whose first rows a chunk uses: ``x[i]`` is the
+    input, ``z[i]`` the pre-activation, ``a[i]`` the output and ``dz[i]`` the gradient of the loss
+    with respect to ``z[i]``. ``x[0]`` holds the scaled features, and ``x[i + 1]`` is ``a[i]`` after
+    dropout.
     """
 
     name = "numpy"
@@ -83,11 +83,11 @@ class ReferenceEngine:
             [_rows(layer.outputs) for layer in self.layers] for _ in range(3)
         )
         self._p, self._losses = _rows(self.layers[-1].outputs), np.empty(CHUNK_ROWS, np.float32)
-        self._masks: list[np.ndarray | None] = [None] * len(self.layers)
+        self._masks: list[np.ndarray | None] = [None] * len(self.layers)  # of layers' inputs
         self._parameters = self._zeros()
-        self._gradients = self._zeros()  # of the batch, summed over its chunks
+        self._gradients = self._zeros()  # of a batch: the sum over its chunks
         self._chunk_gradients = self._zeros()
-        self._state: list[Parameters] = []  # of the optimizer, slot by slot
+        self._state: list[Parameters] = []  # of the optimizer
 
     def _zeros(self) -> Parameters:
         return [
@@ -95,30 +95,30 @@ class ReferenceEngine:
             for layer in self.layers
         ]
 
-    @_alone
+    @_locked
     def get_parameters(self) -> Parameters:
         """Return a copy of the parameters."""
         return [(w.copy(), b.copy()) for w, b in self._parameters]
 
-    @_alone
+    @_locked
     def set_parameters(self, parameters: Parameters) -> None:
-        """Replace the parameters by a copy of these."""
+        """Set the parameters; the engine copies them."""
         for (w, b), (new_w, new_b) in zip(self._parameters, parameters, strict=True):
             w[...], b[...] = new_w, new_b
 
-    @_alone
+    @_locked
     def get_state(self, slots: int) -> list[Parameters]:
-        """Return a copy of so many slots of the optimizer's state."""
+        """Return a copy of the optimizer's state."""
         return [[(w.copy(), b.copy()) for w, b in slot] for slot in self._slots(slots)]
 
-    @_alone
+    @_locked
     def set_state(self, state: list[Parameters]) -> None:
-        """Replace the optimizer's state by a copy of this; slots that are not given are zero."""
+        """Set the optimizer's state; the engine copies it, and zeros the slots that are missing."""
         self._state = [[(w.copy(), b.copy()) for w, b in slot] for slot in state]
 
-    @_alone
+    @_locked
     def run_chunk(self, epoch: Epoch, progress: Progress, budget_rows: int) -> Progress:
-        """Train on at least `budget_rows` further rows, or to the end of the epoch."""
+        """Train on at least `budget_rows` more rows, or to the end of the epoch."""
         position, loss_sum, correct = progress
         rows = len(epoch.order)
         epoch.data.check_not_resized(self.layers[0].inputs, rows)
@@ -141,54 +141,58 @@ class ReferenceEngine:
             position = chunk.stop
         return Progress(position, loss_sum, correct)
 
-    @_alone
+    @_locked
     def loss_and_grad(self, data: Data, *, l2: float = 0.0) -> tuple[float, Parameters]:
-        """Return the mean loss over these rows as one batch, and its gradient."""
+        """Return the mean loss of all rows as one batch, and its gradient, without dropout."""
         total, loss_sum = np.float32(data.total_weight), 0.0
-        self._draw_masks(None, np.arange(0))
-        for start in range(0, len(data.x), CHUNK_ROWS):
-            data.check_not_resized(self.layers[0].inputs)
-            part = data.take(slice(start, start + CHUNK_ROWS))
+        for start, part in self._chunks(data):
             loss_sum += self._forward_with_loss(part)[0]
             self._backward(part, total, first=start == 0)
         mean = loss_sum / data.total_weight + self._add_penalty(l2)
         return mean, [(dw.copy(), db.copy()) for dw, db in self._gradients]
 
-    @_alone
+    @_locked
     def evaluate(self, data: Data) -> tuple[float, float]:
-        """Return the mean loss and the accuracy over these rows."""
+        """Return the mean loss and the accuracy."""
         loss_sum, correct = 0.0, 0.0
-        self._draw_masks(None, np.arange(0))
-        for start in range(0, len(data.x), CHUNK_ROWS):
-            data.check_not_resized(self.layers[0].inputs)
-            part = data.take(slice(start, start + CHUNK_ROWS))
+        for _, part in self._chunks(data):
             chunk_loss, chunk_correct = self._forward_with_loss(part)
             loss_sum += chunk_loss
             correct += chunk_correct
         return loss_sum / data.total_weight, correct / data.total_weight
 
-    @_alone
+    @_locked
     def predict(self, x: Features) -> np.ndarray:
         """Return predictions (rows, O) float32."""
         check_finite(x, "x")
-        self._draw_masks(None, np.arange(0))
+        self._clear_masks()
         p = empty_predictions(len(x), self.layers[-1].outputs)
         for start in range(0, len(x), CHUNK_ROWS):
             part = slice(start, start + CHUNK_ROWS)
             predict(p[part], self._forward(x[part]), self.loss)
         return p
 
-    def _draw_masks(self, epoch: Epoch | None, positions: np.ndarray) -> None:
-        """Decide which inputs of each layer a chunk keeps; without an epoch, all are kept."""
+    def _chunks(self, data: Data) -> Iterator[tuple[int, Data]]:
+        """Yield the chunks of all rows, each with its start, for passes without dropout."""
+        self._clear_masks()
+        for start in range(0, len(data.x), CHUNK_ROWS):
+            data.check_not_resized(self.layers[0].inputs)
+            yield start, data.take(slice(start, start + CHUNK_ROWS))
+
+    def _clear_masks(self) -> None:
+        """Turn dropout off."""
+        self._masks = [None] * len(self.layers)
+
+    def _draw_masks(self, epoch: Epoch, positions: np.ndarray) -> None:
+        """Draw the dropout masks of a chunk; a layer without dropout has none."""
         for i, layer in enumerate(self.layers):
-            self._masks[i] = None
-            if epoch is not None and layer.dropout:
+            if layer.dropout:
                 self._masks[i] = keep_mask(
                     epoch.seed, epoch.number, i, positions, layer.inputs, layer.dropout
                 )
 
     def _forward(self, features: Features) -> np.ndarray:
-        """Run the layers over a chunk's features and return the last z."""
+        """Compute all layers for a chunk's features; return the last z."""
         rows = len(features)
         x = self._x[0][:rows]
         np.multiply(to_dense(features), self.input_scale, out=x, dtype=np.float32)
@@ -203,25 +207,25 @@ class ReferenceEngine:
         return z
 
     def _forward_with_loss(self, data: Data) -> tuple[float, float]:
-        """Run a chunk forward; return the sums of its losses and of the weights of right rows."""
+        """Compute a chunk's outputs; return its loss sum and the weight of its correct rows."""
         losses, p = self._losses[: len(data.x)], self._p[: len(data.x)]
         z = self._forward(data.x)
         loss_forward(losses, p, z, data.targets, self.loss)
         if data.weights is not None:
             losses[...] = _weighted(losses, data.weights)
-        right = np.zeros(len(z))
+        correct = np.zeros(len(z))
         if self.loss.takes_labels:
-            right = z.argmax(axis=1) == data.targets
+            correct = z.argmax(axis=1) == data.targets
         elif self.loss.score == "accuracy":
-            right = ((z > 0) == (data.targets > 0.5)).all(axis=1)
+            correct = ((z > 0) == (data.targets > 0.5)).all(axis=1)
         if data.weights is not None:
-            right = right * data.weights
-        return float(losses.sum(dtype=np.float64)), float(right.sum(dtype=np.float64))
+            correct = correct * data.weights
+        return float(losses.sum(dtype=np.float64)), float(correct.sum(dtype=np.float64))
 
     def _backward(self, data: Data, norm: np.float32, first: bool) -> None:
-        """Bring the loss back through the chunk just run; add to the batch's gradients.
+        """Compute the gradients of the chunk that was just run forward; add them to the batch's.
 
-        A batch's loss is the sum of its rows' weighted losses, divided by the norm.
+        The loss of a batch is the sum of its rows' weighted losses, divided by `norm`.
         """
         rows = len(data.x)
         x, z, a, dz = ([b[:rows] for b in each] for each in (self._x, self._z, self._a, self._dz))
@@ -233,19 +237,19 @@ class ReferenceEngine:
             dw, db = (self._gradients if first else self._chunk_gradients)[i]
             dense_backward_weights(dw, db, dz[i], x[i])
             if i > 0:
-                before, da = self.layers[i - 1], dz[i - 1]
+                previous, da = self.layers[i - 1], dz[i - 1]
                 dense_backward_input(da, dz[i], self._parameters[i][0])
                 if (mask := self._masks[i]) is not None:
                     drop(da, mask, self.layers[i].dropout)
-                source = z[i - 1] if before.activation == "gelu" else a[i - 1]
-                _activation(before, "backward")(da, da, source)
+                source = z[i - 1] if previous.activation == "gelu" else a[i - 1]
+                _activation(previous, "backward")(da, da, source)
         if not first:
             for total, part in zip(self._gradients, self._chunk_gradients, strict=True):
                 for total_array, part_array in zip(total, part, strict=True):
                     total_array += part_array
 
     def _add_penalty(self, l2: float) -> float:
-        """Add the gradient of ``l2 / 2 · Σ w²`` to the batch's; return that sum."""
+        """Add the gradient of ``l2 / 2 · Σ w²`` to the batch's; return this penalty."""
         if l2 == 0:
             return 0.0
         squares = 0.0
@@ -255,7 +259,7 @@ class ReferenceEngine:
         return l2 / 2 * squares
 
     def _update(self, epoch: Epoch, update: int) -> None:
-        """Apply the batch's gradients."""
+        """Update all parameters by the gradients of a batch."""
         rate, decay = epoch.rates[update], epoch.decays[update]
         slots = self._slots(epoch.optimizer.slots)
         if epoch.clip_norm:
@@ -264,10 +268,10 @@ class ReferenceEngine:
             if decay:
                 decay_weights(self._parameters[i][0], decay)
             for j, (w, dw) in enumerate(zip(*pair, strict=True)):
-                _follow(w, dw, [slot[i][j] for slot in slots], rate, epoch.optimizer)
+                _apply_rule(w, dw, [slot[i][j] for slot in slots], rate, epoch.optimizer)
 
     def _slots(self, count: int) -> list[Parameters]:
-        """Return the first slots of the optimizer's state, zeros where there were none."""
+        """Return the first slots of the optimizer's state, which start at zero."""
         while len(self._state) < count:
             self._state.append(self._zeros())
         return self._state[:count]
@@ -278,18 +282,18 @@ def _rows(width: int) -> np.ndarray:
 
 
 def _weighted(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Multiply by weights; what has weight 0 does not count, whatever it is."""
+    """Multiply by weights; the product with a weight of 0 is 0, even for inf and NaN."""
     return np.where(weights == 0, 0, values * weights)
 
 
 def _activation(layer: Dense, direction: str) -> Callable[..., None]:
-    """Return a layer's activation, forward or backward."""
+    """Return the function of a layer's activation; direction is "forward" or "backward"."""
     if layer.activation == "identity":
-        return lambda out, given, *_: np.copyto(out, given)
+        return lambda output, source, *_: np.copyto(output, source)
     return getattr(activations, f"{layer.activation}_{direction}")
 
 
-def _follow(
+def _apply_rule(
     w: np.ndarray, dw: np.ndarray, state: list[np.ndarray], rate: np.float32, optimizer: Optimizer
 ) -> None:
     """Update a parameter by an optimizer's rule."""

@@ -1,8 +1,8 @@
-"""Losses, straight from the last layer's z. `fastnn.model.losses` holds the formulas.
+"""Losses, computed from the last layer's z. `fastnn.model.losses` has the formulas.
 
-Each forward function writes every sample's loss (B,) and the predictions p (B, O), which may be z
-itself, and each backward function the gradient of every sample's loss with respect to z (B, O).
-Computing p first and the loss from it would lose it all where p underflows.
+A forward function writes the loss of each sample (B,) and the predictions p (B, O), which may be
+the array z. A backward function writes the gradient of each sample's loss with respect to z (B, O).
+The loss is computed from z, because p may underflow.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from fastnn.reference.activations import logistic_forward
 def loss_forward(
     losses: np.ndarray, p: np.ndarray, z: np.ndarray, targets: np.ndarray, loss: Loss
 ) -> None:
-    """Write losses and predictions; targets are labels (B,) int or values (B, O)."""
+    """Write losses and predictions. Targets are labels (B,) int32 or values (B, O) float32."""
     if loss.takes_labels:
         softmax_cross_entropy_forward(losses, p, z, targets)
     else:
@@ -50,9 +50,9 @@ def predict(p: np.ndarray, z: np.ndarray, loss: Loss) -> None:
 def softmax_cross_entropy_forward(
     losses: np.ndarray, p: np.ndarray, z: np.ndarray, labels: np.ndarray
 ) -> None:
-    """Compute ``log Σ exp(z - m) - (z[label] - m)`` with ``m = max z``, and the softmax.
+    """Compute ``losses = log Σ exp(z - m) - (z[label] - m)`` with ``m = max z``, and softmax p.
 
-    That is ``-log p[label]``, and finite for any finite z.
+    This equals ``-log p[label]``, and is finite for all finite z.
     """
     shifted = z - z.max(axis=1, keepdims=True)
     label_z = shifted[np.arange(len(labels)), labels]
@@ -61,7 +61,7 @@ def softmax_cross_entropy_forward(
 
 
 def softmax(p: np.ndarray, z: np.ndarray) -> None:
-    """Compute ``p = exp(z - max z) / Σ exp(z - max z)``, row by row."""
+    """Compute ``p = exp(z - max z) / Σ exp(z - max z)`` in each row."""
     np.exp(z - z.max(axis=1, keepdims=True), out=p)
     p /= p.sum(axis=1, keepdims=True)
 
@@ -73,12 +73,12 @@ def softmax_cross_entropy_backward(dz: np.ndarray, p: np.ndarray, labels: np.nda
 
 
 def elementwise_loss(z: np.ndarray, y: np.ndarray, loss: Loss) -> np.ndarray:
-    """Return the loss of every output of every sample (B, O), for targets y (B, O)."""
-    if loss.name == "logistic":  # log(1 + eᶻ) - y z, without the overflow of eᶻ
+    """Return the loss of each output of each sample (B, O), for targets y (B, O)."""
+    if loss.name == "logistic":  # log(1 + eᶻ) - y z without overflow
         return np.maximum(z, 0) - y * z + np.log1p(np.exp(-np.abs(z)))
     if loss.name == "poisson":
-        apart = z - np.log(np.where(y > 0, y, 1))  # the formula's terms would lose its digits
-        return np.where(y > 0, y * (np.expm1(apart) - apart), np.exp(z))
+        d = z - np.log(np.where(y > 0, y, 1))  # y (eᵈ - 1 - d) does not cancel near p = y
+        return np.where(y > 0, y * (np.expm1(d) - d), np.exp(z))
     r = z - y
     if loss.name == "absolute_error":
         return np.abs(r)

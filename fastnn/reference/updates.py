@@ -1,44 +1,45 @@
-"""Update rules: how a parameter follows its gradient, as `fastnn.model.optimizers` says.
+"""Update rules of the optimizers; `fastnn.Optimizer` has the equations and their sources.
 
-Parameters ``w``, gradients ``dw`` and state have one shape; all but ``dw`` are updated in place.
+A parameter ``w``, its gradient ``dw`` and its state arrays have the same shape. The functions
+update parameter and state in place. ``rate`` is the step size of `fastnn.epoch.Epoch.rates`.
 """
 
 import numpy as np
 
 
 def add_l2(dw: np.ndarray, w: np.ndarray, l2: float) -> None:
-    """Add the gradient of ``l2 / 2 · Σ w²``."""
+    """Add the gradient of ``l2 / 2 · Σ w²``: ``dw = dw + l2 · w``."""
     dw += np.float32(l2) * w
 
 
 def clip_gradient(gradients: list[np.ndarray], clip_norm: float) -> None:
-    """Shorten a gradient to a length: ``dw = dw · min(1, clip_norm / √Σ dw²)`` over all of it.
+    """Clip the norm of a gradient: ``dw = dw · min(1, clip_norm / √Σ dw²)``.
 
-    (Pascanu, Mikolov and Bengio 2013.)
+    The sum is over all gradients (Pascanu, Mikolov and Bengio 2013).
     """
     norm = np.sqrt(sum(float(np.sum(dw * dw, dtype=np.float64)) for dw in gradients))
     if norm > clip_norm:
-        shrink = clip_norm / norm if np.isfinite(norm) else np.nan  # divergence, and seen as it
+        factor = clip_norm / norm if np.isfinite(norm) else np.nan  # NaN shows the divergence
         for dw in gradients:
-            dw *= np.float32(shrink)
+            dw *= np.float32(factor)
 
 
 def decay_weights(w: np.ndarray, decay: np.float32) -> None:
-    """Take a part off the weights, whatever their gradient."""
+    """Apply decoupled weight decay: ``w = w - decay · w``."""
     w -= decay * w
 
 
 def sgd_update(w: np.ndarray, dw: np.ndarray, rate: np.float32) -> None:
-    """Step down the gradient: ``w = w - rate · dw``."""
+    """Compute ``w = w - rate · dw``."""
     w -= rate * dw
 
 
 def momentum_update(
     w: np.ndarray, u: np.ndarray, dw: np.ndarray, rate: np.float32, momentum: float, nesterov: bool
 ) -> None:
-    """Step along the velocity: ``u = momentum · u - rate · dw``, ``w = w + u``.
+    """Compute ``u = momentum · u - rate · dw`` and ``w = w + u``.
 
-    Nesterov's looks one step ahead: ``w = w + momentum · u - rate · dw``.
+    Nesterov's form computes ``w = w + momentum · u - rate · dw`` instead.
     """
     step = -rate * dw
     u *= np.float32(momentum)
@@ -56,10 +57,9 @@ def adam_update(
     beta2: float,
     eps: float,
 ) -> None:
-    """Step along the mean gradient, by the root of its mean square.
+    """Compute ``m = β₁ m + (1 - β₁) dw``, ``v = β₂ v + (1 - β₂) dw²`` and then w.
 
-    ``m = β₁ m + (1 - β₁) dw``, ``v = β₂ v + (1 - β₂) dw²``, ``w = w - rate · m / (√v + ε)``; the
-    correction of m's and v's zero start is in the rate.
+    ``w = w - rate · m / (√v + ε)``; the bias correction is part of the rate.
     """
     m *= np.float32(beta1)
     m += np.float32(1 - beta1) * dw

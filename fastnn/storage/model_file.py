@@ -79,8 +79,8 @@ def model_from_network(network: Any, estimator: dict[str, Any] | None = None) ->
         "input_scale": network.input_scale,
         "seed": network.seed,
     }
-    counts = network._counts
-    return Model(arguments, counts.epochs, counts.samples, network.parameters, estimator)
+    position = network._position
+    return Model(arguments, position.epochs, position.samples, network.parameters, estimator)
 
 
 def write_model(path: FilePath, model: Model) -> None:

@@ -1,8 +1,9 @@
-"""Export networks as ONNX models, which ONNX Runtime and others run.
+"""Export of networks as ONNX models, which ONNX Runtime and many other programs run.
 
-A model takes X (N, inputs) float32 and does not check it. It computes the network's predictions in
-float32, so that the two differ only by rounding. Its operators are those of opset 13 (ONNX 1.8,
-ONNX Runtime 1.6), the first opset in which softmax works along one axis.
+A model has the input ``X`` (N, inputs) float32, which it does not check. It computes what the
+network predicts, in float32, so that the two differ by rounding only. The operators are those of
+opset 13 (ONNX 1.8), the first one in which Softmax works along a single axis; ONNX Runtime supports
+it since version 1.6.
 """
 
 from math import pi, sqrt
@@ -17,11 +18,11 @@ from fastnn.system.files import FilePath, write_atomically
 OPSET, IR_VERSION = 13, 7
 
 _FLAT = np.array([-1], np.int64)
-_ARGMAX: dict[str, Any] = {"axis": 1, "keepdims": 0}
-# The engines approximate GELU as z σ(z (slope + cubic z²)).
+_PER_ROW: dict[str, Any] = {"axis": 1, "keepdims": 0}
+# GELU in the form of the engines: z σ(z (slope + cubic z²)).
 _GELU_SLOPE, _GELU_CUBIC = (np.float32(2 * sqrt(2 / pi) * factor) for factor in (1, 0.044715))
 
-# The operator of an activation or link, and its attributes. GELU needs several operators.
+# Activation or link: operator and attributes. GELU takes several operators.
 _OPERATORS: dict[str, tuple[str, dict[str, Any]]] = {
     "identity": ("Identity", {}),
     "logistic": ("Sigmoid", {}),
@@ -34,7 +35,7 @@ _OPERATORS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def missing_package_error(error: ModuleNotFoundError) -> ModuleNotFoundError:
-    """Return the error to raise if a package that ONNX models need is not installed."""
+    """Return an error that says how to install the missing package."""
     return ModuleNotFoundError(
         f"ONNX models need the package {error.name}: pip install '.[onnx]' in fastnn's checkout",
         name=error.name,
@@ -50,7 +51,7 @@ def _onnx() -> Any:
 
 
 class _Graph:
-    """Nodes in order of execution, and their constants."""
+    """A graph under construction: nodes in execution order, and constants."""
 
     def __init__(self) -> None:
         self._onnx = _onnx()
@@ -59,7 +60,7 @@ class _Graph:
         self._constants: list[Any] = []
 
     def add(self, operator: str, *inputs: Any, output: str = "", **attributes: Any) -> str:
-        """Add a node with one output; return its name. Inputs are names or constants."""
+        """Add a node and return the name of its output; inputs are names or arrays."""
         output = output or f"{operator.lower()}_{len(self._nodes)}"
         names = [name if isinstance(name, str) else self._constant(name) for name in inputs]
         make_node = self._onnx.helper.make_node
@@ -71,8 +72,8 @@ class _Graph:
         self._constants.append(self._onnx.numpy_helper.from_array(value, name))
         return name
 
-    def build(self, inputs: int, outputs: dict[str, tuple[str, list[int]]]) -> Any:
-        """Return the graph, given the element type of each output and the shape of a row."""
+    def finish(self, inputs: int, outputs: dict[str, tuple[str, list[int]]]) -> Any:
+        """Return the GraphProto; outputs are given by element type and shape of a row."""
         helper = self._onnx.helper
         values = [
             helper.make_tensor_value_info(name, getattr(self.types, kind), ["N", *shape])
@@ -82,13 +83,17 @@ class _Graph:
 
 
 def network_graph(network: Any) -> Any:
-    """Return the graph of a network's `predict`.
+    """Return the graph of a network, whose outputs are those of `Network.predict`.
+
+    Parameters
+    ----------
+    network : Network
 
     Returns
     -------
     onnx.GraphProto
-        The graph of `classifier_graph`; or for a regression, a graph with the output `values`
-        float32, (N,) for one output, else (N, outputs).
+        For a classifier, the graph of `classifier_graph`. For a regression, a graph with the
+        output `values` float32: (N,) for one output, else (N, outputs).
 
     Raises
     ------
@@ -101,7 +106,14 @@ def network_graph(network: Any) -> Any:
 
 
 def regression_graph(network: Any, name: str, *, flat: bool = False) -> Any:
-    """Return the graph of a regression, whose output has a name and is (N, outputs), or flat (N,).
+    """Return the graph of a regression with one output of this name.
+
+    Parameters
+    ----------
+    network : Network
+    name : str
+    flat : bool, default False
+        Whether the output is (N,) rather than (N, outputs).
 
     Raises
     ------
@@ -113,22 +125,19 @@ def regression_graph(network: Any, name: str, *, flat: bool = False) -> Any:
     if flat:
         graph.add("Reshape", values, _FLAT, output=name)
     shape = [] if flat else [network.layers[-1].outputs]
-    return graph.build(network.layers[0].inputs, {name: ("FLOAT", shape)})
+    return graph.finish(network.layers[0].inputs, {name: ("FLOAT", shape)})
 
 
 def classifier_graph(network: Any, classes: np.ndarray | None = None) -> Any:
-    """Return the graph of a classifier, with outputs `label` and `probabilities`.
-
-    `probabilities` are (N, classes) float32.
+    """Return the graph of a classifier: outputs `label` and `probabilities` (N, classes) float32.
 
     Parameters
     ----------
     network : Network
-        The network. If it has one output and there are two classes, the output is the probability
-        of the second class.
     classes : ndarray (classes,), optional
-        Strings or integers; `label` (N,) is one of them. By default `label` is a class number, or
-        for the loss "logistic" 0 or 1: (N,) for one output, else (N, outputs).
+        The labels, strings or integers. If there are two classes and one output, the output is
+        the probability of the second class. Without `classes`, a label is a class number or, for
+        the loss "logistic", 0 or 1: (N,) for one output, else (N, outputs).
 
     Raises
     ------
@@ -138,8 +147,8 @@ def classifier_graph(network: Any, classes: np.ndarray | None = None) -> Any:
     graph, outputs = _Graph(), network.layers[-1].outputs
     kind, columns, shape = "INT64", outputs, []
     if classes is not None:
-        classes, columns = _as_labels(classes), len(classes)
-        kind = "STRING" if classes.dtype == object else kind
+        classes = classes.astype(np.int64 if classes.dtype.kind in "biuf" else object)
+        kind, columns = "STRING" if classes.dtype == object else kind, len(classes)
     if columns > outputs:  # two classes, one output
         second = _add_network(graph, network)
         first = graph.add("Sub", np.float32(1), second)
@@ -147,9 +156,9 @@ def classifier_graph(network: Any, classes: np.ndarray | None = None) -> Any:
     else:
         p = _add_network(graph, network, "probabilities")
     if classes is not None:
-        graph.add("Gather", classes, graph.add("ArgMax", p, **_ARGMAX), output="label")
+        graph.add("Gather", classes, graph.add("ArgMax", p, **_PER_ROW), output="label")
     elif network.loss.takes_labels:
-        graph.add("ArgMax", p, output="label", **_ARGMAX)
+        graph.add("ArgMax", p, output="label", **_PER_ROW)
     else:
         if outputs == 1:
             p = graph.add("Reshape", p, _FLAT)
@@ -157,18 +166,13 @@ def classifier_graph(network: Any, classes: np.ndarray | None = None) -> Any:
             shape = [outputs]
         is_likely = graph.add("Greater", p, np.float32(0.5))
         graph.add("Cast", is_likely, output="label", to=graph.types.INT64)
-    return graph.build(
+    return graph.finish(
         network.layers[0].inputs, {"label": (kind, shape), "probabilities": ("FLOAT", [columns])}
     )
 
 
-def _as_labels(classes: np.ndarray) -> np.ndarray:
-    """Return classes with a dtype of ONNX: int64, or object for strings."""
-    return classes.astype(np.int64 if classes.dtype.kind in "biuf" else object)
-
-
 def _add_network(graph: _Graph, network: Any, output: str = "") -> str:
-    """Add the nodes from X to the predictions (N, outputs); return the name of the last."""
+    """Add the nodes from X to the predictions (N, outputs); return the name of the latter."""
     a = "X"
     if network.input_scale != 1:
         a = graph.add("Mul", a, np.float32(network.input_scale))
@@ -180,7 +184,7 @@ def _add_network(graph: _Graph, network: Any, output: str = "") -> str:
 
 
 def _add_activation(graph: _Graph, name: str, z: str) -> str:
-    if name == "gelu":  # an operator only since opset 20; (1 + tanh u) / 2 = σ(2 u)
+    if name == "gelu":  # opset 20 has the operator Gelu; (1 + tanh u) / 2 is σ(2 u)
         slope = graph.add("Add", graph.add("Mul", graph.add("Mul", z, z), _GELU_CUBIC), _GELU_SLOPE)
         return graph.add("Mul", z, graph.add("Sigmoid", graph.add("Mul", z, slope)))
     operator, attributes = _OPERATORS[name]
@@ -188,7 +192,7 @@ def _add_activation(graph: _Graph, name: str, z: str) -> str:
 
 
 def write_onnx(graph: Any, path: FilePath) -> None:
-    """Check the model of a graph, and write it atomically.
+    """Check the model of a graph and write it to a file, completely or not at all.
 
     Raises
     ------

@@ -1,1 +1,1 @@
-"""Training: the loop over epochs, its plan and state, callbacks, checkpoints."""
+"""Training: plan, preparation, the loop over epochs, callbacks and checkpoints."""

@@ -1,115 +1,76 @@
-"""What may watch a fit."""
+"""Callbacks that come with fastnn: a log file and a progress bar."""
 
 import csv
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-
-class Callback:
-    """Base class: override what you want to see. Every method does nothing here.
-
-    Callbacks run in Python between calls of the engine. They may raise to end the fit; the
-    network keeps the weights that it has then, or the best where early stopping keeps them.
-    """
-
-    def on_fit_begin(self, epochs: int, rows: int) -> None:
-        """See how many epochs of how many rows there will be, at most."""
-
-    def on_resume(self, epoch: int, rows: int, history: dict[str, list[float]]) -> None:
-        """See that a fit goes on from a checkpoint, after `on_fit_begin`.
-
-        It goes on in an epoch, counted from 1, of which so many rows are done; the history is that
-        of the epochs before.
-        """
-
-    def on_epoch_begin(self, epoch: int) -> None:
-        """See that an epoch, counted from 1, begins."""
-
-    def on_chunk_end(self, epoch: int, rows: int) -> None:
-        """See how many rows of an epoch, counted from 1, are done; called many times a second."""
-
-    def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> bool | None:
-        """See the figures of an epoch, counted from 1, that is over; return True to end the fit.
-
-        `metrics` holds what `fastnn.Network.fit` adds to the history for it.
-        """
-
-    def on_fit_end(self, history: dict[str, list[float]]) -> None:
-        """See the history of a fit that has come to its end, and was not broken off."""
-
-    def on_fit_break(self) -> None:
-        """See that an exception breaks off a fit; it goes on its way after this."""
+from fastnn.training.fit import Callback, State
+from fastnn.training.state import History
 
 
-class Bookkeeper(Callback):
-    """A callback whose `on_epoch_end` is part of the fit's own bookkeeping.
-
-    An interrupt waits for it, and so finds either all counts with an epoch or all without.
-
-    Attributes
-    ----------
-    kept : dict of str to list of float
-        What a checkpoint keeps for it, and it has again before `on_resume`.
-    """
-
-    kept: dict[str, list[float]] = {}
-
-
-def checked(callbacks: Sequence[Callback]) -> Sequence[Callback]:
-    """Return callbacks, or raise a TypeError if they are none."""
-    if isinstance(callbacks, Callback):
-        raise TypeError("callbacks must be a list of instances of fastnn.Callback, got one alone")
-    for each in callbacks:
-        if not isinstance(each, Callback):
-            raise TypeError(f"callbacks must be instances of fastnn.Callback, got {each!r}")
-    return callbacks
-
-
-def past_epochs(epoch: int, history: dict[str, list[float]]) -> Iterator[tuple[int, Any]]:
-    """Yield the numbers and figures of the epochs before the one in which a fit goes on."""
+def past_epochs(epoch: int, history: History) -> Iterator[tuple[int, Any]]:
+    """Yield the number and figures of each epoch in a history that ends before `epoch`."""
     names = list(history)
     figures = list(zip(*history.values(), strict=True))
     for number, values in enumerate(figures, start=epoch - len(figures)):
         yield number, dict(zip(names, values, strict=True))
 
 
-class LogFile(Bookkeeper):
-    """Write the figures of every epoch to a file: CSV if its name ends so, else JSON lines.
+class LogFile(Callback):
+    """Write the figures of every epoch to a file, in CSV or JSON lines.
 
     Parameters
     ----------
     path : str or Path
-        The file is closed between epochs, so that whoever reads it finds whole lines.
+        The format is CSV if the name ends in ``.csv``, else JSON lines. The file is closed between
+        epochs, so that a reader finds complete lines.
     append : bool, default False
-        Whether a fit adds its lines to what is there, such as those of the fits before it, instead
-        of replacing it.
+        Whether to append to an existing file instead of replacing it.
+
+    Raises
+    ------
+    OSError
+        From the fit, if the file cannot be written.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile
+    >>> from pathlib import Path
+    >>> from fastnn import LogFile, Network
+    >>> x, y = np.eye(4, dtype=np.float32), [0, 1, 0, 1]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "run.csv")
+    ...     history = Network([4, 2]).fit(x, y, epochs=2, callbacks=[LogFile(path)])
+    ...     path.read_text().splitlines()[0]
+    'epoch,loss,accuracy,learning_rate,seconds'
     """
+
+    defers_interrupts = True
 
     def __init__(self, path: str | os.PathLike[str], append: bool = False) -> None:
         self.path, self.append = Path(path), append
+        self._size = 0  # bytes before the lines of this fit
 
     def on_fit_begin(self, epochs: int, rows: int) -> None:
-        """Begin anew or go on; a file that cannot be written is known before the training."""
+        """Open the file, so that a file that cannot be written ends the fit before it trains."""
         self.path.open("a" if self.append else "w", encoding="utf-8").close()
-        self.kept = {f"bytes in {self.path} before": [self.path.stat().st_size]}
+        self._size = self.path.stat().st_size
 
-    def on_resume(self, epoch: int, rows: int, history: dict[str, list[float]]) -> None:
-        """Write the lines of the epochs before, in the place of those that are there."""
-        ((name, before),) = self.kept.items()
+    def on_resume(self, epoch: int, rows: int, history: History) -> None:
+        """Write the lines of the past epochs, and remove those of this fit that are there."""
         size = self.path.stat().st_size
-        if before and before[0] < size:
-            size = int(before[0])
-            os.truncate(self.path, size)
-        self.kept = {name: [size]}
+        if self._size < size:
+            os.truncate(self.path, self._size)
+        self._size = min(self._size, size)
         for number, metrics in past_epochs(epoch, history):
             self.on_epoch_end(number, metrics)
 
     def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Write a line, and in CSV the names before the file's first."""
+        """Append a line; in CSV, a header stands before the first."""
         row = {"epoch": epoch, **metrics}
         with self.path.open("a", encoding="utf-8", newline="") as file:
             if self.path.suffix.lower() == ".csv":
@@ -118,12 +79,29 @@ class LogFile(Bookkeeper):
                     writer.writeheader()
                 writer.writerow(row)
             else:
-                known = {k: v if math.isfinite(v) else None for k, v in row.items()}
-                file.write(json.dumps(known) + "\n")
+                finite = {k: v if math.isfinite(v) else None for k, v in row.items()}
+                file.write(json.dumps(finite) + "\n")
+
+    def state(self) -> State:
+        """Return the size of the file when the fit began."""
+        return {f"bytes in {self.path} before": [self._size]}
+
+    def set_state(self, state: State) -> None:
+        """Take the size of the same file when the fit began."""
+        for size in state.get(f"bytes in {self.path} before", []):
+            self._size = int(size)
 
 
 class ProgressBar(Callback):
-    """Show how far a fit is, with its latest figures, on standard error."""
+    """Show a progress bar and the latest figures on standard error.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastnn import Network, ProgressBar
+    >>> x, y = np.eye(4, dtype=np.float32), [0, 1, 0, 1]
+    >>> history = Network([4, 2]).fit(x, y, epochs=2, callbacks=[ProgressBar()])
+    """
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -140,31 +118,31 @@ class ProgressBar(Callback):
         self._task = self._bar.add_task("", total=epochs * rows)
         self._bar.start()
 
-    def on_resume(self, epoch: int, rows: int, history: dict[str, list[float]]) -> None:
-        """Begin where the fit does."""
+    def on_resume(self, epoch: int, rows: int, history: History) -> None:
+        """Show the past epochs."""
         for number, metrics in past_epochs(epoch, history):
             self.on_epoch_end(number, metrics)
         self.on_chunk_end(epoch, rows)
 
     def on_chunk_end(self, epoch: int, rows: int) -> None:
-        """Move on."""
+        """Advance the bar."""
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done + rows)
 
     def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Show the figures."""
+        """Show the figures of an epoch."""
         if self._bar is not None:
             self._done += self._rows
             shown = [f"{name} {metrics[name]:.4g}" for name in metrics if name in _SHOWN]
             text = " ".join([f"epoch {epoch}", *shown])
             self._bar.update(self._task, completed=self._done, description=text)
 
-    def on_fit_end(self, history: dict[str, list[float]]) -> None:
-        """Leave the bar as it is."""
+    def on_fit_end(self, history: History) -> None:
+        """Stop updating the bar."""
         self._stop()
 
     def on_fit_break(self) -> None:
-        """Leave the bar as it is, and the terminal in order."""
+        """Stop updating the bar, and restore the terminal."""
         self._stop()
 
     def _stop(self) -> None:

@@ -1,9 +1,8 @@
-"""Checkpoints: a fit that is stopped, or killed, goes on to the same bits as if it never had been.
+"""Checkpoints: a fit that was interrupted or killed resumes, with the same bits as an unbroken one.
 
-A directory has the last two of one fit, ``checkpoint-UPDATES.safetensors``, as
-`checkpoint_file` writes them. Beside where the fit stood they say what it was: its data by
-SHA-256, network, settings, and versions. A fit that differs in one of these does not go on from
-them.
+A directory holds the last two checkpoints of one fit, ``checkpoint-UPDATES.safetensors``, in the
+format of `checkpoint_file`. Besides the state of the fit they record its identity: SHA-256 of the
+data, network, settings and versions. A fit that differs in one of these is refused.
 """
 
 import hashlib
@@ -11,7 +10,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,55 +18,53 @@ import numpy as np
 
 from fastnn import __version__
 from fastnn.data.features import Features
-from fastnn.data.rows import Data
 from fastnn.data.sparse import SparseRows
-from fastnn.engine import Engine
 from fastnn.errors import CheckpointError, ModelFileError
 from fastnn.model.settings import check_integer
 from fastnn.system.files import FilePath, lock_directory
-from fastnn.training.callbacks import Callback
 from fastnn.training.checkpoint_file import Items, read_snapshot, write_snapshot
-from fastnn.training.plan import Plan
-from fastnn.training.state import Snapshot
+from fastnn.training.fit import Callback, Fit, is_interrupt
+from fastnn.training.state import History, Snapshot
 
 _NAME = re.compile(r"checkpoint-(\d{12,})\.safetensors")
 _LEFTOVER = re.compile(r"\.checkpoint-\d{12,}\.safetensors\.\d+\.[0-9a-f]+\.tmp")
 _HASH = "SHA-256 "
-_HASHED_ROWS = 8192  # at a time: rows that are selected are copied for it
-_OF_ALL_EPOCHS = ("cosine", "one_cycle")  # schedules that span as many epochs as there will be
+_HASHED_ROWS = 8192  # at a time: selected rows are copied for the hash
+_OF_ALL_EPOCHS = ("cosine", "one_cycle")  # schedules that depend on the number of epochs
 
 
 class Checkpoint(Callback):
-    """Keep a fit's checkpoints in a directory, from which it can go on.
+    """Write checkpoints of a fit to a directory, and resume from them.
 
-    One is written before the first epoch, after every so many, when the fit ends, and when it is
-    interrupted. The last two are kept. One directory is for one fit at a time, and one that is
-    running keeps others out (not on Windows). Callbacks and scorers are not compared: see that
-    they are the same.
+    A checkpoint is written before the first epoch, after every `every` epochs, at the end of the
+    fit and at an interrupt. The last two are kept. A directory serves one fit at a time: a running
+    fit locks it (not on Windows). Callbacks and scorers are not compared when a fit resumes: give
+    the same ones.
 
     Parameters
     ----------
     directory : str or Path
-        It is made if it is missing. A relative one is that of the moment at which a fit begins.
+        Created if it is missing. A relative path is resolved when a fit begins.
     every : int, default 1
-        Epochs from one checkpoint to the next.
+        Epochs between checkpoints.
     resume : bool, default False
-        Go on from the last checkpoint in the directory that is not damaged, with the same data
-        and settings, to the same bits as a fit that was never stopped. More epochs are possible
-        where the schedule does not depend on their number. An estimator needs a `random_state`.
+        Resume from the last undamaged checkpoint in the directory. With the same data and
+        settings, the result has the same bits as that of a fit that was never interrupted. The
+        number of epochs may be larger if the schedule does not depend on it. An estimator needs a
+        `random_state`.
 
     Attributes
     ----------
     snapshot : Snapshot or None
-        From which the fit, when it began, went on.
+        The snapshot that the last fit resumed from.
 
     Raises
     ------
     ValueError
-        If `every` is no whole number of at least 1; from the fit, if its optimizer is L-BFGS.
+        If `every` is not a whole number of at least 1; from the fit, if its optimizer is L-BFGS.
     CheckpointError
-        From the fit, if there is nothing to go on from or it is of another fit, or, of a new fit,
-        if there are checkpoints in the directory.
+        From the fit, if there is no checkpoint to resume from or it belongs to another fit, or, for
+        a new fit, if the directory already holds checkpoints.
 
     Examples
     --------
@@ -88,83 +85,143 @@ class Checkpoint(Callback):
         self.resume = bool(resume)
         self.snapshot: Snapshot | None = None
         self._items: Items = {}
-        self._home = self.directory  # the same, wherever the process goes meanwhile
-        self._last = ""  # the name of the last file that is whole
-        self._written: tuple[Any, ...] | None = None  # where the fit stood in that
-        self._unreadable: set[str] = set()  # names of files that were passed over
+        self._resolved = self.directory  # absolute, in case the process changes its directory
+        self._last = ""  # name of the last valid file
+        self._written: tuple[Any, ...] | None = None  # position stored in that file
+        self._is_active = False  # whether an interrupt writes a checkpoint
+        self._unreadable: set[str] = set()  # names of skipped files
         self._locks: ExitStack | None = None  # during a fit
-        self._holds: Callable[[], bool] | None = None  # whether the directory is still locked
+        self._is_locked: Callable[[], bool] | None = None
 
     def warn(self, text: str) -> None:
-        """Say what is not as it should be, and does not end the fit."""
+        """Warn of a problem that does not end the fit."""
         warnings.warn(text, stacklevel=2)
 
-    # ---- what a fit asks for ----------------------------------------------------------------
-
     def check(self) -> None:
-        """Raise a CheckpointError if the directory is not such as to begin, or to go on."""
+        """Raise a CheckpointError if the directory does not suit a new or a resumed fit."""
         found = self._paths()
         if self.resume and not found:
-            what = "has no checkpoint" if self.directory.is_dir() else "is no directory"
-            raise CheckpointError(f"{self.directory}: {what} to go on from")
+            what = "has no checkpoint" if self.directory.is_dir() else "is not a directory"
+            raise CheckpointError(f"{self.directory}: {what} to resume from")
         if found and not self.resume:
             raise CheckpointError(
                 f"{self.directory}: holds the checkpoints of a fit; resume it, or name another "
                 "directory"
             )
 
+    # ---- during a fit -----------------------------------------------------------------------
+
     @contextmanager
-    def in_use(
-        self, network: Any, engine: Engine, data: Data, plan: Plan, validation: Data | None
-    ) -> Iterator[Plan]:
-        """Have the directory for one fit, and give its plan: from where it begins, or goes on.
+    def context(self) -> Iterator[None]:
+        """Lock the directory during a fit, and resume the fit from its last checkpoint if asked to.
 
         Raises
         ------
-        ValueError
-            If the optimizer is L-BFGS.
-        CheckpointError
+        ValueError, CheckpointError
             As the class says.
         OSError
-            If the directory cannot be made.
+            If the directory cannot be created.
         """
-        if plan.optimizer.rule == "lbfgs":
+        if self.fit.plan.optimizer.rule == "lbfgs":
             raise ValueError(
-                "lbfgs has no checkpoints: what it knows of the curvature cannot be kept; the "
-                "other optimizers have them"
+                "lbfgs does not support checkpoints, because SciPy does not expose its estimate of "
+                "the curvature; the other optimizers do"
             )
-        home = self.directory.resolve()
+        resolved = self.directory.resolve()
         if not self.resume:
-            home.mkdir(parents=True, exist_ok=True)
+            resolved.mkdir(parents=True, exist_ok=True)
         with ExitStack() as self._locks:
-            self._locks.callback(self._let_go)
-            self._lock(home)
+            self._locks.callback(self._unlock)
+            self._lock(resolved)
             self._unreadable.clear()
-            # Until the fit begins nobody goes elsewhere, and errors name it as it was given.
-            self._home, self._last, self.snapshot, self._written = self.directory, "", None, None
+            # Until the fit begins, errors name the directory as it was given.
+            self._resolved, self._last, self.snapshot = self.directory, "", None
+            self._written, self._is_active = None, False
             self.check()
             self._remove_leftovers()
-            self._items = items_of(network, engine, data, plan, validation)
+            self._items = items_of(self.fit)
             if self.resume:
-                plan = self._taken_up(network, len(data.x), plan)
-            self._home = home
-            yield plan
+                self._resume()
+            self._resolved = resolved
+            yield
 
-    def _lock(self, home: Path) -> None:
+    def _resume(self) -> None:
+        """Read the last checkpoint, and let the fit start from it."""
+        path, snapshot, items = self._latest()
+        if different := _differences(items, self._items):
+            raise CheckpointError(f"{path}: is of another fit: {'; '.join(different)}")
+        self.fit.resume_from(snapshot)
+        _check_position(path, snapshot, self.fit)
+        older = [each for each in self._paths() if _number(each.name) < _number(path.name)]
+        for each in older[:-1]:  # left by a process that was killed
+            with suppress(OSError):
+                each.unlink()
+        self.snapshot, self._last, self._written = snapshot, path.name, _place(snapshot)
+
+    def on_resume(self, epoch: int, rows: int, history: History) -> None:
+        """Write a checkpoint if an interrupt comes from now on."""
+        self._is_active = True
+
+    def on_epoch_boundary(self, epochs: int) -> None:
+        """Write a checkpoint before the first epoch, after every `every` epochs and at the end."""
+        if epochs % self.every == 0 or self.fit.is_over:
+            self.write(self.fit.snapshot())
+        self._is_active = True
+
+    def on_fit_break(self) -> None:
+        """Write a checkpoint at an interrupt; warn if that fails."""
+        if not self._is_active or not is_interrupt(self.fit.error):
+            return
+        try:
+            self.write(self.fit.snapshot())
+        except Exception as error:
+            with suppress(Exception):  # a warning that is turned into an error
+                self.warn(f"no checkpoint was written at the interrupt: {error}")
+
+    def write(self, snapshot: Snapshot) -> None:
+        """Write a checkpoint, unless its position is stored already; keep only the one before it.
+
+        Raises
+        ------
+        CheckpointError
+            If the directory was replaced, and another fit uses it.
+        OSError
+            If the file cannot be written.
+        """
+        name = f"checkpoint-{snapshot.position.updates:012d}.safetensors"
+        self._ensure_lock()
+        if _place(snapshot) == self._written:
+            return
+        if name in self._unreadable:
+            with suppress(OSError):  # it may be a directory, which cannot be overwritten
+                (self._resolved / name).rename(self._resolved / f"{name}.unreadable")
+        write_snapshot(self._resolved / name, snapshot, self._items)
+        others = [path for path in self._paths() if path.name != name]
+        before = [path.name for path in others if _number(path.name) < _number(name)]
+        previous = self._last if self._last != name else max(before, default="")
+        self._written, self._last = _place(snapshot), name
+        for path in others:  # some may be damaged, and have been skipped
+            if path.name != previous:
+                with suppress(OSError):
+                    path.unlink()
+
+    # ---- the directory ----------------------------------------------------------------------
+
+    def _lock(self, directory: Path) -> None:
         """Lock the directory; raise a CheckpointError if another fit holds the lock."""
         assert self._locks is not None
         try:
-            self._holds = self._locks.enter_context(lock_directory(home))
+            self._is_locked = self._locks.enter_context(lock_directory(directory))
         except BlockingIOError:
             raise CheckpointError(
-                f"{self.directory}: a fit that is running has its checkpoints there; wait for "
-                "its end, or name another directory"
+                f"{self.directory}: a running fit writes its checkpoints there; wait for its end, "
+                "or name another directory"
             ) from None
 
-    def _let_go(self) -> None:
-        self._locks = self._holds = None  # neither can be pickled
+    def _unlock(self) -> None:
+        self._locks = self._is_locked = None  # neither can be pickled
 
-    def _keep_hold(self) -> None:
+    def _ensure_lock(self) -> None:
         """Lock the directory again if it was removed or moved since it was locked.
 
         Raises
@@ -172,10 +229,10 @@ class Checkpoint(Callback):
         CheckpointError
             If another fit now uses the path.
         """
-        if self._holds is None or self._holds():
+        if self._is_locked is None or self._is_locked():
             return
-        self._home.mkdir(parents=True, exist_ok=True)
-        self._lock(self._home)
+        self._resolved.mkdir(parents=True, exist_ok=True)
+        self._lock(self._resolved)
         if self._paths():
             raise CheckpointError(
                 f"{self.directory}: was removed during the fit, and now holds the checkpoints of "
@@ -184,70 +241,11 @@ class Checkpoint(Callback):
         self._written, self._last = None, ""
         self.warn(f"{self.directory}: was removed during the fit; new checkpoints go there")
 
-    def _taken_up(self, network: Any, rows: int, plan: Plan) -> Plan:
-        """Read the checkpoint from which the fit goes on; return the plan from there."""
-        path, snapshot, items = self._latest()
-        if different := _differences(items, self._items):
-            raise CheckpointError(f"{path}: is of another fit: {'; '.join(different)}")
-        _check_place(path, snapshot, network, rows, plan)
-        older = [each for each in self._paths() if _number(each.name) < _number(path.name)]
-        for each in older[:-1]:  # which a kill has spared
-            with suppress(OSError):
-                each.unlink()
-        self.snapshot, self._last, self._written = snapshot, path.name, _place(snapshot)
-        return replace(
-            plan,
-            first_epoch=snapshot.first_epoch,
-            updates_before=snapshot.updates_before,
-            samples_before=snapshot.samples_before,
-        )
-
-    def is_due(self, epochs: int) -> bool:
-        """Return whether one is to be written after so many epochs."""
-        return epochs % self.every == 0
-
-    def write(self, snapshot: Snapshot) -> None:
-        """Write a checkpoint, if there is not that one; leave none but it and the one before it.
-
-        Raises
-        ------
-        CheckpointError
-            If the directory was replaced, and another fit uses it.
-        OSError
-            If it cannot be written.
-        """
-        name = f"checkpoint-{_updates(snapshot, self._items):012d}.safetensors"
-        self._keep_hold()
-        if _place(snapshot) == self._written:
-            return
-        if name in self._unreadable:
-            with suppress(OSError):  # it may be a directory, which cannot be overwritten
-                (self._home / name).rename(self._home / f"{name}.unreadable")
-        write_snapshot(self._home / name, snapshot, self._items)
-        others = [path for path in self._paths() if path.name != name]
-        before = [path.name for path in others if _number(path.name) < _number(name)]
-        kept = self._last if self._last != name else max(before, default="")
-        self._written, self._last = _place(snapshot), name
-        for path in others:  # some may be damaged, and have been passed over
-            if path.name != kept:
-                with suppress(OSError):
-                    path.unlink()
-
-    def write_last(self, snapshot: Snapshot) -> None:
-        """Write a checkpoint of a fit that is interrupted: if that fails, it says so alone."""
-        try:
-            self.write(snapshot)
-        except Exception as error:
-            with suppress(Exception):  # a warning that counts as an error
-                self.warn(f"no checkpoint was written at the interrupt: {error}")
-
-    # ---- the directory ----------------------------------------------------------------------
-
     def _paths(self) -> list[Path]:
-        """Return the checkpoints, the last one last."""
-        if not self._home.is_dir():
+        """Return the checkpoints in order, the last one at the end."""
+        if not self._resolved.is_dir():
             return []
-        found = [path for path in self._home.iterdir() if _NAME.fullmatch(path.name)]
+        found = [path for path in self._resolved.iterdir() if _NAME.fullmatch(path.name)]
         return sorted(found, key=lambda path: _number(path.name))
 
     def _latest(self) -> tuple[Path, Snapshot, Items]:
@@ -256,15 +254,15 @@ class Checkpoint(Callback):
             try:
                 return path, *read_snapshot(path)
             except ModelFileError as error:
-                self.warn(f"a checkpoint is passed over: {error}")
+                self.warn(f"a checkpoint is skipped: {error}")
             except OSError as error:
                 self._unreadable.add(path.name)
-                self.warn(f"a checkpoint is passed over: {path}: {error.strerror or error}")
+                self.warn(f"a checkpoint is skipped: {path}: {error.strerror or error}")
         raise CheckpointError(f"{self.directory}: has no checkpoint that can be read")
 
     def _remove_leftovers(self) -> None:
-        """Remove what processes that are no more have left half-written: nobody else writes."""
-        for path in self._home.iterdir():
+        """Remove temporary files of killed processes; no other process writes here."""
+        for path in self._resolved.iterdir():
             if _LEFTOVER.fullmatch(path.name):
                 with suppress(OSError):
                     path.unlink()
@@ -280,7 +278,7 @@ def checkpoint_in(callbacks: Sequence[Callback]) -> Checkpoint | None:
     """
     found = [callback for callback in callbacks if isinstance(callback, Checkpoint)]
     if len(found) > 1:
-        raise ValueError("a fit has one Checkpoint, got " + str(len(found)))
+        raise ValueError(f"a fit has one Checkpoint, got {len(found)}")
     return found[0] if found else None
 
 
@@ -291,36 +289,29 @@ def _number(name: str) -> int:
 
 
 def _place(snapshot: Snapshot) -> tuple[Any, ...]:
-    return snapshot.epoch, snapshot.progress.position, snapshot.stopped
+    position = snapshot.position
+    return position.epochs, position.progress.position, position.stopped
 
 
-def _updates(snapshot: Snapshot, items: Items) -> int:
-    """Return the updates that the optimizer's state has seen."""
-    rows, size = int(items["training rows"]), int(items["batch_size"])
-    whole = snapshot.epochs * -(-rows // size)
-    return snapshot.updates_before + whole + -(-snapshot.progress.position // size)
+# ---- the identity of a fit --------------------------------------------------------------------
 
 
-# ---- what a fit is ----------------------------------------------------------------------------
-
-
-def items_of(
-    network: Any, engine: Engine, data: Data, plan: Plan, validation: Data | None
-) -> Items:
-    """Return what decides the bits of a fit, by names: texts that can be compared and shown."""
-    layers = network.layers
+def items_of(fit: Fit) -> Items:
+    """Return everything that determines the bits of a fit, as texts by name."""
+    network, plan, layers = fit.network, fit.plan, fit.network.layers
+    sizes = layers[0].inputs, *(layer.outputs for layer in layers)
     items: dict[str, Any] = {
         "fastnn": __version__,
         "numpy": np.__version__,
-        "engine": engine.name,
-        **engine.arithmetic,
-        "layers": "-".join(str(size) for size in _sizes(network)),
+        "engine": fit.engine.name,
+        **fit.engine.arithmetic,
+        "layers": "-".join(map(str, sizes)),
         "activation": ", ".join(layer.activation for layer in layers[:-1]),
         "dropout": ", ".join(str(layer.dropout) for layer in layers),
         "loss": network.loss.name,
         "input_scale": network.input_scale,
         "seed": plan.seed,
-        "batch_size": plan.batch_size,
+        "batch_size": fit.batch_size,
         **_settings(plan.optimizer, rule="optimizer"),
         **_settings(plan.schedule, name="schedule"),
     }
@@ -328,12 +319,12 @@ def items_of(
     items["early_stopping"] = plan.early_stopping
     if plan.schedule.name in _OF_ALL_EPOCHS:
         items["epochs"] = plan.epochs
-    for which, rows in (("training", data), ("validation", validation)):
-        items[f"{which} rows"] = 0 if rows is None else len(rows.x)
+    for part, rows in (("training", fit.data), ("validation", fit.validation)):
+        items[f"{part} rows"] = 0 if rows is None else len(rows.x)
         for name, array in zip(
             ("features", "targets", "weights"), rows or (None,) * 3, strict=True
         ):
-            items[f"{which} {name}"] = "none" if array is None else _HASH + _digest(array)
+            items[f"{part} {name}"] = "none" if array is None else _HASH + _digest(array)
     return {name: str(value) for name, value in items.items()}
 
 
@@ -345,14 +336,10 @@ def _settings(record: Any, **names: str) -> Items:
     }
 
 
-def _sizes(network: Any) -> list[int]:
-    return [network.layers[0].inputs, *(layer.outputs for layer in network.layers)]
-
-
 def _digest(rows: Features) -> str:
-    """Return the SHA-256 of rows: of their bytes, and of what says how to read these.
+    """Return the SHA-256 of rows: of their form, dtype and shape, and of their bytes.
 
-    Of selected rows it is that of a copy of them.
+    Selected rows have the hash of a copy of them.
     """
     sparse = isinstance(rows[:1], SparseRows)
     digest = hashlib.sha256(f"{'sparse' if sparse else 'dense'} {rows.dtype} {rows.shape}".encode())
@@ -367,31 +354,37 @@ def _digest(rows: Features) -> str:
 
 
 def _differences(before: Items, now: Items) -> list[str]:
-    """Say which items differ, with both values; a file may hold any texts for them."""
+    """Describe the items that differ, with both values; a file may hold any texts."""
 
     def shown(text: str) -> str:
         return "given" if text.startswith(_HASH) else " ".join(text.split())[:200]
 
-    def told(name: str) -> str:
-        values = shown(before.get(name, "not there")), shown(now.get(name, "not there"))
+    def described(name: str) -> str:
+        values = shown(before.get(name, "missing")), shown(now.get(name, "missing"))
         if values == ("given", "given"):
-            return f"{shown(name)} were others"
+            return f"{shown(name)} were different"
         return f"{shown(name)} was {values[0]}, and is {values[1]}"
 
     names = [*now, *(name for name in before if name not in now)]
-    return [told(name) for name in names if before.get(name) != now.get(name)]
+    return [described(name) for name in names if before.get(name) != now.get(name)]
 
 
-def _check_place(path: Path, snapshot: Snapshot, network: Any, rows: int, plan: Plan) -> None:
-    """Refuse a place at which no fit of this plan can stand."""
+def _check_position(path: Path, snapshot: Snapshot, fit: Fit) -> None:
+    """Refuse a snapshot that this fit, which starts from it, cannot have written."""
     shapes = [w.shape for w, _ in snapshot.parameters]
-    position = snapshot.progress.position
-    at_boundary = position <= rows and (position % plan.batch_size == 0 or position == rows)
-    fits = shapes == [(layer.inputs, layer.outputs) for layer in network.layers]
-    if not fits or not at_boundary or len(snapshot.state) != plan.optimizer.slots:
-        raise CheckpointError(f"{path}: is not what a checkpoint of this fit can be")
-    if snapshot.epochs + (position > 0) > plan.epochs:
+    position, size = snapshot.position, fit.batch_size
+    row = position.progress.position
+    is_valid = (
+        shapes == [(layer.inputs, layer.outputs) for layer in fit.network.layers]
+        and row <= fit.rows
+        and (row % size == 0 or row == fit.rows)
+        and len(snapshot.state) == fit.plan.optimizer.slots
+        and position[:3] == fit.position_at(position.epochs, position.progress)
+    )
+    if not is_valid:
+        raise CheckpointError(f"{path}: is not a possible checkpoint of this fit")
+    if snapshot.epochs + (row > 0) > fit.plan.epochs:
         raise CheckpointError(
-            f"{path}: {snapshot.epochs} epochs are done, and the fit is to have {plan.epochs}: ask "
-            "for as many or more"
+            f"{path}: {snapshot.epochs} epochs are done, but the fit has {fit.plan.epochs}: set "
+            "`epochs` to at least the number that is done"
         )

@@ -1,14 +1,14 @@
-"""A fit that can go on, in a file: what a snapshot is, as `tensor_file` writes and reads it.
+"""The file format of a checkpoint: a snapshot of a fit, as `tensor_file` writes and reads it.
 
-The tensors are the weights as in a model file, the optimizer's state with ``state.0.`` before the
-same names, the best weights with ``best.``, ``history.NAME`` (epochs,) and ``kept.NAME``, what
-callbacks keep, float64, and ``figures``, the numbers that may be anything. The description counts,
-and holds the items of the fit's identity, which `fastnn.training.checkpoint` compares.
+The tensors are the weights, named as in a model file; the optimizer's state, with the prefix
+``state.0.``; the best weights, with ``best.``; in float64 ``history.NAME`` (epochs,),
+``callbacks.CLASS.NAME``, the state of callbacks, and ``figures``, numbers without a range. The
+description holds counts and the identity of the fit, which `fastnn.training.checkpoint` compares.
 """
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -27,31 +27,31 @@ from fastnn.storage.tensor_file import (
 )
 from fastnn.system.files import FilePath
 from fastnn.training.early_stopping import Standing
-from fastnn.training.state import Snapshot
+from fastnn.training.state import Position, Snapshot
 
 Items = dict[str, str]
+T = TypeVar("T")
 
-_PLACE = ("first_epoch", "updates_before", "samples_before", "epoch")
-_COUNTS = (*_PLACE, "position", "best_epoch", "waited")
+_COUNTS = ("epochs", "samples", "updates")  # of the start, and of the position
+_POSITION = (*(f"start_{name}" for name in _COUNTS), *_COUNTS, "row", "best_epoch", "waited")
 KIND = FileFormat(
     "checkpoint",
     "fastnn_checkpoint",
     1,
-    ("items", "sizes", "slots", "keeps_best", "history", "kept", "stopped", *_COUNTS),
-    unbounded="state.",  # mean squares may overflow: their weights stand still
+    ("items", "sizes", "slots", "keeps_best", "history", "callbacks", "stopped", *_POSITION),
+    unbounded="state.",  # mean squares may overflow; weights with such a state no longer change
 )
-_CURVES = ("history", "kept")
 _MOST_SLOTS = 2
 _FIGURES = 5
 
 
 def write_snapshot(path: FilePath, snapshot: Snapshot, items: Items) -> None:
-    """Write a snapshot to a file, which is replaced whole or not at all.
+    """Write a snapshot to a file, which is replaced completely or not at all.
 
     Parameters
     ----------
     items : dict of str to str
-        What the fit is, by names.
+        The identity of the fit.
 
     Raises
     ------
@@ -60,95 +60,112 @@ def write_snapshot(path: FilePath, snapshot: Snapshot, items: Items) -> None:
     OSError
         If the file cannot be written.
     """
-    progress, standing = snapshot.progress, snapshot.standing
-    place = (getattr(snapshot, name) for name in _PLACE)
-    counts = (*place, progress.position, standing.best_epoch, standing.waited)
+    position, start = snapshot.position, snapshot.start
+    progress, standing = position.progress, position.standing
+    counts = (*start[:3], *position[:3], progress.position, standing.best_epoch, standing.waited)
     first, _ = snapshot.parameters[0]
     description = {
         "items": items,
         "sizes": [len(first), *(len(b) for _, b in snapshot.parameters)],
         "slots": len(snapshot.state),
         "keeps_best": snapshot.best is not None,
-        "history": {name: len(curve) for name, curve in snapshot.history.items()},
-        "kept": {name: len(curve) for name, curve in snapshot.kept.items()},
-        "stopped": snapshot.stopped,
-        **dict(zip(_COUNTS, counts, strict=True)),
+        "history": _lengths(snapshot.history),
+        "callbacks": {name: _lengths(state) for name, state in snapshot.callbacks.items()},
+        "stopped": position.stopped,
+        **dict(zip(_POSITION, counts, strict=True)),
     }
-    leaves = parameter_tensors(snapshot.parameters)
+    tensors = parameter_tensors(snapshot.parameters)
     for i, slot in enumerate(snapshot.state):
-        leaves |= parameter_tensors(slot, f"state.{i}.")
-    leaves |= parameter_tensors(snapshot.best or [], "best.")
-    for kind in _CURVES:
-        for name, curve in getattr(snapshot, kind).items():
-            leaves[f"{kind}.{name}"] = np.array(curve, "<f8")
-    figures = progress.loss_sum, progress.correct, snapshot.seconds, standing.best
-    leaves["figures"] = np.array([*figures, snapshot.rate_divisor], "<f8")
-    write_tensors(path, KIND, description, leaves, _expected)
+        tensors |= parameter_tensors(slot, f"state.{i}.")
+    tensors |= parameter_tensors(snapshot.best or [], "best.")
+    for prefix, curves in _curves(snapshot.history, snapshot.callbacks):
+        tensors |= {f"{prefix}.{name}": np.array(curve, "<f8") for name, curve in curves.items()}
+    figures = progress.loss_sum, progress.correct, position.seconds, standing.best
+    tensors["figures"] = np.array([*figures, position.rate_divisor], "<f8")
+    write_tensors(path, KIND, description, tensors, _expected)
+
+
+def _lengths(curves: dict[str, list[float]]) -> dict[str, int]:
+    return {name: len(curve) for name, curve in curves.items()}
+
+
+def _curves(history: T, callbacks: dict[str, T]) -> Iterator[tuple[str, T]]:
+    """Yield the history and the state of each callback with the prefix of its tensors' names."""
+    yield "history", history
+    for name, state in callbacks.items():
+        yield f"callbacks.{name}", state
 
 
 def read_snapshot(path: FilePath) -> tuple[Snapshot, Items]:
-    """Read what `write_snapshot` was given, and believe nothing of what is in the file.
+    """Read a snapshot and its items; trust nothing in the file.
 
     Raises
     ------
     ModelFileError
-        If it is no checkpoint, is damaged, or is a later version's.
+        If the file is not a checkpoint, is damaged, or has the format of a later version.
     OSError
         If it cannot be read.
     """
-    description, leaves = read_tensors(path, KIND, _expected)
+    description, tensors = read_tensors(path, KIND, _expected)
     with prefix_errors(path):
-        return _snapshot(description, leaves), description["items"]
+        return _snapshot(description, tensors), description["items"]
 
 
 def _expected(description: dict[str, Any]) -> Iterator[tuple[str, TensorSpec]]:
-    """Yield the tensors that a description asks for; refuse one whose values cannot be."""
-    for name in ("items", *_CURVES):
+    """Yield the tensors that a description requires; refuse impossible values."""
+    for name in ("items", "history", "callbacks"):
         get_typed(description, name, dict)
     get_typed(description, "keeps_best", bool)
     get_typed(description, "stopped", str)
     for name in description["items"]:
         get_typed(description["items"], name, str)
-    for name in _COUNTS:
+    for name in description["callbacks"]:
+        get_typed(description["callbacks"], name, dict)
+    for name in _POSITION:
         get_count(description, name)
     sizes, slots = (
         get_list(description, "sizes", int),
         get_count(description, "slots", _MOST_SLOTS + 1),
     )
-    befores = ["", *(f"state.{i}." for i in range(slots))]
-    for before in [*befores, "best."] if description["keeps_best"] else befores:
-        yield from parameter_specs(sizes, before)
-    for kind in _CURVES:
-        for name in description[kind]:
-            yield f"{kind}.{name}", TensorSpec((get_count(description[kind], name),), "F64")
+    prefixes = ["", *(f"state.{i}." for i in range(slots))]
+    for prefix in [*prefixes, "best."] if description["keeps_best"] else prefixes:
+        yield from parameter_specs(sizes, prefix)
+    for prefix, curves in _curves(description["history"], description["callbacks"]):
+        for name in curves:
+            yield f"{prefix}.{name}", TensorSpec((get_count(curves, name),), "F64")
     yield "figures", TensorSpec((_FIGURES,), "F64")
 
 
-def _snapshot(description: dict[str, Any], leaves: Tensors) -> Snapshot:
+def _snapshot(description: dict[str, Any], tensors: Tensors) -> Snapshot:
     """Return a snapshot, if its counts agree with each other."""
-    first, epoch = description["first_epoch"], description["epoch"]
     history = description["history"]
-    if any(length != epoch - first for length in history.values()):
-        raise ModelFileError(
-            f"has a history of {short_repr(history)}, where {epoch - first} are needed"
-        )
-    loss_sum, correct, seconds, best, rate_divisor = leaves["figures"].tolist()
+    epochs = description["epochs"] - description["start_epochs"]
+    if any(length != epochs for length in history.values()):
+        raise ModelFileError(f"has a history of {short_repr(history)}, where {epochs} are needed")
+    loss_sum, correct, seconds, best, rate_divisor = tensors["figures"].tolist()
     if not math.isfinite(loss_sum + correct + seconds) or not 1 <= rate_divisor < math.inf:
-        raise ModelFileError(
-            f"has figures {short_repr(leaves['figures'].tolist())}, which no fit has"
-        )
+        raise ModelFileError(f"has impossible figures {short_repr(tensors['figures'].tolist())}")
     layers = len(description["sizes"]) - 1
-    kept = description["keeps_best"]
-    return Snapshot(
-        parameters=parameters_from(leaves, layers),
-        state=[parameters_from(leaves, layers, f"state.{i}.") for i in range(description["slots"])],
-        best=parameters_from(leaves, layers, "best.") if kept else None,
-        history={name: leaves[f"history.{name}"].tolist() for name in history},
-        kept={name: leaves[f"kept.{name}"].tolist() for name in description["kept"]},
-        **{name: description[name] for name in _PLACE},
-        progress=Progress(description["position"], loss_sum, correct),
+    position = Position(
+        **{name: description[name] for name in _COUNTS},
+        progress=Progress(description["row"], loss_sum, correct),
         seconds=seconds,
         standing=Standing(best, description["best_epoch"], description["waited"]),
         rate_divisor=rate_divisor,
         stopped=description["stopped"],
+    )
+    curves = {
+        prefix: {name: tensors[f"{prefix}.{name}"].tolist() for name in lengths}
+        for prefix, lengths in _curves(history, description["callbacks"])
+    }
+    return Snapshot(
+        start=Position(**{name: description[f"start_{name}"] for name in _COUNTS}),
+        position=position,
+        parameters=parameters_from(tensors, layers),
+        state=[
+            parameters_from(tensors, layers, f"state.{i}.") for i in range(description["slots"])
+        ],
+        best=parameters_from(tensors, layers, "best.") if description["keeps_best"] else None,
+        history=curves["history"],
+        callbacks={name: curves[f"callbacks.{name}"] for name in description["callbacks"]},
     )

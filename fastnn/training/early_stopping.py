@@ -1,4 +1,4 @@
-"""When to stop: a pure state machine over one figure an epoch."""
+"""Early stopping: a state machine over one figure per epoch, without side effects."""
 
 import math
 from dataclasses import dataclass
@@ -8,20 +8,37 @@ from typing import NamedTuple
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Stop once a figure has not improved for a while, and keep the best weights.
+    """Rule that stops a fit when a figure no longer improves, and keeps the best weights.
 
     Parameters
     ----------
     monitor : str, default "val_loss"
-        A figure of the history. One whose name ends in "loss" is to fall, any other to rise.
+        Figure of the history. A name that ends in "loss" should decrease, any other increase.
     patience : int or inf, default 10
-        So many epochs without improvement are put up with; the next one is the last (elsewhere
-        it is often the last of these).
+        Epochs without improvement to tolerate. Training stops after ``patience + 1`` of them, as
+        in scikit-learn.
     min_delta : float, default 1e-4
-        An epoch that is not better than the best one by at least this has not improved; with 0,
-        every epoch has that is not worse.
+        Smallest change that counts as an improvement. With 0, an equal figure counts, too.
     restore_best : bool, default True
-        End with the weights of the best epoch, not with those of the last.
+        Whether to end with the weights of the best epoch instead of the last ones.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastnn import EarlyStopping, Network
+    >>> x = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
+    >>> y = (x[:, 0] > 0).astype(int)
+    >>> history = Network([4, 8, 2]).fit(
+    ...     x, y, epochs=1000, learning_rate=0.5, validation_fraction=0.2,
+    ...     early_stopping=EarlyStopping("val_accuracy", patience=5, min_delta=0.01),
+    ... )
+    >>> len(history["loss"]) < 1000
+    True
     """
 
     monitor: str = "val_loss"
@@ -40,16 +57,16 @@ class EarlyStopping:
 
 
 class Standing(NamedTuple):
-    """What there is to remember from epoch to epoch.
+    """State of early stopping between epochs.
 
     Attributes
     ----------
     best : float
-        The best figure so far; NaN before the first.
+        Best figure so far; NaN before the first epoch.
     best_epoch : int
-        Its epoch, counted from 1.
+        Epoch of the best figure, counted from 1; 0 before the first.
     waited : int
-        Epochs since the last that improved.
+        Epochs since the last improvement.
     """
 
     best: float = math.nan
@@ -58,10 +75,10 @@ class Standing(NamedTuple):
 
 
 def judge(rule: EarlyStopping, standing: Standing, epoch: int, value: float) -> Standing:
-    """Return how things stand after an epoch. A NaN is no improvement.
+    """Return the state after an epoch whose figure is `value`. NaN is no improvement.
 
-    What is better than the best, but by less than `min_delta`, is the new best and still counts
-    as waiting: many small steps do not keep a fit alive.
+    A figure that is better than the best one by less than `min_delta` becomes the best one, but
+    does not count as an improvement: many small steps do not prolong a fit.
 
     Examples
     --------
@@ -84,5 +101,5 @@ def judge(rule: EarlyStopping, standing: Standing, epoch: int, value: float) -> 
 
 
 def is_over(rule: EarlyStopping, standing: Standing) -> bool:
-    """Return whether patience is at its end."""
+    """Return whether training should stop."""
     return standing.waited > rule.patience

@@ -1,276 +1,360 @@
-"""The fit loop: epochs, shuffles, schedules, validation, early stopping. It knows no arithmetic."""
+"""A running fit, and the callbacks that follow it."""
 
-import math
-import time
-from collections.abc import Sequence
-from contextlib import suppress
-from typing import NamedTuple, NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import Any
 
 import numpy as np
 
-from fastnn.data.readahead import ReadAhead
-from fastnn.data.rows import Data
-from fastnn.engine import Engine
-from fastnn.epoch import Epoch
+from fastnn.epoch import Progress
 from fastnn.errors import DivergenceError
 from fastnn.model.layers import Parameters
-from fastnn.model.losses import Loss
-from fastnn.model.optimizers import Optimizer
-from fastnn.model.randomness import permutation
+from fastnn.model.schedules import ADAPTIVE_END, ADAPTIVE_FACTOR
 from fastnn.system.interrupts import DeferInterrupts
-from fastnn.training.callbacks import Callback
-from fastnn.training.checkpoint import Checkpoint, checkpoint_in
-from fastnn.training.early_stopping import Standing
-from fastnn.training.lbfgs import Limits, minimize
-from fastnn.training.plan import Plan
-from fastnn.training.state import Counts, History, Score, Watch
+from fastnn.training.early_stopping import EarlyStopping, Standing, is_over, judge
+from fastnn.training.evaluation import evaluate
+from fastnn.training.state import History, Position, Prepared, Snapshot
 
-# A call of the engine is meant to take this long: short enough for a prompt answer to Ctrl-C,
-# long enough that its overhead (a few microseconds) vanishes.
-CALL_SECONDS = 0.02
-_FIRST_BUDGET_ROWS = 512
-_WEIGHTS = "the weights are"  # what is not finite
+# Without early stopping, an adaptive rate follows the training loss, as in scikit-learn.
+_ADAPTIVE = EarlyStopping("loss", patience=10, min_delta=1e-4, restore_best=False)
+
+Score = Callable[[], float]
+State = dict[str, list[float]]
 
 
-class Outcome(NamedTuple):
-    """What came of a fit.
+class Callback:
+    """Base class of callbacks: methods that run during training. Override the ones you need.
+
+    Callbacks run in Python between calls of the engine. An exception in a callback ends the fit;
+    the network keeps its present weights, or the best ones if early stopping keeps those.
 
     Attributes
     ----------
-    history : dict of str to list of float
-    standing : Standing
-    rate_divisor : float
-        As in `Plan`, for a fit that goes on.
-    stopped : str
-        Why it ended before its last epoch: "converged" (a stopping rule was met), "stalled" (see
-        `fastnn.training.lbfgs.minimize`) or "callback"; "" if it did not.
+    fit : Fit
+        The running fit, from `context` until the fit has ended: its `epoch`, `position`,
+        `history`, `weights()`, `snapshot()` and `stop()`. One callback object can follow one fit
+        at a time.
+    defers_interrupts : bool
+        Whether an interrupt during `on_epoch_end` waits for its end, by default not. Such a
+        method runs before those of other callbacks, and the fit counts the epoch with it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastnn import Callback, Network
+    >>> class StopAtLoss(Callback):
+    ...     def __init__(self, loss):
+    ...         self.loss = loss
+    ...     def on_epoch_end(self, epoch, metrics):
+    ...         if metrics["loss"] < self.loss:
+    ...             self.fit.stop()
+    >>> x, y = np.eye(4, dtype=np.float32), [0, 1, 0, 1]
+    >>> history = Network([4, 8, 2]).fit(x, y, epochs=500, callbacks=[StopAtLoss(0.1)])
+    >>> len(history["loss"]) < 500, history["loss"][-1] < 0.1
+    (True, True)
     """
 
-    history: History
-    standing: Standing
-    rate_divisor: float
-    stopped: str
+    fit: "Fit"
+    defers_interrupts = False
+
+    def context(self) -> AbstractContextManager[Any]:
+        """Return a context that is open during the fit.
+
+        It is entered before the fit changes anything: an exception refuses the fit. It may call
+        `Fit.resume_from`.
+        """
+        return nullcontext()
+
+    def on_fit_begin(self, epochs: int, rows: int) -> None:
+        """Run before the first epoch; the fit has at most `epochs` epochs of `rows` rows."""
+
+    def on_resume(self, epoch: int, rows: int, history: History) -> None:
+        """Run after `on_fit_begin` if a fit is resumed from a checkpoint.
+
+        `rows` rows of epoch number `epoch`, counted from 1, are done. `history` holds the figures
+        of the epochs before.
+        """
+
+    def on_epoch_begin(self, epoch: int) -> None:
+        """Run before an epoch, counted from 1."""
+
+    def on_chunk_end(self, epoch: int, rows: int) -> None:
+        """Run many times a second; `rows` rows of the epoch are done."""
+
+    def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> bool | None:
+        """Run after an epoch, counted from 1; return True to end the fit.
+
+        `metrics` holds the figures that `fastnn.Network.fit` adds to the history.
+        """
+
+    def on_epoch_boundary(self, epochs: int) -> None:
+        """Run between epochs, when this fit has completed `epochs` of them.
+
+        That is before the first epoch of a fit that is not resumed, and after each epoch, when
+        every callback's `on_epoch_end` has returned: the time to store the fit.
+        """
+
+    def on_fit_end(self, history: History) -> None:
+        """Run after the last epoch."""
+
+    def on_fit_break(self) -> None:
+        """Run if an exception ends the fit, which is in ``self.fit.error``."""
+
+    def state(self) -> State:
+        """Return the state that a snapshot keeps for this callback: lists of numbers by name."""
+        return {}
+
+    def set_state(self, state: State) -> None:
+        """Take the state of a snapshot. It runs before `on_resume`, if the snapshot has a state."""
 
 
-def fit(
-    engine: Engine,
-    data: Data,
-    plan: Plan,
-    counts: Counts,
-    *,
-    loss: Loss,
-    validation: Data | None = None,
-    callbacks: Sequence[Callback] = (),
-    score: Score | None = None,
-) -> Outcome:
-    """Train as a plan says. However it ends, it ends with the best weights if they are to be kept.
+class Fit:
+    """A running fit. Its position and history are correct at the end of every batch.
+
+    An interrupt finds all of the records of an epoch or none.
 
     Parameters
     ----------
-    counts : Counts
-        The network's; right at every moment at which an interrupt may come.
-    validation : Data, optional
-        Evaluated after every epoch.
+    network : Network
+        Its position is kept up to date.
+    prepared : Prepared
+    callbacks : sequence of Callback
     score : callable, optional
-        Called after every epoch; what it returns goes into the history as ``val_score``.
+        Evaluated after each epoch; its value goes into the history as ``val_score``.
+    standing, rate_divisor
+        Of the fit that this one continues, as in `Position`.
 
-    Raises
-    ------
-    DivergenceError
-        If the loss or a weight stops being finite; the engine has the last finite weights then.
+    Attributes
+    ----------
+    network : Network
+    engine : Engine
+    plan : Plan
+    batch_size : int
+        Rows per update: all rows for "full".
+    data, validation : Data, Data or None
+    start : Position
+        At the beginning of the fit.
+    history : dict of str to list of float
+    error : BaseException or None
+        The exception that ends the fit.
     """
-    keeper = checkpoint_in(callbacks)
-    watch = Watch(
-        engine, plan, counts, len(data.x), loss=loss, validation=validation, callbacks=callbacks,
-        score=score,
-    )  # fmt: skip
-    begun = False
-    try:
-        for callback in callbacks:
-            callback.on_fit_begin(plan.epochs, len(data.x))
-        if keeper is not None:
-            _take_up(keeper, watch, callbacks)
-        begun = True
-        if plan.optimizer.rule == "lbfgs":
-            _search(engine, data, plan, watch, callbacks)
-        else:
-            _descend(engine, data, plan, watch, callbacks)
-        if keeper is not None:
-            keeper.write(watch.snapshot())
-    except BaseException as error:
-        if keeper is not None and begun and _is_interrupt(error):
-            keeper.write_last(watch.snapshot())
-        for callback in callbacks:
-            with suppress(Exception):  # the first error is the one to be told
-                callback.on_fit_break()
-        raise
-    finally:
+
+    def __init__(
+        self,
+        network: Any,
+        prepared: Prepared,
+        *,
+        callbacks: Sequence[Callback] = (),
+        score: Score | None = None,
+        standing: Standing | None = None,
+        rate_divisor: float = 1.0,
+    ) -> None:
+        self.network, self.engine = network, network._current_engine()
+        self.data, self.validation, plan = prepared.training, prepared.validation, prepared.plan
+        self.rows = len(self.data.x)
+        self.plan = plan
+        size = self.rows if plan.batch_size == "full" else plan.batch_size
+        self.batch_size = min(size, self.rows)
+        self.callbacks, self._score = check_callbacks(callbacks), score
+        self.history: History = {}
+        self.error: BaseException | None = None
+        self._continues = network._rule == plan.optimizer.rule  # with the optimizer's state
+        self.start = self.position._replace(
+            updates=self.position.updates if self._continues else 0, progress=Progress(),
+            seconds=0.0, standing=standing or Standing(), rate_divisor=rate_divisor, stopped="",
+        )  # fmt: skip
+        self._best: Parameters | None = None
+        self._resumed: Snapshot | None = None
+        self._stop_requested = False
+        self._adaptive = plan.schedule.name == "adaptive" and plan.optimizer.rule != "lbfgs"
+        self._rule = plan.early_stopping or (_ADAPTIVE if self._adaptive else None)
+
+    # ---- for callbacks ----------------------------------------------------------------------
+
+    @property
+    def position(self) -> Position:
+        """How far the network has been trained."""
+        return self.network._position
+
+    @position.setter
+    def position(self, position: Position) -> None:
+        self.network._position = position
+
+    @property
+    def epoch(self) -> int:
+        """The running epoch, counted from 1 over all fits of the network."""
+        return self.position.epochs + 1
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no further epoch follows the completed ones."""
+        done = self.position.epochs - self.start.epochs
+        return done >= self.plan.epochs or bool(self.position.stopped)
+
+    def weights(self) -> Parameters:
+        """Return a copy of the current weights: ``(w, b)`` per layer."""
+        return self.engine.get_parameters()
+
+    def snapshot(self) -> Snapshot:
+        """Return a copy of the state of the fit, at the last end of a batch."""
+        history = {name: list(curve) for name, curve in self.history.items()}
+        slots = self.plan.optimizer.slots
+        states = {name: _checked_state(each) for name, each in self._named_callbacks()}
+        return Snapshot(
+            self.start, self.position, self.engine.get_parameters(), self.engine.get_state(slots),
+            self._best, history, {name: state for name, state in states.items() if state},
+        )  # fmt: skip
+
+    def stop(self) -> None:
+        """End the fit after the running epoch."""
+        self._stop_requested = True
+
+    def resume_from(self, snapshot: Snapshot) -> None:
+        """Start this fit from a snapshot; for `Callback.context`."""
+        self._resumed, self.start = snapshot, snapshot.start
+
+    # ---- for the loop -----------------------------------------------------------------------
+
+    def call(self, hook: str, *arguments: Any) -> None:
+        """Call a method of every callback."""
+        for callback in self.callbacks:
+            getattr(callback, hook)(*arguments)
+
+    def begin(self) -> None:
+        """Run the callbacks' beginning, and take the position and state of a snapshot, if any."""
+        rule, snapshot = self._rule, self._resumed
         with DeferInterrupts():
-            watch.restore_best()
-    for callback in callbacks:
-        callback.on_fit_end(watch.history)
-    return Outcome(watch.history, watch.standing, watch.rate_divisor, watch.stopped)
+            self.position = self.start
+            if not self._continues:
+                optimizer = self.plan.optimizer
+                self.network._rule, self.network._slots = optimizer.rule, optimizer.slots
+                self.engine.set_state([])
+            if rule is not None and rule.restore_best and self.start.standing.best_epoch:
+                self._best = self.weights()  # of the fit that this one continues
+        self.call("on_fit_begin", self.plan.epochs, self.rows)
+        if snapshot is None:
+            self.call("on_epoch_boundary", 0)
+            return
+        with DeferInterrupts():
+            self.engine.set_parameters(snapshot.parameters)
+            self.engine.set_state(snapshot.state)
+            self._best = snapshot.best
+            self.history = {name: list(curve) for name, curve in snapshot.history.items()}
+            self.position = snapshot.position
+            for name, callback in self._named_callbacks():
+                if name in snapshot.callbacks:
+                    callback.set_state(snapshot.callbacks[name])
+        self.call("on_resume", self.epoch, self.position.progress.position, self.history)
+
+    def position_at(self, epochs: int, progress: Progress) -> tuple[int, int, int]:
+        """Return the epochs, samples and updates of a position in this fit."""
+        done, size = epochs - self.start.epochs, self.batch_size
+        updates = done * -(-self.rows // size) + -(-progress.position // size)
+        return epochs, self.start.samples + done * self.rows, self.start.updates + updates
+
+    def advance(self, progress: Progress, seconds: float) -> None:
+        """Record the progress in the running epoch, and its seconds, at the end of a batch."""
+        if progress.position % self.batch_size == 0 or progress.position == self.rows:
+            self._move(self.position.epochs, progress, seconds)
+
+    def _move(self, epochs: int, progress: Progress, seconds: float) -> None:
+        epochs, samples, updates = self.position_at(epochs, progress)
+        self.position = self.position._replace(
+            epochs=epochs, samples=samples, updates=updates, progress=progress, seconds=seconds
+        )
+
+    def end_epoch(self, metrics: dict[str, float]) -> None:
+        """Record the figures of the running epoch, which is complete, and run the callbacks."""
+        metrics |= self._validate()
+        number = self.epoch
+        with DeferInterrupts():
+            for name, value in metrics.items():
+                self.history.setdefault(name, []).append(value)
+            if self._rule is not None:
+                self._judge(self._rule, number, metrics)
+            self._move(number, Progress(), 0.0)
+            self._call_epoch_end(number, metrics, deferring=True)
+        self._call_epoch_end(number, metrics, deferring=False)
+        if self._stop_requested and not self.position.stopped:
+            self.position = self.position._replace(stopped="callback")
+        self.call("on_epoch_boundary", self.position.epochs - self.start.epochs)
+
+    def _call_epoch_end(self, number: int, metrics: dict[str, float], deferring: bool) -> None:
+        for callback in self.callbacks:
+            if callback.defers_interrupts == deferring:
+                answer = callback.on_epoch_end(number, metrics)
+                if isinstance(answer, bool | np.bool_) and answer:
+                    self.stop()
+
+    def reset_optimizer(self) -> None:
+        """Clear the optimizer's state, which led to divergence."""
+        self.engine.set_state([])
+        self.position = self.position._replace(updates=0)
+
+    def restore_best(self) -> None:
+        """Give the engine the weights of the best epoch, if they are kept."""
+        if self._best is not None:
+            self.engine.set_parameters(self._best)
+
+    @property
+    def classifies(self) -> bool:
+        """Whether predictions are right or wrong."""
+        return self.network.loss.score == "accuracy"
+
+    def _validate(self) -> dict[str, float]:
+        figures: dict[str, float] = {}
+        if self.validation is not None:
+            loss = self.network.loss
+            names = "val_loss", f"val_{loss.score}"
+            figures.update(zip(names, evaluate(self.engine, self.validation, loss), strict=True))
+        if self._score is not None:
+            figures["val_score"] = float(self._score())
+        return figures
+
+    def _judge(self, rule: EarlyStopping, number: int, metrics: dict[str, float]) -> None:
+        """Apply early stopping, or an adaptive rate, to the figures of an epoch."""
+        position, stopped = self.position, self.position.stopped
+        standing = judge(rule, position.standing, number, metrics[rule.monitor])
+        divisor = position.rate_divisor
+        if rule.restore_best and standing.best_epoch != position.standing.best_epoch:
+            self._best = self.weights()
+        if is_over(rule, standing):
+            rate = self.plan.optimizer.learning_rate / divisor
+            if self._adaptive and rate > ADAPTIVE_END:
+                divisor, standing = divisor * ADAPTIVE_FACTOR, standing._replace(waited=0)
+            else:
+                stopped = "converged"
+        self.position = position._replace(standing=standing, rate_divisor=divisor, stopped=stopped)
+
+    def _named_callbacks(self) -> Iterator[tuple[str, Callback]]:
+        """Yield each callback with a name: its class, and a number from the second of a class."""
+        counts: dict[str, int] = {}
+        for callback in self.callbacks:
+            name = type(callback).__name__
+            counts[name] = counts.get(name, 0) + 1
+            yield name if counts[name] == 1 else f"{name} {counts[name]}", callback
 
 
-def _take_up(keeper: Checkpoint, watch: Watch, callbacks: Sequence[Callback]) -> None:
-    """Have a fit go on where it was, and tell callbacks; or write a checkpoint of its beginning."""
-    if keeper.snapshot is None:
-        keeper.write(watch.snapshot())
-        return
-    watch.go_on(keeper.snapshot)
-    for callback in callbacks:
-        callback.on_resume(watch.epoch + 1, watch.progress.position, watch.history)
+def check_callbacks(callbacks: Sequence[Callback]) -> Sequence[Callback]:
+    """Return callbacks, or raise a TypeError if one is not a `Callback`."""
+    if isinstance(callbacks, Callback):
+        raise TypeError("callbacks must be a list of instances of fastnn.Callback, got one alone")
+    for each in callbacks:
+        if not isinstance(each, Callback):
+            raise TypeError(f"callbacks must be instances of fastnn.Callback, got {each!r}")
+    return callbacks
 
 
-def _descend(
-    engine: Engine, data: Data, plan: Plan, watch: Watch, callbacks: Sequence[Callback]
-) -> None:
-    """Run the epochs of an optimizer that takes its steps batch by batch."""
-    finite, keeper = engine.get_parameters(), checkpoint_in(callbacks)
-    while watch.epoch < plan.first_epoch + plan.epochs and not watch.stopped:
-        for callback in callbacks:
-            callback.on_epoch_begin(watch.epoch + 1)
-        start = time.perf_counter()
-        epoch = _plan_epoch(data, plan, watch.epoch, watch.rate_divisor)
-        planning = time.perf_counter() - start
-        try:
-            metrics = _run_epoch(engine, epoch, watch, callbacks)
-            if not _all_finite(parameters := engine.get_parameters()):
-                _raise_divergence(watch.epoch + 1, epoch.updates, plan.optimizer, _WEIGHTS)
-            finite = parameters
-        except (DivergenceError, KeyboardInterrupt) as error:
-            if _is_interrupt(error):
-                raise
-            with DeferInterrupts():
-                if not _all_finite(engine.get_parameters()):
-                    engine.set_parameters(finite)
-                watch.forget_state()
-            raise
-        metrics["seconds"] += planning
-        watch.end_epoch(metrics)
-        if keeper is not None and keeper.is_due(watch.epoch - plan.first_epoch):
-            keeper.write(watch.snapshot())
-
-
-def _search(
-    engine: Engine, data: Data, plan: Plan, watch: Watch, callbacks: Sequence[Callback]
-) -> None:
-    """Run L-BFGS, whose iterations are epochs here."""
-    l2 = plan.l2 / data.total_weight if plan.l2_is_shared else plan.l2
-
-    def end_iteration(loss: float, seconds: float) -> bool:
-        metrics = {"loss": loss}
-        if watch.classifies:
-            metrics["accuracy"] = engine.evaluate(data)[1]
-        metrics["seconds"] = seconds
-        for callback in callbacks:  # that there would be another was not known before
-            callback.on_epoch_begin(watch.epoch + 1)
-            callback.on_chunk_end(watch.epoch + 1, len(data.x))
-        return watch.end_epoch(metrics)
-
-    limits = Limits(plan.epochs, plan.max_evaluations, plan.tolerance)
-    end = minimize(engine, data, l2, limits, end_iteration, plan.first_epoch)
-    watch.stopped = watch.stopped or end
-
-
-def _plan_epoch(data: Data, plan: Plan, number: int, rate_divisor: float) -> Epoch:
-    """Decide the order and the learning rates of an epoch, counted from 0."""
-    rows, done = len(data.x), number - plan.first_epoch
-    updates = -(-rows // plan.batch_size)
-    if plan.shuffle:
-        order = permutation(plan.seed, number, rows, data.x.nbytes // rows)
-    else:
-        order = np.arange(rows)
-    rates = plan.schedule.rates(
-        plan.optimizer.learning_rate / rate_divisor,
-        epoch=done,
-        epochs=plan.epochs,
-        updates=updates,
-        samples_seen=plan.samples_before + done * rows,
-    )
-    return Epoch(
-        data,
-        order,
-        plan.batch_size,
-        rates,
-        plan.optimizer,
-        l2=plan.l2,
-        l2_is_shared=plan.l2_is_shared,
-        clip_norm=plan.clip_norm,
-        updates_before=plan.updates_before + done * updates,
-        seed=plan.seed,
-        number=number,
-    )
-
-
-def _run_epoch(
-    engine: Engine, epoch: Epoch, watch: Watch, callbacks: Sequence[Callback]
-) -> dict[str, float]:
-    """Run one epoch, or what is left of it, in calls of about CALL_SECONDS; return its figures.
-
-    The seconds are those in the engine: callbacks do not count.
-    """
-    rows, number = len(epoch.order), watch.epoch + 1
-    progress, total = watch.progress, watch.seconds
-    budget = _FIRST_BUDGET_ROWS
-    with ReadAhead(epoch.data, epoch.order) as ahead:
-        while progress.position < rows:
-            before = progress.position
-            call_rows = _rows_of_call(before, budget, epoch.batch_size)
-            ahead.advance(before + call_rows)
-            with DeferInterrupts():
-                start = time.perf_counter()
-                progress = engine.run_chunk(epoch, progress, call_rows)
-                seconds = time.perf_counter() - start
-                total += seconds
-                if not math.isfinite(progress.loss_sum):
-                    step = progress.position // epoch.batch_size + 1
-                    _raise_divergence(number, step, epoch.optimizer)
-                watch.advance(progress, total)
-            rate = (progress.position - before) / max(seconds, 1e-9)
-            budget = max(1, min(rows, int(rate * CALL_SECONDS), 4 * budget))
-            for callback in callbacks:
-                callback.on_chunk_end(number, progress.position)
-    return {
-        "loss": progress.loss_sum / epoch.total_weight,
-        "accuracy": progress.correct / epoch.total_weight,
-        "learning_rate": float(epoch.learning_rates[-1]),
-        "seconds": total,
-    }
-
-
-def _rows_of_call(position: int, budget: int, batch_size: int) -> int:
-    """Cut the rows of a call so that it ends with a batch, or in the batch in which it begins.
-
-    So the weights, the optimizer's state and the sums of losses are known together at the end of
-    every batch that ends a call: in the middle of a batch, weights are those of its beginning.
-    """
-    done = position % batch_size
-    if done == 0 and budget >= batch_size:
-        return budget - budget % batch_size
-    return min(budget, batch_size - done)
-
-
-def _is_interrupt(error: BaseException) -> bool:
-    """Return whether an error is an interrupt, and not one at the moment of a divergence."""
-    diverged = isinstance(error.__context__, DivergenceError)
+def is_interrupt(error: BaseException | None) -> bool:
+    """Return whether an error is an interrupt that does not hide a divergence."""
+    diverged = error is not None and isinstance(error.__context__, DivergenceError)
     return isinstance(error, KeyboardInterrupt) and not diverged
 
 
-def _all_finite(parameters: Parameters) -> bool:
-    """Return whether all weights and biases are finite."""
-    return all(np.isfinite(array).all() for pair in parameters for array in pair)
-
-
-def _raise_divergence(
-    epoch: int, step: int, optimizer: Optimizer, what: str = "the loss is"
-) -> NoReturn:
-    """Raise a DivergenceError that says what to try; epoch and step are counted from 1."""
-    rate = optimizer.learning_rate
-    raise DivergenceError(
-        f"{what} not finite in epoch {epoch}, step {step}, at learning rate {rate:g}: training "
-        f"stopped with the last finite weights; try a smaller learning rate ({rate / 10:g}), or "
-        "check the scale of the features",
-        epoch=epoch,
-        step=step,
-    )
+def _checked_state(callback: Callback) -> State:
+    """Return a callback's state; raise a TypeError if a snapshot cannot keep it."""
+    state = callback.state()
+    with suppress(AttributeError, TypeError, ValueError):
+        return {str(name): [float(value) for value in values] for name, values in state.items()}
+    name = type(callback).__name__
+    raise TypeError(f"{name}.state() must return lists of numbers by name, got {state!r:.80}")

@@ -1,4 +1,4 @@
-"""L-BFGS, by SciPy, over an engine's `loss_and_grad`."""
+"""L-BFGS: SciPy's minimizer over the loss and gradient of an engine."""
 
 import math
 import time
@@ -22,14 +22,14 @@ _LIMIT_REACHED, _SMALL = 1, 1e-3
 
 @dataclass(frozen=True)
 class Limits:
-    """When to end.
+    """Limits of a search.
 
     Attributes
     ----------
     iterations, evaluations : int
-        How many steps, and how often the loss may be asked for in all.
+        Maximum numbers of iterations and of evaluations of the loss.
     tolerance : float
-        Done where no component of the gradient is larger.
+        The search has converged when no component of the gradient is larger.
     """
 
     iterations: int
@@ -52,23 +52,25 @@ def minimize(
 
     Parameters
     ----------
+    l2 : float
+        Factor of the penalty, ``l2 / 2 · Σ w²``.
     on_iteration : callable
-        Gets the loss that an iteration came to and the seconds it took, while the engine has
-        its weights; returns whether to go on.
+        Called with the loss after each iteration and its seconds, when the engine has the weights
+        of that iteration; returns whether to continue.
     first_epoch : int
-        The number, from 0, of the first iteration.
+        Number of the first iteration, counted from 0.
 
     Raises
     ------
     DivergenceError
-        If the loss, or its gradient, is not finite to begin with.
+        If the initial loss or gradient is not finite.
     """
-    with setup_lock:  # a fork waits for it: a child would wait for what is half imported
+    with setup_lock:  # fork() waits for the import: a child could not finish it
         from scipy.optimize import minimize as scipy_minimize
 
     start = engine.get_parameters()
     best, count, since = _flat(start), first_epoch, time.perf_counter()
-    last: tuple[float, np.ndarray] | None = None  # that was finite
+    last: tuple[float, np.ndarray] | None = None  # finite loss and gradient
     steepest = 0.0
 
     def loss_and_grad(flat: np.ndarray) -> tuple[float, np.ndarray]:
@@ -88,7 +90,7 @@ def minimize(
                 epoch=first_epoch + 1,
                 step=1,
             )
-        # The line search went too far: a wall, rising ahead, makes it turn back.
+        # The line search went too far: a higher loss makes it try a smaller step.
         return 10 * abs(last[0]) + 1, -last[1]
 
     def after_iteration(intermediate_result: "object") -> None:
@@ -117,21 +119,21 @@ def minimize(
                 callback=after_iteration,
                 options=options,
             )
-        if count == first_epoch:  # the first weights are the best there are: told once
+        if count == first_epoch:  # the initial weights are optimal: report one iteration
             on_iteration(float(result.fun), time.perf_counter() - since)
         if result.status == _LIMIT_REACHED:
             return ""
         small = max(limits.tolerance, _SMALL * steepest)
         return "converged" if np.abs(result.jac).max() <= small else "stalled"
-    finally:  # the line search may have tried other weights since
+    finally:  # the line search may have left other weights
         engine.set_parameters(_shaped(best, start))
 
 
 class _QuietBlas:
-    """Keeps SciPy's BLAS from starting threads beside an engine that has its own.
+    """Context that limits SciPy's BLAS to one thread beside an engine with threads of its own.
 
-    They spin for a while after every call, on the cores that the kernels need: a fit took 1.85
-    times as long. Of several fits at once the first sets the threads, and the last sets them back.
+    Threads of BLAS spin after each call, on the cores that the kernels need: a fit took 1.85 times
+    as long. Of several simultaneous fits, the first sets the limit and the last removes it.
     """
 
     def __init__(self) -> None:
@@ -157,12 +159,12 @@ _quiet_blas = _QuietBlas()
 
 
 def _flat(parameters: Parameters) -> np.ndarray:
-    """Return all weights and biases one behind the other, float64."""
+    """Return all weights and biases in one float64 vector."""
     return np.concatenate([array.ravel() for pair in parameters for array in pair], dtype="f8")
 
 
 def _shaped(flat: np.ndarray, like: Parameters) -> Parameters:
-    """Cut a flat vector into weights and biases, float32; what is too large becomes infinite."""
+    """Return a vector's float32 weights and biases; numbers above float32's range become inf."""
     parameters, at = [], 0
     with np.errstate(over="ignore"):
         flat = flat.astype(np.float32)

@@ -1,4 +1,4 @@
-"""Whether there is memory for a fit, asked before anything is changed."""
+"""Check that a fit has enough memory, before it changes anything."""
 
 from collections.abc import Sequence
 
@@ -8,23 +8,23 @@ from fastnn.system.memory import check_memory
 from fastnn.training.plan import Plan
 
 INDEX_BYTES = 8
-# For each weight SciPy's L-BFGS has ten steps, ten changes of the gradient and about ten more
-# vectors, in float64: so many float32.
+# SciPy's L-BFGS keeps ten steps, ten changes of the gradient and about ten more vectors in float64:
+# as much memory as this many float32 values per weight.
 _LBFGS = 60
-_UPDATE = 60  # bytes: an update's learning rate on its way
+_UPDATE = 60  # bytes per update for its learning rate and its intermediate results
 
 
 def check_fit(layers: Sequence[Dense], rows: int, plan: Plan, *, checkpoints: bool) -> None:
-    """Raise a MemoryError if there is no room for a fit, beside the engine.
+    """Raise a MemoryError if a fit needs more memory, besides its engine, than is available.
 
-    Weights are copied after every epoch, for when the loss diverges, while the copy before is
-    there; the best are kept. So is the order of the rows. What is copied at the end takes the
-    copies' place. A checkpoint is copied from the engine, as bytes, and into the file's.
+    After each epoch the weights are copied, to be restored after a divergence, while the previous
+    copy still exists. The best weights and the order of the rows are kept, too. A checkpoint exists
+    three times: as arrays, as bytes and in the buffer of the file.
     """
     size = weight_bytes(layers)
     slots = _LBFGS if plan.optimizer.rule == "lbfgs" else plan.optimizer.slots
     kept = size if plan.early_stopping is not None and plan.early_stopping.restore_best else 0
-    updates = -(-rows // (plan.batch_size or rows))
+    updates = 1 if plan.batch_size == "full" else -(-rows // plan.batch_size)
     needs = {
         "weights": 2 * size + kept,
         "gradients": size,

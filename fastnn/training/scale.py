@@ -7,7 +7,6 @@ scikit-learn's ConvergenceWarning, on one line, and a fit issues at most one.
 import math
 import sys
 import warnings
-from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +16,7 @@ from fastnn.data.rows import Data
 from fastnn.data.sparse import SparseRows
 from fastnn.model.losses import Loss
 from fastnn.system.forks import setup_lock
-from fastnn.training.plan import Plan
+from fastnn.training.fit import Fit
 
 OFFSET_LIMIT = 2.0**16  # mean over spread: float32 has 24 bits, of which 8 are left for the spread
 _LARGE_FEATURE, _LARGE_TARGET = 10.0, 1000.0  # root mean square of a column that may be too large
@@ -92,49 +91,28 @@ def warn_of_offset(y: Any, data: Data, loss: Loss) -> bool:
     return True
 
 
-def warn_of_scale(
-    evaluate: Callable[[Data], tuple[float, float]],
-    data: Data,
-    plan: Plan,
-    loss: Loss,
-    input_scale: float,
-    updates: int,
-    *,
-    losses: Sequence[float],
-    stopped: str,
-) -> None:
+def warn_of_scale(fit: Fit) -> None:
     """Warn if a fit failed, and features or targets have a scale that explains it.
 
     A fit failed if its loss is no better than that of the best constant prediction, or if L-BFGS
     stalled. Fits of one epoch each are judged only once, at update 250, so that a user who calls
     `partial_fit` with few rows at a time is not warned early or again.
-
-    Parameters
-    ----------
-    evaluate : callable
-        Returns the mean loss of the trained network on some rows, and its accuracy.
-    data, plan, loss, input_scale
-        Of the fit.
-    updates : int
-        The number of updates in the optimizer's state after the fit.
-    losses : sequence of float
-        The training loss of each epoch.
-    stopped : str
-        As in `fastnn.training.Outcome`.
     """
-    has_stalled = stopped == "stalled"
+    data, loss, input_scale = fit.data, fit.network.loss, fit.network.input_scale
+    losses, has_stalled = fit.history.get("loss", []), fit.position.stopped == "stalled"
     if not has_stalled:
-        is_judged = len(losses) > 1 or plan.updates_before < _JUDGED_UPDATE <= updates
-        if not is_judged:
+        crossed = fit.start.updates < _JUDGED_UPDATE <= fit.position.updates
+        if len(losses) <= 1 and not crossed:
             return
         if losses[-1] < _MAYBE_NO_BETTER * _constant_loss(*_some_targets(data), loss):
             return
     x_rows = max(32, min(_SAMPLE_ROWS, _SAMPLE_VALUES // data.x.shape[1]))
     sample = data.take(_some_rows(data, x_rows))
-    reached, constant = evaluate(sample)[0], _constant_loss(sample.targets, sample.weights, loss)
+    reached = fit.engine.evaluate(sample)[0]
+    constant = _constant_loss(sample.targets, sample.weights, loss)
     has_failed = constant > 0 and not reached < _NO_BETTER * constant
     reasons = _reasons(sample, loss, input_scale, has_stalled)
-    if has_stalled and (has_failed or plan.first_epoch == 0):
+    if has_stalled and (has_failed or fit.start.epochs == 0):
         iterations = f"{len(losses)} iteration{'s' if len(losses) > 1 else ''}"
         _warn(
             f"lbfgs failed to converge: after {iterations} the loss no longer falls in float32, "

@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(params=[80, 20])
 def terminal(request: pytest.FixtureRequest) -> Iterator[tuple[int, int]]:
-    """Open a terminal of the given width; hand out its two ends."""
+    """Open a pseudo-terminal of the given width; return both ends."""
     termios, fcntl = pytest.importorskip("termios"), pytest.importorskip("fcntl")
     ours, theirs = os.openpty()
     size = np.array([24, request.param, 0, 0], np.uint16).tobytes()

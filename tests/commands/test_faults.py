@@ -1,4 +1,4 @@
-"""What the commands say where the world fails them: a line or plain working, never a traceback."""
+"""Full disks, deleted directories, odd terminals and encodings: no command has a traceback."""
 
 import os
 import shutil
@@ -31,7 +31,7 @@ PREDICT = ["fastnn.predict", "net", "rows.csv", "--engine", "numpy"]
 
 @pytest.fixture
 def place(folder: Path) -> Path:
-    """Return a folder with a network and rows for it."""
+    """Return a directory with a network and rows for it."""
     fastnn.Network([4, 5, 3], seed=1).save("net")
     np.savetxt("rows.csv", np.eye(4), delimiter=",")
     return folder
@@ -54,12 +54,12 @@ def assert_refused(done: subprocess.CompletedProcess[str], program: str, named: 
     assert named in done.stderr
 
 
-# ---- a working directory that is gone ------------------------------------------------------------
+# ---- a deleted working directory -----------------------------------------------------------------
 
 
 @pytest.fixture
-def gone(place: Path, tmp_path: Path) -> Path:
-    """Return a folder with a network, rows and data, and leave for one that is no more."""
+def deleted(place: Path, tmp_path: Path) -> Path:
+    """Return a directory with a network, rows and data; enter another one, which is deleted."""
     folder = tmp_path / "gone"
     folder.mkdir()
     os.chdir(folder)
@@ -73,19 +73,21 @@ def gone(place: Path, tmp_path: Path) -> Path:
     + [[*REPORT[1:], "out"], ["{place}/net", "{place}/rows.csv", "--output", "out"]],
     ids=["save", "plots", "log", "checkpoint", "report", "predict"],
 )
-def test_a_working_directory_that_is_gone(relative, gone, monkeypatch, capfdbinary, request):
+def test_deleted_working_directory_is_an_error(
+    relative, deleted, monkeypatch, capfdbinary, request
+):
     name = request.node.callspec.id
     program = {"report": report, "predict": predict}.get(name, train)
-    argv = [each.format(place=gone).replace("..", str(gone.parent)) for each in relative]
+    argv = [each.format(place=deleted).replace("..", str(deleted.parent)) for each in relative]
     assert program.main(argv) == 1
     out, err = capfdbinary.readouterr()
     assert err.decode() == (
-        f"{program.PROGRAM}: error: the working directory is gone; start in another one, or give "
-        "absolute paths\n"
+        f"{program.PROGRAM}: error: the working directory was deleted; start in another one, or "
+        "give absolute paths\n"
     )
 
 
-# ---- a disk that is full, folders that go --------------------------------------------------------
+# ---- full disks, deleted directories -------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -99,8 +101,8 @@ def test_a_working_directory_that_is_gone(relative, gone, monkeypatch, capfdbina
     ],
     ids=["log", "save", "plots", "report", "predict"],
 )
-def test_a_disk_that_is_full(argv: list[str], limit: int, named: str, place: Path) -> None:
-    """A limit of a file's size fails a write in the middle, as a full disk does."""
+def test_full_disk_is_an_error(argv: list[str], limit: int, named: str, place: Path) -> None:
+    """A limit of the file size makes a write fail in the middle, like a full disk."""
     before = sorted(place.iterdir())
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, str(limit), *argv], capture_output=True, text=True,
@@ -108,12 +110,12 @@ def test_a_disk_that_is_full(argv: list[str], limit: int, named: str, place: Pat
     )  # fmt: skip
     assert_refused(done, argv[0], named)
     new = {path.name for path in place.iterdir()} - {path.name for path in before}
-    assert new <= {"log", "plots", "out"}  # no half of a model, and no temporary file
+    assert new <= {"log", "plots", "out"}  # no incomplete model and no temporary file
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 @pytest.mark.parametrize("argv", [TRAIN, [*REPORT, "out"], PREDICT], ids=lambda argv: argv[0])
-def test_standard_output_on_a_full_disk(argv: list[str], place: Path) -> None:
+def test_standard_output_on_a_full_disk_is_an_error(argv: list[str], place: Path) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-m", *argv], stdout=full, stderr=subprocess.PIPE, text=True,
@@ -123,24 +125,23 @@ def test_standard_output_on_a_full_disk(argv: list[str], place: Path) -> None:
 
 
 @pytest.mark.parametrize("option", ["--save", "--plots", "--log-json"])
-def test_a_folder_that_goes_while_it_trains(
+def test_result_is_printed_if_a_directory_is_deleted_during_training(
     option: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What was reached is said all the same."""
     (place / "there").mkdir()
     fit = train.fit
 
-    class Lose(Callback):
+    class Delete(Callback):
         def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
             if epoch == 1:
                 shutil.rmtree(place / "there")
-                if option == "--plots":  # it would be made again
+                if option == "--plots":  # it would be created again
                     (place / "there").write_text("")
 
-    def fit_and_lose(run: Any, callbacks: Any) -> Any:
-        return fit(run, (*callbacks, Lose()))
+    def fit_and_delete(run: Any, callbacks: Any) -> Any:
+        return fit(run, (*callbacks, Delete()))
 
-    monkeypatch.setattr(train, "fit", fit_and_lose)
+    monkeypatch.setattr(train, "fit", fit_and_delete)
     assert train.main([*TRAIN[1:], "--log-json", "there/log", option, "there/new"]) == 1
     captured = capsys.readouterr()
     assert captured.err.startswith("fastnn.train: error: there/new: ")
@@ -150,7 +151,7 @@ def test_a_folder_that_goes_while_it_trains(
 
 @pytest.mark.skipif(os.name == "posix" and os.geteuid() == 0, reason="root may do everything")
 @pytest.mark.parametrize("argv", [TRAIN, PREDICT], ids=lambda argv: argv[0])
-def test_files_that_one_may_not_read(argv: list[str], place: Path) -> None:
+def test_unreadable_files_are_errors(argv: list[str], place: Path) -> None:
     path = Path("../small.npz" if argv is TRAIN else "rows.csv")
     path.chmod(0)
     assert_refused(run(argv), argv[0], f"{path}: cannot be read: Permission denied")
@@ -160,7 +161,7 @@ def test_files_that_one_may_not_read(argv: list[str], place: Path) -> None:
 
 
 @pytest.mark.parametrize("argv", [TRAIN, [*REPORT, "out"], PREDICT], ids=lambda argv: argv[0])
-def test_a_reader_that_goes_after_a_line(argv: list[str], place: Path) -> None:
+def test_closed_pipe_ends_silently(argv: list[str], place: Path) -> None:
     argv = [*argv, "--epochs", "500"] if argv is TRAIN else argv
     if argv is PREDICT:
         Path("rows.csv").write_text("1,2,3,4\n" * 200_000)
@@ -178,7 +179,7 @@ def test_a_reader_that_goes_after_a_line(argv: list[str], place: Path) -> None:
                                   {"TERM": "xterm", "COLUMNS": "20"}, {"TERM": ""}],
                          ids=str)  # fmt: skip
 @pytest.mark.parametrize("argv", [TRAIN, PREDICT], ids=lambda argv: argv[0])
-def test_any_terminal(
+def test_runs_on_any_terminal(
     argv: list[str],
     more: dict[str, str],
     place: Path,
@@ -202,7 +203,7 @@ def test_any_terminal(
 @pytest.mark.parametrize("more", [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
                                   {"PYTHONIOENCODING": "latin-1"}, {"PYTHONIOENCODING": "ascii"}],
                          ids=["C", "latin-1", "ascii"])  # fmt: skip
-def test_names_that_the_encoding_cannot_write(more: dict[str, str], place: Path) -> None:
+def test_file_names_outside_the_encoding(more: dict[str, str], place: Path) -> None:
     shutil.copy("../small.npz", "donnéés-数.npz")
     folder = "ü-文"
     Path(folder).mkdir()

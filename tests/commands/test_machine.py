@@ -1,4 +1,4 @@
-"""`commands.machine`: what is counted is exact; what is measured is measured in another process."""
+"""`fastnn.commands.machine`: the count of operations, the peak and the processor's name."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from fastnn.commands import machine
 from fastnn.model.layers import dense_layers
 
 
-def test_flops_of_an_epoch_of_mnist_by_hand() -> None:
+def test_flops_of_mnist_equal_a_calculation_by_hand() -> None:
     forward = 784 * 128 + 128 * 64 + 64 * 10
     backward_weights = forward
     backward_input = 128 * 64 + 64 * 10  # the data need no gradient
@@ -21,22 +21,22 @@ def test_flops_of_an_epoch_of_mnist_by_hand() -> None:
     assert machine.flops_per_sample(layers) * 60_000 == 27_264_000_000
 
 
-def test_one_layer_has_no_gradient_of_its_input() -> None:
+def test_first_layer_has_no_gradient_of_its_input() -> None:
     assert machine.flops_per_sample(dense_layers([3, 2])) == 2 * (3 * 2 + 3 * 2)
 
 
-def test_flops_take_any_iterable() -> None:
+def test_flops_accept_any_iterable() -> None:
     assert machine.flops_per_sample(iter(dense_layers([3, 2]))) == 24
 
 
 @pytest.mark.process
-def test_the_peak_is_a_positive_rate() -> None:
+def test_peak_is_positive() -> None:
     assert 0 < machine.sgemm_peak(1, size=64, seconds=0.0) < 1e6
 
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
-    """Replace the measurement by a process that prints 12.5; list the environments it got."""
+    """Replace the measurement by a process that prints 12.5; return the environments it got."""
     environments: list[dict[str, str]] = []
 
     def start(
@@ -50,7 +50,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
     return environments
 
 
-def test_the_peak_is_measured_in_a_process_with_as_many_threads(
+def test_peak_is_measured_with_the_given_threads(
     started: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "7")
@@ -60,7 +60,7 @@ def test_the_peak_is_measured_in_a_process_with_as_many_threads(
     assert os.environ["OPENBLAS_NUM_THREADS"] == "7"
 
 
-def test_by_default_the_environment_decides_the_threads(
+def test_default_threads_are_those_of_the_environment(
     started: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "7")
@@ -71,7 +71,7 @@ def test_by_default_the_environment_decides_the_threads(
 
 
 @pytest.mark.process
-def test_a_numpy_py_in_the_current_folder_does_not_stand_in_for_numpy(
+def test_numpy_py_in_the_current_directory_is_not_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "numpy.py").write_text("raise SystemExit('the wrong one')")
@@ -80,18 +80,18 @@ def test_a_numpy_py_in_the_current_folder_does_not_stand_in_for_numpy(
 
 
 @pytest.mark.process
-def test_a_failed_measurement_says_why() -> None:
+def test_failed_measurement_raises_its_error() -> None:
     with pytest.raises(RuntimeError, match="negative dimensions"):
         machine.sgemm_peak(1, size=-1)
 
 
-def test_the_processor_has_a_name_on_one_line() -> None:
+def test_processor_name_is_one_line() -> None:
     name = machine.cpu_name()
     assert name and name == name.strip() and "\n" not in name
 
 
 @pytest.mark.parametrize("text", [None, "processor : 0\nBogoMIPS : 1.0\n"])
-def test_without_a_model_name_there_is_still_a_name(
+def test_processor_name_falls_back_to_the_architecture(
     text: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def read_text(path: Path, **options: str) -> str:

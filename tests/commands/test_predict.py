@@ -1,4 +1,4 @@
-"""`python -m fastnn.predict`: what it writes, and how it ends."""
+"""`python -m fastnn.predict`: its output, its errors and its exit codes."""
 
 import csv
 import io
@@ -30,7 +30,7 @@ MODEL = "../model.safetensors"
 
 @pytest.fixture
 def saved(folder: Path) -> Path:
-    """Save a network for `X`, and `X`, beside the current folder."""
+    """Save a network and `X` in the parent of the current directory."""
     trained().save(MODEL)
     np.save("../x.npy", X)
     return folder
@@ -48,15 +48,15 @@ def command(*argv: str) -> list[str]:
 
 
 def written(capsys: Any, *argv: str) -> bytes:
-    """Return what a command that goes well writes to standard output."""
+    """Return the standard output of a command that succeeds."""
     code = predict.main(["--engine", "numpy", *argv])
     captured = capsys.readouterr()
     assert (code, captured.err) == (0, b"")
     return captured.out
 
 
-def refusal(capsys: Any, *argv: str, code: int = 1) -> str:
-    """Return the one line that a command writes if something is wrong."""
+def error_of(capsys: Any, *argv: str, code: int = 1) -> str:
+    """Return the error message of a command that fails."""
     assert predict.main(["--engine", "numpy", *argv]) == code
     captured = capsys.readouterr()
     assert captured.out == b"" and captured.err.count(b"\n") == 1
@@ -71,37 +71,40 @@ def table(text: bytes) -> list[dict[str, str]]:
 
 
 def columns(rows: list[dict[str, str]], start: str) -> np.ndarray:
-    """Return the columns whose names have this start, as float32."""
+    """Return the columns whose names start so, as float32."""
     names = [name for name in rows[0] if name.startswith(start)]
     return np.array([[row[name] for name in names] for row in rows], np.float32)
 
 
-# What is written
+# Output
 
 
-def test_features_that_look_scaled_are_told_of(folder, capsysbinary):
+def test_warns_of_features_that_seem_scaled(folder, capsysbinary):
     Network([4, 3], input_scale=1 / 255).save("scaled")
     np.save("x.npy", np.eye(4))
     assert predict.main(["scaled", "x.npy"]) == 0
-    said = capsysbinary.readouterr().err
-    assert said.count(b"\n") == 1 and b"from 0 to 1, and the model takes ones up to 255" in said
+    output = capsysbinary.readouterr().err
+    assert (
+        output.count(b"\n") == 1
+        and b"from 0 to 1, but the model expects values up to 255" in output
+    )
     for x in (255 * np.eye(4), np.eye(4, dtype=np.uint8)):
         np.save("x.npy", x)
         assert predict.main(["scaled", "x.npy"]) == 0
         assert not capsysbinary.readouterr().err
 
 
-def test_a_checkpoint_is_no_model(folder, capsysbinary):
+def test_checkpoint_is_not_a_model(folder, capsysbinary):
     settings = {"epochs": 1, "engine": "numpy", "callbacks": [Checkpoint("fit")]}
     Network([4, 3]).fit(np.eye(4), [0, 1, 2, 0], **settings)
     (_, path) = sorted(Path("fit").iterdir())
     np.save("x.npy", np.eye(4))
-    said = refusal(capsysbinary, str(path), "x.npy")
-    assert said == f"{path}: is not a model file but a checkpoint"
+    output = error_of(capsysbinary, str(path), "x.npy")
+    assert output == f"{path}: is not a model file but a checkpoint"
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_a_network_of_classes(name, saved, capsysbinary):
+def test_predictions_of_a_classifying_network(name, saved, capsysbinary):
     net = load(MODEL)
     net.use_engine(name)
     rows = table(written(capsysbinary, MODEL, "../x.npy", "--engine", name))
@@ -112,14 +115,14 @@ def test_a_network_of_classes(name, saved, capsysbinary):
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
-def test_blocks_make_no_difference(form, saved, capsysbinary, monkeypatch):
-    whole = written(capsysbinary, MODEL, "../x.npy", "--format", form)
+def test_output_does_not_depend_on_the_block_size(form, saved, capsysbinary, monkeypatch):
+    expected = written(capsysbinary, MODEL, "../x.npy", "--format", form)
     monkeypatch.setattr(samples, "BLOCK_ROWS", 3)
-    assert written(capsysbinary, MODEL, "../x.npy", "--format", form) == whole
-    assert whole.count(b"\n") == 20 + (form == "csv")
+    assert written(capsysbinary, MODEL, "../x.npy", "--format", form) == expected
+    assert expected.count(b"\n") == 20 + (form == "csv")
 
 
-def test_json_lines_say_the_same(saved, capsysbinary):
+def test_json_lines_equal_csv(saved, capsysbinary):
     rows = table(written(capsysbinary, MODEL, "../x.npy"))
     lines = written(capsysbinary, MODEL, "../x.npy", "--format", "jsonl").splitlines()
     for row, line in zip(rows, map(json.loads, lines), strict=True):
@@ -137,15 +140,15 @@ def test_json_lines_say_the_same(saved, capsysbinary):
         ("poisson", 2, ["value_0", "value_1"]),
     ],
 )
-def test_other_networks(loss, outputs, header, folder, capsysbinary):
+def test_predictions_of_networks_with_other_losses(loss, outputs, header, folder, capsysbinary):
     net = Network([4, 5, outputs], loss=loss, seed=1)
     net.use_engine("numpy")
     net.save(MODEL)
     np.save("x.npy", X)
     rows = table(written(capsysbinary, MODEL, "x.npy"))
     assert list(rows[0]) == ["row", *header]
-    said = net.predict(X).reshape(20, -1)
-    np.testing.assert_array_equal(columns(rows, header[0].partition("_")[0]), said)
+    output = net.predict(X).reshape(20, -1)
+    np.testing.assert_array_equal(columns(rows, header[0].partition("_")[0]), output)
     line = json.loads(written(capsysbinary, MODEL, "x.npy", "--format", "jsonl").splitlines()[3])
     expected = {"row": 3, header[0].partition("_")[0]: net.predict(X)[3].tolist()}
     if loss == "logistic":
@@ -164,7 +167,7 @@ def test_other_networks(loss, outputs, header, folder, capsysbinary):
 @pytest.mark.parametrize(
     ("names", "kind"), [(["a,b", 'c "d"', "é"], str), ([True, False], bool), ([-1, 2.0, 3], float)]
 )
-def test_classifiers_have_their_own_names_for_classes(names, kind, folder, capsysbinary):
+def test_classifiers_use_their_class_names(names, kind, folder, capsysbinary):
     labels = np.array(names)[Y % len(names)]
     model = MLPClassifier(8, max_iter=300, engine="numpy", random_state=0).fit(X, labels)
     model.save(MODEL)
@@ -178,7 +181,7 @@ def test_classifiers_have_their_own_names_for_classes(names, kind, folder, capsy
     assert list(line["probabilities"]) == [str(name) for name in model.classes_]
 
 
-HOSTILE = {  # labels, and the fields that a table has of them
+HOSTILE = {  # labels, and their fields in a CSV file
     "=1+1": '"\'=1+1"',
     '@SUM(A1,"x")': '"\'@SUM(A1,""x"")"',
     "+x": '"\'+x"',
@@ -193,7 +196,7 @@ HOSTILE = {  # labels, and the fields that a table has of them
 }
 
 
-def test_labels_that_a_terminal_or_a_spreadsheet_would_run(folder, capsysbinary):
+def test_labels_are_escaped_for_terminals_and_spreadsheets(folder, capsysbinary):
     x, labels = np.eye(len(HOSTILE)), np.array(list(HOSTILE))
     model = MLPClassifier((), solver="lbfgs", engine="numpy", random_state=0)
     model.fit(x, labels).save(MODEL)
@@ -207,7 +210,7 @@ def test_labels_that_a_terminal_or_a_spreadsheet_would_run(folder, capsysbinary)
     assert [json.loads(line)["label"] for line in lines] == labels.tolist()
 
 
-def test_classifiers_of_several_labels(folder, capsysbinary):
+def test_predictions_of_multilabel_classifiers(folder, capsysbinary):
     model = MLPClassifier(8, max_iter=100, engine="numpy", random_state=0)
     model.fit(X, np.eye(3, dtype=int)[Y])
     model.save(MODEL)
@@ -218,7 +221,7 @@ def test_classifiers_of_several_labels(folder, capsysbinary):
 
 
 @pytest.mark.parametrize("outputs", [1, 2])
-def test_regressors(outputs, folder, capsysbinary):
+def test_predictions_of_regressors(outputs, folder, capsysbinary):
     model = MLPRegressor(hidden_layer_sizes=8, max_iter=20, engine="numpy", random_state=0)
     model.fit(X, X[:, 0] if outputs == 1 else X[:, :2])
     model.save(MODEL)
@@ -228,7 +231,7 @@ def test_regressors(outputs, folder, capsysbinary):
     np.testing.assert_array_equal(columns(rows, "value"), values)
 
 
-def test_names_of_features(folder, capsysbinary):
+def test_feature_names_are_checked(folder, capsysbinary):
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame(X, columns=["a", "b, c", "d", "e"])
     model = MLPClassifier(8, max_iter=5, engine="numpy").fit(frame, Y)
@@ -236,15 +239,15 @@ def test_names_of_features(folder, capsysbinary):
     frame.to_csv("x.csv", index=False)
     labels = [int(row["label"]) for row in table(written(capsysbinary, MODEL, "x.csv"))]
     assert labels == model.predict(frame).tolist()
-    np.save("x.npy", X)  # which has no names: nothing warns of it
+    np.save("x.npy", X)  # which has no names and causes no warning
     assert [int(row["label"]) for row in table(written(capsysbinary, MODEL, "x.npy"))] == labels
     frame.rename(columns={"d": "D"}).to_csv("x.csv", index=False)
-    assert refusal(capsysbinary, MODEL, "x.csv") == (
+    assert error_of(capsysbinary, MODEL, "x.csv") == (
         "x.csv: line 1: column 3: is named 'D', but the model takes 'd'"
     )
 
 
-def test_images_as_bytes_and_a_picture(folder, images, capsysbinary):
+def test_predictions_of_image_files_and_a_picture(folder, images, capsysbinary):
     inputs = images.x_train.shape[1]
     net = Network([inputs, 16, 10], input_scale=images.scale, seed=0)
     rule = {"optimizer": "adam", "learning_rate": 0.02, "batch_size": 32}
@@ -264,7 +267,7 @@ def test_images_as_bytes_and_a_picture(folder, images, capsysbinary):
     np.testing.assert_allclose(columns([row], "p_"), columns(rows[:1], "p_"), rtol=0.1, atol=0.01)
 
 
-def test_bytes_are_the_same_in_any_type(folder, capsysbinary):
+def test_pixels_of_any_dtype_have_the_same_predictions(folder, capsysbinary):
     net = Network([6, 5, 3], input_scale=1 / 255)
     net.use_engine("numpy")
     net.save(MODEL)
@@ -284,7 +287,7 @@ def struct_of(x: np.ndarray) -> bytes:
     return bytes([0, 0, 8, x.ndim]) + np.array(x.shape, ">u4").tobytes()
 
 
-def test_a_file_is_written_whole(saved, capsysbinary):
+def test_output_file_replaces_the_old_one(saved, capsysbinary):
     expected = written(capsysbinary, MODEL, "../x.npy")
     Path("out.csv").write_text("before")
     assert written(capsysbinary, MODEL, "../x.npy", "--output", "out.csv") == b""
@@ -292,7 +295,7 @@ def test_a_file_is_written_whole(saved, capsysbinary):
     assert os.listdir() == ["out.csv"]
 
 
-def test_which_array_is_predicted_is_said(saved, capsysbinary):
+def test_names_the_array_of_an_npz_file_that_is_predicted(saved, capsysbinary):
     np.savez("x.npz", x_train=X[:2], x_test=X)
     assert predict.main([MODEL, "x.npz", "--engine", "numpy"]) == 0
     captured = capsysbinary.readouterr()
@@ -300,7 +303,7 @@ def test_which_array_is_predicted_is_said(saved, capsysbinary):
     assert captured.out.count(b"\n") == 21
 
 
-# What is wrong
+# Errors
 
 
 @pytest.mark.parametrize(
@@ -313,41 +316,41 @@ def test_which_array_is_predicted_is_said(saved, capsysbinary):
     ],
 )
 @pytest.mark.parametrize("to_file", [False, True])
-def test_data_errors(x, expected, to_file, saved, capsysbinary):
+def test_invalid_data_are_one_line_and_keep_the_old_file(x, expected, to_file, saved, capsysbinary):
     np.save("x.npy", x)
     output = ["--output", "out.csv"] if to_file else []
     Path("out.csv").write_text("before")
-    assert refusal(capsysbinary, MODEL, "x.npy", *output).startswith(expected)
+    assert error_of(capsysbinary, MODEL, "x.npy", *output).startswith(expected)
     assert Path("out.csv").read_text() == "before"
     assert sorted(os.listdir()) == ["out.csv", "x.npy"]
 
 
-def test_an_error_in_a_later_block_leaves_no_file(saved, capsysbinary, monkeypatch):
+def test_error_in_a_later_block_leaves_no_file(saved, capsysbinary, monkeypatch):
     monkeypatch.setattr(samples, "BLOCK_ROWS", 3)
     np.save("x.npy", np.where(np.arange(20)[:, None] == 11, np.inf, X))
-    message = refusal(capsysbinary, MODEL, "x.npy", "--output", "out.csv")
+    message = error_of(capsysbinary, MODEL, "x.npy", "--output", "out.csv")
     assert message == "x.npy: row 11 holds NaN, infinity or a number beyond float32"
     assert os.listdir() == ["x.npy"]
     assert predict.main([MODEL, "x.npy", "--engine", "numpy"]) == 1
-    assert len(table(capsysbinary.readouterr().out)) == 9  # what came before stands
+    assert len(table(capsysbinary.readouterr().out)) == 9  # the rows before the error are written
 
 
-def test_outputs_that_are_not_finite(folder, capsysbinary):
+def test_infinite_predictions_are_an_error(folder, capsysbinary):
     net = Network([1, 1], loss="poisson")
     net.parameters = [(np.array([[1.0]]), np.array([0.0]))]
     net.save(MODEL)
     Path("x.csv").write_text("1\n88\n1000\n")
     message = "row 2: the model's outputs are not finite; check the scale of the features"
-    assert refusal(capsysbinary, MODEL, "x.csv") == message
+    assert error_of(capsysbinary, MODEL, "x.csv") == message
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"no model", b"\xff" * 100], ids=["empty", "text", "bytes"]
 )
-def test_models_that_are_none(content, folder, capsysbinary):
+def test_invalid_model_files_are_errors(content, folder, capsysbinary):
     np.save("x.npy", X)
     Path("model").write_bytes(content)
-    assert refusal(capsysbinary, "model", "x.npy").startswith("model: ")
+    assert error_of(capsysbinary, "model", "x.npy").startswith("model: ")
 
 
 @pytest.mark.parametrize(
@@ -361,20 +364,20 @@ def test_models_that_are_none(content, folder, capsysbinary):
         ([MODEL, "../x.npy", "--output", ".."], "..: "),
     ],
 )
-def test_file_errors(argv, named, saved, capsysbinary):
-    assert named in refusal(capsysbinary, *argv)
+def test_unusable_paths_are_errors(argv, named, saved, capsysbinary):
+    assert named in error_of(capsysbinary, *argv)
     assert os.listdir() == []
 
 
 @posix
-def test_a_device_is_not_replaced(saved, capsysbinary):
+def test_device_is_not_replaced(saved, capsysbinary):
     message = "/dev/null: Not a regular file"
-    assert refusal(capsysbinary, MODEL, "../x.npy", "--output", "/dev/null") == message
+    assert error_of(capsysbinary, MODEL, "../x.npy", "--output", "/dev/null") == message
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 @pytest.mark.process
-def test_full_disk(saved):
+def test_full_disk_is_an_error(saved):
     with open("/dev/full", "wb") as output:
         argv = command(MODEL, "../x.npy", "--engine", "numpy")
         done = subprocess.run(argv, stdout=output, stderr=subprocess.PIPE, text=True)
@@ -394,25 +397,25 @@ def test_full_disk(saved):
         ([MODEL, "x", "--threads", "0"], "argument --threads: must be a whole number"),
     ],
 )
-def test_usage_errors(argv, expected, saved, capsysbinary):
-    assert refusal(capsysbinary, *argv, code=2).startswith(expected)
+def test_rejects_invalid_usage(argv, expected, saved, capsysbinary):
+    assert error_of(capsysbinary, *argv, code=2).startswith(expected)
 
 
-def test_more_threads_than_the_process_may_use(saved, capsysbinary):
+def test_too_many_threads_are_a_usage_error(saved, capsysbinary):
     argv = [MODEL, "../x.npy", "--engine", "numba", "--threads", "100000"]
-    assert refusal(capsysbinary, *argv, code=2).startswith("argument --threads: threads must be")
+    assert error_of(capsysbinary, *argv, code=2).startswith("argument --threads: threads must be")
 
 
-def test_no_standard_output(saved, monkeypatch, capsys):
+def test_closed_standard_output_is_a_usage_error(saved, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdout", None)
     assert predict.main([MODEL, "../x.npy"]) == 2
-    message = "fastnn.predict: error: standard output is closed: name a file with --output\n"
+    message = "fastnn.predict: error: standard output is closed: use --output FILE\n"
     assert capsys.readouterr().err == message
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["--version"], [], ["model", "x", "--threads", "x"]])
 @pytest.mark.process
-def test_help_and_usage_errors_answer_at_once(argv, folder):
+def test_help_and_usage_errors_do_not_import_numpy(argv, folder):
     program = f"""
 import sys
 from fastnn.commands import predict
@@ -425,11 +428,11 @@ print(code, heavy, file=sys.stderr)
     assert done.stderr.splitlines()[-1] == f"{code} set()"
 
 
-# What ends it early, and processes
+# Processes, and runs that end early
 
 
 @pytest.mark.process
-def test_standard_input(saved, capsysbinary):
+def test_reads_standard_input(saved, capsysbinary):
     text = "\n".join(",".join(map(repr, row)) for row in X.tolist()).encode()
     argv = command(MODEL, "-", "--engine", "numpy")
     done = subprocess.run(argv, input=text, capture_output=True, timeout=PATIENCE)
@@ -439,7 +442,7 @@ def test_standard_input(saved, capsysbinary):
 
 @posix
 @pytest.mark.process
-def test_pipe_that_closes(saved):
+def test_closed_pipe_ends_silently(saved):
     np.save("x.npy", np.tile(X, (5000, 1)))
     argv = command(MODEL, "x.npy", "--engine", "numpy")
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -453,7 +456,7 @@ def test_pipe_that_closes(saved):
 @posix
 @pytest.mark.parametrize("name", ENGINES)
 @pytest.mark.process
-def test_interrupt_leaves_no_half_file(name, saved):
+def test_interrupt_leaves_the_old_file(name, saved):
     Path("out.csv").write_text("before")
     argv = command(MODEL, "-", "--engine", name, "--output", "out.csv")
     process = subprocess.Popen(argv, stdin=subprocess.PIPE, stderr=subprocess.PIPE)

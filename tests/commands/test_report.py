@@ -1,6 +1,6 @@
 """`fastnn.report`: its runs, its files, and the command as a process, on small data.
 
-The reference engine trains, because the report is what is tested.
+The tests use the reference engine, which does not compile.
 """
 
 import os
@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ import pytest
 from runs import WORK, runs_of
 
 from fastnn.commands import report
-from fastnn.commands import running as _cli
+from fastnn.commands.options import UsageError
 from fastnn.commands.report_runs import Plan
-from fastnn.commands.report_text import BATCH_SIZES, OPTIMIZER_CONTEST, Contest
+from fastnn.commands.report_text import BATCH_SIZES, OPTIMIZER_CONTEST, Contest, report_text
 from fastnn.data.rows import Data
 
 ALL_DIVERGED = {plan.name: None for plan in (*BATCH_SIZES.plans, *OPTIMIZER_CONTEST.plans)}
@@ -34,22 +35,36 @@ ALL_DIVERGED = {plan.name: None for plan in (*BATCH_SIZES.plans, *OPTIMIZER_CONT
     ],
     ids=lambda value: getattr(value, "page", value),
 )
-def test_a_report_is_written_of_any_runs(tmp_path: Path, contest: Contest, diverged: str) -> None:
+def test_report_is_written_for_any_runs(tmp_path: Path, contest: Contest, diverged: str) -> None:
     lost = {name: None for name in ALL_DIVERGED if diverged == "all" or diverged in name}
     out = tmp_path / "new" / "out"
-    report.write_report(out, contest, runs_of(contest, lost), {}, WORK)
+    runs = runs_of(contest, lost)
+    report.write_report(out, contest, runs, report_text(contest, runs, {}, WORK))
     assert {path.name for path in out.iterdir()} == set(contest.files)
 
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
-    """Return the path of a data set of three classes that four features tell apart."""
+    """Return the path of a data set with three classes that four features separate."""
     rng = np.random.default_rng(0)
     y = np.arange(1_200) % 3
     x = (rng.normal(size=(1_200, 4)) + 3 * np.eye(4)[y]).astype(np.float32)
     path = tmp_path / "small.npz"
     np.savez(path, x_train=x[:1_000], y_train=y[:1_000], x_test=x[1_000:], y_test=y[1_000:])
     return path
+
+
+def test_best_runs_are_repeated_with_other_seeds(
+    small: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    setup = replace(setup_of(small), seed=2**64 - 1)
+    plans = [Plan("batch GD", None, rate, 2) for rate in (1e-6, 0.1)]
+    runs = report.train_runs([*plans, Plan("mini-batch GD", 128, 0.1, 1)], setup)
+    batch, mini_batch = report.repeat_best(runs, setup)
+    assert batch[0] is runs[1] and {run.plan for run in batch} == {plans[1]}
+    assert mini_batch[0] is runs[2] and len(mini_batch) == len(batch) == 3
+    assert len({run.history["loss"][0] for run in batch}) == 3
+    assert "with seed 0:" in capsys.readouterr().out
 
 
 def setup_of(path: Path) -> report.Setup:
@@ -63,7 +78,7 @@ def test_runs_start_from_the_same_weights(small: Path, capsys: pytest.CaptureFix
     full = [Plan("batch GD", size, 0.1, 2) for size in (None, 1_000, 5_000)]
     runs = report.train_runs([*full, Plan("mini-batch GD", 128, 0.1, 1)], setup)
     losses = [run.history["loss"] for run in runs]
-    for other in losses[1:3]:  # a BLAS library need not add twice in the same order
+    for other in losses[1:3]:  # a BLAS library may change the order of its sums
         assert other == pytest.approx(losses[0], rel=1e-6)
     assert [run.batch_size for run in runs] == [1_000, 1_000, 1_000, 128]
     x, y = setup.data.x_train, setup.data.y_train
@@ -74,7 +89,7 @@ def test_runs_start_from_the_same_weights(small: Path, capsys: pytest.CaptureFix
 
 
 @pytest.mark.process
-def test_where_every_run_diverges_there_is_no_report(
+def test_no_report_is_written_if_every_run_diverges(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rng = np.random.default_rng(0)
@@ -86,7 +101,7 @@ def test_where_every_run_diverges_there_is_no_report(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_that_diverges_keeps_its_epochs_and_the_next_one_starts(
+def test_diverged_run_keeps_its_epochs_and_the_next_run_starts(
     small: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wild, tame = Plan("wild", None, 1e20, 5), Plan("tame", None, 0.1, 2)
@@ -112,7 +127,7 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize("name", ["taken", "taken/below", "holds/report.md"])
-def test_a_folder_that_cannot_be_written_is_found_before_training(
+def test_unwritable_directory_is_an_error_before_training(
     small: Path, name: str, no_training: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = small.parent
@@ -121,7 +136,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_training(
     before = sorted(folder.rglob("*"))
     out = folder / name
     if name.startswith("holds"):
-        out = out.parent  # where report.md is a folder
+        out = out.parent  # where report.md is a directory
     arguments = ["--engine", "numpy", "--dataset", str(small), "--out", str(out)]
     assert report.main(arguments) == 1
     assert one_line(capsys).startswith(f"fastnn.report: error: {folder}")
@@ -172,7 +187,7 @@ def command(small: Path, *arguments: str) -> list[str]:
     ids=["batches", "optimizers"],
 )
 @pytest.mark.process
-def test_the_command_writes_its_files_and_plain_lines(
+def test_command_writes_its_files_and_prints_plain_lines(
     options: tuple[str, ...], contest: Contest, small: Path
 ) -> None:
     done = subprocess.run(
@@ -192,7 +207,7 @@ def test_the_command_writes_its_files_and_plain_lines(
     assert {path.name for path in out.iterdir()} == set(contest.files)
     text = (out / contest.page).read_text(encoding="utf-8")
     assert "(quick run)" in text.splitlines()[0]
-    assert "small, 1,000 rows to train on, 200 to test on" in text
+    assert "small, 1,000 training, 200 test rows" in text
     assert "4-128-64-3, 9,091 parameters" in text
     for name in contest.files[1:]:
         assert f"({name})" in text and (out / name).read_bytes().startswith(b"\x89PNG\r\n")
@@ -200,7 +215,7 @@ def test_the_command_writes_its_files_and_plain_lines(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 @pytest.mark.process
-def test_ctrl_c_says_where_and_writes_nothing(small: Path) -> None:
+def test_ctrl_c_names_the_run_and_writes_nothing(small: Path) -> None:
     process = subprocess.Popen(
         command(small, "--out", "new"),
         stdout=subprocess.PIPE,
@@ -219,21 +234,19 @@ def test_ctrl_c_says_where_and_writes_nothing(small: Path) -> None:
     assert not (small.parent / "new").exists()
 
 
-def test_more_threads_than_there_are_is_a_mistake_in_usage(
-    small: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_many_threads_are_a_usage_error(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def use_engine(self: object, name: str, *, threads: int | None) -> None:
         raise ValueError(f"threads must be at most 2, got {threads}")
 
     monkeypatch.setattr("fastnn.network.Network.use_engine", use_engine)
     options = report.parse(["--engine", "numpy", "--threads", "99"])
     setup = report.Setup(setup_of(small).data, "numpy", options.threads, 0)
-    with pytest.raises(_cli.UsageError, match="argument --threads: threads must be at most 2"):
+    with pytest.raises(UsageError, match="argument --threads: threads must be at most 2"):
         report.prepare(setup)
 
 
 @pytest.mark.process
-def test_help_needs_neither_numpy_nor_matplotlib() -> None:
+def test_help_imports_neither_numpy_nor_matplotlib() -> None:
     program = """
 import sys
 from fastnn.commands import report

@@ -1,11 +1,12 @@
-"""`fastnn.train`: what it prints, logs, draws and trains.
+"""`fastnn.train`: its output, log, plots and trained networks.
 
-In this process where only the answer counts; as a process where pipes, signals or the encoding
-do. The reference engine trains, because the command line is what is tested.
+Tests of pipes, signals and encodings start a process; the others call the command. They use the
+reference engine, which does not compile.
 """
 
 import errno
 import os
+import sys
 import warnings
 from pathlib import Path
 
@@ -29,19 +30,19 @@ from fastnn.commands import train
 from fastnn.data import sets as datasets
 from fastnn.model.optimizers import OPTIMIZERS
 
-# What it prints
+# Standard output
 
 
 @pytest.mark.process
-def test_output_in_a_pipe(folder: Path) -> None:
+def test_output_to_a_pipe_is_plain_ascii(folder: Path) -> None:
     done = run(*arguments())
     lines = done.stdout.splitlines()
     assert (done.returncode, done.stderr) == (0, "")
     assert "\x1b" not in done.stdout and done.stdout.isascii()
-    assert lines[0] == "network   4-128-64-3, 9,091 parameters"
-    assert lines[1] == "data      small, 60 rows to train on, 20 to test on"
+    assert lines[0] == "network   4-128-64-3, relu, 9,091 parameters"
+    assert lines[1] == "data      small: 60 training, 20 test rows"
     assert lines[2].endswith("../small.npz")
-    assert "batches   all 60 rows (128 are more than there are), 1 update an epoch" in lines
+    assert "batches   all 60 rows (fewer than 128), 1 update per epoch" in lines
     header = next(i for i, line in enumerate(lines) if line.startswith("epoch"))
     rows = [line.split() for line in lines[header + 1 : header + 4]]
     assert [row[0] for row in rows] == ["1", "2", "3"]
@@ -50,7 +51,7 @@ def test_output_in_a_pipe(folder: Path) -> None:
 
 
 @pytest.mark.process
-def test_rows_arrive_while_it_trains(folder: Path) -> None:
+def test_table_rows_are_flushed(folder: Path) -> None:
     process = start(*arguments(epochs=1_000_000))
     assert process.stdout is not None
     for line in process.stdout:
@@ -62,13 +63,13 @@ def test_rows_arrive_while_it_trains(folder: Path) -> None:
 
 
 @pytest.mark.process
-def test_quiet_leaves_the_last_line(folder: Path) -> None:
+def test_quiet_prints_only_the_last_line(folder: Path) -> None:
     loud, quiet = run(*arguments()), run(*arguments("--quiet"))
     assert quiet.stdout.splitlines() == loud.stdout.splitlines()[-1:]
     assert quiet.stderr == ""
 
 
-def test_seed_decides_the_result(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_seed_determines_the_result(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = []
     for seed in ("7", "7", "8"):
         assert train.main(arguments("--quiet", "--seed", seed)) == 0
@@ -76,27 +77,26 @@ def test_seed_decides_the_result(folder: Path, capsys: pytest.CaptureFixture[str
     assert results[0] == results[1] != results[2]
 
 
-def test_batch_size_above_the_rows(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_batch_size_above_the_number_of_rows_is_full(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     outputs = {}
     for size in ("full", "60", "5000", "59"):
         assert train.main(arguments("--batch-size", size)) == 0
         outputs[size] = capsys.readouterr().out.splitlines()
     assert outputs["5000"][-1] == outputs["60"][-1] == outputs["full"][-1] != outputs["59"][-1]
-    assert (
-        "batches   all 60 rows (5,000 are more than there are), 1 update an epoch"
-        in (outputs["5000"])
-    )
-    assert "batches   all 60 rows, 1 update an epoch" in outputs["full"]
-    assert "batches   59 rows, 2 updates an epoch" in outputs["59"]
+    assert "batches   all 60 rows (fewer than 5,000), 1 update per epoch" in (outputs["5000"])
+    assert "batches   all 60 rows, 1 update per epoch" in outputs["full"]
+    assert "batches   59 rows, 2 updates per epoch" in outputs["59"]
 
 
-def test_no_hidden_layer(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_network_without_hidden_layers(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main(arguments("--hidden", "")) == 0
     assert "network   4-3, 15 parameters" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("quiet", [False, True])
-def test_says_that_the_data_are_not_what_was_hoped_for(
+def test_prints_the_note_of_the_data_set(
     quiet: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = datasets.Dataset(
@@ -113,7 +113,7 @@ def test_says_that_the_data_are_not_what_was_hoped_for(
     assert capsys.readouterr().err == "fastnn.train: no MNIST\n" * (1 if quiet else 2)
 
 
-def test_says_that_it_compiles_before_it_does(
+def test_announces_compilation(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(engine, "needs_compiling", lambda name: True)
@@ -122,7 +122,7 @@ def test_says_that_it_compiles_before_it_does(
 
 
 @pytest.mark.process
-def test_ascii_output_can_name_any_file(folder: Path) -> None:
+def test_file_names_are_escaped_in_ascii_output(folder: Path) -> None:
     dataset = str(Path("../données ☃.npz"))
     np.savez(folder / dataset, **small_arrays())
     environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
@@ -131,12 +131,12 @@ def test_ascii_output_can_name_any_file(folder: Path) -> None:
     assert "\\u2603.npz" in done.stdout or "\\udce2\\udc98\\udc83.npz" in done.stdout
 
 
-# The log and the picture
+# The log and the plots
 
 
-def test_log(folder: Path) -> None:
+def test_log_contains_settings_epochs_and_result(folder: Path) -> None:
     log = folder / "run.jsonl"
-    log.write_text("of a run before\n" * 100)
+    log.write_text("of an earlier run\n" * 100)
     assert train.main(arguments("--batch-size", "8", "--log-json", str(log), "--quiet")) == 0
     begin, *epochs, result = events(log)
     assert (begin.pop("event"), begin.pop("schema")) == ("start", 1)
@@ -179,6 +179,7 @@ def test_log(folder: Path) -> None:
     assert {event["learning_rate"] for event in epochs} == {0.1}
     assert {event["val_loss"] for event in epochs} == {None}
     assert result.pop("total_seconds") > result.pop("train_seconds") > 0
+    assert len(result.pop("weights_sha256")) == 64
     assert result == {
         "event": "result",
         "epochs_run": 3,
@@ -189,7 +190,7 @@ def test_log(folder: Path) -> None:
     }
 
 
-def test_trains_what_the_network_would(folder: Path) -> None:
+def test_trains_like_network_fit(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--batch-size", "8", "--hidden", "5,4", "--learning-rate", "0.03", "--seed", "3"]
     options += ["--activation", "tanh,gelu", "--dropout", "0.1,0.2,0", "--optimizer", "momentum"]
     options += ["--momentum", "0.8", "--weight-decay", "0.01", "--l2", "0.001", "--clip-norm", "1"]
@@ -213,7 +214,9 @@ def test_trains_what_the_network_would(folder: Path) -> None:
         engine="numpy",
         validation_data=(data["x_test"], data["y_test"]),
     )
-    _, *epochs, _ = events(folder / "log")
+    _, *epochs, result = events(folder / "log")
+    assert result["weights_sha256"] == network.weights_sha256()
+    assert f"weights SHA-256 {network.weights_sha256()}" in capsys.readouterr().out.splitlines()
     for name in ("loss", "accuracy", "learning_rate"):
         assert [event[name] for event in epochs] == history[name]
     for name in ("loss", "accuracy"):
@@ -232,11 +235,13 @@ def test_log_of_the_numba_engine(folder: Path) -> None:
     assert result["compile_seconds"] > 0
 
 
-def test_pictures(folder: Path, figures: list[Figure], capsys: pytest.CaptureFixture[str]) -> None:
-    assert train.main(arguments("--plots", "new/pictures", "--validation-fraction", "0.2")) == 0
+def test_plots_show_the_run(
+    folder: Path, figures: list[Figure], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main(arguments("--plots", "new/plots", "--validation-fraction", "0.2")) == 0
     names = ["loss_accuracy.png", "confusion_matrix.png"]
-    assert sorted(os.listdir("new/pictures")) == sorted(names)
-    wrote = [f"wrote {Path('new', 'pictures', name)}" for name in names]
+    assert sorted(os.listdir("new/plots")) == sorted(names)
+    wrote = [f"wrote {Path('new', 'plots', name)}" for name in names]
     *_, first, second, _ = lines = capsys.readouterr().out.splitlines()
     assert [first, second] == wrote
     curves, matrix = figures
@@ -248,7 +253,7 @@ def test_pictures(folder: Path, figures: list[Figure], capsys: pytest.CaptureFix
 
 
 @pytest.mark.process  # it takes seconds
-def test_pictures_of_images(folder: Path, figures: list[Figure]) -> None:
+def test_plots_of_images(folder: Path, figures: list[Figure]) -> None:
     arrays = small_arrays()
     for name in ("x_train", "x_test"):
         arrays[name] = arrays[name].reshape(-1, 2, 2)
@@ -267,13 +272,53 @@ def test_pictures_of_images(folder: Path, figures: list[Figure]) -> None:
     assert f"{rows} of {TEST_ROWS}" in "".join(wrong.get_supxlabel())
 
 
-def test_more_classes_than_a_matrix_can_show(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("plots", "has_window"), [(True, False), (False, True)])
+def test_show_opens_the_curves_at_the_end(
+    plots: bool,
+    has_window: bool,
+    folder: Path,
+    figures: list[Figure],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shown: list[tuple[Figure, str, list[str]]] = []
+
+    def show(figure: Figure) -> bool:
+        shown.append((figure, capsys.readouterr().out, os.listdir(folder)))
+        return has_window
+
+    monkeypatch.setattr("fastnn.plots.window.show", show)
+    monkeypatch.setattr(train, "draw_predictions", lambda *_: [])
+    assert train.main(arguments("--show", *(["--plots", "."] if plots else []))) == 0
+    ((figure, output, files),) = shown
+    assert [axes.get_xlabel() for axes in figure.axes] == ["epoch", "epoch"]
+    assert output.splitlines()[-1].startswith("test accuracy")
+    assert sorted(files) == (["loss_accuracy.png"] if plots else [])
+    assert not plots or figure is figures[0]  # drawn once
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == (not has_window)
+    assert has_window or err.startswith("fastnn.train: warning: --show needs a notebook or a ")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems always have a display")
+@pytest.mark.process
+def test_show_without_a_display_is_a_warning(folder: Path) -> None:
+    names = ("DISPLAY", "WAYLAND_DISPLAY", "MPLBACKEND")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    done = run(*arguments("--show", "--quiet"), env=environment)
+    assert done.returncode == 0 and done.stdout.startswith("test accuracy")
+    assert_one_line(done.stderr, error=False)
+
+
+def test_no_confusion_matrix_for_too_many_classes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("fastnn.plots.images.MOST_CLASSES", 2)
     assert train.main(arguments("--plots", ".")) == 0
     assert os.listdir(".") == ["loss_accuracy.png"]
 
 
-def test_result_survives_a_picture_that_cannot_be_saved(
+def test_result_is_printed_if_a_plot_cannot_be_written(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "loss_accuracy.png" / "in the way").mkdir(parents=True)
@@ -284,15 +329,15 @@ def test_result_survives_a_picture_that_cannot_be_saved(
     assert events(folder / "log")[-1]["event"] == "result"
 
 
-# The network, saved
+# Saving
 
 
 @pytest.mark.parametrize("quiet", [(), ("--quiet",)])
-def test_saves_the_network_that_it_judges(
+def test_saves_the_network_of_the_test_figures(
     quiet: tuple[str, ...], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arrays = small_arrays()
-    arrays["y_train"][::4] = 0  # what is learned by heart does harm elsewhere
+    arrays["y_train"][::4] = 0  # wrong labels, so that the network overfits
     np.savez("../noisy.npz", **arrays)
     argv = (*STOPPING, *quiet, "--save", "net", "--log-json", "log")
     assert train.main(arguments(*argv, dataset="../noisy.npz", epochs=100)) == 0
@@ -308,14 +353,14 @@ def test_saves_the_network_that_it_judges(
     assert sorted(os.listdir(folder)) == ["log", "net"]
 
 
-def test_saves_before_it_draws(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_saves_before_drawing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "loss_accuracy.png" / "in the way").mkdir(parents=True)
     assert train.main(arguments("--plots", ".", "--save", "net")) == 1
     assert "wrote net" in capsys.readouterr().out.splitlines()
     fastnn.load("net")
 
 
-def test_result_survives_a_network_that_cannot_be_saved(
+def test_result_is_printed_if_the_network_cannot_be_saved(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*args: object) -> None:
@@ -335,14 +380,13 @@ def test_result_survives_a_network_that_cannot_be_saved(
 STOPPING = ("--early-stopping", "--patience", "2", "--learning-rate", "0.5", "--batch-size", "8")
 
 
-def test_validation_is_what_the_table_and_the_log_show(
+def test_table_and_log_show_the_validation_rows(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ("--validation-fraction", "0.2", "--log-json", "log", "--class-weight", "balanced")
     assert train.main(arguments(*options)) == 0
     lines = capsys.readouterr().out.splitlines()
-    rows = "48 rows to train on, 12 to validate on (a share of 0.2), 20 to test on"
-    assert f"data      small, {rows}" in lines
+    assert "data      small: 48 training, 12 validation, 20 test rows" in lines
     assert "epoch    loss  accuracy   val loss   val accuracy  seconds   samples/s" in lines
     begin, *epochs, result = events(folder / "log")
     assert (begin["train_rows"], begin["validation_rows"], begin["test_rows"]) == (48, 12, 20)
@@ -364,11 +408,11 @@ def test_validation_is_what_the_table_and_the_log_show(
 
 
 @pytest.mark.parametrize("monitor", ["val_loss", "val_accuracy"])
-def test_early_stopping_ends_with_the_best_weights(
+def test_early_stopping_restores_the_best_weights(
     monitor: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, network = small_arrays(), Network([4, 128, 64, 3])
-    data["y_train"][::4] = 0  # what is learned by heart does harm elsewhere
+    data["y_train"][::4] = 0  # wrong labels, so that the network overfits
     np.savez("../noisy.npz", **data)
     argv = ("--monitor", monitor, "--log-json", "log")
     assert train.main(arguments(*STOPPING, *argv, dataset="../noisy.npz", epochs=100)) == 0
@@ -390,14 +434,14 @@ def test_early_stopping_ends_with_the_best_weights(
     ran = len(epochs)
     assert (result["epochs_run"], result["best_epoch"]) == (ran, best) and best < ran < 100
     assert result["test_loss"] == network.evaluate(data["x_test"], data["y_test"])[0]
-    stopping = f"stopping  early, when {monitor} has not improved by 0.0001 for more than 2 epochs"
+    stopping = f"stopping  after more than 2 epochs in which {monitor} has not improved by 0.0001"
     assert stopping in lines
-    assert f"ended after {ran} of 100 epochs: {monitor} has stopped improving" in lines
+    assert f"stopped after {ran} of 100 epochs: {monitor} has stopped improving" in lines
     assert lines[-1].endswith(f"after {ran} epochs, with the weights of epoch {best}")
 
 
 @pytest.mark.process
-def test_early_stopping_never_looks_at_the_test_rows(folder: Path) -> None:
+def test_early_stopping_does_not_use_the_test_rows(folder: Path) -> None:
     arrays = small_arrays()
     arrays["y_test"] = arrays["y_test"][::-1]  # now the network is wrong about them
     np.savez("../other.npz", **arrays)
@@ -413,23 +457,23 @@ def test_early_stopping_never_looks_at_the_test_rows(folder: Path) -> None:
     assert small["test_accuracy"] > other["test_accuracy"]
 
 
-def test_early_stopping_may_have_no_reason_to_stop(
+def test_early_stopping_may_run_all_epochs(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train.main(arguments("--early-stopping")) == 0
     out = capsys.readouterr().out
-    assert "ended after" not in out
+    assert "stopped after" not in out
     assert out.endswith("after 3 epochs\n")
 
 
 # Optimizers and schedules
 
 
-def test_lbfgs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lbfgs_trains_like_network_fit(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = arguments("--optimizer", "lbfgs", "--log-json", "log", epochs=1000)
     assert train.main(argv) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "batches   all 60 rows, 1 iteration an epoch" in lines
+    assert "batches   all 60 rows, 1 iteration per epoch" in lines
     assert "training  1,000 epochs of lbfgs, seed 0" in lines
     begin, *epochs, _ = events(folder / "log")
     assert (begin["learning_rate"], begin["batch_size"]) == (None, ROWS)
@@ -439,22 +483,22 @@ def test_lbfgs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     )
     assert [event["loss"] for event in epochs] == history["loss"]
     assert {event["learning_rate"] for event in epochs} == {None}
-    assert f"ended after {len(epochs)} of 1,000 epochs: lbfgs finds no better weights" in lines
+    assert f"stopped after {len(epochs)} of 1,000 epochs: lbfgs cannot improve the loss" in lines
 
 
-def test_lbfgs_with_nothing_to_do(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    x, y = np.zeros((8, 4), np.float32), np.arange(8) % 2  # the first weights are the best
+def test_lbfgs_at_a_minimum_stops(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x, y = np.zeros((8, 4), np.float32), np.arange(8) % 2  # the initial weights are optimal
     np.savez("../still.npz", x_train=x, y_train=y, x_test=x, y_test=y)
     argv = arguments("--optimizer", "lbfgs", "--log-json", "log", dataset="../still.npz")
     assert train.main([*argv, "--plots", "plots"]) == 0
     out = capsys.readouterr().out
-    assert "ended after 1 of 3 epochs: lbfgs " in out
+    assert "stopped after 1 of 3 epochs: lbfgs " in out
     assert "test accuracy 50.00%, test loss 0.6931, after 1 epoch\n" in out
     assert [event["event"] for event in events(folder / "log")] == ["start", "epoch", "result"]
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_every_optimizer_trains_what_the_network_would(name: str, folder: Path) -> None:
+def test_every_optimizer_trains_like_network_fit(name: str, folder: Path) -> None:
     assert train.main(arguments("--optimizer", name, "--log-json", "log")) == 0
     data, size = small_arrays(), None if name == "lbfgs" else 128
     history = Network([4, 128, 64, 3]).fit(
@@ -468,7 +512,7 @@ def test_every_optimizer_trains_what_the_network_would(name: str, folder: Path) 
     assert [event["loss"] for event in events(folder / "log")[1:-1]] == history["loss"]
 
 
-def test_an_adaptive_rate_that_is_at_its_end(
+def test_adaptive_schedule_stops_at_the_smallest_rate(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = arguments("--schedule", "adaptive", "--learning-rate", "5e-7", epochs=100)
@@ -478,19 +522,21 @@ def test_an_adaptive_rate_that_is_at_its_end(
     assert "of 100 epochs: the training loss has stopped improving\n" in out
 
 
-def test_what_is_not_the_default_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prints_all_settings_that_are_not_off(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     argv = ["--activation", "tanh,gelu", "--dropout", "0.1,0.2,0", "--optimizer", "adamw"]
     argv += ["--l2", "1e-4", "--clip-norm", "2", "--warmup-epochs", "1", "--schedule", "cosine"]
     assert train.main(arguments(*argv, "--class-weight", "balanced")) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "network   4-128-64-3, 9,091 parameters, tanh-gelu, dropout 0.1-0.2-0.0"
+    assert lines[0] == "network   4-128-64-3, tanh-gelu, 9,091 parameters, dropout 0.1-0.2-0.0"
     assert lines[5] == (
         "training  3 epochs of adamw, learning rate 0.001, weight decay 0.01, l2 0.0001, "
         "clip norm 2, warmup epochs 1, schedule cosine, class weight balanced, seed 0"
     )
 
 
-def test_a_network_that_has_not_learned_is_said_in_one_line(
+def test_warns_in_one_line_if_the_network_has_not_learned(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arrays = small_arrays()

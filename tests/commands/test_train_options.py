@@ -1,4 +1,4 @@
-"""`fastnn.commands.train_options`: what is taken, by default too, and what contradicts itself."""
+"""`fastnn.commands.train_options`: values, defaults, and options that exclude each other."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from command_line import arguments, assert_one_line
 
 import fastnn
 from fastnn import EarlyStopping, engine
-from fastnn.commands import running as _cli
+from fastnn.commands import options as cli
 from fastnn.commands import train
 from fastnn.commands.train_options import parse
 from fastnn.model.optimizers import OPTIMIZERS
@@ -27,7 +27,9 @@ from fastnn.model.randomness import SEED_LIMIT
     ],
 )
 @pytest.mark.process
-def test_answers_without_numpy(option: str, code: int, answer: str, folder: Path) -> None:
+def test_help_and_usage_errors_do_not_import_numpy(
+    option: str, code: int, answer: str, folder: Path
+) -> None:
     program = "import sys; from fastnn.train import main; code = main(sys.argv[1:]); "
     program += "assert not {'numpy', 'rich', 'matplotlib'} & set(sys.modules); sys.exit(code)"
     done = subprocess.run([sys.executable, "-c", program, option], capture_output=True, text=True)
@@ -71,19 +73,21 @@ def test_help_names_the_default_of_every_option(
         ("--patience", "10"),
         ("--min-delta", "0.0001"),
     ):
-        assert re.search(rf" {option} (?:(?! --).)*\({re.escape(default)}[;)]", text), option
+        assert re.search(rf" {option} (?:(?! --).)*\(default: {re.escape(default)}[;)]", text), (
+            option
+        )
 
 
-def test_help_names_what_is_written(
+def test_help_describes_the_files(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = " ".join(help_text(monkeypatch, capsys).split())
-    assert re.search(r" --save FILE the trained network, [^-]*fastnn\.load", text)
-    assert " --log-json FILE " in text and " --plots DIR pictures: " in text
+    assert re.search(r" --save FILE write the trained network; fastnn\.load", text)
+    assert " --log-json FILE " in text and " --plots DIR write PNG files: " in text
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_defaults_are_those_of_the_optimizer(name: str) -> None:
+def test_defaults_depend_on_the_optimizer(name: str) -> None:
     options, chosen = parse(["--optimizer", name]), OPTIMIZERS[name]
     searches = name == "lbfgs"
     assert options.batch_size == ("full" if searches else 128)
@@ -95,7 +99,7 @@ def test_defaults_are_those_of_the_optimizer(name: str) -> None:
     assert options.validation_fraction is None and not options.early_stopping
 
 
-def test_early_stopping_brings_its_defaults() -> None:
+def test_early_stopping_has_defaults() -> None:
     options = parse(["--early-stopping"])
     assert options.validation_fraction == 0.1
     rule = EarlyStopping(options.monitor, options.patience, options.min_delta)
@@ -104,14 +108,14 @@ def test_early_stopping_brings_its_defaults() -> None:
     assert (options.patience, options.validation_fraction) == (0, 0.3)
 
 
-def test_one_for_all_hidden_layers_or_one_for_each() -> None:
+def test_activation_and_dropout_are_one_value_or_one_per_layer() -> None:
     options = parse(["--activation", "tanh", "--dropout", "0.5"])
     assert (options.activation, options.dropout) == ("tanh", 0.5)
     options = parse(["--activation", "tanh,gelu", "--dropout", "0.1,0,0.5"])
     assert (options.activation, options.dropout) == (("tanh", "gelu"), (0.1, 0.0, 0.5))
 
 
-def test_what_lbfgs_has_a_use_for() -> None:
+def test_lbfgs_accepts_options_that_it_has() -> None:
     options = ["--batch-size", "full", "--l2", "0.1", "--early-stopping", "--activation", "tanh"]
     assert parse(["--optimizer", "lbfgs", *options]).batch_size == "full"
 
@@ -127,7 +131,7 @@ def test_what_lbfgs_has_a_use_for() -> None:
         (["--hidden", ""], ["--dropout", "0"]),
     ],
 )
-def test_what_is_off_may_be_said(
+def test_values_without_effect_are_accepted(
     argv: list[str], options: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     outputs = []
@@ -137,7 +141,7 @@ def test_what_is_off_may_be_said(
     assert outputs[0] == outputs[1]
 
 
-def test_checkpoints() -> None:
+def test_checkpoint_options() -> None:
     assert parse(["--checkpoint", "a"]).checkpoint_every == 1
     options = parse(["--resume", "a", "--checkpoint-every", "5"])
     assert (options.resume, options.checkpoint, options.checkpoint_every) == (Path("a"), None, 5)
@@ -146,26 +150,23 @@ def test_checkpoints() -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (
-            "--checkpoint a --resume b",
-            "argument --resume: writes its checkpoints there; leave --ch",
-        ),
+        ("--checkpoint a --resume b", "argument --resume: not allowed with argument --checkpoint"),
         (
             "--checkpoint-every 2",
-            "argument --checkpoint-every: is for --checkpoint or --resume, wh",
+            "argument --checkpoint-every: cannot be used without --checkpoint or --resume",
         ),
         ("--checkpoint a --checkpoint-every 0", "argument --checkpoint-every: must be a whole num"),
-        ("--optimizer lbfgs --checkpoint a", "argument --checkpoint: --optimizer lbfgs has no che"),
-        ("--optimizer lbfgs --resume a", "argument --resume: --optimizer lbfgs has no checkpoints"),
+        ("--optimizer lbfgs --checkpoint a", "argument --checkpoint: cannot be used with --op"),
+        ("--optimizer lbfgs --resume a", "argument --resume: cannot be used with --optimizer lb"),
     ],
 )
-def test_checkpoints_that_cannot_be(argv: str, message: str) -> None:
-    with pytest.raises(_cli.UsageError) as raised:
+def test_rejects_invalid_checkpoint_options(argv: str, message: str) -> None:
+    with pytest.raises(cli.UsageError) as raised:
         parse(argv.split())
     assert str(raised.value).startswith(message)
 
 
-def test_off_is_not_the_default() -> None:
+def test_zero_replaces_a_default() -> None:
     assert parse(["--optimizer", "adamw", "--weight-decay", "0"]).weight_decay == 0
     assert parse(["--optimizer", "nesterov", "--momentum", "0"]).momentum == 0
 
@@ -179,57 +180,49 @@ def test_off_is_not_the_default() -> None:
         (["--engine", "gpu"], "argument --engine: invalid choice: 'gpu'"),
         (["--dataset", "mnits"], "argument --dataset: must be auto, mnist"),
         (["--epochs"], "argument --epochs: expected one argument"),
-        (["--hidden", "0"], "argument --hidden: must be whole numbers from 1"),
-        (["--hidden", "a,b"], "argument --hidden: must be whole"),
-        (["--hidden", "128,,64"], "argument --hidden: must be whole"),
-        (["--hidden", "99999999999"], "argument --hidden: must be whole"),
+        (["--hidden", "0"], "argument --hidden: must be a whole number from 1 to 1000000, got '0'"),
+        (["--hidden", "a,b"], "argument --hidden: must be a whole number"),
+        (["--hidden", "128,,64"], "argument --hidden: must be a whole number"),
+        (["--hidden", "99999999999"], "argument --hidden: must be a whole"),
         (["--learning-rate", "nan"], "argument --learning-rate: must be a positive number"),
         (["--learning-rate", "inf"], "argument --learning-rate: must be "),
         (["--optimizer", "sgdm"], "argument --optimizer: invalid choice: 'sgdm'"),
-        (["--momentum", "1"], "argument --momentum: must be below 1, got '1'"),
+        (["--momentum", "1"], "argument --momentum: must be a number from 0 to below 1, got '1'"),
         (["--save", "a/../b", "--log-json", "b"], "argument --save: is the same as --log-json"),
         (["--plots", "p", "--log-json", "./p"], "argument --log-json: is the same as --plots"),
         (["--save", "c", "--checkpoint", "c"], "argument --save: is the same as --checkpoint"),
-        (["--momentum", "0.5"], "argument --momentum: --optimizer sgd has none; momentum and"),
+        (["--momentum", "0.5"], "argument --momentum: cannot be used with --optimizer sgd"),
         (["--weight-decay", "-1"], "argument --weight-decay: must be a number of at least 0"),
         (["--l2", "nan"], "argument --l2: must be a number"),
-        (["--activation", "relu,swish"], "argument --activation: must be identity, logistic"),
         (
-            ["--activation", "relu,relu,relu"],
-            "argument --activation: takes 1 or 2 values here (one for all hidden layers, or one "
-            "for each of them), got 3",
+            ["--activation", "relu,swish"],
+            "argument --activation: must be one of identity, logistic",
         ),
+        (["--activation", "relu,relu,relu"], "argument --activation: must be one value, or 2 "),
         (
             ["--activation", "relu,relu", "--hidden", "8"],
-            "argument --activation: takes 1 value here (",
+            "argument --activation: must be one value, or",
         ),
-        (["--activation", "relu", "--hidden", ""], "argument --activation: is for hidden layers"),
+        (["--activation", "relu", "--hidden", ""], "argument --activation: cannot be used without"),
         (["--dropout", "1"], "argument --dropout: must be a number from 0 to below 1"),
-        (["--dropout", "0.1,,0.2"], "argument --dropout: must be "),
-        (
-            ["--dropout", "0.1,0.2"],
-            "argument --dropout: takes 1 or 3 values here (one for all hidden layers, or one for "
-            "the input and one for each of them), got 2",
-        ),
-        (
-            ["--dropout", "0.2,0.1", "--hidden", ""],
-            "argument --dropout: is for hidden layers, --hidden asks for none; leave it out",
-        ),
-        (["--dropout", "0,0.5,0", "--optimizer", "lbfgs"], "argument --dropout: --optimizer lbfgs"),
-        (["--dropout", "0.1", "--hidden", ""], "argument --dropout: is for hidden"),
+        (["--dropout", "0.1,,0.2"], "argument --dropout: invalid dropout value: '0.1,,0.2'"),
+        (["--dropout", "nan"], "argument --dropout: must be a number from 0 to below 1"),
+        (["--dropout", "0.1,0.2"], "argument --dropout: must be one value, or 3 "),
+        (["--dropout", "0,0.5,0", "--optimizer", "lbfgs"], "argument --dropout: cannot be used w"),
+        (["--dropout", "0.1", "--hidden", ""], "argument --dropout: cannot be used without hidden"),
         (["--schedule", "linear"], "argument --schedule: invalid choice: 'linear'"),
         (["--warmup-epochs", "-1"], "argument --warmup-epochs: must be a number"),
         (["--clip-norm", "inf"], "argument --clip-norm: must be a number"),
         (["--class-weight", "even"], "argument --class-weight: invalid choice: 'even'"),
         (["--validation-fraction", "0"], "argument --validation-fraction: must be a number betw"),
         (["--validation-fraction", "1"], "argument --validation-fraction: must be "),
-        (["--patience", "3"], "argument --patience: is for --early-stopping, which is not given"),
-        (["--min-delta", "0"], "argument --min-delta: is for --early-stopping"),
-        (["--monitor", "val_loss"], "argument --monitor: is for --early-stopping"),
+        (["--patience", "3"], "argument --patience: cannot be used without --early-stopping"),
+        (["--min-delta", "0.1"], "argument --min-delta: cannot be used without"),
+        (["--monitor", "val_loss"], "argument --monitor: cannot be used without --early-stopping"),
         (["--early-stopping", "--monitor", "loss"], "argument --monitor: invalid choice: 'loss'"),
         (["--early-stopping", "--patience", "-1"], "argument --patience: must be a whole number"),
         *(
-            (["--optimizer", "lbfgs", option, value], f"argument {option}: --optimizer lbfgs ")
+            (["--optimizer", "lbfgs", option, value], f"argument {option}: cannot be used with")
             for option, value in (
                 ("--batch-size", "128"),
                 ("--learning-rate", "1"),
@@ -252,7 +245,7 @@ def test_off_is_not_the_default() -> None:
         ),
     ],
 )
-def test_usage_errors(
+def test_rejects_invalid_usage_without_writing(
     argv: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = ("--log-json", "log", "--plots", "plots", "--save", "net")
@@ -263,9 +256,9 @@ def test_usage_errors(
     assert captured.out == "" and os.listdir(folder) == []
 
 
-# Copies that spare the command line an import of NumPy
+# Copies of constants from modules that import NumPy
 
 
-def test_copies_agree() -> None:
-    assert _cli.ENGINES == engine.ENGINES
-    assert _cli.SEED_LIMIT == SEED_LIMIT
+def test_copied_constants_are_equal() -> None:
+    assert cli.ENGINES == engine.ENGINES
+    assert cli.SEED_LIMIT == SEED_LIMIT

@@ -12,6 +12,9 @@ from fastnn.data.rows import Data
 from fastnn.data.splitting import split
 from fastnn.epoch import CHUNK_ROWS
 from fastnn.model.losses import LOSSES
+from fastnn.model.optimizers import OPTIMIZERS
+from fastnn.training.plan import Plan
+from fastnn.training.preparation import prepare
 
 ROWS, COLUMNS = CHUNK_ROWS + 300, 37
 
@@ -41,14 +44,15 @@ def test_training_on_a_selection_gives_the_bits_of_a_copy(x, rng, engine, batch_
     y = rng.integers(0, 3, ROWS).astype(np.int32)
     rows = rng.permutation(ROWS)[: ROWS - 100]
     selection, nets = select_rows(x, rows), []
-    for features in (selection, to_dense(selection)):
+    copied, plan = to_dense(selection), Plan(2, batch_size, OPTIMIZERS["sgd"])
+    for features in (selection, copied):
         net = Network([COLUMNS, 20, 3], dropout=0.1)
-        history = net.fit(
-            features, y[rows], epochs=2, batch_size=batch_size, engine=engine,
-            validation_data=(features, y[rows]),
-        )  # fmt: skip
+        net.use_engine(engine)
+        part = Data(features, y[rows])
+        prepared = prepare(net, plan, copied, y[rows])._replace(training=part, validation=part)
+        history = net._train(prepared).history
         del history["seconds"]
-        nets.append((net, history, net.predict_proba(features)))
+        nets.append((net, history, net._current_engine().predict(features)))
     (one, history, predicted), (other, other_history, other_predicted) = nets
     assert history == other_history
     assert predicted.tobytes() == other_predicted.tobytes()

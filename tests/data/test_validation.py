@@ -8,7 +8,7 @@ from fastnn import Callback, DataError, EarlyStopping, Network
 from fastnn.data.rows import Data
 from fastnn.data.splitting import split
 from fastnn.model.losses import LOSSES
-from fastnn.training.state import r2
+from fastnn.training.evaluation import r2
 
 
 class Rows(Callback):

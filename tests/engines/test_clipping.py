@@ -1,4 +1,4 @@
-"""Gradient clipping: `clip_norm` of both engines."""
+"""Gradient clipping (`clip_norm`) in both engines."""
 
 import numba
 import numpy as np
@@ -34,50 +34,50 @@ def flat(parameters):
     return np.concatenate([array.ravel() for pair in parameters for array in pair]).astype("f8")
 
 
-# One weight vector (3, 4) and no bias to speak of: x = (3, 4), z = 0, y = -1, and the loss
-# (z - y)² / 2 has dz = 1, so that dw = (3, 4), db = 1 and √(3² + 4² + 1²) = √26.
+# For x = (3, 4), zero parameters and y = -1, the loss (z - y)² / 2 has dz = 1. So dw = (3, 4) and
+# db = 1, with the norm √(3² + 4² + 1²) = √26.
 HAND_WORKED = Data(np.float32([[3, 4]]), np.float32([[-1]]))
 
 
 @pytest.mark.parametrize(
-    ("clip_norm", "share"),
+    ("clip_norm", "factor"),
     [(0.0, 1.0), (26**0.5 / 2, 0.5), (26**0.5 / 8, 0.125), (26**0.5 + 0.01, 1.0), (1e30, 1.0)],
 )
-def test_a_step_worked_by_hand(engine, clip_norm, share):
+def test_step_worked_by_hand(engine, clip_norm, factor):
     running = get_engine(engine, dense_layers([2, 1]), LOSSES["squared_error"], input_scale=1.0)
     epoch = Epoch(HAND_WORKED, np.arange(1), 1, 0.5, clip_norm=clip_norm)
-    assert running.run_chunk(epoch, Progress(), 1).loss_sum == 0.5  # of the loss, nothing is cut
+    assert running.run_chunk(epoch, Progress(), 1).loss_sum == 0.5  # the loss is not clipped
     ((w, b),) = running.get_parameters()
-    expected = -0.5 * share * np.array([3, 4, 1])
+    expected = -0.5 * factor * np.array([3, 4, 1])
     np.testing.assert_allclose([*w.ravel(), *b], expected, rtol=4 * U)
-    if share == 1:
-        assert [*w.ravel(), *b] == expected.tolist()  # and nothing is touched
+    if factor == 1:
+        assert [*w.ravel(), *b] == expected.tolist()  # exactly
 
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("l2", [0.0, 0.3])
 @pytest.mark.parametrize("rows", [40, 1300])
-def test_the_whole_gradient_is_shortened_to_the_norm(engine, rng, rows, l2, weighted):
-    """Of all chunks of the batch, all layers, and the penalty's part in it."""
+def test_clips_the_gradient_of_all_layers(engine, rng, rows, l2, weighted):
+    """It includes all chunks of the batch and the penalty."""
     sizes = [7, 19, 33, 5]
     data = problem(rng, rows, sizes, weighted)
     running = engine_for(engine, sizes)
     before = flat(running.get_parameters())
     gradient = flat(running.loss_and_grad(data, l2=l2)[1])
-    length = np.linalg.norm(gradient)
-    for share in (0.25, 1.5):
+    norm = np.linalg.norm(gradient)
+    for factor in (0.25, 1.5):
         running.set_parameters(he_normal(dense_layers(sizes), seed=0))
-        epoch = Epoch(data, np.arange(rows), rows, 64.0, l2=l2, clip_norm=share * length)
+        epoch = Epoch(data, np.arange(rows), rows, 64.0, l2=l2, clip_norm=factor * norm)
         running.run_chunk(epoch, Progress(), rows)
         step = (before - flat(running.get_parameters())) / 64
-        # Rounding: of a step of up to 64 |dw|, and of w before it, divided by 64 again.
+        # Rounding errors of a step of up to 64 |dw| and of w, divided by 64.
         bound = 8 * U * (np.abs(gradient).max() + np.abs(before).max())
-        assert np.abs(step - min(1, share) * gradient).max() <= bound
+        assert np.abs(step - min(1, factor) * gradient).max() <= bound
 
 
 @pytest.mark.parametrize("optimizer", ["momentum", "adam"])
-def test_what_is_clipped_is_what_the_optimizer_sees(engine, rng, optimizer):
-    """Adam's first moment is a tenth of the clipped gradient; momentum's velocity -η times it."""
+def test_optimizer_state_follows_the_clipped_gradient(engine, rng, optimizer):
+    """Adam's first moment is 0.1 times the clipped gradient, momentum's velocity -η times."""
     sizes = [7, 19, 5]
     data = problem(rng, 60, sizes)
     running = engine_for(engine, sizes)
@@ -92,14 +92,14 @@ def test_what_is_clipped_is_what_the_optimizer_sees(engine, rng, optimizer):
     assert np.abs(state - expected).max() <= 8 * U * np.abs(expected).max()
 
 
-def test_every_batch_is_clipped_by_its_own_length(engine, rng):
-    """Two batches, the second one's rows a hundred times larger: only it is shortened."""
+def test_each_batch_is_clipped_by_its_own_norm(engine, rng):
+    """The row of the second batch is a hundred times larger: only this batch is clipped."""
     data = Data(np.float32([[1, 2], [100, -300]]), np.float32([[1], [2]]))
     running = get_engine(engine, dense_layers([2, 1]), LOSSES["squared_error"], input_scale=1.0)
     running.run_chunk(Epoch(data, np.arange(2), 1, 0.125, clip_norm=10.0), Progress(), 2)
-    # First: p = 0, dz = -1, dw = (-1, -2), db = -1, of length √6; w = (1/8, 1/4), b = 1/8.
+    # First: p = 0, dz = -1, dw = (-1, -2), db = -1, of norm √6; w = (1/8, 1/4), b = 1/8.
     # Then: p = 12.5 - 75 + 1/8 = -62.375, dz = -64.375, and dw has the direction of
-    # (-100, 300, -1) and the length 10.
+    # (-100, 300, -1) and the norm 10.
     direction = np.array([-100, 300, -1]) / np.linalg.norm([100, 300, 1])
     ((w, b),) = running.get_parameters()
     expected = np.array([1 / 8, 1 / 4, 1 / 8]) - 0.125 * 10 * direction
@@ -109,7 +109,7 @@ def test_every_batch_is_clipped_by_its_own_length(engine, rng):
 @LONG
 @pytest.mark.parametrize("batch_size", [32, 700])
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "nesterov", "adam", "adamw"])
-def test_engines_agree_and_threads_change_no_bit(rng, optimizer, batch_size):
+def test_engines_agree_on_any_number_of_threads(rng, optimizer, batch_size):
     sizes = [30, 33, 17, 5]
     data = problem(rng, 700, sizes, weighted=True)
     data.x[rng.random(data.x.shape) < 0.7] = 0
@@ -126,12 +126,12 @@ def test_engines_agree_and_threads_change_no_bit(rng, optimizer, batch_size):
     (loss, plain), (fast_loss, one), (other_loss, two) = results
     assert fast_loss == other_loss and (one == two).all()
     assert fast_loss == pytest.approx(loss, rel=1e-5)
-    # As in `test_optimizers`: what Adam divides by is as small as the gradient.
+    # As in `test_optimizers`: Adam divides by a number as small as the gradient.
     assert np.abs(one - plain).max() <= (2e-3 if "adam" in optimizer else 1e-5)
 
 
-def test_a_fit_is_clipped(engine, rng):
-    """With a rate of 1 and one update an epoch, no epoch moves the weights further than that."""
+def test_network_fit_clips(engine, rng):
+    """With a rate of 1 and one update per epoch, the norm of each step is at most `clip_norm`."""
     data = problem(rng, 80, [6, 3])
     network = Network([6, 12, 3])
     before = flat(network.parameters)
@@ -146,15 +146,15 @@ def test_a_fit_is_clipped(engine, rng):
 
 
 @pytest.mark.parametrize("clip_norm", [-1, float("nan"), float("inf"), "1", True, None])
-def test_a_norm_out_of_range_is_refused(engine, clip_norm):
+def test_rejects_norms_out_of_range(engine, clip_norm):
     network = Network([2, 2])
     with pytest.raises(ValueError, match="^clip_norm must be a number of at least 0, got "):
         network.fit([[0, 1]], [1], clip_norm=clip_norm, engine=engine)
     assert network.epochs_trained == 0
 
 
-def test_a_gradient_whose_squares_are_beyond_float32_is_divergence(engine):
-    """It is finite, and so is its loss; its length is not, and a share of 0 would hide that."""
+def test_gradient_norm_beyond_float32_is_divergence(engine):
+    """Loss and gradient are finite, but the norm is not; a clip factor of 0 would hide that."""
     network = Network([2, 1], loss="squared_error")
     network.parameters = [(np.zeros((2, 1)), np.zeros(1))]
     settings = {"batch_size": "full", "learning_rate": 1e-3, "engine": engine}

@@ -1,4 +1,4 @@
-"""Settings that float32 would make denormal, which the engines compute with in different ways."""
+"""Settings that are denormal in float32, for which the engines would differ."""
 
 import argparse
 import re
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fastnn import MLPClassifier, MLPRegressor, Network, Schedule
-from fastnn.commands.running import at_least_zero, below_one, positive_float
+from fastnn.commands.options import number
 from fastnn.commands.train_options import parse
 from fastnn.model.optimizers import Optimizer
 from fastnn.model.settings import LARGEST_FLOAT, SMALLEST_NORMAL, check_setting
@@ -16,7 +16,7 @@ DENORMAL = float(np.nextafter(SMALLEST_NORMAL, 0))
 X, Y = np.arange(12.0).reshape(6, 2), np.array([0, 1, 0, 1, 0, 1])
 RANGE = r"must be (0 or )?at least 1\.18e-38 "
 
-# Every setting that the engines compute with: whether 0 is allowed, and what takes it.
+# All settings that the engines compute with: whether 0 is allowed, and the other settings needed.
 OF_FIT = {
     "learning_rate": (False, {}),
     "momentum": (True, {"optimizer": "momentum"}),
@@ -54,26 +54,25 @@ OPTIONS = {
     "dropout": (True, []),
     "warmup-epochs": (True, []),
 }
-AT_ONCE = (1e-40, 5e-324, DENORMAL)
+VALUES = (1e-40, 5e-324, DENORMAL)
 
 
 def refusal(name, or_zero, value):
-    """Match the whole message."""
+    """Return a pattern of the whole message."""
     zero, got = "0 or " if or_zero else "", re.escape(repr(value))
     return rf"^{name} must be {zero}at least 1\.18e-38 \(float32's smallest normal\), got {got}$"
 
 
-@pytest.mark.parametrize("value", AT_ONCE)
-def test_denormal_settings_are_refused_by_name_wherever_they_enter(engine, value):
+@pytest.mark.parametrize("value", VALUES)
+def test_rejects_denormal_settings_by_name(engine, value):
     for name, (or_zero, others) in OF_FIT.items():
         network = Network([2, 2])
         with pytest.raises(ValueError, match=refusal(name, or_zero, value)):
             network.fit(X, Y, **{name: value}, **others, engine=engine)
         assert network.epochs_trained == 0
     for name, (or_zero, rule) in OF_OPTIMIZER.items():
-        optimizer = Optimizer(**{"rule": rule, "learning_rate": 0.1, name: value})
         with pytest.raises(ValueError, match=refusal(name, or_zero, value)):
-            Network([2, 2]).fit(X, Y, optimizer=optimizer, engine=engine)
+            Optimizer(rule, **{name: value})
     for name, or_zero in OF_NETWORK.items():
         with pytest.raises(ValueError, match=refusal(name, or_zero, value)):
             Network([2, 2, 2], **{name: value})
@@ -86,19 +85,19 @@ def test_denormal_settings_are_refused_by_name_wherever_they_enter(engine, value
                 kind(**{name: value}, **others, engine=engine).fit(X, Y)
 
 
-@pytest.mark.parametrize("value", AT_ONCE)
-def test_the_command_line_refuses_them_too(value):
+@pytest.mark.parametrize("value", VALUES)
+def test_command_line_rejects_denormal_settings(value):
     for option, (or_zero, others) in OPTIONS.items():
         with pytest.raises(Exception, match="float32") as caught:
             parse([f"--{option}", repr(value), *others])
         zero = "0 or " if or_zero else ""
         assert f"argument --{option}: must be {zero}at least 1.18e-38" in str(caught.value)
-    for kind in (at_least_zero, below_one, positive_float):
+    for name in ("l2", "momentum", "learning_rate"):
         with pytest.raises(argparse.ArgumentTypeError, match=RANGE):
-            kind(repr(value))
+            number(name)(repr(value))
 
 
-def test_0_and_the_smallest_normal_number_are_taken_where_they_were():
+def test_accepts_0_and_the_smallest_normal_number():
     for name in ("l2", "clip_norm", "weight_decay", "momentum", "beta1", "beta2"):
         for value in (0, SMALLEST_NORMAL):
             check_setting(name, value)
@@ -110,11 +109,11 @@ def test_0_and_the_smallest_normal_number_are_taken_where_they_were():
     Schedule(warmup_epochs=0, power_t=0)
     Network([2, 2, 2], dropout=0, input_scale=SMALLEST_NORMAL)
     MLPClassifier(4, max_iter=1, tol=0, alpha=0, beta_1=0, momentum=0, dropout=0, engine="numpy")
-    assert at_least_zero("0") == below_one("0") == 0
+    assert number("l2")("0") == number("momentum")("0") == 0
 
 
-def test_the_tables_name_every_setting_of_the_engines():
-    """A setting that is a float, and is in none of the tables, is not a setting of an engine."""
+def test_tables_contain_all_settings_of_the_engines():
+    """Float settings outside the tables are not used by the engines."""
     floats = {
         name for name, value in MLPClassifier().get_params().items() if isinstance(value, float)
     }

@@ -1,4 +1,4 @@
-"""The dense layer in both rooms: exact on whole numbers, bounded on real ones."""
+"""The dense layer of both engines: exact for integers, within bounds for other numbers."""
 
 import numba
 import numpy as np
@@ -12,24 +12,24 @@ from fastnn.kernels.jit.simd import NR
 from fastnn.kernels.layers import dense
 from fastnn.reference import dense as plain_dense
 
-ROOMS = [reference, kernels]
+ENGINES = [reference, kernels]
 SHAPES = [(1, 1, 1), (4, 1, 3), (3, 5, 1), (7, 16, 16), (9, 33, 17), (65, 300, 40), (128, 31, 100)]
 
 
 @numba.njit
-def call_forward(workspace, parameters, table, i, first, rows):
-    dense.dense_forward(workspace, parameters, table[i], first, rows)
+def call_forward(scratch, parameters, table, i, first, rows):
+    dense.dense_forward(scratch, parameters, table[i], first, rows)
 
 
 @numba.njit
-def call_backward_input(workspace, transposed, table, i, first, rows):
-    dense.dense_backward_input(workspace, transposed, table[i], table[i - 1], first, rows)
+def call_backward_input(scratch, transposed, table, i, first, rows):
+    dense.dense_backward_input(scratch, transposed, table[i], table[i - 1], first, rows)
 
 
 @numba.njit
-def call_backward_weights(c, workspace, table, i, low, high, panel, panels, rows, rate):
+def call_backward_weights(c, scratch, table, i, low, high, panel, panels, rows, rate):
     dense.dense_backward_weights(
-        operand(*c), workspace, table[i], low, high, panel, panels, rows, rate
+        operand(*c), scratch, table[i], low, high, panel, panels, rows, rate
     )
 
 
@@ -39,13 +39,13 @@ def call_transpose(transposed, parameters, table, i, low, high, panel):
 
 
 class Layer:
-    """A layer of a network in a kernel workspace full of NaN, as matrices."""
+    """A layer in buffers that are filled with NaN, with views of its matrices."""
 
     def __init__(self, rows, inputs, outputs):
         self.layout, self.buffers = buffers_of([3, inputs, outputs], rows)
         self.buffers.scratch[:] = np.nan
         self.buffers.gradients[:] = np.nan
-        self.table, self.row, self.before = self.layout.table, *self.layout.table[::-1]
+        self.table, self.row, self.previous = self.layout.table, *self.layout.table[::-1]
         self.rows = rows
         self.matrix(self.row, "a", inputs)[:] = 0
         self.view("a", self.row)[:, inputs] = 1
@@ -63,20 +63,20 @@ class Layer:
         self.layout.write_transposed(self.buffers.transposed, [dummy, (w, b)])
 
     def set_dz(self, dz):
-        """Gradients, with the zero lanes behind them that the loss and ReLU write."""
+        """Write dz, and zeros to the lanes past the width, as the loss and ReLU do."""
         self.view("dz", self.row)[:, : self.row["panels"] * NR] = 0
         self.matrix(self.row, "dz", dz.shape[1])[:] = dz
 
 
-def forward(room, x, w, b):
-    if room is reference:
+def forward(engine, x, w, b):
+    if engine is reference:
         z = np.empty((len(x), w.shape[1]), np.float32)
         plain_dense.dense_forward(z, x, w, b)
         return z
     layer = Layer(len(x), *w.shape)
     layer.set_weights(w, b)
     layer.matrix(layer.row, "a", w.shape[0])[:] = x
-    half = len(x) // 2  # two blocks of rows, as two tasks would
+    half = len(x) // 2  # two blocks of rows, as with two tasks
     for first, rows in ((0, half), (half, len(x) - half)):
         call_forward(layer.buffers.scratch, layer.buffers.parameters, layer.table, 1, first, rows)
     padding = layer.view("z", layer.row)[:, w.shape[1] : layer.row["panels"] * NR]
@@ -84,9 +84,9 @@ def forward(room, x, w, b):
     return layer.matrix(layer.row, "z", w.shape[1])
 
 
-def backward_weights(room, dz, x):
+def backward_weights(engine, dz, x):
     inputs, outputs = x.shape[1], dz.shape[1]
-    if room is reference:
+    if engine is reference:
         dw, db = np.empty((inputs, outputs), np.float32), np.empty(outputs, np.float32)
         plain_dense.dense_backward_weights(dw, db, dz, x)
         return dw, db
@@ -94,9 +94,9 @@ def backward_weights(room, dz, x):
     layer.matrix(layer.row, "a", inputs)[:] = x
     layer.set_dz(dz)
 
-    def compute(*place):
+    def compute(*block):
         c = block_operand(layer.buffers)
-        call_backward_weights(c, layer.buffers.scratch, layer.table, 1, *place, len(x), NO_RATE)
+        call_backward_weights(c, layer.buffers.scratch, layer.table, 1, *block, len(x), NO_RATE)
 
     collect_blocks(layer.buffers, layer.row, (inputs + 1) // 2, compute)
     panels = layer.layout.panels(layer.buffers.gradients, 1)
@@ -104,8 +104,8 @@ def backward_weights(room, dz, x):
     return layer.layout.read(layer.buffers.gradients)[1]
 
 
-def backward_input(room, dz, w):
-    if room is reference:
+def backward_input(engine, dz, w):
+    if engine is reference:
         dx = np.empty((len(dz), len(w)), np.float32)
         plain_dense.dense_backward_input(dx, dz, w)
         return dx
@@ -114,46 +114,46 @@ def backward_input(room, dz, w):
     layer.set_dz(dz)
     buffers = layer.buffers
     call_backward_input(buffers.scratch, buffers.transposed, layer.table, 1, 0, len(dz))
-    return layer.matrix(layer.before, "dz", len(w))
+    return layer.matrix(layer.previous, "dz", len(w))
 
 
-@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(("rows", "inputs", "outputs"), SHAPES)
-def test_whole_numbers_are_exact(rng, room, rows, inputs, outputs):
-    """Every sum stays below 2**24, so that no order of adding can round."""
+def test_products_of_integers_are_exact(rng, engine, rows, inputs, outputs):
+    """All sums are below 2**24, so none is rounded."""
     x, w, b, dz = (
         rng.integers(-9, 10, shape).astype(np.float32)
         for shape in ((rows, inputs), (inputs, outputs), outputs, (rows, outputs))
     )
     exact_x, exact_w, exact_dz = x.astype(int), w.astype(int), dz.astype(int)
-    assert (forward(room, x, w, b) == exact_x @ exact_w + b.astype(int)).all()
-    dw, db = backward_weights(room, dz, x)
+    assert (forward(engine, x, w, b) == exact_x @ exact_w + b.astype(int)).all()
+    dw, db = backward_weights(engine, dz, x)
     assert (dw == exact_x.T @ exact_dz).all() and (db == exact_dz.sum(axis=0)).all()
-    assert (backward_input(room, dz, w) == exact_dz @ exact_w.T).all()
+    assert (backward_input(engine, dz, w) == exact_dz @ exact_w.T).all()
 
 
-@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(("rows", "inputs", "outputs"), [(9, 64, 20), (100, 785, 33)])
-def test_rounding_is_bounded(rng, room, rows, inputs, outputs):
+def test_rounding_errors_are_within_bounds(rng, engine, rows, inputs, outputs):
     x, w, b, dz = (
         rng.standard_normal(shape, dtype=np.float32)
         for shape in ((rows, inputs), (inputs, outputs), outputs, (rows, outputs))
     )
     ones = np.ones((rows, 1), np.float32)
-    assert_product(forward(room, x, w, b), np.hstack([x, ones]), np.vstack([w, b]))
-    dw, db = backward_weights(room, dz, x)
+    assert_product(forward(engine, x, w, b), np.hstack([x, ones]), np.vstack([w, b]))
+    dw, db = backward_weights(engine, dz, x)
     assert_product(dw, x.T, dz)
     assert_product(db[None], ones.T, dz)
-    assert_product(backward_input(room, dz, w), dz, w.T)
+    assert_product(backward_input(engine, dz, w), dz, w.T)
 
 
-def test_transpose_follows_the_weights(rng):
+def test_transpose_copies_the_weights(rng):
     layer = Layer(4, 21, 18)
     w, b = rng.standard_normal((21, 18), dtype=np.float32), np.ones(18, np.float32)
     layer.set_weights(w, b)
     expected = layer.buffers.transposed.copy()
     layer.buffers.transposed[:] = 0
-    for low, high in ((0, 16), (16, 22)):  # the bias is row 21 and must not be copied
+    for low, high in ((0, 16), (16, 22)):  # row 21 is the bias, which is not copied
         for panel in (0, 1):
             call_transpose(
                 layer.buffers.transposed, layer.buffers.parameters, layer.table, 1, low, high, panel

@@ -1,4 +1,4 @@
-"""The same bits every time: threads, tiles, instruction sets, cuts, stops, batches of one."""
+"""The same bits for any number of threads, instruction set, division of calls and batch."""
 
 import hashlib
 import os
@@ -21,11 +21,11 @@ from fastnn.model.losses import LOSSES
 from fastnn.model.optimizers import OPTIMIZERS
 from fastnn.model.randomness import permutation
 
-pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="about compiled code alone")
+pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="needs compiled code")
 
-# Trains networks of odd widths on batches of one chunk and of several, once for each number of
-# threads given, and so many random ones, whose zeros are skipped and not; prints a hash of all
-# that came out.
+# For each number of threads (the first argument), trains networks of odd widths with batches of one
+# chunk and of several, and random networks (the second argument is their number) with and without
+# skipping zeros; prints a hash of all results.
 PROGRAM = """
 import hashlib, sys
 import numpy as np
@@ -38,7 +38,6 @@ one_hot, weights = np.eye(5)[y], rng.uniform(0, 2, 1500)
 rows = csr_array(x * (rng.random(x.shape) < 0.1))
 
 def random_network(seed, threads, skip):
-    # Of any shape, on data of any density.
     rng = np.random.default_rng(seed)
     widths = rng.integers(1, 150, rng.integers(2, 5)).tolist()
     activation = rng.choice(["relu", "tanh", "logistic", "gelu", "leaky_relu"], len(widths) - 1)
@@ -84,7 +83,7 @@ for threads in map(int, sys.argv[1].split(",")):
 
 
 def hashes(threads, networks=6, **environment):
-    """Hash of the program's result for each number of threads, run as a process."""
+    """Run the program in a process; return the set of the hashes of all numbers of threads."""
     process = subprocess.run(
         [sys.executable, "-c", PROGRAM, ",".join(map(str, threads)), str(networks)],
         env=os.environ | {"NUMBA_NUM_THREADS": str(max(threads))} | environment,
@@ -106,27 +105,27 @@ def native():
 
 
 @pytest.mark.process
-def test_any_number_of_threads_gives_the_same_bits(native):
+def test_threads_do_not_change_bits(native):
     assert hashes([1, 2, 3, 4, 8]) == {native}
 
 
 @pytest.mark.long
-def test_any_number_of_threads_gives_many_networks_the_same_bits(tmp_path):
+def test_threads_do_not_change_bits_of_many_networks(tmp_path):
     cache = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
     cold, cached = (hashes([1, 2, 3, 4, 8], 200, **cache) for _ in range(2))
     assert cold == cached and len(cold) == 1
 
 
 @pytest.mark.process
-def test_cold_and_cached_compilation_give_the_same_bits(native, tmp_path):
-    """Two processes compile at once, as those of a parallel search would."""
+def test_cached_kernels_give_the_same_bits(native, tmp_path):
+    """Two processes compile at the same time, as in a parallel search."""
     cache = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
     with ThreadPoolExecutor(2) as threads:
         cold = threads.map(lambda _: hashes([2], **cache), range(2))
         assert [*cold, hashes([2], **cache)] == 3 * [{native}]
 
 
-# A smaller instruction set needs both variables: the name alone leaves the features as they are.
+# A smaller instruction set needs both variables: the name alone does not change the features.
 HASWELL = {
     "NUMBA_CPU_NAME": "haswell",
     "NUMBA_CPU_FEATURES": "+avx,+avx2,+bmi,+bmi2,+f16c,+fma,+popcnt,+sse,+sse2,+sse4.1,+sse4.2",
@@ -135,13 +134,13 @@ HASWELL = {
 
 @pytest.mark.skipif("+avx2" not in FEATURES or "+fma" not in FEATURES, reason="needs AVX2 and FMA")
 @pytest.mark.process
-def test_avx2_gives_the_bits_of_wider_registers(native):
+def test_avx2_gives_the_same_bits(native):
     assert hashes([2], **HASWELL) == {native}
 
 
 @pytest.mark.skipif(not X86, reason="needs x86")
 @pytest.mark.process
-def test_a_machine_without_fused_multiply_add_gives_the_same_bits_on_any_threads():
+def test_threads_do_not_change_bits_without_fused_multiply_add():
     baseline = {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": "+sse2"}
     assert len(hashes([1, 3], **baseline)) == 1
 
@@ -159,18 +158,18 @@ def digest(net):
     return hashlib.sha256(b"".join(w.tobytes() + b.tobytes() for w, b in net.parameters)).digest()
 
 
-def test_a_fit_in_two_parts_is_a_fit_in_one(data, engine):
-    whole, parts = Network([9, 20, 4]), Network([9, 20, 4])
-    history = whole.fit(*data, epochs=3, engine=engine)
-    first = parts.fit(*data, epochs=1, engine=engine)
-    second = parts.fit(*data, epochs=2, engine=engine)
-    assert digest(whole) == digest(parts)
+def test_two_fits_equal_one_long_fit(data, engine):
+    one, two = Network([9, 20, 4]), Network([9, 20, 4])
+    history = one.fit(*data, epochs=3, engine=engine)
+    first = two.fit(*data, epochs=1, engine=engine)
+    second = two.fit(*data, epochs=2, engine=engine)
+    assert digest(one) == digest(two)
     assert history["loss"] == first["loss"] + second["loss"]
 
 
 @pytest.mark.parametrize("batch_size", [64, 600, 1300])
-def test_where_calls_are_cut_changes_nothing(data, engine, batch_size):
-    """How long a call lasts depends on the clock; its result must not, nor the loss it sums."""
+def test_division_into_calls_does_not_change_bits(data, engine, batch_size):
+    """The size of a call depends on the measured time; weights and losses must not."""
     x, labels = data[0], data[1].astype(np.int32)
     epoch = Epoch(Data(x, labels), permutation(0, 0, len(x)), batch_size, 0.1)
     results = set()
@@ -185,8 +184,8 @@ def test_where_calls_are_cut_changes_nothing(data, engine, batch_size):
 
 
 @pytest.mark.parametrize(("loss", "activation"), [*zip(LOSSES, ACTIVATIONS, strict=True)])
-def test_threads_lists_cuts_and_poison_change_no_bit_of_anything(rng, loss, activation):
-    """With dropout, weights, a penalty, clipping: whatever the buffers held before."""
+def test_threads_lists_calls_and_old_buffers_do_not_change_bits(rng, loss, activation):
+    """With dropout, sample weights, a penalty and clipping."""
     layers = dense_layers([70, 33, 17, 5], activation, [0.1, 0.4, 0.2])
     x = rng.standard_normal((1300, 70), dtype=np.float32)
     x[rng.random(x.shape) < 0.8] = 0
@@ -198,7 +197,7 @@ def test_threads_lists_cuts_and_poison_change_no_bit_of_anything(rng, loss, acti
         l2=0.01, clip_norm=0.3, seed=5, number=3,
     )  # fmt: skip
     results = []
-    for threads, skip, poison in (
+    for threads, skip, filling in (
         (1, False, 0x00),
         (2, False, 0xFF),
         (1, True, 0x7F),
@@ -219,13 +218,13 @@ def test_threads_lists_cuts_and_poison_change_no_bit_of_anything(rng, loss, acti
                 buffers.blocks,
                 buffers.losses,
                 buffers.hits,
-                buffers.labels,
-                buffers.weights,
+                buffers.row_labels,
+                buffers.row_weights,
                 buffers.masks,
                 buffers.lists,
                 *((buffers.gradients, buffers.squares) if between else ()),
             ):
-                array.view(np.uint8).fill(poison)
+                array.view(np.uint8).fill(filling)
             progress = running.run_chunk(epoch, progress, 1)
         parts = running.get_parameters(), *running.get_state(2), running.loss_and_grad(data)[1]
         bits = b"".join(array.tobytes() for part in parts for pair in part for array in pair)
@@ -233,7 +232,7 @@ def test_threads_lists_cuts_and_poison_change_no_bit_of_anything(rng, loss, acti
     assert all(result == results[0] for result in results)
 
 
-def test_a_row_is_predicted_alike_in_any_company(data):
+def test_predictions_do_not_depend_on_the_batch(data):
     net = Network([9, 33, 4])
     net.fit(*data, epochs=1)
     together = net.predict_proba(data[0])
@@ -246,7 +245,7 @@ def test_a_row_is_predicted_alike_in_any_company(data):
     assert (one_thread.predict_proba(data[0]) == together).all()
 
 
-def test_bytes_and_floats_of_the_same_values_train_alike(rng):
+def test_bytes_and_floats_give_the_same_bits(rng):
     x = rng.integers(0, 256, (300, 30), dtype=np.uint8)
     y = rng.integers(0, 3, 300)
     from_bytes, from_floats = (Network([30, 8, 3], input_scale=1 / 255) for _ in range(2))

@@ -1,4 +1,4 @@
-"""Dropout: the numbers it is drawn from, the masks, and what both engines do with them."""
+"""Dropout: random numbers, masks, and their use in both engines."""
 
 import hashlib
 from functools import partial
@@ -41,8 +41,8 @@ LONG = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="takes too long uncom
         ),
     ],
 )
-def test_philox_gives_the_known_answers_of_its_authors(counter, key, words):
-    """Lines `philox4x32 10` of kat_vectors in Random123."""
+def test_philox_gives_the_published_answers(counter, key, words):
+    """The lines `philox4x32 10` of the file kat_vectors in Random123."""
     seed = key[0] | key[1] << 32
     for shape in ((), (2, 3)):
         got = philox([np.full(shape, word, np.uint64) for word in counter], seed)
@@ -53,30 +53,30 @@ POSITIONS = np.arange(3000)
 
 
 @pytest.mark.parametrize("dropout", [0.1, 0.5, 0.8])
-def test_the_share_that_is_kept_is_what_was_asked(dropout):
+def test_share_of_kept_inputs(dropout):
     mask = keep_mask(3, 5, 1, POSITIONS, 150, dropout)
     assert mask.shape == (3000, 150) and mask.dtype == bool
-    # Means of independent truths: 6 standard deviations are passed once in 5e8.
+    # Means of independent bits: one in 5e8 is off by more than 6 standard deviations.
     deviation = np.sqrt(dropout * (1 - dropout))
     for axis, count in ((None, 450_000), (0, 3000), (1, 150)):
         off = np.abs(mask.mean(axis=axis) - (1 - dropout)).max()
-        assert off <= 6 * deviation / np.sqrt(count) + 2.0**-17  # the level's own rounding
+        assert off <= 6 * deviation / np.sqrt(count) + 2.0**-17  # rounding of the level
 
 
 @pytest.mark.parametrize("dropout", [0.001, 0.25, 0.3, 0.5, 0.9, 1 - 2.0**-16, 1 - 2.0**-30])
-def test_the_factor_keeps_the_mean(dropout):
-    """Of all 65,536 numbers, `keep_level` are kept, each as `keep_factor`: a mean of 1."""
+def test_factor_preserves_the_mean(dropout):
+    """`keep_level` of 65,536 numbers are kept and multiplied by `keep_factor`: their mean is 1."""
     assert 1 <= keep_level(dropout) <= 65_536
     assert keep_level(dropout) * float(keep_factor(dropout)) == pytest.approx(65_536, rel=U)
     assert abs(keep_level(dropout) / 65_536 - (1 - dropout)) <= 2.0**-16
 
 
-def test_halves_and_quarters_are_exact():
+def test_dropout_of_a_half_and_three_quarters_is_exact():
     assert [float(keep_factor(p)) for p in (0.5, 0.75)] == [2.0, 4.0]
     assert keep_level(0.5) == 32_768
 
 
-def test_masks_of_other_seeds_epochs_layers_and_rows_are_independent():
+def test_masks_of_different_seeds_epochs_layers_and_rows_are_independent():
     drawn = {
         "first": keep_mask(1, 2, 3, POSITIONS[:500], 200, 0.5),
         "seed": keep_mask(4, 2, 3, POSITIONS[:500], 200, 0.5),
@@ -86,28 +86,30 @@ def test_masks_of_other_seeds_epochs_layers_and_rows_are_independent():
         "epoch and layer exchanged": keep_mask(1, 3, 2, POSITIONS[:500], 200, 0.5),
         "rows": keep_mask(1, 2, 3, POSITIONS[500:1000], 200, 0.5),
     }
-    # Two masks agree in half of 100,000 places, with a standard deviation of 158.
+    # Two masks agree in half of 100,000 elements, with a standard deviation of 158.
     for one, other in combinations(drawn, 2):
         assert abs((drawn[one] == drawn[other]).sum() - 50_000) < 6 * 158, (one, other)
     columns = drawn["first"].T
-    for shift in (1, 8, 64):  # neighbours in a row, in a block, and blocks
+    for shift in (1, 8, 64):  # in the same number of a counter, in a block, in the next block
         agree = (columns[:-shift] == columns[shift:]).mean()
         assert abs(agree - 0.5) < 6 * 0.5 / np.sqrt(500 * (200 - shift))
 
 
-def test_a_mask_knows_nothing_of_what_is_drawn_beside_it():
-    whole = keep_mask(9, 0, 1, POSITIONS, 130, 0.4)
+def test_mask_of_a_part_is_a_part_of_the_mask():
+    mask = keep_mask(9, 0, 1, POSITIONS, 130, 0.4)
     parts = [keep_mask(9, 0, 1, part, 130, 0.4) for part in np.split(POSITIONS, [1, 7, 520, 2000])]
-    np.testing.assert_array_equal(np.concatenate(parts), whole)
-    np.testing.assert_array_equal(keep_mask(9, 0, 1, POSITIONS[[70, 3]], 130, 0.4), whole[[70, 3]])
+    np.testing.assert_array_equal(np.concatenate(parts), mask)
+    np.testing.assert_array_equal(keep_mask(9, 0, 1, POSITIONS[[70, 3]], 130, 0.4), mask[[70, 3]])
     for width in (1, 63, 64, 65, 128):
         narrow = keep_mask(9, 0, 1, POSITIONS[:50], width, 0.4)
-        np.testing.assert_array_equal(narrow, whole[:50, :width])
-    assert not (whole & ~keep_mask(9, 0, 1, POSITIONS, 130, 0.3)).any()  # dropping less keeps more
+        np.testing.assert_array_equal(narrow, mask[:50, :width])
+    assert not (
+        mask & ~keep_mask(9, 0, 1, POSITIONS, 130, 0.3)
+    ).any()  # with a lower dropout, the same inputs are kept and more
 
 
-def test_masks_are_pinned():
-    """A promise: a seed gives the same run with the next version too."""
+def test_masks_of_fixed_seeds():
+    """The masks of a seed must not change between versions."""
     mask = keep_mask(0, 1, 2, np.arange(3), 20, 0.5)
     assert ["".join("-x"[int(keep)] for keep in row) for row in mask] == [
         "x-x--x-x--x--x-xxxxx",
@@ -128,12 +130,12 @@ def bare_engine(name, sizes, dropout, activation="identity", loss="squared_error
 
 @pytest.mark.parametrize("batch_size", [1, 100, 700])
 @pytest.mark.parametrize(("layer", "width"), [(0, 1), (0, 70), (1, 16), (1, 70)])
-def test_engines_drop_what_the_mask_says(engine, layer, width, batch_size):
-    """The step of a last layer whose inputs are 1, and its weights 0, shows every row's mask.
+def test_engines_apply_the_mask(engine, layer, width, batch_size):
+    """The step of a last layer with inputs of 1 and zero weights shows the masks of all rows.
 
-    Row j is alone in having output j to reach, so that dw[i, j] is what row j kept of input i,
-    divided by the batch's size. The rate makes up for that, and is else so small that what one
-    batch learns is nothing to the next.
+    Only row j has a target for output j, so dw[i, j] is the mask of input i in row j, divided by
+    the size of the batch. The learning rate contains this size, and a factor so small that the
+    updates of a batch do not change the gradient of the next.
     """
     rows, dropout, seed, number = 700, 0.3, 2**40 + 5, 6
     dropouts = [0.0] * layer + [dropout]
@@ -151,13 +153,13 @@ def test_engines_drop_what_the_mask_says(engine, layer, width, batch_size):
         dropout
     )
     w, _ = running.get_parameters()[-1]
-    # A quotient by the batch's size, and a product with it: two roundings.
+    # Two roundings: of the division by the size of the batch and of the product with it.
     np.testing.assert_allclose(w.T * 2.0**60, expected, rtol=4 * U, atol=2.0**-40)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_a_step_follows_the_gradient_under_the_mask(engine, rng, activation, weighted):
+def test_step_is_the_gradient_with_the_mask(engine, rng, activation, weighted):
     sizes, dropout, rows = [5, 8, 6, 3], [0.1, 0.5, 0.3], 40
     weights = rng.integers(0, 3, rows).astype(np.float32) if weighted else None
     x = rng.standard_normal((rows, 5), dtype=np.float32)
@@ -166,7 +168,7 @@ def test_a_step_follows_the_gradient_under_the_mask(engine, rng, activation, wei
     layers = dense_layers(sizes)
     running.set_parameters(initial_parameters(layers, seed=1))
     before = flat_arrays(running.get_parameters())
-    rate = 2.0**12  # so large that w - rate · dw is nearly dw alone, and dw can be read off it
+    rate = 2.0**12  # so large that dw can be computed from w - rate · dw
     epoch = Epoch(data, np.arange(rows), rows, rate, l2=0.01, seed=3, number=2)
     done = running.run_chunk(epoch, Progress(), rows)
     after = flat_arrays(running.get_parameters())
@@ -187,7 +189,7 @@ def test_a_step_follows_the_gradient_under_the_mask(engine, rng, activation, wei
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @LONG
-def test_engines_train_alike(rng, activation):
+def test_engines_agree(rng, activation):
     sizes, dropout = [40, 33, 70, 5], [0.2, 0.5, 0.3]
     x = rng.standard_normal((700, 40), dtype=np.float32)
     x[rng.random(x.shape) < 0.6] = 0  # lists of non-zeros and masks at once
@@ -209,7 +211,7 @@ def test_engines_train_alike(rng, activation):
 
 
 def weights_after(engine, budget=10**9, threads=None):
-    """The bits that an epoch of three batches over several chunks, with dropout, ends with."""
+    """Return the bits after an epoch of three batches of several chunks, with dropout."""
     rng = np.random.default_rng(5)
     sizes = [9, 70, 20, 4]
     data = Data(
@@ -224,19 +226,19 @@ def weights_after(engine, budget=10**9, threads=None):
     return b"".join(w.tobytes() + b.tobytes() for w, b in running.get_parameters()), progress
 
 
-def test_where_calls_are_cut_changes_nothing(engine):
+def test_division_into_calls_does_not_change_bits(engine):
     assert 600 > CHUNK_ROWS
     assert weights_after(engine, 1) == weights_after(engine, 700) == weights_after(engine)
 
 
 @LONG
-def test_threads_change_no_bit():
+def test_threads_do_not_change_bits():
     counts = range(1, min(3, numba.config.NUMBA_NUM_THREADS) + 1)
     assert len({weights_after("numba", threads=threads) for threads in counts}) == 1
 
 
-def test_a_rows_loss_depends_on_its_place_in_the_epoch_and_on_no_batch(engine, rng):
-    """At a rate next to nothing, every batch size sums the same losses."""
+def test_loss_of_a_row_depends_on_its_position_and_not_on_its_batch(engine, rng):
+    """With a tiny learning rate, the sum of losses is the same for all batch sizes."""
     data = Data(rng.standard_normal((600, 6), dtype=np.float32), rng.integers(0, 3, 600, np.int32))
     running = bare_engine(engine, [6, 30, 3], [0.1, 0.5], "relu", "cross_entropy")
     running.set_parameters(he_normal(dense_layers([6, 30, 3]), seed=0))
@@ -246,18 +248,18 @@ def test_a_rows_loss_depends_on_its_place_in_the_epoch_and_on_no_batch(engine, r
         return running.run_chunk(epoch, Progress(), 600).loss_sum
 
     order = rng.permutation(600)
-    whole = loss(order, 600)
+    expected = loss(order, 600)
     for batch_size in (1, 13, 512):
-        assert loss(order, batch_size) == pytest.approx(whole, rel=8 * U)
+        assert loss(order, batch_size) == pytest.approx(expected, rel=8 * U)
     for other in (
         loss(order[::-1].copy(), 600),
         loss(order, 600, seed=1),
         loss(order, 600, number=1),
     ):
-        assert abs(other / whole - 1) > 1e-4
+        assert abs(other / expected - 1) > 1e-4
 
 
-def test_nothing_is_dropped_but_in_training(engine, rng):
+def test_only_training_uses_dropout(engine, rng):
     data = Data(rng.standard_normal((600, 6), dtype=np.float32), rng.integers(0, 3, 600, np.int32))
     dropping, plain = (
         bare_engine(engine, [6, 30, 3], share, "relu", "cross_entropy") for share in (0.5, 0.0)
@@ -277,22 +279,22 @@ def test_nothing_is_dropped_but_in_training(engine, rng):
 # ---- `Network.fit` --------------------------------------------------------------------------
 
 
-def test_a_network_learns_with_dropout_and_two_fits_are_one(engine, rng):
+def test_network_learns_with_dropout_in_one_fit_or_two(engine, rng):
     labels = rng.integers(0, 3, 200)
     x = rng.normal(size=(200, 5)) + 4 * np.eye(3, 5)[labels]
-    whole, parts = (Network([5, 32, 16, 3], dropout=[0.1, 0.4, 0.2], seed=2) for _ in range(2))
+    one, two = (Network([5, 32, 16, 3], dropout=[0.1, 0.4, 0.2], seed=2) for _ in range(2))
     settings = {"batch_size": 20, "learning_rate": 0.1, "engine": engine}
-    history = whole.fit(x, labels, epochs=12, **settings)
-    joined = [parts.fit(x, labels, epochs=epochs, **settings)["loss"] for epochs in (5, 7)]
+    history = one.fit(x, labels, epochs=12, **settings)
+    joined = [two.fit(x, labels, epochs=epochs, **settings)["loss"] for epochs in (5, 7)]
     assert history["loss"] == joined[0] + joined[1]
-    for (w, b), (other_w, other_b) in zip(whole.parameters, parts.parameters, strict=True):
+    for (w, b), (other_w, other_b) in zip(one.parameters, two.parameters, strict=True):
         assert (w == other_w).all() and (b == other_b).all()
-    loss, accuracy = whole.evaluate(x, labels)
+    loss, accuracy = one.evaluate(x, labels)
     assert accuracy > 0.95
-    assert loss < history["loss"][-1]  # which dropout made larger
+    assert loss < history["loss"][-1]  # the loss in training includes dropout
 
 
-def test_the_seed_decides_what_is_dropped(engine, rng):
+def test_masks_depend_on_the_seed(engine, rng):
     x, labels = rng.normal(size=(50, 5)), rng.integers(0, 3, 50)
     start = Network([5, 20, 3]).parameters
     losses = []

@@ -1,4 +1,4 @@
-"""Calls of one engine stand alone: nothing of one call decides a bit of the next."""
+"""The result of a call does not depend on earlier calls of the same engine."""
 
 from collections.abc import Callable
 from itertools import combinations
@@ -21,7 +21,7 @@ LAYERS = dense_layers(SIZES, dropout=(0.2, 0.3, 0.0))
 
 
 def forms(rng: np.random.Generator) -> dict[str, Data]:
-    """Return the same task with features in every form, with weights and without."""
+    """Return data with features in all forms, with and without weights."""
     labels = rng.integers(0, 3, ROWS, np.int32)
     x = rng.standard_normal((ROWS, 20), dtype=np.float32)
     csr = random_array((ROWS, 20), density=0.2, rng=rng, format="csr").astype(np.float32)
@@ -46,8 +46,8 @@ EPOCHS: dict[str, dict[str, Any]] = {
 }
 
 
-def trained(engine: Engine, data: Data, **settings: Any) -> list[Any]:
-    """Return all that a training call leaves behind."""
+def train(engine: Engine, data: Data, **settings: Any) -> list[Any]:
+    """Train; return the progress, the parameters and the state."""
     rows = len(data.x)
     settings = {"batch_size": rows, "learning_rate": 0.1} | settings
     settings["batch_size"] = min(rows, settings["batch_size"])
@@ -57,29 +57,30 @@ def trained(engine: Engine, data: Data, **settings: Any) -> list[Any]:
 
 
 def calls(rng: np.random.Generator) -> dict[str, Callable[[Engine], Any]]:
+    """Return calls of an engine by their names."""
     data = forms(rng)
     made: dict[str, Callable[[Engine], Any]] = {}
     for name, each in data.items():
         made[f"evaluate {name}"] = lambda engine, each=each: engine.evaluate(each)
-        made[f"train {name}"] = lambda engine, each=each: trained(engine, each)
+        made[f"train {name}"] = lambda engine, each=each: train(engine, each)
     for name in ("dense", "weighted", "sparse", "selected"):
-        x, made_of = data[name].x, data[name]
+        x, each = data[name].x, data[name]
         made[f"predict {name}"] = lambda engine, x=x: engine.predict(x)
-        made[f"gradient {name}"] = lambda engine, each=made_of: engine.loss_and_grad(each, l2=0.1)
+        made[f"gradient {name}"] = lambda engine, each=each: engine.loss_and_grad(each, l2=0.1)
     for name, settings in EPOCHS.items():
-        made[f"train {name}"] = lambda engine, more=settings: trained(engine, data["dense"], **more)
+        made[f"train {name}"] = lambda engine, more=settings: train(engine, data["dense"], **more)
     return made
 
 
 def bits(value: Any) -> Any:
-    """Return what can be compared: of arrays, their bytes."""
+    """Replace arrays by their bytes, so that values can be compared."""
     if isinstance(value, list | tuple):
         return [bits(each) for each in value]
     return value.tobytes() if isinstance(value, np.ndarray) else value
 
 
-def test_no_call_decides_a_bit_of_the_next(engine: str, rng: np.random.Generator) -> None:
-    """Each gives what it gives in an engine that was never used, after every other call."""
+def test_earlier_calls_do_not_change_results(engine: str, rng: np.random.Generator) -> None:
+    """Each call gives the same bits in a new engine and after any other call."""
     made = calls(rng)
     parameters = initial_parameters(LAYERS, 0)
 
@@ -92,11 +93,11 @@ def test_no_call_decides_a_bit_of_the_next(engine: str, rng: np.random.Generator
         return bits(made[name](running))
 
     alone = {name: called(fresh(), name) for name in made}
-    assert len({repr(result) for result in alone.values()}) == len(made)  # no two are the same
+    assert len({repr(result) for result in alone.values()}) == len(made)  # all are different
     pairs = list(combinations(made, 2))
-    if engine == "numpy":  # slower, and there is next to nothing that it remembers
+    if engine == "numpy":  # it is slow, and has little state
         pairs = pairs[::6]
     used = fresh()
     for pair in pairs:
-        for name in pair:  # one after the other, and then the first one again
+        for name in pair:  # also the first again, in the next pair
             assert called(used, name) == alone[name], f"{name}, among {pair}"

@@ -1,6 +1,7 @@
-"""Two engines, one result; and the Numba engine's own promises on buffers and compilation.
+"""Agreement of the two engines, and buffers and compilation of the Numba engine.
 
-`tolerances` says where each bound comes from. Bits that must be equal are compared with ``==``.
+`tolerances` gives the reason for each bound. Results that must have the same bits are compared with
+``==``.
 """
 
 import numba
@@ -23,7 +24,7 @@ TO_THE_END = 10**9
 
 
 def engine_for(name, sizes, *, input_scale=1.0, threads=None):
-    """An engine with He-initialised parameters."""
+    """Return an engine with He's initial parameters."""
     layers = dense_layers(sizes)
     engine = get_engine(name, layers, input_scale=input_scale, threads=threads)
     engine.set_parameters(he_normal(layers, seed=0))
@@ -35,7 +36,7 @@ def both(sizes, **options):
 
 
 def blobs(rng, rows, sizes, dtype=np.float32):
-    """Features of classes that can be told apart, as bytes or as floats up to 1; their labels."""
+    """Return features of separable classes, as bytes or as floats up to 1, and their labels."""
     labels = rng.integers(0, sizes[-1], rows).astype(np.int32)
     centres = rng.uniform(0, 200, (sizes[-1], sizes[0]))
     x = np.clip(centres[labels] + rng.normal(0, 30, (rows, sizes[0])), 0, 255)
@@ -59,7 +60,7 @@ def relative(got, expected):
 
 
 def assert_close_parameters(got, expected, steps):
-    """Agreement of weights after a few updates, in units of the largest one."""
+    """Check parameters after a few updates, relative to the largest of each array."""
     for (w, b), (want_w, want_b) in zip(got, expected, strict=True):
         scale = max(abs(want_w).max(), abs(want_b).max())
         assert abs(w - want_w).max() <= 64 * steps * U * scale
@@ -92,8 +93,8 @@ BATCHES = [
 
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8])
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-def test_any_shape(rng, sizes, dtype):
-    """Loss, gradient, prediction and evaluation of both engines, for every shape."""
+def test_engines_agree_for_any_shape(rng, sizes, dtype):
+    """Loss, gradient, predictions and evaluation."""
     x, labels = blobs(rng, 37, sizes, dtype)
     scale = 1 / 255 if dtype == np.uint8 else 1.0
     fast, plain = both(sizes, input_scale=scale)
@@ -109,8 +110,8 @@ def test_any_shape(rng, sizes, dtype):
 
 
 @pytest.mark.parametrize(("rows", "batch_size"), BATCHES)
-def test_any_batch_size(rng, rows, batch_size):
-    """An epoch with a short last batch, with batches of several chunks, with one row."""
+def test_engines_agree_for_any_batch_size(rng, rows, batch_size):
+    """With a short last batch, with batches of several chunks, and with one row."""
     sizes = [6, 19, 4]
     x, labels = blobs(rng, rows, sizes)
     fast, plain = both(sizes)
@@ -122,7 +123,7 @@ def test_any_batch_size(rng, rows, batch_size):
     assert_close_parameters(fast.get_parameters(), plain.get_parameters(), epoch.updates)
 
 
-def test_first_hundred_steps_one_by_one(rng):
+def test_engines_agree_in_the_first_hundred_steps(rng):
     sizes = [784, 128, 64, 10]
     x, labels = blobs(rng, 3200, sizes, np.uint8)
     fast, plain = both(sizes, input_scale=1 / 255)
@@ -136,7 +137,7 @@ def test_first_hundred_steps_one_by_one(rng):
         assert relative(loss, expected_loss) <= FIRST_STEPS * max(1, 1 / expected_loss), step
 
 
-def test_three_epochs_of_mini_batches(digits_or_mnist):
+def test_engines_agree_in_three_epochs(digits_or_mnist):
     images = digits_or_mnist
     fast, plain = both([images.x_train.shape[1], 128, 64, 10], input_scale=images.scale)
     for number, bound in enumerate([FIRST_EPOCH, THREE_EPOCHS, THREE_EPOCHS]):
@@ -146,7 +147,7 @@ def test_three_epochs_of_mini_batches(digits_or_mnist):
         assert relative(got.loss_sum, expected.loss_sum) <= bound
 
 
-def test_twenty_epochs_of_batch_gradient_descent(digits_or_mnist):
+def test_engines_agree_in_twenty_epochs_of_batch_gradient_descent(digits_or_mnist):
     images = digits_or_mnist
     x, labels = images.x_train[:12_000], images.y_train[:12_000]
     fast, plain = both([x.shape[1], 128, 64, 10], input_scale=images.scale)
@@ -158,8 +159,8 @@ def test_twenty_epochs_of_batch_gradient_descent(digits_or_mnist):
 
 
 @pytest.mark.parametrize("rows", [20, CHUNK_ROWS + 88])
-def test_gradient_over_rows_is_the_batch_that_training_takes(rng, rows):
-    """One update of a full batch is w - learning_rate · dw, with dw from loss_and_grad."""
+def test_gradient_is_that_of_training(rng, rows):
+    """An update of a full batch is w - learning_rate · dw, with dw of `loss_and_grad`."""
     sizes = [9, 21, 5]
     x, labels = blobs(rng, rows, sizes)
     fast = engine_for("numba", sizes)
@@ -174,12 +175,12 @@ def test_gradient_over_rows_is_the_batch_that_training_takes(rng, rows):
 
 @pytest.mark.parametrize("skip_zeros", [False, True])
 @pytest.mark.parametrize("sizes", [[5, 3], [17, 33, 15, 7], [16, 16, 16, 16]], ids=str)
-def test_poisoned_scratch_changes_nothing(rng, sizes, skip_zeros):
-    """Nothing is read from a buffer before the same step wrote it, padding included."""
+def test_old_contents_of_buffers_do_not_change_results(rng, sizes, skip_zeros):
+    """A step writes all elements of a buffer before it reads them, with padding."""
     x, labels = blobs(rng, 700, sizes)
     x[rng.random(x.shape) < 0.7] = 0
     results = []
-    for poison in (0x00, 0xFF, "nan"):
+    for filling in (0x00, 0xFF, "nan"):
         fast = engine_for("numba", sizes)
         fast.skip_zeros = skip_zeros
         buffers = fast._buffers
@@ -190,15 +191,15 @@ def test_poisoned_scratch_changes_nothing(rng, sizes, skip_zeros):
                 buffers.blocks,
                 buffers.losses,
                 buffers.hits,
-                buffers.labels,
+                buffers.row_labels,
                 buffers.masks,
                 buffers.lists,
             ):
-                if poison == "nan":
+                if filling == "nan":
                     array.fill(np.nan if array.dtype == np.float32 else 1)
                 else:
-                    array.view(np.uint8).fill(poison)
-            if progress.position % 600 == 0:  # between batches nothing is carried over in it
+                    array.view(np.uint8).fill(filling)
+            if progress.position % 600 == 0:  # between batches, the gradients are not used
                 buffers.gradients.fill(np.nan)
             progress = fast.run_chunk(epoch_of(x, labels, 600), progress, 1)
         results.append((fast.get_parameters(), progress, fast.predict(x)))
@@ -211,10 +212,10 @@ def test_poisoned_scratch_changes_nothing(rng, sizes, skip_zeros):
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8])
 @pytest.mark.parametrize("zeros", [0.0, 0.5, 0.9, 1.0])
 @pytest.mark.parametrize("sizes", [[5, 3], [33, 20, 4], [785, 50, 70, 10], [1, 2]], ids=str)
-def test_skipping_zeros_changes_no_bit(rng, sizes, zeros, dtype):
+def test_skipping_zeros_does_not_change_bits(rng, sizes, zeros, dtype):
     x, labels = blobs(rng, 650, sizes, dtype)
     x[rng.random(x.shape) < zeros] = 0
-    x[:, rng.random(sizes[0]) < zeros / 2] = 0  # features that no row uses
+    x[:, rng.random(sizes[0]) < zeros / 2] = 0  # features that are 0 in all rows
     results = []
     for skip_zeros in (False, True):
         fast = engine_for("numba", sizes, input_scale=1 / 255)
@@ -231,7 +232,7 @@ def test_skipping_zeros_changes_no_bit(rng, sizes, zeros, dtype):
         assert (got == expected).all()
 
 
-def test_zeros_are_skipped_where_there_are_enough(rng, digits_or_mnist):
+def test_zeros_are_skipped_only_if_there_are_enough(rng, digits_or_mnist):
     images = digits_or_mnist
     inputs = images.x_train.shape[1]
     fast = engine_for("numba", [inputs, 4, 10])
@@ -240,14 +241,14 @@ def test_zeros_are_skipped_where_there_are_enough(rng, digits_or_mnist):
         rows = len(x)
         data = Data(x, np.zeros(rows, np.int32))
         fast.run_chunk(Epoch(data, np.arange(rows), 64, 0.1), Progress(), 1)
-        return fast._work is not None
+        return fast._group_work is not None
 
     assert skips(images.x_train) == (images.name == "mnist")
     assert not skips(rng.standard_normal((100, inputs)).astype(np.float32))
     assert skips(np.eye(inputs, dtype=np.float32))
 
 
-def test_padding_stays_zero(rng):
+def test_padding_of_panels_stays_zero(rng):
     sizes = [5, 18, 3]
     x, labels = blobs(rng, 200, sizes)
     fast = engine_for("numba", sizes)
@@ -259,7 +260,7 @@ def test_padding_stays_zero(rng):
     assert (clean == fast._buffers.parameters).all()
 
 
-def test_transposed_weights_follow_the_updates(rng):
+def test_transposed_weights_are_updated(rng):
     sizes = [5, 40, 18, 3]
     x, labels = blobs(rng, 1100, sizes)
     fast = engine_for("numba", sizes)
@@ -270,8 +271,8 @@ def test_transposed_weights_follow_the_updates(rng):
         assert (fast._buffers.transposed == expected).all()
 
 
-def test_a_nan_in_the_weights_reaches_the_loss(rng):
-    """ReLU must not hide it, nor may anything else."""
+def test_nan_in_the_weights_reaches_the_loss(rng):
+    """ReLU must not hide it."""
     sizes = [5, 8, 8, 3]
     x, labels = blobs(rng, 20, sizes)
     fast = engine_for("numba", sizes)
@@ -283,7 +284,7 @@ def test_a_nan_in_the_weights_reaches_the_loss(rng):
         assert np.isnan(fast.predict(x)).all()
 
 
-def test_a_step_allocates_nothing_and_a_new_shape_compiles_nothing(rng):
+def test_steps_do_not_allocate_and_new_shapes_do_not_compile(rng):
     sizes = [30, 20, 4]
     x, labels = blobs(rng, 600, sizes)
     engine_for("numba", sizes).run_chunk(epoch_of(x, labels, 32), Progress(), TO_THE_END)

@@ -1,4 +1,4 @@
-"""Gradients of every activation with every loss: against the formulas, and the two engines."""
+"""Gradients of all activations and losses, compared with the formulas and between engines."""
 
 from functools import partial
 from itertools import combinations, product
@@ -18,13 +18,13 @@ from fastnn.model.losses import LOSSES
 
 LONG = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="takes too long uncompiled")
 
-SCALE = 0.5  # of the input
-# An element of a gradient is a sum of products whose factors are some √K roundings off. The terms
-# cancel, and so the error is measured by the largest element of the array. Recorded, of the
-# reference: 2 to 8 U for most, up to 20 U where an array's terms all but cancel.
+SCALE = 0.5  # input_scale
+# An element of a gradient is a sum of products with factors that have errors of some √K roundings.
+# Because terms cancel, the error is relative to the largest element of the array. Measured for the
+# reference engine: 2 to 8 U for most arrays, up to 20 U with much cancellation.
 GRADIENT_BOUND = 64 * U
-SMALL = 0.1  # of one weight: its terms may cancel altogether, and are of this size then
-LOSS_BOUND = 16 * U  # a mean of losses, each some roundings off; recorded: 1 U
+SMALL = 0.1  # size of the terms of a gradient, which may cancel completely
+LOSS_BOUND = 16 * U  # mean of losses with errors of some roundings; measured: 1 U
 
 
 def pairs_of(row):
@@ -32,7 +32,7 @@ def pairs_of(row):
 
 
 def pairwise(**factors):
-    """Parametrize by few rows in which any two levels of two factors meet: the best row first."""
+    """Parametrize by few rows that contain all pairs of levels of two factors."""
     candidates = {row: pairs_of(row) for row in product(*factors.values())}
     missing, rows = set().union(*candidates.values()), []
     while missing:
@@ -47,7 +47,7 @@ every_pair_and_engine = pairwise(**NETWORKS, l2=[0.0, 0.03], engine=ENGINES)
 
 
 @pytest.mark.parametrize("table", [every_pair, every_pair_and_engine])
-def test_any_two_levels_meet_in_a_table(table):
+def test_tables_contain_all_pairs(table):
     names, rows = table.args
     assert len(rows) <= 40
     levels = [set(column) for column in zip(*rows, strict=True)]
@@ -57,7 +57,7 @@ def test_any_two_levels_meet_in_a_table(table):
 
 
 def problem(rng, sizes, loss, rows, weighted):
-    """Rows with targets that the loss can take, and weights, a third of them zero, or none."""
+    """Return rows with targets for the loss, without weights or with weights, a third of them 0."""
     x = rng.standard_normal((rows, sizes[0]), dtype=np.float32)
     shape = rows, sizes[-1]
     targets = {
@@ -73,7 +73,7 @@ def problem(rng, sizes, loss, rows, weighted):
 
 
 def engine_for(name, sizes, activation, loss):
-    """An engine with initial weights and small random biases."""
+    """Return an engine with initial weights and small random biases."""
     layers = dense_layers(sizes, activation)
     engine = get_engine(name, layers, LOSSES[loss], input_scale=SCALE)
     rng = np.random.default_rng(7)
@@ -86,7 +86,7 @@ def engine_for(name, sizes, activation, loss):
 
 
 @every_pair_and_engine
-def test_every_element_is_the_formulas_derivative(engine, rng, activation, loss, weighted, l2):
+def test_gradients_equal_derivatives_of_formulas(engine, rng, activation, loss, weighted, l2):
     sizes = [4, 6, 5, 3]
     data = problem(rng, sizes, loss, 40, weighted)
     running = engine_for(engine, sizes, activation, loss)
@@ -101,7 +101,7 @@ def test_every_element_is_the_formulas_derivative(engine, rng, activation, loss,
 
 
 def assert_slopes(rng, engines, activations, loss, data, l2):
-    """Compare gradients with slopes along a random direction of every array."""
+    """Compare gradients with derivatives of the formulas along a random direction."""
     arrays = flat_arrays(engines[0].get_parameters())
     loss_now = partial(mean_loss, arrays, activations, loss, data, input_scale=SCALE, l2=l2)
     gradients = [flat_arrays(each.loss_and_grad(data, l2=l2)[1]) for each in engines]
@@ -109,12 +109,12 @@ def assert_slopes(rng, engines, activations, loss, data, l2):
         direction = rng.choice([-1.0, 1.0], array.shape)
         expected = slope(array, ..., direction, loss_now)
         for got in found:
-            # Errors of the elements add up as random signs do: with the root of their number.
+            # The sum of n errors with random signs grows with √n.
             bound = GRADIENT_BOUND * max(SMALL, np.abs(got).max()) * np.sqrt(got.size)
             assert abs((got * direction).sum() - expected) <= bound
 
 
-def test_layers_may_each_have_another_activation(rng):
+def test_gradients_with_a_different_activation_in_each_layer(rng):
     sizes = [5, 9, 17, 8, 7, 16, 6, 4]
     assert len(sizes) == len(ACTIVATIONS) + 2
     for activations in (ACTIVATIONS, ACTIVATIONS[::-1]):
@@ -134,10 +134,11 @@ def assert_close(got, expected, bound):
 
 @LONG
 @every_pair
-def test_engines_agree_with_the_formulas_and_each_other(rng, activation, loss, weighted):
-    """Over two chunks of rows: the gradient, predictions, and two epochs.
+def test_engines_agree(rng, activation, loss, weighted):
+    """With two chunks of rows: gradients, predictions, and two epochs.
 
-    The first epoch has batches of one chunk, the second one of two and a short one.
+    The batches of the first epoch have one chunk. The second epoch has one batch of two chunks
+    and a short one.
     """
     sizes = [7, 19, 33, 5]
     data = problem(rng, sizes, loss, 700, weighted)
@@ -169,19 +170,19 @@ def assert_same_steps(fast, plain, data, rng):
         epoch = Epoch(data, rng.permutation(700), batch_size, 0.01, l2=0.01, number=number)
         got, expected = (each.run_chunk(epoch, Progress(), 700) for each in (fast, plain))
         assert got.loss_sum == pytest.approx(expected.loss_sum, rel=1e-5)  # as in `tolerances`
-        # A prediction within rounding of a tie may differ.
+        # Rounding may decide a tie.
         assert abs(got.correct - expected.correct) <= 1
     assert_close(fast.get_parameters(), plain.get_parameters(), 64 * epoch.updates * 11 * U)
 
 
 @pytest.mark.parametrize("sizes", [[3, 1], [2, 16, 16], [1, 1, 1]], ids=str)
-def test_shapes_at_the_edge(engine, rng, sizes):
-    """No hidden layer, whole panels, one of everything."""
+def test_gradients_of_small_networks(engine, rng, sizes):
+    """Without a hidden layer, with full panels, and with a single unit per layer."""
     for loss in LOSSES:
-        assert_edge(rng, engine, sizes, loss)
+        assert_gradients(rng, engine, sizes, loss)
 
 
-def assert_edge(rng, engine, sizes, loss):
+def assert_gradients(rng, engine, sizes, loss):
     data = problem(rng, sizes, loss, 30, weighted=True)
     running = engine_for(engine, sizes, "tanh", loss)
     arrays = flat_arrays(running.get_parameters())
@@ -189,5 +190,5 @@ def assert_edge(rng, engine, sizes, loss):
     exact = mean_loss(arrays, activations, loss, data, input_scale=SCALE).real
     got, _ = running.loss_and_grad(data)
     assert abs(got - exact) <= LOSS_BOUND * max(1, exact)
-    if not (loss == "cross_entropy" and sizes[-1] == 1):  # one class: a gradient of zeros
+    if not (loss == "cross_entropy" and sizes[-1] == 1):  # the gradient of a single class is 0
         assert_slopes(rng, [running], activations, loss, data, 0.0)

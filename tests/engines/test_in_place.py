@@ -1,4 +1,4 @@
-"""Arrays that change after they were checked: by a callback, in a file, or in memory used again."""
+"""Arrays that change after they were checked, in memory or in a file."""
 
 import gc
 import sys
@@ -12,10 +12,10 @@ from numpy.testing import assert_array_equal
 
 import fastnn
 from fastnn import Callback, DataError, Network
-from fastnn.kernels import engine as step
+from fastnn.kernels import engine as numba_engine
 
 ROWS, INPUTS, CLASSES = 300, 40, 3
-unix = pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps a mapped file as it is")
+unix = pytest.mark.skipif(sys.platform == "win32", reason="Windows does not truncate mapped files")
 
 
 class Change(Callback):
@@ -42,7 +42,7 @@ def y(rng) -> np.ndarray:
 @pytest.fixture
 def csr(rng) -> sp.csr_array:
     rows = sp.csr_array(rng.random((ROWS, INPUTS)) < 0.2, dtype=np.float32)
-    assert rows.indices.dtype == np.int32, "so that it would be taken without a copy"
+    assert rows.indices.dtype == np.int32, "it would be copied"
     return rows
 
 
@@ -60,17 +60,17 @@ def same_weights(one: Network, other: Network) -> bool:
     return all((v == w).all() for a, b in pairs for v, w in zip(a, b, strict=True))
 
 
-# ---- what is used as an index is copied -----------------------------------------------------
+# ---- labels and row starts are copied -------------------------------------------------------
 
 
-def test_labels_that_change_during_a_fit_do_not_count(x, y, engine):
-    undisturbed, net, changing = network(), network(), y.copy()
-    fit(undisturbed, x, y, engine)
+def test_changing_labels_during_a_fit_has_no_effect(x, y, engine):
+    unchanged, net, changing = network(), network(), y.copy()
+    fit(unchanged, x, y, engine)
     fit(net, x, changing, engine, lambda: changing.fill(2**30))
-    assert same_weights(net, undisturbed)
+    assert same_weights(net, unchanged)
 
 
-def test_validation_labels_that_change_during_a_fit_do_not_count(x, y, engine):
+def test_changing_validation_labels_during_a_fit_has_no_effect(x, y, engine):
     wanted = fit(network(), x, y, engine, validation_data=(x, y))["val_loss"]
     changing = y.copy()
     history = fit(
@@ -79,9 +79,9 @@ def test_validation_labels_that_change_during_a_fit_do_not_count(x, y, engine):
     assert history["val_loss"] == wanted
 
 
-def test_the_starts_of_sparse_rows_may_change_during_a_fit(csr, y, engine):
-    undisturbed, net = network(), network()
-    fit(undisturbed, csr, y, engine)
+def test_changing_row_starts_during_a_fit_has_no_effect(csr, y, engine):
+    unchanged, net = network(), network()
+    fit(unchanged, csr, y, engine)
     csr.indptr = csr.indptr.astype(np.int64)
     starts = csr.indptr
 
@@ -89,24 +89,26 @@ def test_the_starts_of_sparse_rows_may_change_during_a_fit(csr, y, engine):
         starts[1:] += 10**8
 
     fit(net, csr, y, engine, change)
-    assert same_weights(net, undisturbed)
+    assert same_weights(net, unchanged)
 
 
 @pytest.mark.parametrize("column", [2**30, -1, INPUTS, 0])
-def test_columns_of_sparse_rows_that_change_during_a_fit_end_it(csr, y, engine, column):
-    net, kept = network(), []
+def test_changing_columns_during_a_fit_is_an_error(csr, y, engine, column):
+    net, before = network(), []
 
     def change():
-        csr.indices[csr.indptr[7] : csr.indptr[8]] = column  # 0 is a column, but several times
-        kept.extend(net.parameters)
+        csr.indices[csr.indptr[7] : csr.indptr[8]] = column  # 0 is valid, but several times
+        before.extend(net.parameters)
 
     with pytest.raises(DataError, match="x was changed"):
         fit(net, csr, y, engine, change, shuffle=False)
-    assert_array_equal(net.parameters[0][0], kept[0][0], strict=True)  # row 7 is in the first batch
+    assert_array_equal(
+        net.parameters[0][0], before[0][0], strict=True
+    )  # row 7 is in the first batch
 
 
 @pytest.mark.parametrize("call", ["predict", "evaluate"])
-def test_columns_that_change_between_check_and_use_are_noticed(csr, y, engine, call, monkeypatch):
+def test_changing_columns_after_the_check_is_an_error(csr, y, engine, call, monkeypatch):
     net = network()
     running = net.use_engine(engine)
     data = net._checked(csr, y)
@@ -115,17 +117,17 @@ def test_columns_that_change_between_check_and_use_are_noticed(csr, y, engine, c
         running.predict(data.x) if call == "predict" else running.evaluate(data)
 
 
-# ---- what is resized or cut short -----------------------------------------------------------
+# ---- resized arrays and truncated files -----------------------------------------------------
 
 
-def test_features_that_are_resized_during_a_fit_end_it(x, y, engine):
+def test_resizing_features_during_a_fit_is_an_error(x, y, engine):
     net = network()
     with pytest.raises((DataError, ValueError), match="resize"):
         fit(net, x, y, engine, lambda: x.resize((1, INPUTS), refcheck=False))
 
 
 @pytest.mark.parametrize("what", ["x", "y"])
-def test_validation_rows_that_are_resized_during_a_fit_end_it(rng, what, engine):
+def test_resizing_validation_rows_during_a_fit_is_an_error(rng, what, engine):
     x, y = (rng.random((ROWS, 4), dtype=np.float32) for _ in "xy")
     own = {"x": x.copy(), "y": y.copy()}
     net = Network([4, 3, 4], loss="squared_error", seed=0)
@@ -137,7 +139,7 @@ def test_validation_rows_that_are_resized_during_a_fit_end_it(rng, what, engine)
         fit(net, x, y, engine, change, validation_data=(own["x"], own["y"]))
 
 
-def test_selected_rows_of_what_was_resized_are_refused(x, y, engine):
+def test_selected_rows_of_a_resized_array_are_an_error(x, y, engine):
     net = network()
     data, _ = fastnn.data.splitting.split(net._checked(x, y), 0.1, net.loss, 0)
     x.resize((10, INPUTS), refcheck=False)
@@ -147,14 +149,14 @@ def test_selected_rows_of_what_was_resized_are_refused(x, y, engine):
 
 @unix
 @pytest.mark.parametrize("what", ["x", "y"])
-def test_a_file_that_is_cut_short_during_a_fit_ends_it(rng, tmp_path, engine, what):
+def test_truncating_a_file_during_a_fit_is_an_error(rng, tmp_path, engine, what):
     arrays = {name: rng.random((6000, 4), dtype=np.float32) for name in "xy"}
     file = tmp_path / "rows.npy"
     np.save(file, arrays[what])
     arrays[what] = np.load(file, mmap_mode="r")
     net = Network([4, 3, 4], loss="squared_error", seed=0)
     with pytest.raises(DataError, match=f"{what} lies in a file that was cut short"):
-        fit(net, arrays["x"], arrays["y"], engine, lambda: cut(file))
+        fit(net, arrays["x"], arrays["y"], engine, lambda: truncate(file))
     with pytest.raises(DataError, match="cut short"):
         net.evaluate(arrays["x"], arrays["y"])
     assert np.isfinite(net.parameters[0][0]).all()
@@ -162,28 +164,28 @@ def test_a_file_that_is_cut_short_during_a_fit_ends_it(rng, tmp_path, engine, wh
 
 @unix
 @pytest.mark.parametrize("view", [lambda x: x, lambda x: x[100:200], np.asarray])
-def test_rows_of_a_file_that_was_cut_short_are_not_predicted(rng, tmp_path, view, engine):
+def test_predicting_from_a_truncated_file_is_an_error(rng, tmp_path, view, engine):
     file = tmp_path / "rows.npy"
     np.save(file, rng.random((6000, INPUTS), dtype=np.float32))
     rows = view(np.load(file, mmap_mode="r"))
     net = network()
     net.use_engine(engine)
     net.predict(rows)
-    cut(file)
+    truncate(file)
     with pytest.raises(DataError, match="cut short"):
         net.predict(rows)
 
 
-def cut(file: Path) -> None:
+def truncate(file: Path) -> None:
     with file.open("r+b") as opened:
         opened.truncate(4096)
 
 
-# ---- memory that is used again --------------------------------------------------------------
+# ---- reused memory --------------------------------------------------------------------------
 
 
-def test_a_buffer_that_is_used_again_is_not_taken_for_what_it_held(rng, csr, y):
-    csr = sp.csr_array(np.where(np.arange(INPUTS) % 2, csr.toarray() + 1, 0))  # half of them
+def test_new_features_at_an_old_address_are_recognised(rng, csr, y):
+    csr = sp.csr_array(np.where(np.arange(INPUTS) % 2, csr.toarray() + 1, 0))  # half of the columns
     buffer = np.zeros(ROWS * INPUTS, np.float32)
     dense = buffer.reshape(ROWS, INPUTS)
     dense[:] = rng.random(dense.shape) + 0.5
@@ -199,37 +201,37 @@ def test_a_buffer_that_is_used_again_is_not_taken_for_what_it_held(rng, csr, y):
     assert same_weights(net, other)
 
 
-def test_the_engine_neither_keeps_features_nor_knows_others_for_them(rng, y):
+def test_engine_does_not_keep_features_alive(rng, y):
     net = network()
     engine = net.use_engine("numba")
     x = rng.random((ROWS, INPUTS), dtype=np.float32) + 1
     fit(net, x, y, "numba")
-    assert engine._work is None, "nothing to skip"
-    gone = ref(x)
+    assert engine._group_work is None, "nothing to skip"
+    reference = ref(x)
     del x
     gc.collect()
-    assert gone() is None
+    assert reference() is None
     fit(net, np.zeros((ROWS, INPUTS), np.float32), y, "numba")
-    assert engine._work is not None
+    assert engine._group_work is not None
 
 
 @pytest.mark.parametrize("wrong", [[0, 1], [1, 3], [0, 2, 1, 3], [0, 4]])
-def test_inputs_that_are_dealt_out_wrongly_are_not_trained(csr, y, monkeypatch, wrong):
+def test_wrong_assignment_of_groups_is_an_error(csr, y, monkeypatch, wrong):
     net = network()
     before = net.parameters
     net.use_engine("numba", threads=1)
-    monkeypatch.setattr(step, "balanced", lambda work, tasks: np.array(wrong))
+    monkeypatch.setattr(numba_engine, "balance", lambda work, tasks: np.array(wrong))
     with pytest.raises(RuntimeError, match="3 groups of inputs"):
         net.fit(csr, y, epochs=1, threads=1)
     assert_array_equal(net.parameters[0][0], before[0][0])
 
 
-# ---- parameters that are given --------------------------------------------------------------
+# ---- parameters -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e39])
 @pytest.mark.parametrize("place", ["weights", "biases"])
-def test_parameters_that_float32_cannot_hold_are_refused(bad, place, engine):
+def test_rejects_parameters_that_are_not_finite_in_float32(bad, place, engine):
     net = network()
     net.use_engine(engine)
     before, given = net.parameters, [(w.astype(float), b.astype(float)) for w, b in net.parameters]
@@ -241,7 +243,7 @@ def test_parameters_that_float32_cannot_hold_are_refused(bad, place, engine):
         assert_array_equal(got[1], wanted[1], strict=True)
 
 
-def test_estimators_refuse_coefs_that_are_not_finite(x, y):
+def test_estimators_reject_coefs_that_are_not_finite(x, y):
     model = fastnn.MLPClassifier(8, max_iter=2, random_state=0, engine="numpy")
     model.partial_fit(x, y, classes=[0, 1, 2])
     model.coefs_[0] = np.full_like(model.coefs_[0], np.nan)

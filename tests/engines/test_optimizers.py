@@ -1,4 +1,4 @@
-"""Optimizers: the equations, the penalty and the decay, in both engines and in `Network.fit`."""
+"""Optimizers: equations, penalty and weight decay, in both engines and in `Network.fit`."""
 
 from dataclasses import replace
 
@@ -15,9 +15,10 @@ from fastnn.model.layers import dense_layers
 from fastnn.model.optimizers import OPTIMIZERS, get_optimizer
 from fastnn.model.randomness import permutation
 from fastnn.model.schedules import Schedule
+from fastnn.training.state import Position
 
 LONG = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="takes too long uncompiled")
-NAMES = [name for name in OPTIMIZERS if name != "lbfgs"]  # takes no steps of its own
+NAMES = [name for name in OPTIMIZERS if name != "lbfgs"]  # SciPy updates the weights
 
 
 def problem(rng, rows, sizes, zeros=0.0):
@@ -36,7 +37,7 @@ def engine_for(name, sizes, threads=None):
 
 
 def train(engine, x, labels, optimizer, *, batch_size, epochs=1, l2=0.0):
-    """Train from a zero state; return the mean losses of the epochs."""
+    """Train from a zero state; return the mean loss of each epoch."""
     losses, done = [], 0
     engine.set_state([])
     for number in range(epochs):
@@ -50,11 +51,11 @@ def train(engine, x, labels, optimizer, *, batch_size, epochs=1, l2=0.0):
     return losses
 
 
-# ---- the equations, worked in float64 -------------------------------------------------------
+# ---- equations in float64 -------------------------------------------------------------------
 
 
 def softmax_regression(w, b, x, labels):
-    """Mean loss and gradients of one layer with softmax and cross-entropy."""
+    """Return mean loss and gradients of one layer with softmax and cross-entropy."""
     z = x @ w + b
     z -= z.max(axis=1, keepdims=True)
     p = np.exp(z)
@@ -64,11 +65,11 @@ def softmax_regression(w, b, x, labels):
     return loss, x.T @ p / len(x), p.mean(axis=0)
 
 
-def published(name, values, gradients, state, t, chosen, weights):
-    """One update as the papers have it; `weights` says which values decay."""
+def published_update(name, values, gradients, state, t, chosen, decayed):
+    """Apply the published equations; `decayed` tells which values have weight decay."""
     rate = chosen.learning_rate
     for i, (w, g) in enumerate(zip(values, gradients, strict=True)):
-        if weights[i]:
+        if decayed[i]:
             w *= 1 - rate * chosen.weight_decay
         if name == "sgd":
             w -= rate * g
@@ -86,7 +87,7 @@ def published(name, values, gradients, state, t, chosen, weights):
 @pytest.mark.parametrize("l2", [0.0, 0.03])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 @pytest.mark.parametrize("name", NAMES)
-def test_ten_steps_follow_the_published_equations(engine, rng, name, weight_decay, l2):
+def test_ten_steps_agree_with_the_published_equations(engine, rng, name, weight_decay, l2):
     x, labels = problem(rng, 40, [5, 3])
     optimizer = get_optimizer(name, learning_rate=0.05, weight_decay=weight_decay)
     running = engine_for(engine, [5, 3])
@@ -97,11 +98,13 @@ def test_ten_steps_follow_the_published_equations(engine, rng, name, weight_deca
     for t in range(1, 11):
         loss, dw, db = softmax_regression(*values, x.astype(np.float64), labels)
         expected.append(loss + l2 / 2 * (values[0] ** 2).sum())
-        published(name, values, [dw + l2 * values[0], db], state, t, optimizer, (True, False))
+        published_update(
+            name, values, [dw + l2 * values[0], db], state, t, optimizer, (True, False)
+        )
     losses = train(running, x, labels, optimizer, batch_size=40, epochs=10, l2=l2)
     np.testing.assert_allclose(losses, expected, rtol=2e-6)
-    # Ten steps of a few roundings each, of numbers up to 3; Adam's first steps divide two
-    # gradients that are nearly the same, and so keep their relative error.
+    # Ten steps of a few roundings of numbers up to 3. The first steps of Adam divide two gradients
+    # of nearly the same size, and so have their relative error.
     ((w, b),) = running.get_parameters()
     for got, exact in zip((w, b), values, strict=True):
         np.testing.assert_allclose(got, exact, rtol=2e-5, atol=2e-6)
@@ -113,11 +116,8 @@ def test_ten_steps_follow_the_published_equations(engine, rng, name, weight_deca
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 @pytest.mark.parametrize("clip_norm", [0.0, 1.2])
 @pytest.mark.parametrize("name", NAMES)
-def test_ten_batches_at_ten_rates_follow_them_too(engine, rng, name, clip_norm, weight_decay):
-    """Every update has its own rate, for its decay too; a clipped gradient is the one that counts.
-
-    In one epoch, as a schedule has it; the penalty is a part of the gradient that is clipped.
-    """
+def test_rates_and_clipping_agree_with_the_equations(engine, rng, name, clip_norm, weight_decay):
+    """Each update has its own rate and weight decay; the clipped gradient includes the penalty."""
     x, labels = problem(rng, 40, [5, 3])
     optimizer = get_optimizer(name, weight_decay=weight_decay)
     rates = Schedule("one_cycle", warmup_epochs=0.3).rates(
@@ -127,29 +127,29 @@ def test_ten_batches_at_ten_rates_follow_them_too(engine, rng, name, clip_norm, 
     ((w, b),) = running.get_parameters()
     values = [w.astype(np.float64), b.astype(np.float64)]
     state = [[np.zeros((5, 3)), np.zeros(3)] for _ in range(2)]
-    lengths, order = [], rng.permutation(40)
+    norms, order = [], rng.permutation(40)
     for t, rate in enumerate(rates, start=1):
         batch = order[4 * t - 4 : 4 * t]
         _, dw, db = softmax_regression(*values, x[batch].astype(np.float64), labels[batch])
         gradients = [dw + 0.03 * values[0], db]
-        lengths.append(np.sqrt(sum((g**2).sum() for g in gradients)))
-        if clip_norm and lengths[-1] > clip_norm:
-            gradients = [g * clip_norm / lengths[-1] for g in gradients]
+        norms.append(np.sqrt(sum((g**2).sum() for g in gradients)))
+        if clip_norm and norms[-1] > clip_norm:
+            gradients = [g * clip_norm / norms[-1] for g in gradients]
         chosen = replace(optimizer, learning_rate=rate)
-        published(name, values, gradients, state, t, chosen, (True, False))
-    assert min(lengths) < 1.2 < max(lengths)  # some are clipped, some are not
+        published_update(name, values, gradients, state, t, chosen, (True, False))
+    assert min(norms) < 1.2 < max(norms)  # some are clipped
     epoch = Epoch(Data(x, labels), order, 4, rates, optimizer, l2=0.03, clip_norm=clip_norm)
     running.set_state([])
     running.run_chunk(epoch, Progress(), 40)
     ((w, b),) = running.get_parameters()
-    for got, exact in zip((w, b), values, strict=True):  # bounds as above
+    for got, exact in zip((w, b), values, strict=True):  # the same bounds
         np.testing.assert_allclose(got, exact, rtol=2e-5, atol=2e-6)
     for slot, exact in zip(running.get_state(optimizer.slots), state, strict=False):
         for got, value in zip(slot[0], exact, strict=True):
             np.testing.assert_allclose(got, value, rtol=2e-4, atol=2e-6)
 
 
-def test_the_penalty_and_its_gradient(engine, rng):
+def test_penalty_and_its_gradient(engine, rng):
     sizes, l2 = [17, 33, 6], 0.2
     x, labels = problem(rng, 700, sizes)
     running = engine_for(engine, sizes)
@@ -163,11 +163,11 @@ def test_the_penalty_and_its_gradient(engine, rng):
         assert (db == plain_db).all()
 
 
-# ---- two engines, any number of threads -----------------------------------------------------
+# ---- engines and threads --------------------------------------------------------------------
 
 
 @LONG
-@pytest.mark.parametrize("batch_size", [16, 100, 1100])  # of one chunk, and of three
+@pytest.mark.parametrize("batch_size", [16, 100, 1100])  # one chunk and three
 @pytest.mark.parametrize("name", NAMES)
 def test_engines_agree(rng, name, batch_size):
     sizes = [40, 33, 17, 5]
@@ -181,14 +181,14 @@ def test_engines_agree(rng, name, batch_size):
     np.testing.assert_allclose(*losses, rtol=1e-5)
     for got, expected in zip(fast.get_parameters(), plain.get_parameters(), strict=True):
         for a, b in zip(got, expected, strict=True):
-            # What Adam divides by is as small as the gradient: a relative error stays one.
+            # Adam divides by a number as small as the gradient: relative errors remain.
             assert np.abs(a - b).max() <= (2e-3 if "adam" in name else 1e-5)
 
 
 @LONG
 @pytest.mark.parametrize("batch_size", [32, 700])
 @pytest.mark.parametrize("name", NAMES)
-def test_threads_lists_and_poison_change_no_bit(rng, name, batch_size):
+def test_threads_lists_and_old_buffers_do_not_change_bits(rng, name, batch_size):
     sizes = [70, 33, 17, 5]
     x, labels = problem(rng, 700, sizes, zeros=0.8)
     optimizer = get_optimizer(name, weight_decay=0.02)
@@ -211,7 +211,7 @@ def test_threads_lists_and_poison_change_no_bit(rng, name, batch_size):
                 assert all((a == b).all() for a, b in zip(pair, expected_pair, strict=True))
 
 
-def test_padding_and_state_of_padding_stay_zero(rng):
+def test_padding_of_parameters_and_state_stays_zero(rng):
     sizes = [5, 18, 3]
     x, labels = problem(rng, 100, sizes)
     running = engine_for("numba", sizes)
@@ -227,7 +227,7 @@ def test_padding_and_state_of_padding_stay_zero(rng):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_defaults_train(engine, rng, name):
+def test_network_learns_with_default_settings(engine, rng, name):
     x, labels = problem(rng, 300, [6, 3])
     network = Network([6, 16, 3], seed=1)
     history = network.fit(x, labels, epochs=120, batch_size=32, optimizer=name, engine=engine)
@@ -236,7 +236,7 @@ def test_the_defaults_train(engine, rng, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_two_fits_are_as_good_as_one(engine, rng, name):
+def test_two_fits_equal_one_long_fit(engine, rng, name):
     x, labels = problem(rng, 90, [6, 3])
     parameters = []
     for parts in ([4], [1, 3]):
@@ -248,18 +248,18 @@ def test_two_fits_are_as_good_as_one(engine, rng, name):
         assert (w == other_w).all() and (b == other_b).all()
 
 
-def test_another_rule_begins_anew(engine, rng):
+def test_another_rule_starts_with_a_zero_state(engine, rng):
     x, labels = problem(rng, 90, [6, 3])
     network, other = Network([6, 8, 3]), Network([6, 8, 3])
     network.fit(x, labels, epochs=1, optimizer="adam", engine=engine)
-    other.parameters, other._counts.epochs = network.parameters, 1
+    other.parameters, other._position = network.parameters, Position(epochs=1)
     for each in (network, other):
         each.fit(x, labels, epochs=1, optimizer="momentum", engine=engine)
     for (w, _), (other_w, _) in zip(network.parameters, other.parameters, strict=True):
         assert (w == other_w).all()
 
 
-def test_divergence_leaves_no_state_that_is_not_finite(engine, rng):
+def test_divergence_resets_the_state(engine, rng):
     x, labels = problem(rng, 90, [6, 3])
     network = Network([6, 8, 3])
     with pytest.raises(ArithmeticError, match="not finite"):
@@ -270,8 +270,8 @@ def test_divergence_leaves_no_state_that_is_not_finite(engine, rng):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_rate_next_to_nothing_moves_next_to_nothing(engine, rng, name):
-    """Denormal numbers are flushed to 0 in the kernels, the products of this rate among them."""
+def test_tiny_rate_changes_parameters_little(engine, rng, name):
+    """Kernels flush denormal numbers to 0, which the products of this rate are."""
     x, labels = problem(rng, 90, [6, 3])
     network = Network([6, 8, 3])
     before = network.parameters
@@ -294,17 +294,20 @@ def test_a_rate_next_to_nothing_moves_next_to_nothing(engine, rng, name):
             "momentum must be a number from 0 to below 1, got 1",
         ),
         ({"optimizer": "momentum", "momentum": "0.9"}, "momentum must be"),
-        ({"momentum": 0.9}, "momentum is for momentum, nesterov, and not for this optimizer"),
-        ({"optimizer": "lbfgs", "learning_rate": 0.1}, "learning_rate is for sgd, momentum, nes"),
+        ({"momentum": 0.9}, "momentum is a setting of momentum, nesterov, and not of sgd$"),
+        (
+            {"optimizer": "lbfgs", "learning_rate": 0.1},
+            "learning_rate is a setting of sgd, mo",
+        ),
         ({"optimizer": "lbfgs", "batch_size": 10}, "lbfgs takes all rows at once, got batch_size"),
-        ({"optimizer": "lbfgs", "schedule": "cosine"}, "lbfgs goes without"),
+        ({"optimizer": "lbfgs", "schedule": "cosine"}, "lbfgs supports neither"),
         ({"clip_norm": -1}, "clip_norm must be a number of at least 0, got -1"),
         ({"weight_decay": -0.1}, "weight_decay must be"),
         ({"l2": -1}, "l2 must be"),
         ({"l2": float("nan")}, "l2 must be"),
     ],
 )
-def test_settings_out_of_range_are_refused(engine, rng, setting, message):
+def test_rejects_settings_out_of_range(engine, rng, setting, message):
     x, labels = problem(rng, 20, [6, 3])
     network = Network([6, 3])
     with pytest.raises(ValueError, match=f"^{message}"):
@@ -313,8 +316,8 @@ def test_settings_out_of_range_are_refused(engine, rng, setting, message):
 
 
 @pytest.mark.parametrize(("beta1", "beta2"), [(0.0, 0.9), (0.9, 0.0), (0.0, 0.0)])
-def test_adam_without_a_memory(engine, rng, beta1, beta2):
-    """With β = 0 a mean is the last gradient's, and there is nothing to correct."""
+def test_adam_with_beta_0(engine, rng, beta1, beta2):
+    """With β = 0 a moment is that of the last gradient, without bias correction."""
     chosen = get_optimizer(replace(OPTIMIZERS["adam"], beta1=beta1, beta2=beta2, eps=1e-3))
     x, labels = problem(rng, 12, [3, 2])
     running = engine_for(engine, [3, 2])

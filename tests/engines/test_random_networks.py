@@ -1,9 +1,8 @@
-"""Random networks, data and settings: every step of either engine against float64.
+"""Random networks, data and settings: each step of both engines is compared with float64.
 
-Both engines start every step where they stand themselves, and what they come to is compared with
-`exact_step`, under the settings as `exact_epoch` has them, element by element: the loss, the rows
-that are right, every parameter and every number of the optimizer's state, dropout's masks included.
-So no bound has to say how errors grow by training, and where both are within theirs, they agree.
+`exact_epoch` computes the settings of an update and `exact_step` its results with error bounds: the
+loss, the number of correct rows, all parameters and the state of the optimizer, with dropout. Each
+step starts from the engine's own parameters, so the bounds do not depend on the steps before.
 """
 
 import ast
@@ -33,15 +32,15 @@ from fastnn.model.randomness import permutation
 from fastnn.model.schedules import SCHEDULES, Schedule
 
 LONG = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="takes too long uncompiled")
-REST = pytest.mark.process  # they take seconds
+REST = pytest.mark.process  # these tests take seconds
 SOME, STEPS = 200, 2
 SUPPORT = Path(__file__).parents[1] / "support"
-LARGE = 1e30  # a loss that may have been stopped for
+LARGE = 1e30  # losses above this may stop training
 FIRST, MANY = (int(n) for n in os.environ.get("FASTNN_NETWORKS", "200:20200").split(":"))
 
 
 class Fit(NamedTuple):
-    """What decides an epoch's learning rates."""
+    """The settings that determine the learning rates of an epoch."""
 
     learning_rate: float
     schedule: Schedule
@@ -51,7 +50,7 @@ class Fit(NamedTuple):
 
 
 class Case(NamedTuple):
-    """A network and an epoch of it; `x` are the features of all rows, as an array."""
+    """A network, an epoch and the settings of its fit; `x` is the features as an array."""
 
     layers: Any
     loss: Any
@@ -63,14 +62,14 @@ class Case(NamedTuple):
 
 
 def width(rng, most=300) -> int:
-    """Small ones more often, and those beside the kernels' block sizes."""
+    """Return a random width: small ones and those next to block sizes are more frequent."""
     if rng.random() < 0.2:
         return int(min(most, rng.choice([1, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129])))
     return int(np.exp(rng.uniform(0, np.log(most + 0.99))))
 
 
 def features(rng, rows, inputs):
-    """Return features in one of their forms, their scale, and the same as an array."""
+    """Return features in a random form, their scale, and the same features as an array."""
     form = rng.choice(["dense", "zeros", "bytes", "sparse"])
     if form == "bytes":
         x, scale = (
@@ -88,8 +87,8 @@ def features(rng, rows, inputs):
     array = x.toarray() if form == "sparse" else x
     x = as_features(x, inputs)
     if rng.random() < 0.3:
-        taken = rng.integers(0, rows, rows)
-        return select_rows(x, taken), scale, array[taken]
+        chosen = rng.integers(0, rows, rows)
+        return select_rows(x, chosen), scale, array[chosen]
     return x, scale, array
 
 
@@ -104,7 +103,7 @@ def targets_for(rng, loss, rows, outputs):
 
 
 def settings_of(rng, updates) -> tuple[dict[str, Any], Fit]:
-    """Return an epoch's settings but for its data, and where its learning rates come from."""
+    """Return random settings of an epoch, and those of its learning rates."""
     names = [name for name in OPTIMIZERS if name != "lbfgs"]
     optimizer = OPTIMIZERS[rng.choice(names)]
     if rng.random() < 0.3:
@@ -126,8 +125,8 @@ def settings_of(rng, updates) -> tuple[dict[str, Any], Fit]:
     }, fit
 
 
-def drawn(number: int) -> Case:
-    """Return a case by its number."""
+def random_case(number: int) -> Case:
+    """Return the case with a number, which is the seed."""
     rng = np.random.default_rng(number)
     loss = list(LOSSES.values())[rng.integers(len(LOSSES))]
     hidden = [width(rng) for _ in range(rng.integers(5))]
@@ -154,17 +153,19 @@ def drawn(number: int) -> Case:
 def assert_within(got, bounded, what, case):
     exact, error = bounded
     excess = np.abs(np.asarray(got, np.float64) - exact) - error
-    assert np.max(excess) <= 0, f"{what} is off by {np.max(excess):.3g} beyond its bound: {case}"
+    assert np.max(excess) <= 0, (
+        f"the error of {what} exceeds its bound by {np.max(excess):.3g}: {case}"
+    )
 
 
 def rows_of(case, rows):
-    """Return some rows as the exact step takes them."""
+    """Return some rows with features as an array."""
     _, targets, weights = case.epoch.data
     return Data(case.x[rows], targets[rows], None if weights is None else weights[rows])
 
 
 def masks_of(case, positions):
-    """Return dropout's masks of rows by their positions, with its factor in them."""
+    """Return the dropout masks of positions, with the factor of kept inputs."""
     return [
         exact_epoch.mask(case.epoch, i, positions, layer.inputs, layer.dropout)
         if layer.dropout
@@ -175,7 +176,7 @@ def masks_of(case, positions):
 
 @np.errstate(over="ignore", invalid="ignore")
 def assert_exact_epoch(name, case, number):
-    """Take an engine through an epoch, and compare every update and what it measured."""
+    """Train an epoch; compare each update, its loss and the number of correct rows."""
     epoch = case.epoch
     engine = get_engine(name, case.layers, case.loss, input_scale=case.scale)
     engine.set_parameters(case.parameters)
@@ -186,30 +187,30 @@ def assert_exact_epoch(name, case, number):
         start, done = progress.position, progress
         stop = min(start + epoch.batch_size, len(epoch.order))
         while progress.position < stop and np.isfinite(progress.loss_sum):
-            progress = engine.run_chunk(epoch, progress, 1)  # a chunk
-        asked = exact_epoch.update_of(epoch, case.fit, update)
+            progress = engine.run_chunk(epoch, progress, 1)  # one chunk
+        settings = exact_epoch.update_of(epoch, case.fit, update)
         exact = exact_step.step(
             case.layers, case.loss, case.scale, before, rows_of(case, epoch.order[start:stop]),
-            norm=asked.norm, l2=asked.l2, masks=masks_of(case, np.arange(start, stop)),
+            norm=settings.norm, l2=settings.l2, masks=masks_of(case, np.arange(start, stop)),
         )  # fmt: skip
         loss, loss_error = exact.loss
         if progress.position < stop or not loss + loss_error <= LARGE:
-            assert not loss + loss_error <= LARGE, f"stopped for nothing: {place}"
-            return  # an update too long: what is beyond float32 has no bound
-        loss_error += 2.0**-50 * progress.loss_sum  # a difference of sums in float64
+            assert not loss + loss_error <= LARGE, f"stopped without reason: {place}"
+            return  # divergence: numbers beyond float32 have no bounds
+        loss_error += 2.0**-50 * progress.loss_sum  # rounding of the difference of sums
         assert_within(progress.loss_sum - done.loss_sum, (loss, loss_error), "the loss", place)
-        low, high = exact.right
+        low, high = exact.correct
         right = progress.correct - done.correct
         assert low * (1 - 4 * U) - 1e-6 <= right <= high * (1 + 4 * U) + 1e-6, place
         if is_beyond_clipping(exact.gradients, epoch) and not all_finite(engine.get_parameters()):
             return
-        assert_updated(engine, before, state, exact.gradients, epoch, asked, place)
+        assert_updated(engine, before, state, exact.gradients, epoch, settings, place)
 
 
 def is_beyond_clipping(gradients, epoch):
-    """Return whether a gradient to be clipped may be so long that its squares are beyond float32.
+    """Return whether the square of a gradient that is clipped may overflow in float32.
 
-    That is divergence to both engines: its weights are not finite any more.
+    Both engines treat this as divergence: the weights become NaN.
     """
     return epoch.clip_norm > 0 and max(np.abs(g).max() for g, _ in gradients) > 1e17
 
@@ -218,16 +219,16 @@ def all_finite(parameters):
     return all(np.isfinite(array).all() for pair in parameters for array in pair)
 
 
-def assert_updated(engine, before, state, gradients, epoch, asked, place):
+def assert_updated(engine, before, state, gradients, epoch, settings, place):
     if epoch.clip_norm:
-        gradients = exact_step.clipped(gradients, epoch.clip_norm)
+        gradients = exact_step.clip(gradients, epoch.clip_norm)
     after, after_state = engine.get_parameters(), engine.get_state(len(state))
     for i, pair in enumerate(before):
         for j, array in enumerate(pair):
             slots = [slot[i][j] for slot in state]
-            decay = asked.decay if j == 0 else 0.0
-            new = exact_step.updated(
-                array, slots, gradients[2 * i + j], asked.rate, decay, epoch.optimizer
+            decay = settings.decay if j == 0 else 0.0
+            new = exact_step.update(
+                array, slots, gradients[2 * i + j], settings.rate, decay, epoch.optimizer
             )
             got = [after[i][j], *(slot[i][j] for slot in after_state)]
             for what, one, bounded in zip(("a parameter", "m", "v"), got, new, strict=False):
@@ -235,7 +236,7 @@ def assert_updated(engine, before, state, gradients, epoch, asked, place):
 
 
 def assert_exact_passes(case, number):
-    """Compare the gradient, the evaluation and the predictions of both engines."""
+    """Compare gradients, evaluation and predictions of both engines."""
     data, layers = case.epoch.data, case.layers
     total = len(case.x) if data.weights is None else data.weights.astype(np.float64).sum()
     if total == 0:
@@ -254,17 +255,17 @@ def assert_exact_passes(case, number):
             assert_within(got, bounded, "a gradient", place)
         loss, accuracy = engine.evaluate(data)
         assert_within(loss * total, exact.loss, "the evaluated loss", place)
-        low, high = exact.right
+        low, high = exact.correct
         assert low - 1e-6 * total <= accuracy * total <= high + 1e-6 * total, place
         labels.append(engine.predict(data.x))
-    p, bound = exact_step.predicted(layers, case.loss, case.scale, case.parameters, rows.x)
+    p, bound = exact_step.predict(layers, case.loss, case.scale, case.parameters, rows.x)
     for name, got in zip(ENGINES, labels, strict=True):
         assert_within(got, (p, bound), "a prediction", f"{name}, case {number}")
 
 
 def check(numbers):
     for number in numbers:
-        case = drawn(number)
+        case = random_case(number)
         assert_exact_passes(case, number)
         for name in ENGINES:
             assert_exact_epoch(name, case, number)
@@ -272,11 +273,11 @@ def check(numbers):
 
 @LONG
 @pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=REST) for part in range(1, 8))])
-def test_some_networks(part):
+def test_engines_agree_with_float64(part):
     check(range(part * SOME // 8, (part + 1) * SOME // 8))
 
 
-def test_what_is_exact_shares_no_code_with_what_it_judges():
+def test_exact_computations_do_not_use_fastnn():
     for name in ("exact_step", "exact_epoch", "formulas", "predictions", "tolerances"):
         tree = ast.parse((SUPPORT / f"{name}.py").read_text("utf-8"))
         imported = {
@@ -289,8 +290,8 @@ def test_what_is_exact_shares_no_code_with_what_it_judges():
         assert "fastnn" not in imported, name
 
 
-def test_rows_that_are_taken_again_and_again_have_room():
-    """Of a thousand rows one is full, and a chunk may have nothing but that one."""
+def test_buffers_are_large_enough_for_repeated_rows():
+    """One row of a thousand is full, and a chunk may repeat it."""
     x = np.zeros((1000, 50), np.float32)
     x[3], x[:, 7] = 1, 2
     rows = select_rows(as_features(csr_array(x), 50), np.full(600, 3))
@@ -305,5 +306,5 @@ def test_rows_that_are_taken_again_and_again_have_room():
 
 @LONG
 @pytest.mark.long
-def test_many_networks():
+def test_engines_agree_with_float64_for_many_networks():
     check(range(FIRST, MANY))

@@ -1,4 +1,4 @@
-"""How much each row counts: sample weights and class weights, in both engines."""
+"""Sample weights and class weights, in both engines."""
 
 import numpy as np
 import pytest
@@ -11,13 +11,12 @@ from fastnn.model.losses import LOSSES
 
 every_loss = pytest.mark.parametrize("loss", LOSSES)
 
-# Sums over the same rows in another order, or of 2 l in place of l + l: a float32 sum of some
-# hundred terms is 1e-6 of its terms off, and a step of some rows away from the weights before.
+# Sums of some hundred float32 terms in different orders differ by about 1e-6 of their terms.
 ROUNDING = 1e-5
 
 
 def problem(rng, rows, loss):
-    """Rows with targets of three outputs."""
+    """Return features, and targets of three classes or outputs."""
     x = rng.normal(size=(rows, 6)).astype(np.float32)
     if loss == "cross_entropy":
         return x, rng.integers(0, 3, rows)
@@ -42,26 +41,26 @@ def networks(loss="cross_entropy", count=2):
 
 @pytest.mark.parametrize("rows", [50, CHUNK_ROWS + 100])
 @every_loss
-def test_a_weight_is_how_often_a_row_is_there(engine, rng, loss, rows):
-    """Of 2 twice, of 0 not at all: the same loss, the same steps, the same evaluation."""
+def test_weight_equals_repetition_of_a_row(engine, rng, loss, rows):
+    """Losses, steps and evaluation are the same; a weight of 0 removes the row."""
     x, y = problem(rng, rows, loss)
     weights = rng.integers(0, 4, rows)
-    often = np.repeat(np.arange(rows), weights)
+    repeats = np.repeat(np.arange(rows), weights)
     weighted, repeated = networks(loss)
     settings = {"epochs": 4, "batch_size": "full", "learning_rate": 0.05, "engine": engine}
     history = weighted.fit(x, y, sample_weight=weights, l2=0.01, **settings)
-    expected = repeated.fit(x[often], y[often], l2=0.01, **settings)
+    expected = repeated.fit(x[repeats], y[repeats], l2=0.01, **settings)
     np.testing.assert_allclose(history["loss"], expected["loss"], rtol=ROUNDING)
     assert_close(weighted, repeated)
     loss_now, score = weighted.evaluate(x, y, weights)
-    expected_loss, expected_score = repeated.evaluate(x[often], y[often])
+    expected_loss, expected_score = repeated.evaluate(x[repeats], y[repeats])
     assert loss_now == pytest.approx(expected_loss, rel=ROUNDING)
     if weighted.loss.score == "r2":
         assert score == pytest.approx(expected_score, abs=ROUNDING)
 
 
 @every_loss
-def test_rows_of_weight_0_may_hold_anything(engine, rng, loss):
+def test_rows_of_weight_0_have_no_effect(engine, rng, loss):
     x, y = problem(rng, 60, loss)
     weights = rng.uniform(0.5, 1.5, 60)
     weights[::3] = 0
@@ -75,8 +74,8 @@ def test_rows_of_weight_0_may_hold_anything(engine, rng, loss):
 
 
 @pytest.mark.parametrize("batch_size", [20, "full"])
-def test_weights_that_are_all_the_same_are_none(engine, rng, batch_size):
-    """A batch's loss is divided by the sum of its weights: their size does not matter."""
+def test_equal_weights_have_no_effect(engine, rng, batch_size):
+    """The loss of a batch is divided by the sum of its weights."""
     x, y = problem(rng, 90, "cross_entropy")
     plain, *others = networks(count=4)
     settings = {"epochs": 3, "batch_size": batch_size, "engine": engine}
@@ -88,8 +87,8 @@ def test_weights_that_are_all_the_same_are_none(engine, rng, batch_size):
 
 
 @pytest.mark.parametrize("batch_size", [1, 16, 100])
-def test_historys_loss_is_the_weighted_mean(engine, rng, batch_size):
-    """At a rate next to nothing it is what `evaluate` says, for weights of any sum."""
+def test_loss_in_history_is_the_weighted_mean(engine, rng, batch_size):
+    """With a tiny learning rate it equals the loss of `evaluate`, for any sum of weights."""
     x, y = problem(rng, 100, "cross_entropy")
     for weights in (rng.uniform(0, 2, 100), rng.uniform(0, 2, 100) / 1e4, np.eye(100)[7]):
         network = Network([6, 11, 3], seed=4)
@@ -104,8 +103,8 @@ def test_historys_loss_is_the_weighted_mean(engine, rng, batch_size):
 
 
 @pytest.mark.parametrize("batch_size", [16, 100])
-def test_historys_loss_holds_the_penalty_once(engine, rng, batch_size):
-    """Also where batches are without any weight, which train on the penalty alone."""
+def test_loss_in_history_contains_the_penalty_once(engine, rng, batch_size):
+    """Even with batches of weight 0, whose loss is the penalty alone."""
     x, y = problem(rng, 100, "cross_entropy")
     weights = np.eye(100)[7] * 1e-3
     network = Network([6, 3], seed=4)
@@ -118,7 +117,7 @@ def test_historys_loss_holds_the_penalty_once(engine, rng, batch_size):
     assert history["loss"][0] == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_batch_without_any_weight_takes_no_step(engine, rng):
+def test_batch_of_weight_0_changes_nothing(engine, rng):
     x, y = problem(rng, 40, "cross_entropy")
     weights = np.zeros(40)
     weights[0] = 1
@@ -144,7 +143,7 @@ def test_norms_and_penalties_of_batches():
     assert plain.total_weight == 7
 
 
-def test_accuracy_is_a_weighted_mean_too(engine, rng):
+def test_accuracy_is_a_weighted_mean(engine, rng):
     x, y = problem(rng, 50, "cross_entropy")
     network = Network([6, 11, 3])
     network.use_engine(engine)
@@ -157,13 +156,13 @@ def test_accuracy_is_a_weighted_mean_too(engine, rng):
 
 
 @pytest.mark.parametrize("loss", ["squared_error", "poisson", "cross_entropy"])
-def test_a_row_of_weight_0_does_not_count_whatever_it_holds(engine, rng, loss):
+def test_row_of_weight_0_may_have_an_infinite_loss(engine, rng, loss):
     x, y = problem(rng, 50, loss)
-    wild = np.vstack([x, np.full((1, 6), 1e30)])
+    extended = np.vstack([x, np.full((1, 6), 1e30)])
     histories = []
     for features, targets, weights in (
         (x, y, np.ones(50)),
-        (wild, np.concatenate([y, y[:1]]), np.append(np.ones(50), 0)),
+        (extended, np.concatenate([y, y[:1]]), np.append(np.ones(50), 0)),
     ):
         network = Network([6, 3], loss=loss, seed=1)
         settings = {"epochs": 3, "batch_size": "full", "learning_rate": 1e-3, "shuffle": False}
@@ -177,7 +176,7 @@ def test_a_row_of_weight_0_does_not_count_whatever_it_holds(engine, rng, loss):
 
 @pytest.mark.parametrize("batch_size", [25, "full"])
 @pytest.mark.parametrize("given", ["balanced", {0: 3, 2: 0.5}, {0: 0, 1: 0}])
-def test_class_weights_are_the_weights_of_their_rows(engine, rng, given, batch_size):
+def test_class_weights_equal_sample_weights(engine, rng, given, batch_size):
     x = rng.normal(size=(100, 6))
     y = rng.choice(3, 100, p=[0.6, 0.3, 0.1])
     if given == "balanced":
@@ -192,10 +191,10 @@ def test_class_weights_are_the_weights_of_their_rows(engine, rng, given, batch_s
     assert_close(one, other)
 
 
-def test_balanced_classes_all_weigh_the_same(rng):
+def test_balanced_classes_have_equal_weight(rng):
     from fastnn.data.conversion import as_data, with_class_weights
 
-    y = rng.choice(4, 200, p=[0.7, 0.2, 0, 0.1])  # one is missing
+    y = rng.choice(4, 200, p=[0.7, 0.2, 0, 0.1])  # class 2 is missing
     loss = LOSSES["cross_entropy"]
     data = with_class_weights(as_data(np.zeros((200, 1)), y, 1, 4, loss), "balanced", loss, 4)
     sums = np.bincount(y, weights=data.weights, minlength=4)
@@ -216,7 +215,7 @@ def test_class_weights_and_sample_weights_multiply(engine, rng):
 
 
 @pytest.mark.parametrize("given", ["balanced", {0: 1, 1: 5}, {False: 1, True: 5}, {True: 5}])
-def test_one_logistic_output_has_two_classes(engine, rng, given):
+def test_class_weights_of_one_logistic_output(engine, rng, given):
     x, y = rng.normal(size=(60, 6)), rng.random(60) < 0.2
     of_classes = np.array([1, 5]) if given != "balanced" else 60 / (2 * np.bincount(y))
     one, other = (Network([6, 5, 1], loss="logistic") for _ in range(2))
@@ -226,14 +225,14 @@ def test_one_logistic_output_has_two_classes(engine, rng, given):
     assert history["loss"] == expected["loss"]
 
 
-# ---- what is refused ------------------------------------------------------------------------
+# ---- errors ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
         (np.zeros(50), "^sample_weight must not all be 0$"),
-        (np.full(50, 1e-60), "^sample_weight must not"),  # in float32 they are
+        (np.full(50, 1e-60), "^sample_weight must not"),  # 0 in float32
         (np.ones(49), r"^sample_weight must have shape \(50,\), got \(49,\)$"),
         (np.ones((50, 1)), r"^sample_weight .* got \(50, 1\)$"),
         (np.full(50, -1.0), "^sample_weight must hold finite numbers of at least 0$"),
@@ -245,7 +244,7 @@ def test_one_logistic_output_has_two_classes(engine, rng, given):
         ([[1], [1, 2]], "^sample_weight is not an array"),
     ],
 )
-def test_sample_weights_that_cannot_be_are_refused(engine, rng, weights, message):
+def test_rejects_invalid_sample_weights(engine, rng, weights, message):
     x, y = problem(rng, 50, "cross_entropy")
     network = Network([6, 3])
     with pytest.raises(DataError, match=message):
@@ -273,7 +272,7 @@ def test_sample_weights_that_cannot_be_are_refused(engine, rng, weights, message
         ({1: np.inf}, "class_weight of 1 .* got inf$"),
     ],
 )
-def test_class_weights_that_cannot_be_are_refused(engine, rng, given, message):
+def test_rejects_invalid_class_weights(engine, rng, given, message):
     x, y = problem(rng, 50, "cross_entropy")
     with pytest.raises(ValueError, match=f"^{message}"):
         Network([6, 3]).fit(x, y, class_weight=given, engine=engine)
@@ -287,19 +286,19 @@ def test_class_weights_that_cannot_be_are_refused(engine, rng, given, message):
         ("logistic", 1, np.array([0, 1, 0.5, 1])),
     ],
 )
-def test_class_weights_need_classes(engine, loss, outputs, y):
+def test_rejects_class_weights_without_classes(engine, loss, outputs, y):
     network = Network([2, outputs], loss=loss)
     with pytest.raises(ValueError, match="^class_weight needs classes: cross_entropy, or one log"):
         network.fit(np.zeros((4, 2)), y, class_weight={0: 1}, engine=engine)
 
 
-def test_classes_of_weight_0_alone_are_refused(engine):
+def test_rejects_class_weights_that_are_all_0(engine):
     with pytest.raises(DataError, match="must not all be 0$"):
         Network([1, 2]).fit([[1.0], [2.0]], [0, 0], class_weight={0: 0}, engine=engine)
 
 
-def test_a_weight_that_kernels_flush_to_0_is_0():
-    """Sums would count what the compiled step takes for 0, and the engines would differ."""
+def test_denormal_weights_become_0():
+    """Kernels flush them to 0, but sums would include them, and the engines would differ."""
     below = np.nextafter(np.float32(2.0**-126), np.float32(0))
     given = np.array([below, 1e-40, 1e-45, 2.0**-126, 1])
     assert as_weights(given, 5).tolist() == [0, 0, 0, 2.0**-126, 1]

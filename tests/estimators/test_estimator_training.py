@@ -1,4 +1,4 @@
-"""The estimators' training: in parts, with early stopping, and what watches it."""
+"""The estimators' training: partial fits, early stopping, callbacks, interrupts, warnings."""
 
 import math
 import warnings
@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score, r2_score
 from fastnn import Callback, EarlyStopping, MLPClassifier, MLPRegressor, Schedule
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-KINDS = [MLPClassifier, MLPRegressor]
+ESTIMATORS = [MLPClassifier, MLPRegressor]
 
 
 def assert_same_weights(one, other):
@@ -21,14 +21,14 @@ def assert_same_weights(one, other):
         np.testing.assert_array_equal(w, v)
 
 
-# ---- going on -------------------------------------------------------------------------------
+# ---- repeated fits --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("solver", ["sgd", "adam"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_fits_in_parts_equal_one(engine, iris, kind, solver):
+@pytest.mark.parametrize("kind", ESTIMATORS)
+def test_partial_fits_and_warm_starts_equal_one_fit(engine, iris, kind, solver):
     settings = {"solver": solver, "random_state": 3, "engine": engine, "tol": 0}
-    whole = kind(max_iter=6, **settings).fit(*iris)
+    single = kind(max_iter=6, **settings).fit(*iris)
     parts = kind(**settings)
     for _ in range(6):
         parts.partial_fit(*iris, **({"classes": [0, 1, 2]} if kind is MLPClassifier else {}))
@@ -36,14 +36,14 @@ def test_fits_in_parts_equal_one(engine, iris, kind, solver):
     for _ in range(3):
         warm.fit(*iris)
     for other in (parts, warm):
-        assert_same_weights(whole, other)
-        assert other.loss_curve_ == whole.loss_curve_
-        assert other.t_ == whole.t_ == 900
-    assert (parts.n_iter_, warm.n_iter_, whole.n_iter_) == (1, 2, 6)
-    assert whole.history_.keys() >= {"loss", "learning_rate", "seconds"}
+        assert_same_weights(single, other)
+        assert other.loss_curve_ == single.loss_curve_
+        assert other.t_ == single.t_ == 900
+    assert (parts.n_iter_, warm.n_iter_, single.n_iter_) == (1, 2, 6)
+    assert single.history_.keys() >= {"loss", "learning_rate", "seconds"}
 
 
-def test_the_rate_goes_on_falling(engine, iris):
+def test_invscaling_rate_decreases_over_partial_fits(engine, iris):
     settings = {"solver": "sgd", "learning_rate": "invscaling", "engine": engine}
     model = MLPRegressor(learning_rate_init=0.1, random_state=0, **settings)
     for rows in (100, 20, 30):
@@ -53,7 +53,7 @@ def test_the_rate_goes_on_falling(engine, iris):
     )
 
 
-def test_an_adaptive_rate_falls_and_ends(engine):
+def test_adaptive_rate_decreases_until_training_stops(engine):
     settings = {"solver": "sgd", "learning_rate": "adaptive", "tol": 0.5, "max_iter": 3000}
     model = MLPClassifier(engine=engine, **settings).fit([[3, 2], [1, 6]], [1, 0])
     assert model.n_iter_ < 3000
@@ -61,18 +61,18 @@ def test_an_adaptive_rate_falls_and_ends(engine):
     assert len(set(model.history_["learning_rate"])) == 6  # 1e-3 / 5⁵ is the first below 1e-6
 
 
-def test_the_network_cannot_change_on_the_way(engine, iris):
+def test_warm_start_and_partial_fit_reject_a_changed_network(engine, iris):
     model = MLPClassifier(warm_start=True, engine=engine, max_iter=2).fit(*iris)
     for change in ({"hidden_layer_sizes": 7}, {"activation": "tanh"}, {"dropout": 0.5}):
-        with pytest.raises(ValueError, match="go on with the network as it is"):
+        with pytest.raises(ValueError, match="continue with the same network"):
             model.set_params(**change).fit(*iris)
         model.set_params(hidden_layer_sizes=(100,), activation="relu", dropout=0.0)
     regressor = MLPRegressor(engine=engine).partial_fit(*iris)
-    with pytest.raises(ValueError, match="go on with the network"):
+    with pytest.raises(ValueError, match="continue with the same network"):
         regressor.partial_fit(iris[0], np.stack([iris[1], iris[1]], axis=1))
 
 
-def test_the_same_seed_gives_the_same_bits(engine, iris):
+def test_same_seed_gives_bit_identical_weights(engine, iris):
     settings = {"max_iter": 3, "engine": engine, "dropout": 0.2}
     fits = [
         MLPClassifier(random_state=random_state, **settings).fit(*iris)
@@ -88,7 +88,7 @@ def test_the_same_seed_gives_the_same_bits(engine, iris):
     assert (first.coefs_[0] != second.coefs_[0]).any()
 
 
-def test_threads_are_as_many_as_there_are_at_most(iris):
+def test_n_threads_is_limited_to_the_available_cpus(iris):
     settings = {"max_iter": 2, "random_state": 0}
     one, many = (MLPClassifier(n_threads=n, **settings).fit(*iris) for n in (1, 10_000))
     assert_same_weights(one, many)
@@ -98,7 +98,7 @@ def test_threads_are_as_many_as_there_are_at_most(iris):
 # ---- early stopping -------------------------------------------------------------------------
 
 
-def test_early_stopping_as_scikit_learn_has_it(engine, cancer, diabetes):
+def test_early_stopping_behaves_like_scikit_learn(engine, cancer, diabetes):
     for kind, (x, y) in ((MLPClassifier, cancer), (MLPRegressor, diabetes)):
         model = kind(early_stopping=True, engine=engine, random_state=0, learning_rate_init=0.01)
         model.fit(x, y)
@@ -111,7 +111,7 @@ def test_early_stopping_as_scikit_learn_has_it(engine, cancer, diabetes):
         assert model.t_ == model.n_iter_ * (len(x) - math.ceil(len(x) / 10))
 
 
-def test_ones_own_validation_data_and_the_best_weights(engine, cancer):
+def test_given_validation_data_and_best_weights_are_used(engine, cancer):
     x, y = cancer
     model = MLPClassifier(
         early_stopping=EarlyStopping("val_loss", patience=5, min_delta=0.0),
@@ -126,18 +126,18 @@ def test_ones_own_validation_data_and_the_best_weights(engine, cancer):
     assert model.validation_scores_ == model.history_["val_accuracy"]
 
 
-def test_validation_without_early_stopping_changes_nothing(engine, diabetes):
+def test_validation_without_early_stopping_does_not_change_weights(engine, diabetes):
     x, y = diabetes
     settings = {"engine": engine, "random_state": 0, "max_iter": 4}
-    watched = MLPRegressor(**settings).fit(x[:300], y[:300], X_val=x[300:], y_val=y[300:])
-    assert_same_weights(watched, MLPRegressor(**settings).fit(x[:300], y[:300]))
-    assert watched.validation_scores_[-1] == pytest.approx(
-        r2_score(y[300:], watched.predict(x[300:])), abs=1e-5
+    validated = MLPRegressor(**settings).fit(x[:300], y[:300], X_val=x[300:], y_val=y[300:])
+    assert_same_weights(validated, MLPRegressor(**settings).fit(x[:300], y[:300]))
+    assert validated.validation_scores_[-1] == pytest.approx(
+        r2_score(y[300:], validated.predict(x[300:])), abs=1e-5
     )
 
 
 @pytest.mark.parametrize("scoring", ["roc_auc", "neg_log_loss", "callable"])
-def test_any_scorer_may_be_monitored(engine, cancer, scoring):
+def test_any_scorer_can_be_monitored(engine, cancer, scoring):
     x, y = cancer
     labels = np.array(["bad", "good"])[y]
 
@@ -155,7 +155,7 @@ def test_any_scorer_may_be_monitored(engine, cancer, scoring):
     assert model.validation_scores_ != model.history_["val_accuracy"]
 
 
-def test_a_weighted_validation_score(engine, cancer, rng):
+def test_validation_score_uses_sample_weights(engine, cancer, rng):
     x, y = cancer
     weight = rng.random(len(x) - 300)
     model = MLPClassifier(engine=engine, random_state=0, max_iter=3)
@@ -164,7 +164,7 @@ def test_a_weighted_validation_score(engine, cancer, rng):
     assert model.validation_scores_[-1] == pytest.approx(score, rel=1e-6)
 
 
-def test_a_warm_start_remembers_the_best(engine, cancer):
+def test_warm_start_keeps_the_best_weights(engine, cancer):
     model = MLPClassifier(
         early_stopping=EarlyStopping("val_score", patience=3, min_delta=0), warm_start=True,
         engine=engine, random_state=0, learning_rate_init=0.05,
@@ -177,16 +177,16 @@ def test_a_warm_start_remembers_the_best(engine, cancer):
             np.testing.assert_array_equal(w, v)
 
 
-def test_a_figure_that_is_not_there(engine, iris):
+def test_rejects_an_unknown_metric_to_monitor(engine, iris):
     model = MLPClassifier(early_stopping=EarlyStopping("val_r2"), engine=engine)
-    with pytest.raises(ValueError, match="early_stopping monitors one of loss, accuracy, val_loss"):
+    with pytest.raises(ValueError, match="early stopping monitors one of loss, accuracy, val_loss"):
         model.fit(*iris)
 
 
-# ---- what watches a fit ---------------------------------------------------------------------
+# ---- callbacks, interrupts and warnings -----------------------------------------------------
 
 
-class Watcher(Callback):
+class RecordEpochs(Callback):
     def __init__(self, act=lambda epoch: None):
         self.epochs, self._act = [], act
 
@@ -195,26 +195,29 @@ class Watcher(Callback):
         return self._act(epoch)
 
 
-def test_callbacks(engine, iris):
-    watcher = Watcher(lambda epoch: epoch == 4)
+def test_callbacks_see_every_epoch_and_can_stop_training(engine, iris):
+    recorder = RecordEpochs(lambda epoch: epoch == 4)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # an end that is wished for is none to warn of
-        model = MLPClassifier(callbacks=[watcher], engine=engine, random_state=0).fit(*iris)
-    assert watcher.epochs == list(enumerate(model.loss_curve_, start=1))
+        warnings.simplefilter("error")  # no warning when a callback stops training
+        model = MLPClassifier(callbacks=[recorder], engine=engine, random_state=0).fit(*iris)
+    assert recorder.epochs == list(enumerate(model.loss_curve_, start=1))
     assert model.n_iter_ == 4
     with pytest.raises(TypeError, match="callbacks must be instances of fastnn.Callback"):
         MLPClassifier(callbacks=[print], engine=engine).fit(*iris)
 
 
-def interrupt(epoch):
+def interrupt_in_epoch_3(epoch):
     if epoch == 3:
         raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("early_stopping", [False, True])
-def test_an_interrupted_fit_leaves_a_model(engine, iris, early_stopping):
+def test_interrupted_fit_leaves_a_usable_model(engine, iris, early_stopping):
     model = MLPClassifier(
-        callbacks=[Watcher(interrupt)], engine=engine, random_state=0, early_stopping=early_stopping
+        callbacks=[RecordEpochs(interrupt_in_epoch_3)],
+        engine=engine,
+        random_state=0,
+        early_stopping=early_stopping,
     )
     with pytest.warns(UserWarning, match="Training interrupted by user"):
         model.fit(*iris)
@@ -223,36 +226,36 @@ def test_an_interrupted_fit_leaves_a_model(engine, iris, early_stopping):
     assert len(model.coefs_) == 2
 
 
-def test_a_fit_interrupted_before_it_began_leaves_a_model(engine, iris):
-    class Interrupts(Callback):
+def test_fit_interrupted_before_the_first_epoch_leaves_a_usable_model(engine, iris):
+    class InterruptBeforeFit(Callback):
         def on_fit_begin(self, epochs, rows):
             raise KeyboardInterrupt
 
-    model = MLPClassifier(callbacks=[Interrupts()], engine=engine)
+    model = MLPClassifier(callbacks=[InterruptBeforeFit()], engine=engine)
     with pytest.warns(UserWarning, match="Training interrupted by user"):
         model.fit(*iris)
     assert (model.n_iter_, model.loss_curve_) == (0, [])
     assert math.isnan(model.loss_)
 
 
-def test_predictions_follow_a_fit_and_the_weights_that_are_shown_do_not(engine, iris):
+def test_predictions_change_during_a_fit_and_coefs_do_not(engine, iris):
     x, y = iris
-    shown, predicted = [], []
+    coefs, predicted = [], []
 
-    class Looks(Callback):
+    class RecordWeights(Callback):
         def on_epoch_end(self, epoch, metrics):
-            shown.append(model.coefs_[0])
+            coefs.append(model.coefs_[0])
             predicted.append(model.predict_proba(x))
 
-    model = MLPClassifier(callbacks=[Looks()], engine=engine, max_iter=2)
+    model = MLPClassifier(callbacks=[RecordWeights()], engine=engine, max_iter=2)
     model.fit(x, y)
-    assert shown[0] is shown[1]
+    assert coefs[0] is coefs[1]
     assert (predicted[0] != predicted[1]).any()
     np.testing.assert_array_equal(predicted[1], model.predict_proba(x))
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "one_cycle", Schedule("cosine", warmup_epochs=1)])
-def test_a_planned_rate_runs_as_it_is_planned(engine, iris, schedule):
+def test_cosine_and_one_cycle_run_for_max_iter_epochs(engine, iris, schedule):
     model = MLPClassifier(learning_rate=schedule, tol=10, max_iter=15, engine=engine)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -264,13 +267,13 @@ def test_a_planned_rate_runs_as_it_is_planned(engine, iris, schedule):
 
 
 @pytest.mark.parametrize("labels", [[0] * 59 + [1], [*range(30), *range(30)]])
-def test_early_stopping_trains_where_classes_have_few_rows(engine, rng, labels):
+def test_early_stopping_accepts_classes_with_few_rows(engine, rng, labels):
     model = MLPClassifier(early_stopping=True, max_iter=2, engine=engine)
     model.fit(rng.normal(size=(60, 3)), labels)
     assert len(model.validation_scores_) == 2
 
 
-def test_limits_are_warned_of(engine, iris):
+def test_max_iter_and_a_large_batch_size_warn(engine, iris):
     model = MLPClassifier(max_iter=2, engine=engine)
     with pytest.warns(ConvergenceWarning, match=r"Maximum iterations \(2\) reached"):
         model.fit(*iris)
@@ -281,7 +284,7 @@ def test_limits_are_warned_of(engine, iris):
         MLPClassifier(max_iter=2, engine=engine, batch_size=151).fit(*iris)
 
 
-def test_divergence(engine, iris):
+def test_divergence_raises_or_keeps_the_best_weights(engine, iris):
     settings = {"solver": "sgd", "activation": "identity", "random_state": 0, "engine": engine}
     x, y = load_iris(return_X_y=True)
     with pytest.raises(ValueError, match="Solver produced non-finite parameter weights. The input"):
@@ -294,7 +297,7 @@ def test_divergence(engine, iris):
     assert np.isfinite(model.predict(x)).all()
 
 
-def test_verbose(engine, iris, capsys):
+def test_verbose_prints_losses_and_the_reason_to_stop(engine, iris, capsys):
     MLPClassifier(verbose=True, early_stopping=True, engine=engine, tol=1.0).fit(*iris)
     out = capsys.readouterr().out
     assert "Iteration 1, loss = " in out and "Validation score: " in out

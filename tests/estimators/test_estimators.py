@@ -1,4 +1,4 @@
-"""The estimators: scikit-learn's words, what they come to, and what fastnn adds."""
+"""The estimators: equality with scikit-learn's training, and fastnn's additional options."""
 
 import math
 import warnings
@@ -12,11 +12,11 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from fastnn import MLPClassifier, MLPRegressor, Schedule
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-KINDS = [MLPClassifier, MLPRegressor]
+ESTIMATORS = [MLPClassifier, MLPRegressor]
 
 
 def both(kind, engine, **settings):
-    """Return our estimator and scikit-learn's of the same settings."""
+    """Return our estimator and scikit-learn's with the same settings."""
     return kind(engine=engine, **settings), getattr(scikit_learn, kind.__name__)(**settings)
 
 
@@ -26,12 +26,12 @@ def assert_same_weights(one, other):
         np.testing.assert_array_equal(w, v)
 
 
-# ---- the same as scikit-learn ---------------------------------------------------------------
+# ---- equality with scikit-learn -------------------------------------------------------------
 
 
 @pytest.mark.parametrize("activation", ["relu", "logistic"])
-def test_initial_weights_are_scikit_learns(engine, iris, activation):
-    # With a learning rate that float32 rounds away, the weights stay what they were.
+def test_initial_weights_equal_scikit_learns(engine, iris, activation):
+    # The learning rate is so small that rounding leaves the weights unchanged.
     settings = {"activation": activation, "max_iter": 1, "random_state": 7, "solver": "sgd"}
     ours, theirs = both(
         MLPClassifier, engine, hidden_layer_sizes=(5, 4), learning_rate_init=1e-30, **settings
@@ -54,8 +54,8 @@ SOLVERS = [
 
 
 @pytest.mark.parametrize("settings", SOLVERS, ids=lambda s: "-".join(map(str, s.values())))
-def test_losses_are_scikit_learns(engine, cancer, settings):
-    # Same weights, same batches: what differs is float32, whose rounding training magnifies.
+def test_classifier_losses_equal_scikit_learns(engine, cancer, settings):
+    # Same weights and batches: the losses differ by float32 rounding, which training magnifies.
     shared = {"max_iter": 15, "random_state": 1, "shuffle": False, "alpha": 0.1, "tol": 0}
     ours, theirs = both(MLPClassifier, engine, hidden_layer_sizes=10, **shared, **settings)
     ours.fit(*cancer), theirs.fit(*cancer)
@@ -69,7 +69,7 @@ def test_losses_are_scikit_learns(engine, cancer, settings):
 
 @pytest.mark.parametrize("outputs", [1, 3])
 @pytest.mark.parametrize("loss", ["squared_error", "poisson"])
-def test_a_regressions_losses_are_scikit_learns(engine, diabetes, loss, outputs):
+def test_regressor_losses_equal_scikit_learns(engine, diabetes, loss, outputs):
     x, y = diabetes
     y = np.exp(y)[:, None] * np.arange(1, outputs + 1) / 3
     ours, theirs = both(
@@ -83,7 +83,7 @@ def test_a_regressions_losses_are_scikit_learns(engine, diabetes, loss, outputs)
     assert ours.predict(x).shape == theirs.predict(x).shape == y.shape
 
 
-def test_several_labels(engine, iris, rng):
+def test_multilabel_training_equals_scikit_learns(engine, iris, rng):
     x, y = iris
     labels = np.stack([y == 0, y < 2, rng.random(len(y)) < 0.5], axis=1).astype(int)
     ours, theirs = both(
@@ -96,7 +96,7 @@ def test_several_labels(engine, iris, rng):
     np.testing.assert_allclose(ours.predict_proba(x), theirs.predict_proba(x), atol=1e-4)
 
 
-def test_it_stops_when_scikit_learn_stops(engine, diabetes):
+def test_training_stops_when_scikit_learns_does(engine, diabetes):
     x, y = diabetes
     y = np.stack([y, 2 * y], axis=1)
     settings = {"hidden_layer_sizes": 8, "random_state": 1, "shuffle": False, "tol": 2e-3}
@@ -106,7 +106,7 @@ def test_it_stops_when_scikit_learn_stops(engine, diabetes):
     assert abs(ours.n_iter_ - theirs.n_iter_) <= 2  # one epoch's improvement may be close to tol
 
 
-def test_lbfgs(engine, cancer):
+def test_lbfgs_reaches_the_loss_of_scikit_learn(engine, cancer):
     ours, theirs = both(MLPClassifier, engine, solver="lbfgs", hidden_layer_sizes=5, alpha=1.0)
     ours.set_params(random_state=0).fit(*cancer), theirs.set_params(random_state=0).fit(*cancer)
     assert ours.loss_ < 1.1 * theirs.loss_
@@ -118,7 +118,7 @@ def test_lbfgs(engine, cancer):
         again.fit(*cancer)
 
 
-def test_lbfgs_that_has_nothing_to_do(engine):
+def test_lbfgs_stops_at_once_if_the_gradient_is_within_tol(engine):
     regressor = MLPRegressor(solver="lbfgs", hidden_layer_sizes=(), engine=engine, tol=1e9, alpha=0)
     regressor.fit([[1.0], [2.0]], [3.0, 4.0])
     half_squares = (regressor.predict([[1.0], [2.0]]) - [3, 4]) ** 2 / 2
@@ -127,24 +127,24 @@ def test_lbfgs_that_has_nothing_to_do(engine):
     assert regressor.loss_ == pytest.approx(half_squares.mean(), rel=1e-6)
 
 
-# ---- what it takes and what it gives --------------------------------------------------------
+# ---- predictions and attributes -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ESTIMATORS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64, np.uint8])
-def test_answers_have_the_dtype_of_the_input(engine, iris, kind, dtype):
+def test_dtype_of_weights_and_predictions(engine, iris, kind, dtype):
     x = (10 * load_iris().data).astype(dtype)
     model = kind(engine=engine, max_iter=3, random_state=0).fit(x, iris[1])
     floats = dtype if dtype in (np.float32, np.float64) else np.float64
     assert {w.dtype for w in (*model.coefs_, *model.intercepts_)} == {np.dtype(floats)}
-    ask = model.predict if kind is MLPRegressor else model.predict_proba
-    assert ask(x).dtype == floats
-    assert ask(x.astype(np.float64)).dtype == np.float64
+    predict = model.predict if kind is MLPRegressor else model.predict_proba
+    assert predict(x).dtype == floats
+    assert predict(x.astype(np.float64)).dtype == np.float64
     other = kind(engine=engine, max_iter=3, random_state=0).fit(x.astype(np.float64), iris[1])
     assert_same_weights(model, other)
 
 
-def test_probabilities(engine, iris, cancer):
+def test_probabilities_sum_to_one_and_match_the_labels(engine, iris, cancer):
     for x, y in (iris, cancer):
         model = MLPClassifier(engine=engine, max_iter=20, random_state=0).fit(x, y)
         p = model.predict_proba(x)
@@ -155,7 +155,7 @@ def test_probabilities(engine, iris, cancer):
         np.testing.assert_allclose(model.predict_proba(x[:1]), p[:1], rtol=1e-5)
 
 
-def test_labels_of_any_kind(engine, iris):
+def test_labels_can_be_strings_numbers_or_objects(engine, iris):
     x, y = iris
     for names in (["setosa", "versicolor", "virginica"], [-1.0, 5.0, 7.0], ["b", "a", "c"]):
         labels = np.array(names)[y]
@@ -166,7 +166,7 @@ def test_labels_of_any_kind(engine, iris):
     assert model.predict(x[:1]).tolist() == ["b"]
 
 
-def test_weights_may_be_replaced_but_not_written_to(engine, iris):
+def test_coefs_are_read_only_but_can_be_replaced(engine, iris):
     x, _ = iris
     model = MLPClassifier(engine=engine, max_iter=3, random_state=0).fit(*iris)
     before = model.predict_proba(x)
@@ -177,14 +177,14 @@ def test_weights_may_be_replaced_but_not_written_to(engine, iris):
     model.intercepts_ = [model.intercepts_[0], bias]
     expected = np.exp(bias) / np.exp(bias).sum()
     np.testing.assert_allclose(model.predict_proba(x), np.tile(expected, (len(x), 1)), rtol=1e-6)
-    bias[:] = 0  # an array of the user's own may be written to
+    bias[:] = 0  # the user's own array stays writable
     np.testing.assert_allclose(model.predict_proba(x), 1 / 3, rtol=1e-6)
     model.set_params(warm_start=True, max_iter=1, learning_rate_init=1e-30).fit(*iris)
     assert np.abs(model.coefs_[1]).max() < 1e-25
     assert (before != model.predict_proba(x)).any()
 
 
-def test_a_first_partial_fit_goes_on_from_weights_that_are_set(engine):
+def test_first_partial_fit_starts_from_assigned_coefs(engine):
     model = MLPRegressor(hidden_layer_sizes=(), solver="sgd", momentum=0, engine=engine, alpha=0)
     model.coefs_, model.intercepts_ = [np.array([[2.0]])], [np.array([1.0])]
     model.set_params(learning_rate_init=0.5).partial_fit([[3.0]], [5.0])
@@ -192,7 +192,7 @@ def test_a_first_partial_fit_goes_on_from_weights_that_are_set(engine):
     assert (model.coefs_[0].item(), model.intercepts_[0].item()) == (-1.0, 0.0)
 
 
-def test_he_weights(engine, rng):
+def test_he_normal_initial_weights(engine, rng):
     x, y = rng.normal(size=(50, 400)), rng.integers(0, 2, 50)
     settings = {"hidden_layer_sizes": 400, "solver": "sgd", "learning_rate_init": 1e-30}
     model = MLPClassifier(weight_init="he_normal", engine=engine, max_iter=1, **settings).fit(x, y)
@@ -202,7 +202,7 @@ def test_he_weights(engine, rng):
     assert np.abs(model.intercepts_[0]).max() < 1e-25
 
 
-def test_summary(iris, capsys):
+def test_summary_prints_and_returns_the_table(iris, capsys):
     model = MLPClassifier((7, 5), engine="numpy", max_iter=1, dropout=[0.0, 0.1, 0.2])
     with pytest.raises(NotFittedError):
         model.summary()
@@ -216,7 +216,7 @@ def test_summary(iris, capsys):
 
 @pytest.mark.parametrize("solver", ["momentum", "nesterov", "adamw"])
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "one_cycle", Schedule("cosine", 2)])
-def test_other_solvers_and_schedules_learn(engine, iris, solver, schedule):
+def test_additional_solvers_and_schedules_learn(engine, iris, solver, schedule):
     model = MLPClassifier(
         solver=solver, learning_rate=schedule, learning_rate_init=0.02, engine=engine,
         batch_size=16, max_iter=20, random_state=0, activation="gelu",
@@ -224,7 +224,7 @@ def test_other_solvers_and_schedules_learn(engine, iris, solver, schedule):
     assert model.fit(*iris).score(*iris) > 0.95
 
 
-def test_momentum_and_nesterov_are_sgd_of_one_kind(engine, iris):
+def test_momentum_and_nesterov_equal_sgd(engine, iris):
     settings = {"engine": engine, "max_iter": 5, "random_state": 0}
     for solver, nesterov in (("momentum", False), ("nesterov", True)):
         named = MLPClassifier(solver=solver, nesterovs_momentum=not nesterov, **settings)
@@ -232,7 +232,7 @@ def test_momentum_and_nesterov_are_sgd_of_one_kind(engine, iris):
         assert_same_weights(named.fit(*iris), sgd.fit(*iris))
 
 
-def test_weight_decay(engine, iris):
+def test_weight_decay_shrinks_weights(engine, iris):
     settings = {"engine": engine, "max_iter": 20, "random_state": 0, "alpha": 0}
     sizes = [
         sum(np.square(w).sum() for w in model.fit(*iris).coefs_)
@@ -245,7 +245,7 @@ def test_weight_decay(engine, iris):
     assert sizes[0] > sizes[1] > sizes[2]
 
 
-def test_dropout(engine, iris):
+def test_dropout_per_layer_equals_one_number(engine, iris):
     settings = {"engine": engine, "max_iter": 5, "random_state": 0}
     plain = MLPClassifier(**settings).fit(*iris)
     dropped = MLPClassifier(dropout=0.5, **settings).fit(*iris)
@@ -257,7 +257,7 @@ def test_dropout(engine, iris):
 # ---- weights of samples and classes ---------------------------------------------------------
 
 
-def test_a_weight_is_a_repetition(engine, cancer, rng):
+def test_integer_sample_weights_equal_repeated_rows(engine, cancer, rng):
     x, y = cancer
     weight = rng.integers(0, 4, len(x))
     settings = {"batch_size": 5000, "max_iter": 10, "random_state": 0, "engine": engine}
@@ -268,7 +268,7 @@ def test_a_weight_is_a_repetition(engine, cancer, rng):
     np.testing.assert_allclose(weighted.loss_curve_, repeated.loss_curve_, rtol=1e-4)
 
 
-def test_class_weights(engine, cancer):
+def test_class_weight_multiplies_sample_weight(engine, cancer):
     x, y = cancer
     names = np.array(["bad", "good"])[y]
     settings = {"max_iter": 10, "random_state": 0, "engine": engine}

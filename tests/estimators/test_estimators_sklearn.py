@@ -1,4 +1,4 @@
-"""The estimators among scikit-learn's own tools, and before its own checks."""
+"""The estimators in scikit-learn's tools: estimator checks, copies, searches, callbacks."""
 
 import copy
 import inspect
@@ -22,15 +22,15 @@ from sklearn.utils.estimator_checks import check_param_validation, parametrize_w
 from fastnn import EarlyStopping, LogFile, MLPClassifier, MLPRegressor
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-KINDS = [MLPClassifier, MLPRegressor]
-# The reference engine takes seconds.
-one_in_seconds = pytest.mark.parametrize(
+ESTIMATORS = [MLPClassifier, MLPRegressor]
+# With the reference engine, these tests take seconds.
+both_engines = pytest.mark.parametrize(
     "engine", ["numba", pytest.param("numpy", marks=pytest.mark.process)]
 )
 
-# One declared failure, on dense and on sparse data: the check wants the same predictions to within
-# a relative 1e-7, which is the unit roundoff of float32. Weighted and repeated rows are other
-# sums, and round otherwise.
+# Expected failures on dense and sparse data: the check requires equal predictions to within a
+# relative 1e-7, which is about the unit roundoff of float32. Sums over weighted and over repeated
+# rows round differently.
 FLOAT32 = {
     f"check_sample_weight_equivalence_on_{kind}_data": "equal in exact arithmetic, not in float32"
     for kind in ("dense", "sparse")
@@ -41,23 +41,23 @@ FLOAT32 = {
 
 
 @parametrize_with_checks([MLPClassifier()], expected_failed_checks=lambda estimator: FLOAT32)
-def test_scikit_learns_checks(estimator, check):
+def test_classifier_passes_scikit_learns_checks(estimator, check):
     check(estimator)
 
 
 @pytest.mark.process  # they take seconds
 @parametrize_with_checks([MLPRegressor()], expected_failed_checks=lambda estimator: FLOAT32)
-def test_scikit_learns_checks_of_the_regressor(estimator, check):
+def test_regressor_passes_scikit_learns_checks(estimator, check):
     check(estimator)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_parameters_types_and_ranges_are_checked(kind):
+@pytest.mark.parametrize("kind", ESTIMATORS)
+def test_types_and_ranges_of_parameters_are_checked(kind):
     check_param_validation(kind.__name__, kind())
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_parameters_are_scikit_learns_and_ours(kind):
+@pytest.mark.parametrize("kind", ESTIMATORS)
+def test_signature_extends_scikit_learns(kind):
     ours = inspect.signature(kind).parameters
     theirs = inspect.signature(getattr(scikit_learn, kind.__name__)).parameters
     assert list(ours)[: len(theirs)] == list(theirs)
@@ -68,17 +68,17 @@ def test_parameters_are_scikit_learns_and_ours(kind):
     assert ours.keys() - theirs.keys() == extra
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_methods_and_attributes_are_scikit_learns_and_ours(kind, iris):
+@pytest.mark.parametrize("kind", ESTIMATORS)
+def test_has_all_public_names_of_scikit_learns(kind, iris):
     ours = kind(engine="numpy", max_iter=2).fit(*iris)
     theirs = getattr(scikit_learn, kind.__name__)(max_iter=2).fit(*iris)
     missing = {name for name in dir(theirs) if not name.startswith("_")} - set(dir(ours))
     assert missing == set()
 
 
-# ---- the same scores ------------------------------------------------------------------------
+# ---- scores ---------------------------------------------------------------------------------
 
-SETS = {
+DATASETS = {
     "iris": (MLPClassifier, load_iris),
     "wine": (MLPClassifier, load_wine),
     "digits": (MLPClassifier, load_digits),
@@ -86,10 +86,10 @@ SETS = {
 }
 
 
-@one_in_seconds
-@pytest.mark.parametrize("name", SETS)
-def test_scores_are_scikit_learns(engine, name):
-    kind, load = SETS[name]
+@both_engines
+@pytest.mark.parametrize("name", DATASETS)
+def test_mean_score_equals_scikit_learns(engine, name):
+    kind, load = DATASETS[name]
     x, y = load(return_X_y=True)
     x, y = scale(x), scale(y) if kind is MLPRegressor else y
     scores = np.empty((5, 2))
@@ -99,8 +99,8 @@ def test_scores_are_scikit_learns(engine, name):
         theirs = getattr(scikit_learn, kind.__name__)(**settings)
         for column, model in enumerate((kind(engine=engine, **settings), theirs)):
             scores[seed, column] = model.fit(*parts[::2]).score(*parts[1::2])
-    # Same weights to begin with, other shuffles: the mean difference is noise, to five of its
-    # standard errors. Where all pairs agree, that is 0, and so is the difference.
+    # The initial weights are equal, the shuffles are not: the mean difference is noise, within five
+    # standard errors. If all pairs agree, both are 0.
     difference = scores[:, 0] - scores[:, 1]
     error = difference.std(ddof=1) / np.sqrt(len(scores))
     assert abs(difference.mean()) <= 5 * error, scores
@@ -109,9 +109,9 @@ def test_scores_are_scikit_learns(engine, name):
 # ---- copies ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ESTIMATORS)
 @pytest.mark.parametrize("how", ["pickle", "deepcopy", "joblib"])
-def test_a_copy_predicts_and_goes_on_as_the_model_would(engine, iris, kind, how, tmp_path):
+def test_copy_predicts_and_trains_like_the_original(engine, iris, kind, how, tmp_path):
     model = kind(engine=engine, max_iter=3, random_state=0, warm_start=True).fit(*iris)
     if how == "pickle":
         other = pickle.loads(pickle.dumps(model))
@@ -129,15 +129,15 @@ def test_a_copy_predicts_and_goes_on_as_the_model_would(engine, iris, kind, how,
     assert model.loss_curve_ == other.loss_curve_
 
 
-def test_a_pickle_is_small(iris):
+def test_pickle_contains_the_weights_once(iris):
     x = np.zeros((10, 1000), np.float32)
     model = MLPRegressor(engine="numpy", max_iter=1, hidden_layer_sizes=100).fit(x, np.zeros(10))
     model.predict(x)
-    # The weights, and two numbers of Adam's for each of them, 4 bytes each.
+    # 4 bytes for each weight and for its two moments of Adam.
     assert len(pickle.dumps(model)) == pytest.approx(3 * 4 * 100_201, rel=0.02)
 
 
-def test_an_edited_model_is_copied_as_edited(iris):
+def test_pickle_contains_replaced_weights(iris):
     model = MLPClassifier(engine="numpy", max_iter=1, random_state=0).fit(*iris)
     model.coefs_[1] = np.zeros_like(model.coefs_[1])
     other = pickle.loads(pickle.dumps(model))
@@ -145,7 +145,7 @@ def test_an_edited_model_is_copied_as_edited(iris):
     np.testing.assert_array_equal(model.predict_proba(iris[0]), other.predict_proba(iris[0]))
 
 
-def test_clones_and_representations(iris):
+def test_clone_and_repr(iris):
     model = MLPClassifier(
         (4,), early_stopping=EarlyStopping("val_loss"), callbacks=[LogFile("log.csv")]
     )
@@ -161,7 +161,7 @@ def test_clones_and_representations(iris):
 
 
 @pytest.mark.process
-def test_a_search_in_two_processes(engine):
+def test_grid_search_in_two_processes(engine):
     x, y = load_iris(return_X_y=True)
     pipeline = make_pipeline(
         StandardScaler(), MLPClassifier(engine=engine, max_iter=30, random_state=0, n_threads=2)
@@ -174,7 +174,7 @@ def test_a_search_in_two_processes(engine):
     np.testing.assert_array_equal(search.predict_proba(x), alone.predict_proba(x))
 
 
-@one_in_seconds
+@both_engines
 def test_cross_validation_and_calibration(engine, iris):
     model = MLPClassifier(engine=engine, max_iter=100, random_state=0)
     assert cross_val_score(model, *iris, cv=3).mean() > 0.8
@@ -183,7 +183,7 @@ def test_cross_validation_and_calibration(engine, iris):
     assert cross_val_score(MLPRegressor(engine=engine, max_iter=9), *iris, cv=3).shape == (3,)
 
 
-def test_metadata_is_routed(iris):
+def test_metadata_routing(iris):
     x, y = iris
     with sklearn.config_context(enable_metadata_routing=True):
         model = MLPClassifier(engine="numpy", max_iter=5, random_state=0)
@@ -202,8 +202,8 @@ def test_metadata_is_routed(iris):
 # ---- scikit-learn's own callbacks -----------------------------------------------------------
 
 
-class Task:
-    """A callback by scikit-learn's protocol."""
+class RecordTasks:
+    """A callback with the protocol of scikit-learn."""
 
     def __init__(self, last=None):
         self.seen, self.scores, self.last = [], [], last
@@ -227,28 +227,28 @@ class Task:
 
 
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
-def test_scikit_learns_callbacks(engine, iris, solver):
+def test_scikit_learn_callback_sees_fit_and_epochs(engine, iris, solver):
     pytest.importorskip("sklearn.callback")
     x, y = iris
-    task = Task()
+    recorder = RecordTasks()
     model = MLPClassifier(solver=solver, engine=engine, max_iter=3, random_state=0)
-    model.set_callbacks(task).fit(x, y, sample_weight=np.ones(len(y)))
+    model.set_callbacks(recorder).fit(x, y, sample_weight=np.ones(len(y)))
     epochs = [(what, "epoch", i) for i in range(3) for what in ("begin", "end")]
-    assert task.seen == ["setup", ("begin", "fit", 0), *epochs, ("end", "fit", 0), "teardown"]
-    assert task.metadata.keys() == {"sample_weight"}
-    assert task.scores[-1] == task.scores[-2] == model.score(x, y)
-    for epochs in (1, 2):  # what a shorter fit would have come to
+    assert recorder.seen == ["setup", ("begin", "fit", 0), *epochs, ("end", "fit", 0), "teardown"]
+    assert recorder.metadata.keys() == {"sample_weight"}
+    assert recorder.scores[-1] == recorder.scores[-2] == model.score(x, y)
+    for epochs in (1, 2):  # the scores of shorter fits
         shorter = clone(model).set_params(max_iter=epochs).fit(x, y)
-        assert task.scores[epochs - 1] == shorter.score(x, y)
+        assert recorder.scores[epochs - 1] == shorter.score(x, y)
 
 
-def test_a_callback_of_scikit_learn_may_end_a_fit(engine, iris):
+def test_scikit_learn_callback_can_stop_training(engine, iris):
     pytest.importorskip("sklearn.callback")
-    model = MLPRegressor(engine=engine, max_iter=9).set_callbacks(Task(last=1))
+    model = MLPRegressor(engine=engine, max_iter=9).set_callbacks(RecordTasks(last=1))
     assert model.fit(*iris).n_iter_ == 2
 
 
-def test_scikit_learns_scoring_monitor_in_a_pipeline(iris):
+def test_scoring_monitor_of_scikit_learn_in_a_pipeline(iris):
     callback = pytest.importorskip("sklearn.callback")
     monitor = callback.ScoringMonitor(scoring="accuracy")
     model = MLPClassifier(engine="numpy", max_iter=3, random_state=0).set_callbacks(monitor)

@@ -1,4 +1,4 @@
-"""Fitted estimators as scikit-learn's own, and back."""
+"""Conversion of fitted estimators to scikit-learn's estimators and back."""
 
 import inspect
 import math
@@ -22,32 +22,32 @@ from fastnn import EarlyStopping, MLPClassifier, MLPRegressor, Network, Schedule
 from fastnn.engine import ENGINES
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-WORDS = np.array(["setosa", "versicolor", "virginica"])
+NAMES = np.array(["setosa", "versicolor", "virginica"])
 SHORT = {"hidden_layer_sizes": (7, 5), "max_iter": 8, "random_state": 0}
 TARGETS = {
     "numbers": lambda y: y,
     "small integers": lambda y: y.astype(np.int8),
-    "words": lambda y: WORDS[y],
-    "two words": lambda y: WORDS[(y > 0).astype(int)],
-    "truths": lambda y: y > 0,
-    "labels": lambda y: np.stack([y == 0, y < 2], axis=1).astype(int),
+    "strings": lambda y: NAMES[y],
+    "two strings": lambda y: NAMES[(y > 0).astype(int)],
+    "bools": lambda y: y > 0,
+    "multilabel": lambda y: np.stack([y == 0, y < 2], axis=1).astype(int),
 }
 FITTED = ["n_features_in_", "n_layers_", "n_outputs_", "out_activation_", "n_iter_", "t_", "loss_"]
 FITTED += ["loss_curve_", "best_loss_", "validation_scores_", "best_validation_score_"]
 
 
-def theirs_of(kind):
+def sklearn_class(kind):
     return getattr(scikit_learn, kind.__name__)
 
 
 def fitted(kind, data, **settings):
-    """Return features and an estimator that has seen them for a few epochs."""
+    """Return the features and an estimator fitted to them for a few epochs."""
     x, y = data
     return x, kind(**SHORT | settings).fit(x, y)
 
 
-def assert_same_answers(got, expected, ours, x):
-    """Check two classifiers, one of which is ours: labels, but for those that are close."""
+def assert_same_predictions(got, expected, ours, x):
+    """Compare the probabilities of two classifiers, and the labels except near ties."""
     exact, bound = exact_probabilities(ours, x)
     for model in (got, expected):
         assert_within(model.predict_proba(x), exact, bound)
@@ -56,7 +56,7 @@ def assert_same_answers(got, expected, ours, x):
     assert_same_labels(labels, others, exact, bound)
 
 
-def assert_same_fitted(got, expected):
+def assert_same_attributes(got, expected):
     assert [w.dtype for w in got.coefs_] == [w.dtype for w in expected.coefs_]
     for name in FITTED:
         one, other = getattr(got, name), getattr(expected, name)
@@ -64,43 +64,43 @@ def assert_same_fitted(got, expected):
 
 
 @pytest.fixture
-def flowers(iris):
-    """Features that float32 holds, as are those of the other set."""
+def iris32(iris):
+    """Return Iris with features that float32 represents exactly."""
     return iris[0].astype(np.float32).astype(np.float64), iris[1]
 
 
 @pytest.fixture
-def patients(diabetes):
+def diabetes32(diabetes):
     return diabetes[0].astype(np.float32).astype(np.float64), np.exp(diabetes[1])
 
 
-# ---- the same predictions -------------------------------------------------------------------
+# ---- predictions ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("activation", ["identity", "logistic", "tanh", "relu"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_classifier_there_and_back(target, dtype, activation, flowers):
-    data = flowers[0].astype(dtype), TARGETS[target](flowers[1])
+def test_classifier_survives_conversion_and_back(target, dtype, activation, iris32):
+    data = iris32[0].astype(dtype), TARGETS[target](iris32[1])
     x, ours = fitted(MLPClassifier, data, activation=activation, engine="numpy")
     theirs = ours.to_sklearn()
     assert type(theirs) is scikit_learn.MLPClassifier
-    assert_same_answers(theirs, ours, ours, x)
+    assert_same_predictions(theirs, ours, ours, x)
     assert theirs.predict_proba(x).dtype == dtype
-    assert_same_fitted(theirs, ours)
+    assert_same_attributes(theirs, ours)
     np.testing.assert_array_equal(theirs.classes_, ours.classes_)
     assert theirs.score(*data) == pytest.approx(ours.score(*data), abs=0.02)
     back = MLPClassifier.from_sklearn(theirs).set_params(engine="numpy")
     np.testing.assert_array_equal(back.predict_proba(x), ours.predict_proba(x))
     np.testing.assert_array_equal(back.predict(x), ours.predict(x))
     assert back.get_params() == ours.get_params()
-    assert_same_fitted(back, ours)
+    assert_same_attributes(back, ours)
 
 
 @pytest.mark.parametrize("outputs", [1, 3])
 @pytest.mark.parametrize("loss", ["squared_error", "poisson", "absolute_error", "huber"])
-def test_a_regressor_there_and_back(loss, outputs, patients):
-    x, y = patients
+def test_regressor_survives_conversion_and_back(loss, outputs, diabetes32):
+    x, y = diabetes32
     y = y if outputs == 1 else np.stack([y, 2 * y, 3 * y], axis=1)
     x, ours = fitted(MLPRegressor, (x, y), loss=loss, engine="numpy")
     theirs = ours.to_sklearn()
@@ -108,7 +108,7 @@ def test_a_regressor_there_and_back(loss, outputs, patients):
     for model in (theirs, ours):
         assert model.predict(x).shape == y.shape
         assert_within(model.predict(x).reshape(exact.shape), exact, bound)
-    assert_same_fitted(theirs, ours)
+    assert_same_attributes(theirs, ours)
     assert theirs.loss == (loss if loss == "poisson" else "squared_error")
     back = MLPRegressor.from_sklearn(theirs).set_params(engine="numpy")
     np.testing.assert_array_equal(back.predict(x), ours.predict(x))
@@ -117,15 +117,15 @@ def test_a_regressor_there_and_back(loss, outputs, patients):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("solver", ["sgd", "adam", "lbfgs"])
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_classifier_that_scikit_learn_fitted(target, solver, dtype, flowers):
-    data = flowers[0].astype(dtype), TARGETS[target](flowers[1])
+def test_from_sklearn_classifier_predicts_the_same(target, solver, dtype, iris32):
+    data = iris32[0].astype(dtype), TARGETS[target](iris32[1])
     x, theirs = fitted(scikit_learn.MLPClassifier, data, solver=solver, activation="tanh")
     for engine in ENGINES:
         ours = MLPClassifier.from_sklearn(theirs).set_params(engine=engine)
-        assert_same_answers(ours, theirs, ours, x)
+        assert_same_predictions(ours, theirs, ours, x)
     assert ours.predict_proba(x).dtype == theirs.predict_proba(x).dtype
     if solver != "lbfgs":
-        assert_same_fitted(ours, theirs)
+        assert_same_attributes(ours, theirs)
     assert ours.best_loss_ == pytest.approx(min(theirs.loss_, *getattr(theirs, "loss_curve_", [9])))
     copied = pickle.loads(pickle.dumps(ours))
     np.testing.assert_array_equal(copied.predict(x), ours.predict(x))
@@ -133,8 +133,8 @@ def test_a_classifier_that_scikit_learn_fitted(target, solver, dtype, flowers):
 
 @pytest.mark.parametrize("outputs", [1, 2])
 @pytest.mark.parametrize("loss", ["squared_error", "poisson"])
-def test_a_regressor_that_scikit_learn_fitted(loss, outputs, patients, engine):
-    x, y = patients
+def test_from_sklearn_regressor_predicts_the_same(loss, outputs, diabetes32, engine):
+    x, y = diabetes32
     y = y if outputs == 1 else np.stack([y, 2 * y], axis=1)
     x, theirs = fitted(scikit_learn.MLPRegressor, (x, y), loss=loss)
     ours = MLPRegressor.from_sklearn(theirs).set_params(engine=engine)
@@ -142,12 +142,12 @@ def test_a_regressor_that_scikit_learn_fitted(loss, outputs, patients, engine):
     for model in (theirs, ours):
         assert_within(model.predict(x).reshape(exact.shape), exact, bound)
     assert ours.predict(x).shape == y.shape
-    assert_same_fitted(ours, theirs)
+    assert_same_attributes(ours, theirs)
 
 
-def test_names_of_features_go_along(flowers):
-    frame = pd.DataFrame(flowers[0], columns=["a", "b", "c", "d"])
-    _, ours = fitted(MLPClassifier, (frame, flowers[1]), engine="numpy")
+def test_feature_names_are_converted(iris32):
+    frame = pd.DataFrame(iris32[0], columns=["a", "b", "c", "d"])
+    _, ours = fitted(MLPClassifier, (frame, iris32[1]), engine="numpy")
     for other in (ours.to_sklearn(), MLPClassifier.from_sklearn(ours.to_sklearn())):
         assert other.feature_names_in_.tolist() == [*"abcd"]
         other.predict(frame)  # without a warning
@@ -155,18 +155,18 @@ def test_names_of_features_go_along(flowers):
             other.predict(frame[[*"dcba"]])
 
 
-def test_what_was_changed_after_the_fit(flowers):
-    x, ours = fitted(MLPClassifier, flowers, engine="numpy")
-    ours.set_params(activation="tanh")  # which predictions do not follow
-    ours.coefs_ = [2 * w for w in ours.coefs_]  # which they do
+def test_to_sklearn_uses_replaced_weights(iris32):
+    x, ours = fitted(MLPClassifier, iris32, engine="numpy")
+    ours.set_params(activation="tanh")  # has no effect on predictions
+    ours.coefs_ = [2 * w for w in ours.coefs_]
     theirs = ours.to_sklearn()
     assert theirs.activation == "relu"
-    assert_same_answers(theirs, ours, ours, x)
+    assert_same_predictions(theirs, ours, ours, x)
 
 
 # ---- parameters -----------------------------------------------------------------------------
 
-OTHERS = {  # no parameter is what it is by default
+NON_DEFAULTS = {  # a value other than the default for every parameter
     "hidden_layer_sizes": (6,), "activation": "tanh", "solver": "sgd", "alpha": 0.01,
     "batch_size": 50, "learning_rate": "invscaling", "learning_rate_init": 0.01, "power_t": 0.4,
     "max_iter": 3, "shuffle": False, "random_state": 5, "tol": 1e-3, "verbose": True,
@@ -177,25 +177,25 @@ OTHERS = {  # no parameter is what it is by default
 
 
 @pytest.mark.parametrize("kind", [MLPClassifier, MLPRegressor])
-def test_all_parameters_that_both_have_go_along(kind, flowers):
-    settings = OTHERS | ({"loss": "poisson"} if kind is MLPRegressor else {})
-    theirs = kind(**settings, engine="numpy").fit(*flowers).to_sklearn()
-    for name, parameter in inspect.signature(theirs_of(kind)).parameters.items():
+def test_all_common_parameters_are_converted(kind, iris32):
+    settings = NON_DEFAULTS | ({"loss": "poisson"} if kind is MLPRegressor else {})
+    theirs = kind(**settings, engine="numpy").fit(*iris32).to_sklearn()
+    for name, parameter in inspect.signature(sklearn_class(kind)).parameters.items():
         assert getattr(theirs, name) == settings[name] != parameter.default, name
     back = kind.from_sklearn(theirs).get_params()
     assert {name: back[name] for name in settings} == settings
 
 
-def test_a_random_state_is_not_shared(flowers):
+def test_random_state_is_copied(iris32):
     state = np.random.RandomState(0)
-    _, ours = fitted(MLPClassifier, flowers, random_state=state, engine="numpy")
+    _, ours = fitted(MLPClassifier, iris32, random_state=state, engine="numpy")
     theirs = ours.to_sklearn()
     back = MLPClassifier.from_sklearn(theirs)
     states = [model.random_state for model in (ours, theirs, back)]
     assert len(set(map(id, states))) == 3
 
 
-FOR_TRAINING = [
+TRAINING_PARAMETERS = [
     ({"solver": "momentum"}, {"solver": "sgd", "nesterovs_momentum": False}),
     ({"solver": "nesterov", "nesterovs_momentum": False}, {"solver": "sgd"}),
     ({"solver": "adamw", "dropout": 0.1, "class_weight": "balanced"}, {"solver": "adam"}),
@@ -206,15 +206,15 @@ FOR_TRAINING = [
 ]
 
 
-@pytest.mark.parametrize(("given", "expected"), FOR_TRAINING, ids=str)
-def test_what_only_training_depends_on(given, expected, flowers):
-    x, ours = fitted(MLPClassifier, flowers, engine="numpy", **given)
+@pytest.mark.parametrize(("given", "expected"), TRAINING_PARAMETERS, ids=str)
+def test_training_parameters_that_scikit_learn_lacks_become_defaults(given, expected, iris32):
+    x, ours = fitted(MLPClassifier, iris32, engine="numpy", **given)
     theirs = ours.to_sklearn()
     expected = {"nesterovs_momentum": True} | expected
     assert {name: getattr(theirs, name) for name in expected} == expected
-    assert_same_answers(theirs, ours, ours, x)
+    assert_same_predictions(theirs, ours, ours, x)
     before = theirs.loss_
-    theirs.partial_fit(*flowers)  # whose parameters it checks
+    theirs.partial_fit(*iris32)  # validates the parameters
     assert math.isfinite(theirs.loss_) and theirs.loss_ != before
 
 
@@ -223,7 +223,7 @@ def test_what_only_training_depends_on(given, expected, flowers):
 PLAIN_SGD = {"solver": "sgd", "momentum": 0, "learning_rate_init": 0.05, "shuffle": False}
 
 
-def trained_on(model, data, how):
+def train_further(model, data, how):
     if how == "partial_fit":
         for _ in range(3):
             model.partial_fit(*data)
@@ -232,17 +232,17 @@ def trained_on(model, data, how):
 
 
 @pytest.mark.parametrize("how", ["partial_fit", "warm_start"])
-@pytest.mark.parametrize("target", ["words", "two words", "labels"])
-def test_all_of_them_go_on_alike(target, how, flowers, engine):
-    data = flowers[0], TARGETS[target](flowers[1])
+@pytest.mark.parametrize("target", ["strings", "two strings", "multilabel"])
+def test_further_training_gives_equal_losses(target, how, iris32, engine):
+    data = iris32[0], TARGETS[target](iris32[1])
     _, ours = fitted(MLPClassifier, data, engine=engine, **PLAIN_SGD)
     theirs = ours.to_sklearn()
     back = MLPClassifier.from_sklearn(theirs).set_params(engine=engine)
     weights = [w.copy() for w in ours.coefs_]
-    losses = [trained_on(model, data, how).loss_curve_ for model in (theirs, back)]
+    losses = [train_further(model, data, how).loss_curve_ for model in (theirs, back)]
     for w, v in zip(weights, ours.coefs_, strict=True):
-        np.testing.assert_array_equal(w, v)  # ours are its own
-    losses.append(trained_on(ours, data, how).loss_curve_)
+        np.testing.assert_array_equal(w, v)  # the weights are not shared
+    losses.append(train_further(ours, data, how).loss_curve_)
     assert len(losses[2]) == SHORT["max_iter"] + 3
     for curve in losses[:2]:
         np.testing.assert_allclose(curve, losses[2], rtol=THREE_EPOCHS)
@@ -252,47 +252,47 @@ def test_all_of_them_go_on_alike(target, how, flowers, engine):
 
 
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
-def test_scikit_learns_goes_on_from_where_ours_was(solver, flowers):
-    _, ours = fitted(MLPClassifier, flowers, solver=solver, engine="numpy", max_iter=30)
+def test_warm_start_of_the_converted_estimator_lowers_the_loss(solver, iris32):
+    _, ours = fitted(MLPClassifier, iris32, solver=solver, engine="numpy", max_iter=30)
     theirs = pickle.loads(pickle.dumps(ours.to_sklearn()))
-    theirs.set_params(warm_start=True, max_iter=5).fit(*flowers)
+    theirs.set_params(warm_start=True, max_iter=5).fit(*iris32)
     assert theirs.loss_ < ours.loss_
-    anew = clone(theirs).fit(*flowers)
+    anew = clone(theirs).fit(*iris32)
     assert anew.loss_ > theirs.loss_
 
 
-def test_scikit_learns_goes_back_to_the_best_weights(flowers):
-    x, ours = fitted(MLPClassifier, flowers, early_stopping=True, max_iter=20, engine="numpy")
+def test_converted_estimator_restores_the_best_weights(iris32):
+    x, ours = fitted(MLPClassifier, iris32, early_stopping=True, max_iter=20, engine="numpy")
     theirs = ours.to_sklearn()
     before, scores = theirs.predict_proba(x), len(ours.validation_scores_)
-    theirs.best_validation_score_ = 1.0  # which no epoch is better than
-    theirs.set_params(warm_start=True, learning_rate_init=0.1, max_iter=2).fit(*flowers)
+    theirs.best_validation_score_ = 1.0  # no epoch is better
+    theirs.set_params(warm_start=True, learning_rate_init=0.1, max_iter=2).fit(*iris32)
     np.testing.assert_array_equal(theirs.predict_proba(x), before)
     assert len(theirs.validation_scores_) == scores + 2
     assert len(ours.validation_scores_) == scores
 
 
-def test_early_stopping_goes_on(flowers, engine):
-    _, theirs = fitted(scikit_learn.MLPClassifier, flowers, early_stopping=True, max_iter=20)
+def test_early_stopping_continues_after_from_sklearn(iris32, engine):
+    _, theirs = fitted(scikit_learn.MLPClassifier, iris32, early_stopping=True, max_iter=20)
     ours = MLPClassifier.from_sklearn(theirs).set_params(warm_start=True, max_iter=2, engine=engine)
-    ours.fit(*flowers)
+    ours.fit(*iris32)
     assert ours.validation_scores_[:-2] == theirs.validation_scores_
     assert ours.best_validation_score_ == max(ours.validation_scores_)
     assert ours.best_loss_ is None
 
 
-def test_the_first_fit_of_a_clone_is_like_any(flowers):
-    _, theirs = fitted(scikit_learn.MLPClassifier, flowers)
-    ours = clone(MLPClassifier.from_sklearn(theirs)).fit(*flowers)
+def test_clone_of_a_converted_estimator_can_be_fitted(iris32):
+    _, theirs = fitted(scikit_learn.MLPClassifier, iris32)
+    ours = clone(MLPClassifier.from_sklearn(theirs)).fit(*iris32)
     assert ours.n_iter_ == theirs.n_iter_
 
 
-# ---- refusals -------------------------------------------------------------------------------
+# ---- errors ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("activation", ["gelu", "leaky_relu"])
-def test_activations_that_scikit_learn_lacks(activation, flowers):
-    _, ours = fitted(MLPClassifier, flowers, activation=activation, engine="numpy")
+def test_to_sklearn_rejects_activations_that_it_lacks(activation, iris32):
+    _, ours = fitted(MLPClassifier, iris32, activation=activation, engine="numpy")
     with pytest.raises(ValueError, match=f"it cannot express {activation}$"):
         ours.to_sklearn()
     ours._network = Network([4, 7, 5, 3], activation=["relu", "tanh"])
@@ -300,23 +300,23 @@ def test_activations_that_scikit_learn_lacks(activation, flowers):
         ours.to_sklearn()
 
 
-def test_one_class_has_other_probabilities(flowers):
-    x, y = flowers[0], np.zeros(len(flowers[0]), int)
+def test_conversion_rejects_one_class(iris32):
+    x, y = iris32[0], np.zeros(len(iris32[0]), int)
     with pytest.raises(ValueError, match="two probabilities for the one class$"):
         MLPClassifier(max_iter=1, engine="numpy").fit(x, y).to_sklearn()
     theirs = scikit_learn.MLPClassifier(max_iter=1).fit(x, y)
-    with pytest.raises(ValueError, match="activated by 'softmax', not by 'logistic'$"):
+    with pytest.raises(ValueError, match="output activation would be 'softmax' .* not 'logistic'$"):
         MLPClassifier.from_sklearn(theirs)
 
 
-def test_a_loss_that_was_set_after_the_fit(patients):
-    _, theirs = fitted(scikit_learn.MLPRegressor, patients)
-    with pytest.raises(ValueError, match="activated by 'exp', not by 'identity'$"):
+def test_from_sklearn_rejects_a_loss_changed_after_the_fit(diabetes32):
+    _, theirs = fitted(scikit_learn.MLPRegressor, diabetes32)
+    with pytest.raises(ValueError, match="output activation would be 'exp' .* not 'identity'$"):
         MLPRegressor.from_sklearn(theirs.set_params(loss="poisson"))
 
 
-def test_what_is_not_scikit_learns_or_not_fitted(flowers):
-    _, theirs = fitted(scikit_learn.MLPClassifier, flowers)
+def test_conversion_rejects_other_classes_and_unfitted_estimators(iris32):
+    _, theirs = fitted(scikit_learn.MLPClassifier, iris32)
     with pytest.raises(TypeError, match=r"a fitted sklearn.neural_network.MLPRegressor, got sk"):
         MLPRegressor.from_sklearn(theirs)
     with pytest.raises(TypeError, match=r"MLPClassifier, got fastnn.estimators.classifier.MLPC"):

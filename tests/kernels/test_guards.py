@@ -1,4 +1,4 @@
-"""Kernels write to their buffers and nowhere else: bytes around every buffer stay as they were."""
+"""Kernels write only to their buffers: the bytes around each buffer do not change."""
 
 import sys
 from typing import NamedTuple
@@ -8,9 +8,8 @@ import pytest
 import scipy.sparse as sp
 
 from fastnn import Network
-from fastnn.kernels import engine as step
+from fastnn.kernels import engine as numba_engine
 from fastnn.kernels import workspace
-from fastnn.kernels.jit import threads as _threads
 from fastnn.kernels.layers import sparse
 
 GUARD, BYTES = 0xAB, 1 << 12
@@ -20,7 +19,7 @@ class Buffer(NamedTuple):
     memory: np.ndarray
     start: int
     stop: int
-    maker: str
+    name: str
 
     def is_intact(self) -> bool:
         guards = self.memory[: self.start], self.memory[self.stop :]
@@ -29,43 +28,43 @@ class Buffer(NamedTuple):
 
 @pytest.fixture
 def buffers(monkeypatch) -> list[Buffer]:
-    """Surround all buffers with bytes, which are looked at after each call; allow three threads."""
-    made: list[Buffer] = []
+    """Surround all buffers with guard bytes, checked after each call; allow three threads."""
+    allocated: list[Buffer] = []
 
     def aligned_zeros(size, dtype=np.float32):
         count = size * np.dtype(dtype).itemsize
         memory = np.full(count + workspace.ALIGNMENT + 2 * BYTES, GUARD, np.uint8)
         start = -workspace.address(memory) % workspace.ALIGNMENT + BYTES
         memory[start : start + count] = 0
-        maker = sys._getframe(1)
-        made.append(Buffer(memory, start, start + count, f"{maker.f_code.co_name}, {size} {dtype}"))
+        caller = sys._getframe(1).f_code.co_name
+        allocated.append(Buffer(memory, start, start + count, f"{caller}, {size} {dtype}"))
         return memory[start : start + count].view(dtype)
 
     for module in (workspace, sparse):
         monkeypatch.setattr(module, "aligned_zeros", aligned_zeros)
-    call = step.NumbaEngine._call
+    call = numba_engine.NumbaEngine._call
 
     def checked(engine, job, tasks):
         call(engine, job, tasks)
-        spoilt = [buffer.maker for buffer in made if not buffer.is_intact()]
-        assert not spoilt, (spoilt, tasks, job.mode, job.x_is_sparse, job.n, job.batch_size)
+        changed = [buffer.name for buffer in allocated if not buffer.is_intact()]
+        assert not changed, (changed, tasks, job.mode, job.x_is_sparse, job.n, job.batch_size)
 
-    monkeypatch.setattr(step.NumbaEngine, "_call", checked)
-    monkeypatch.setattr(_threads, "usable", lambda: 3)
-    return made
+    monkeypatch.setattr(numba_engine.NumbaEngine, "_call", checked)
+    monkeypatch.setattr(numba_engine, "usable_threads", lambda: 3)
+    return allocated
 
 
 def features(rng: np.random.Generator, rows: int, inputs: int):
-    """Return features of a random form, and of a random share of entries."""
+    """Return features of a random form and density."""
     x = rng.random((rows, inputs), dtype=np.float32) + 0.5
     x[rng.random(x.shape) > rng.choice([0, 0.02, 0.3, 1])] = 0
     form = rng.integers(3)
     return [x, sp.csr_array(x), (255 * x / 2).astype(np.uint8)][form]
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # of random data
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("seed", range(24))
-def test_no_call_writes_beside_a_buffer(seed, buffers):
+def test_no_call_writes_outside_a_buffer(seed, buffers):
     rng = np.random.default_rng(seed)
     inputs, hidden, classes = (
         int(rng.choice(sizes)) for sizes in ([1, 7, 16, 33], [3, 40], [2, 5])

@@ -1,4 +1,4 @@
-"""Kernels are compiled once, in whichever thread comes first, and Numba's settings stay."""
+"""Kernels are compiled once, and compiling restores Numba's settings."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,7 +10,7 @@ from numba.core import caching
 from fastnn.kernels.jit.cache import cache_directory, is_cached
 from fastnn.kernels.jit.compiling import Region
 
-pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="about compiled code alone")
+pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="needs compiled code")
 
 
 def small_region(task, job):
@@ -28,7 +28,7 @@ def settings():
     return config.CACHE_DIR, classes, caching.IndexDataCacheFile
 
 
-def test_what_is_compiled_once_is_read_from_the_cache(root):
+def test_second_compilation_reads_the_cache(root):
     before = settings()
     assert not is_cached()
     first, second = Region(small_region), Region(small_region)
@@ -40,21 +40,21 @@ def test_what_is_compiled_once_is_read_from_the_cache(root):
     assert settings() == before
 
 
-def test_numbas_settings_stay_when_compiling_fails(root):
+def test_failed_compilation_restores_numbas_settings(root):
     before = settings()
 
     def no_region(task, job):
         return "text"
 
     with (
-        pytest.warns(RuntimeWarning, match="compiled kernels cannot be kept"),
+        pytest.warns(RuntimeWarning, match="compiled kernels cannot be cached"),
         pytest.raises(numba.errors.NumbaError),
     ):
         Region(no_region).compile()
     assert settings() == before
 
 
-def test_several_threads_compile_a_function_once(root):
+def test_concurrent_threads_compile_a_function_once(root):
     before, region = settings(), Region(small_region)
     others = [Region(small_region) for _ in range(3)]
     with ThreadPoolExecutor(4) as threads:

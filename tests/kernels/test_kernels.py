@@ -1,4 +1,4 @@
-"""The kernels' parts, one by one: micro-kernel, product, exp, denormals, layout, loss."""
+"""Parts of the kernels: micro-kernel, products, elementary functions, layout, losses."""
 
 from fractions import Fraction
 
@@ -12,8 +12,8 @@ from tolerances import assert_product
 
 from fastnn.kernels.engine import UNITS
 from fastnn.kernels.gemm.product import DEPTH_BLOCK, multiply
-from fastnn.kernels.gemm.tile import emit_call, operand
-from fastnn.kernels.jit import simd as _simd
+from fastnn.kernels.gemm.tile import PLAIN, emit_call, operand
+from fastnn.kernels.jit import simd
 from fastnn.kernels.jit.simd import NR, flush_denormals, fma, restore_denormals
 from fastnn.kernels.layout import Layout
 from fastnn.kernels.pointwise import elementary, losses
@@ -21,9 +21,9 @@ from fastnn.kernels.workspace import address, aligned_zeros
 from fastnn.model.layers import dense_layers
 from fastnn.model.losses import LOSSES
 
-jitted = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="about compiled code alone")
+jitted = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="needs compiled code")
 
-# Kernels have no wrapper for Python; these do nothing but call them.
+# Python cannot call kernels; these functions call them.
 
 
 @numba.njit
@@ -78,7 +78,7 @@ def call_predict(job_at, first, rows):
 
 
 def to_panels(matrix):
-    """(K, N) as flat panels of NR columns, padded with zeros."""
+    """Return a matrix (K, N) as flat panels of NR columns, padded with zeros."""
     count = -(-matrix.shape[1] // NR)
     padded = np.zeros((len(matrix), count * NR), np.float32)
     padded[:, : matrix.shape[1]] = matrix
@@ -86,7 +86,7 @@ def to_panels(matrix):
 
 
 def product(a, b, transposed=False):
-    """``a @ b`` by `multiply`, into a poisoned result with guard cells that must survive."""
+    """Return ``a @ b`` by `multiply`; check that it writes nothing outside the result."""
     rows, depth = a.shape
     panels = -(-b.shape[1] // NR)
     stride = panels * NR + 3
@@ -107,7 +107,7 @@ SHAPES = [(1, 1, 1), (2, 3, 16), (3, 1, 17), (5, 7, 33), (8, 300, 32), (15, 64, 
 
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize(("rows", "depth", "columns"), SHAPES)
-def test_product_of_whole_numbers_is_exact(rng, rows, depth, columns, transposed):
+def test_product_of_integers_is_exact(rng, rows, depth, columns, transposed):
     a = rng.integers(-9, 10, (rows, depth)).astype(np.float32)
     b = rng.integers(-9, 10, (depth, columns)).astype(np.float32)
     assert (product(a, b, transposed) == a.astype(int) @ b.astype(int)).all()
@@ -120,14 +120,14 @@ def test_product_is_within_its_rounding_bound(rng, rows, depth, columns):
     assert_product(product(a, b), a, b)
 
 
-def test_product_keeps_nan_and_infinity():
+def test_product_propagates_nan_and_infinity():
     a = np.array([[1, np.nan], [1, np.inf], [1, 2]], np.float32)
     c = product(a, np.ones((2, 5), np.float32))
     assert np.isnan(c[0]).all() and np.isposinf(c[1]).all() and (c[2] == 3).all()
 
 
-def test_element_is_one_chain_of_fused_multiply_adds(rng):
-    """The promise behind equal bits: the order of a sum is k = 0, 1, …, wherever it is cut."""
+def test_product_is_one_chain_of_multiply_adds(rng):
+    """The sum is in the order k = 0, 1, …, even if it is longer than a block."""
     depth = 2 * DEPTH_BLOCK + 7
     a = rng.standard_normal((1, depth), dtype=np.float32)
     b = rng.standard_normal((depth, 1), dtype=np.float32)
@@ -138,14 +138,14 @@ def test_element_is_one_chain_of_fused_multiply_adds(rng):
 
 
 def tile_of(rows, panels, lanes):
-    """A compiled tile of any size, not only of this machine's."""
+    """Return a compiled tile of any size, not only of this machine's."""
 
     @intrinsic
     def sized_tile(typingctx, c, a, b, depth, resume, rate):
         signature = types.void(c, a, b, types.intp, types.boolean, types.float32)
 
         def codegen(context, builder, signature, args):
-            emit_call(builder, args[:3], None, *args[3:], (rows, panels, lanes))
+            emit_call(builder, args[:3], None, *args[3:], (rows, panels, lanes), PLAIN)
             return context.get_dummy_value()
 
         return signature, codegen
@@ -162,7 +162,7 @@ def tile_of(rows, panels, lanes):
 @pytest.mark.parametrize(
     ("rows", "panels", "lanes"), [(8, 2, 16), (4, 1, 8), (6, 1, 8), (2, 1, 4), (1, 2, 16)]
 )
-def test_tiles_of_any_size_agree_to_the_bit(rng, rows, panels, lanes):
+def test_tiles_of_all_sizes_give_the_same_bits(rng, rows, panels, lanes):
     depth = 37
     a = rng.standard_normal((rows, depth), dtype=np.float32)
     b = rng.standard_normal((depth, panels * NR), dtype=np.float32)
@@ -174,7 +174,7 @@ def test_tiles_of_any_size_agree_to_the_bit(rng, rows, panels, lanes):
     )
     multiply_tile = tile_of(rows, panels, lanes)
     multiply_tile(*operands, depth, np.float32(0))
-    twice = product(np.hstack([a, a]), np.vstack([b, b]))  # the second half resumes the chain
+    twice = product(np.hstack([a, a]), np.vstack([b, b]))  # the second half resumes the sums
     assert (c == twice).all()
     rate, once, stepped = np.float32(0.3), product(a, b), np.empty_like(c)
     multiply_tile(*operands, depth, rate)
@@ -184,19 +184,19 @@ def test_tiles_of_any_size_agree_to_the_bit(rng, rows, panels, lanes):
 
 def test_fma_rounds_once(rng):
     x, y, z = rng.standard_normal((3, 200), dtype=np.float32)
-    z[:100] = -(x * y)[:100]  # what is left is the product's rounding error
+    z[:100] = -(x * y)[:100]  # the result is the rounding error of the product
     out = np.empty_like(x)
     call_fma(out, x, y, z)
     for i in range(len(x)):
         exact = Fraction(float(x[i])) * Fraction(float(y[i])) + Fraction(float(z[i]))
-        if _simd.HAS_FMA and not numba.config.DISABLE_JIT:
+        if simd.HAS_FMA and not numba.config.DISABLE_JIT:
             assert out[i] == np.float32(float(exact))
         else:
             assert abs(out[i] - float(exact)) <= 2**-23 * (abs(x[i] * y[i]) + abs(z[i]))
 
 
 def worst_ulps(got, exact):
-    """How far results are off, in units of the last place of the exact ones."""
+    """Return the largest error in units in the last place of the exact results."""
     ulp = np.spacing(np.abs(exact).astype(np.float32)).astype(np.float64)
     return np.max(np.abs(got - exact) / ulp)
 
@@ -208,7 +208,7 @@ def test_exp_is_within_two_units_in_the_last_place():
     assert exp(x)[-1] == 1.0
 
 
-def test_exp_at_the_ends():
+def test_exp_of_infinity_and_nan():
     out = exp(np.array([-np.inf, -1e30, -88.0, np.nan], np.float32))
     assert (out[:3] == 0).all() and np.isnan(out[3])
 
@@ -232,18 +232,18 @@ def test_logistic_is_within_three_units_in_the_last_place():
 
 
 @jitted
-def test_denormals_are_flushed_inside_and_kept_outside():
+def test_denormals_are_flushed_only_inside_kernels():
     tiny = np.full(64, 1e-40, np.float32)
     out = np.empty_like(tiny)
     call_denormals(out, tiny, True)
     assert (out == 0).all()
     call_denormals(out, tiny, False)
     assert (out > 0).all()
-    assert (tiny * np.float32(0.5) > 0).all()  # NumPy on this thread is as it was
+    assert (tiny * np.float32(0.5) > 0).all()  # NumPy still has them in this thread
 
 
 @pytest.mark.parametrize("sizes", [[1, 1], [5, 3], [16, 16, 16], [3, 17, 33, 2], [40, 1, 31]])
-def test_layout_brings_parameters_there_and_back(rng, sizes):
+def test_layout_writes_and_reads_parameters(rng, sizes):
     layers = dense_layers(sizes)
     parameters = [
         (rng.standard_normal((n, m), dtype=np.float32), rng.standard_normal(m, dtype=np.float32))
@@ -263,24 +263,24 @@ def test_layout_brings_parameters_there_and_back(rng, sizes):
         assert (columns[: row["outputs"], : row["inputs"]] == w.T).all()
 
 
-def test_layout_lets_no_two_buffers_overlap_and_aligns_each():
+def test_layout_aligns_buffers_without_overlap_or_gap():
     layout = Layout(dense_layers([7, 20, 16, 3]), LOSSES["cross_entropy"], rows=8)
     starts = sorted(
         {(int(r[at]), 8 * int(r[at + "_row"])) for r in layout.table for at in ("a", "dz")}
     )
     ends = [start + size for start, size in starts]
-    assert ends == [start for start, _ in starts[1:]] + [layout.workspace_size]
+    assert ends == [start for start, _ in starts[1:]] + [layout.scratch_size]
     assert all(start % NR == 0 for start, _ in starts)
 
 
-def test_buffers_begin_on_cache_lines():
+def test_buffers_start_on_cache_lines():
     _, buffers = buffers_of([5, 4, 3], 8)
     for name in ("parameters", "gradients", "transposed", "scratch", "blocks", "losses"):
         assert getattr(buffers, name).ctypes.data % 64 == 0
 
 
 def one_layer(outputs, loss, rows, norm):
-    """Buffers of a layer, poisoned, whose job has this loss; and views of z and targets."""
+    """Return the buffers of a network of one layer, filled with NaN, and views of z and targets."""
     for unit in UNITS:
         unit.compile()
     layout, buffers = buffers_of([4, outputs], rows, loss)
@@ -292,7 +292,7 @@ def one_layer(outputs, loss, rows, norm):
         return buffers.scratch[start:][: rows * row["z_row"]].reshape(rows, -1)
 
     z = view(row["z"])
-    z[:, : row["panels"] * NR] = 0  # as a product over panels leaves it
+    z[:, : row["panels"] * NR] = 0  # as a product over panels writes it
     return buffers, z, view(row["targets"])
 
 
@@ -302,27 +302,27 @@ def test_cross_entropy_and_its_gradient(rng, classes):
     buffers, z, _ = one_layer(classes, "cross_entropy", rows, norm)
     lanes = -(-classes // NR) * NR
     logits = 30 * rng.standard_normal((rows, classes), dtype=np.float32)
-    logits[0], logits[1] = 3e38, np.linspace(-3e38, 0, classes)  # overflow if done naively
+    logits[0], logits[1] = 3e38, np.linspace(-3e38, 0, classes)  # the naive formula overflows
     z[:, :classes] = logits
-    buffers.labels[:] = labels = rng.integers(0, classes, rows)
+    buffers.row_labels[:] = labels = rng.integers(0, classes, rows)
     exact = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     log_total = np.log(np.exp(exact).sum(axis=1))
     loss = log_total - exact[np.arange(rows), labels]
     call_loss(address(buffers.job), 2, rows - 2)
-    # log Σ: relative error of a few roundings of numbers up to |exact|
+    # log Σ: a few roundings of numbers up to |exact|
     assert (abs(buffers.losses - loss)[2:] <= 8 * 2**-24 * (1 + abs(exact).max(axis=1))[2:]).all()
     assert (buffers.hits == (logits.argmax(axis=1) == labels))[2:].all()
     probs = np.exp(exact - log_total[:, None])
     dz = (probs - np.eye(classes)[labels]) / norm
-    spread = 1 + abs(exact[2:]).max(axis=1, keepdims=True)  # exp turns absolute into relative
+    spread = 1 + abs(exact[2:]).max(axis=1, keepdims=True)  # the error of the argument of exp
     assert (abs(z[2:, :classes] - dz[2:]) <= 4 * 2**-24 * spread / norm).all()
     assert (z[2:, classes:lanes] == 0).all()
-    assert (z[:2, :classes] == logits[:2]).all()  # rows outside the block are untouched
+    assert (z[:2, :classes] == logits[:2]).all()  # rows outside the block do not change
     assert np.isfinite(buffers.losses[2:]).all()
 
 
 LINKS = {"logistic": lambda z: 1 / (1 + np.exp(-z)), "exp": np.exp, "identity": lambda z: z}
-TERMS = {  # of one output, from z and y, in float64
+TERMS = {  # loss of one output in float64
     "logistic": lambda z, y: np.logaddexp(0, z) - y * z,
     "squared_error": lambda z, y: (z - y) ** 2 / 2,
     "poisson": lambda z, y: np.exp(z) - y * z + y * np.log(np.where(y > 0, y, 1)) - y,
@@ -334,7 +334,7 @@ TERMS = {  # of one output, from z and y, in float64
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("outputs", [1, 3, 17])
 @pytest.mark.parametrize("loss", TERMS)
-def test_losses_output_by_output_and_their_gradients(rng, loss, outputs, weighted):
+def test_elementwise_losses_and_their_gradients(rng, loss, outputs, weighted):
     rows, norm = 40, 7
     buffers, z, targets = one_layer(outputs, loss, rows, norm)
     lanes = -(-outputs // NR) * NR
@@ -342,17 +342,17 @@ def test_losses_output_by_output_and_their_gradients(rng, loss, outputs, weighte
     y = (values + rng.standard_normal((rows, outputs))).astype(np.float32)
     if loss in ("logistic", "poisson"):
         y = (y > 0).astype(np.float32)
-    y[5] = values[5] = 0.5  # no residual, where z is the prediction
+    y[5] = values[5] = 0.5  # a residual of 0 if p = z
     z[:, :outputs], targets[:, :outputs] = values, y
     weights = rng.random(rows).astype(np.float32) if weighted else np.ones(rows, np.float32)
-    buffers.weights[:] = weights if weighted else np.nan
+    buffers.row_weights[:] = weights if weighted else np.nan
     buffers.job.weights = address(weights) if weighted else 0
     call_loss(address(buffers.job), 0, rows)
     exact, wanted = values.astype(np.float64), y.astype(np.float64)
     residual = LINKS[LOSSES[loss].link](exact) - wanted
     slope = {"absolute_error": np.sign, "huber": lambda r: np.clip(r, -1, 1)}.get(loss, lambda r: r)
     total = TERMS[loss](exact, wanted).sum(axis=1) * weights
-    # A few roundings of each output's term, of numbers up to e^|z|.
+    # A few roundings in the term of each output, of numbers up to e^|z|.
     size = 1 + np.exp(abs(exact)) if loss == "poisson" else 1 + exact**2 + wanted**2
     assert (abs(buffers.losses - total) <= 8 * 2**-24 * size.sum(axis=1)).all()
     dz = slope(residual) * weights[:, None] / norm
@@ -363,7 +363,7 @@ def test_losses_output_by_output_and_their_gradients(rng, loss, outputs, weighte
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_predictions_are_the_link_of_z(rng, loss):
+def test_predictions_apply_the_link(rng, loss):
     buffers, z, _ = one_layer(5, loss, 6, 1)
     values = rng.standard_normal((6, 5), dtype=np.float32)
     z[:, :5] = values
@@ -379,14 +379,14 @@ def test_predictions_are_the_link_of_z(rng, loss):
 
 @jitted
 @pytest.mark.process
-def test_kernels_hold_no_double():
-    """A literal like 0.5 is a float64 and would drag a whole loop to half its width."""
+def test_kernels_contain_no_float64():
+    """A literal like 0.5 is a float64, with which a loop is vectorised at half the width."""
     from fastnn.kernels.regions import rows_region
     from fastnn.kernels.weights import weights_region
 
     arguments = types.int64, types.int64
     kernels = [(region, types.void(*arguments)) for region in (rows_region, weights_region)]
     kernels += [(unit.function, unit.signature) for unit in UNITS]
-    for function, signature in kernels:  # compiled again: what is cached has no text
+    for function, signature in kernels:  # compiled again: cached functions have no LLVM text
         compiled = numba.cfunc(signature, error_model="numpy")(function)
         assert "double" not in compiled.inspect_llvm(), function.__name__

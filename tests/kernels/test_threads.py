@@ -1,4 +1,4 @@
-"""Threading layers, forks, Python threads, and how many threads a process may use."""
+"""Threading layers, forks, Python threads, and the number of threads."""
 
 import multiprocessing
 import os
@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 
 from fastnn import Network, kernels
-from fastnn.kernels.jit import cache as _cache
-from fastnn.kernels.jit import threads as _threads
+from fastnn.kernels.jit import cache, threads
 from fastnn.system import control_groups
 
-pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="about compiled code alone")
+pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="needs compiled code")
 
-# Train here, in two Python threads at once, and in a forked child: the same bits, or it says so.
+# Train in this thread, in several Python threads at once, and in a forked child; compare the bits.
 PROGRAM = """
 import hashlib, os, sys
 from concurrent.futures import ThreadPoolExecutor
@@ -61,7 +60,7 @@ def run(layer, program=PROGRAM):
 
 @pytest.fixture(scope="module")
 def expected():
-    """The result of the layer that every Numba has."""
+    """Return the hash of the weights with workqueue, which is always available."""
     process = run("workqueue")
     assert process.returncode == 0, process.stderr
     return process.stdout.splitlines()[-1]
@@ -69,22 +68,22 @@ def expected():
 
 @pytest.mark.parametrize("layer", ["tbb", "omp", "workqueue"])
 @pytest.mark.process
-def test_each_threading_layer(layer, expected):
+def test_threading_layers_give_the_same_bits(layer, expected):
     process = run(layer)
     if "No threading layer could be loaded" in process.stderr:
         pytest.skip(f"{layer} is not installed")
     assert process.returncode == 0, process.stderr
     lines = process.stdout.splitlines()
-    # Between them Numba may say that it could not stop its threads before the fork.
+    # In between, Numba may print that it could not stop its threads before the fork.
     assert (lines[0], lines[-1]) == (layer, expected)
 
 
-# Exit codes of forked children: 1 where they compute on one thread.
+# Prints the exit codes of forked children: 1 for those that compute on one thread.
 FORKS = """
 import os, threading
 import numpy as np
 from fastnn import Network
-from fastnn.kernels.jit import threads as _threads
+from fastnn.kernels.jit import threads
 
 def train():
     Network([4, 3, 2]).fit(np.ones((8, 4)), np.arange(8) % 2, epochs=1, threads=2)
@@ -93,7 +92,7 @@ def child():
     pid = os.fork()
     if pid == 0:
         train()
-        os._exit(int(_threads._serial))
+        os._exit(int(threads._serial))
     print("serial", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 
 def in_thread(work):
@@ -115,7 +114,7 @@ child()
     ("layer", "serial"), [("tbb", "0011"), ("omp", "0111"), ("workqueue", "0111")]
 )
 @pytest.mark.process
-def test_a_forked_child_has_threads_where_that_is_safe(layer, serial):
+def test_forked_child_uses_threads_only_if_safe(layer, serial):
     process = run(layer, FORKS)
     if "No threading layer could be loaded" in process.stderr:
         pytest.skip(f"{layer} is not installed")
@@ -125,7 +124,7 @@ def test_a_forked_child_has_threads_where_that_is_safe(layer, serial):
 
 
 @pytest.mark.process
-def test_tbb_is_chosen_where_its_wheel_is():
+def test_tbb_is_used_if_installed():
     try:
         version("tbb")
     except PackageNotFoundError:
@@ -140,7 +139,7 @@ def fit_in_child(queue):
 
 
 @pytest.mark.process
-def test_a_spawned_process_trains_alike():
+def test_spawned_process_gives_the_same_predictions():
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     process = context.Process(target=fit_in_child, args=(queue,))
@@ -151,8 +150,8 @@ def test_a_spawned_process_trains_alike():
     assert got == here.get()
 
 
-def test_one_network_serves_several_python_threads(rng):
-    """They take turns on its one workspace."""
+def test_several_python_threads_can_use_one_network(rng):
+    """Their calls run one after another, because they share the workspace."""
     x = rng.standard_normal((64, 5)).astype(np.float32)
     net = Network([5, 40, 3])
     expected = net.predict_proba(x)
@@ -162,14 +161,14 @@ def test_one_network_serves_several_python_threads(rng):
             assert (got == expected[i : i + 8]).all()
 
 
-def test_more_threads_than_the_process_may_use_are_refused(rng):
-    limit = _threads.usable()
+def test_rejects_invalid_numbers_of_threads(rng):
+    limit = threads.usable_threads()
     net = Network([5, 3])
     with pytest.raises(ValueError, match=f"threads must be from 1 to {limit}"):
         net.use_engine("numba", threads=limit + 1)
-    for threads in (0, -1, 1.5, "2"):
+    for count in (0, -1, 1.5, "2"):
         with pytest.raises(ValueError, match="threads must be a whole number of at least 1"):
-            net.use_engine("numba", threads=threads)
+            net.use_engine("numba", threads=count)
     assert net.use_engine("numba").threads == limit
     assert net.use_engine("numba", threads=1).threads == 1
 
@@ -195,21 +194,21 @@ def test_more_threads_than_the_process_may_use_are_refused(rng):
     ],
 )  # fmt: skip
 def test_control_group_quota(tmp_path, monkeypatch, groups, files, cores):
-    """Groups nest: the tightest quota of those around the process counts."""
+    """The smallest quota of all groups around the process counts."""
     for name, text in {"self/cgroup": groups, **files}.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(os.fsencode(text))
     monkeypatch.setattr(control_groups, "PROC", tmp_path)
     monkeypatch.setattr(control_groups, "_ROOT", tmp_path)
-    assert _threads._granted_cores() == cores
+    assert threads._granted_cores() == cores
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs CPU affinity")
 @pytest.mark.process
-def test_affinity_is_respected():
+def test_number_of_threads_follows_the_affinity():
     program = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-        "from fastnn.kernels.jit.threads import usable; print(usable())"
+        "from fastnn.kernels.jit.threads import usable_threads; print(usable_threads())"
     )
     environment = {k: v for k, v in os.environ.items() if k != "NUMBA_NUM_THREADS"}
     command = [sys.executable, "-c", program]
@@ -218,97 +217,97 @@ def test_affinity_is_respected():
 
 
 @pytest.mark.parametrize(
-    ("setting", "threads"),
+    ("setting", "count"),
     [("1", 1), ("2,4", 2), ("9", 3), ("0", 3), ("-1", 3), ("many", 3), ("", 3)],
 )
-def test_openmps_number_of_threads_is_respected(monkeypatch, setting, threads):
+def test_number_of_threads_follows_omp_num_threads(monkeypatch, setting, count):
     monkeypatch.delenv("NUMBA_NUM_THREADS", raising=False)
-    monkeypatch.setattr(_threads, "_granted_cores", lambda: sys.maxsize)
+    monkeypatch.setattr(threads, "_granted_cores", lambda: sys.maxsize)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
     monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 3)
     monkeypatch.setenv("OMP_NUM_THREADS", setting)
-    assert _threads.usable() == threads
-    for unreadable in ("", "many"):  # Numba passes it over
+    assert threads.usable_threads() == count
+    for unreadable in ("", "many"):  # Numba ignores it
         monkeypatch.setenv("NUMBA_NUM_THREADS", unreadable)
-        assert _threads.usable() == threads
+        assert threads.usable_threads() == count
     monkeypatch.setenv("NUMBA_NUM_THREADS", "3")
-    assert _threads.usable() == 3
+    assert threads.usable_threads() == 3
 
 
-def test_the_users_own_numba_threads_are_left_as_they_were():
+def test_fit_restores_the_users_number_of_numba_threads():
     before = numba.get_num_threads()
     net = Network([5, 3])
     net.fit(np.ones((4, 5), np.float32), [0, 1, 2, 0], epochs=1)
     assert numba.get_num_threads() == before
 
 
-# ---- where Numba cannot do what is asked for ------------------------------------------------
+# ---- invalid settings -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "many"])
-def test_a_number_of_threads_that_cannot_be_is_named(monkeypatch, text):
+def test_rejects_invalid_numba_num_threads(monkeypatch, text):
     monkeypatch.setenv("NUMBA_NUM_THREADS", text)
     with pytest.raises(ValueError, match=f"^NUMBA_NUM_THREADS must be a .* 1, got '{text}'$"):
         kernels._check_environment()
 
 
-def test_a_threading_layer_that_does_not_exist_is_named(monkeypatch):
+def test_rejects_unknown_threading_layer(monkeypatch):
     monkeypatch.setattr(numba.config, "THREADING_LAYER", "nonsense")
     with pytest.raises(ValueError, match="^NUMBA_THREADING_LAYER must be one of default, tbb, .*"):
-        _threads._check_layer()
+        threads._check_layer()
     monkeypatch.setattr(numba.config, "THREADING_LAYER", "TBB")
-    _threads._check_layer()
+    threads._check_layer()
 
 
-def test_a_threading_layer_that_is_missing_is_named_in_a_line(monkeypatch):
+def test_missing_threading_layer_is_reported_in_one_line(monkeypatch):
     def missing():
         raise ValueError("No threading layer could be loaded.\nHINT:\ntry it")
 
     monkeypatch.setattr(numba.config, "THREADING_LAYER", "tbb")
     monkeypatch.setattr(numba, "get_num_threads", missing)
     with pytest.raises(ValueError, match="^NUMBA_THREADING_LAYER=tbb: No threading .* try it$"):
-        _threads._start_layer()
+        threads._start_layer()
 
 
 @pytest.fixture
 def linux(monkeypatch):
-    """Be on Linux, where Numba has taken OpenMP and nothing has been said yet."""
-    monkeypatch.setattr(_threads.platform, "system", lambda: "Linux")
-    monkeypatch.setattr(_threads.platform, "machine", lambda: "x86_64")
+    """Simulate Linux on x86-64 with Numba on OpenMP, before any warning."""
+    monkeypatch.setattr(threads.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(threads.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(numba, "threading_layer", lambda: "omp")
     monkeypatch.setattr(numba.config, "THREADING_LAYER", "default")
-    monkeypatch.setattr(_cache, "_told", set())
+    monkeypatch.setattr(cache, "_warnings", set())
     monkeypatch.delenv("NUMBA_THREADING_LAYER_PRIORITY", raising=False)
 
 
-def test_a_fall_back_from_tbb_is_said_once(linux, monkeypatch, recwarn):
+def test_missing_tbb_is_warned_of_once(linux, monkeypatch, recwarn):
     for tbb, cure in ((None, "; pip install tbb, or"), (Path("lib"), "; reinstall tbb, or")):
         with pytest.warns(RuntimeWarning, match=f"run on omp instead: .*{cure}"):
-            _threads._tell_fallback(tbb)
-        _threads._tell_fallback(tbb)
+            threads._warn_fallback(tbb)
+        threads._warn_fallback(tbb)
     with monkeypatch.context() as frozen, pytest.warns(RuntimeWarning, match="with libtbb.so.12,"):
         frozen.setattr(sys, "frozen", True, raising=False)
-        _threads._tell_fallback(None)
-    monkeypatch.setattr(_cache, "_told", set())
+        threads._warn_fallback(None)
+    monkeypatch.setattr(cache, "_warnings", set())
     with monkeypatch.context() as chosen:
         chosen.setattr(numba.config, "THREADING_LAYER", "omp")
-        _threads._tell_fallback(None)
+        threads._warn_fallback(None)
     with monkeypatch.context() as chosen:
         chosen.setenv("NUMBA_THREADING_LAYER_PRIORITY", "omp tbb workqueue")
-        _threads._tell_fallback(None)
-    monkeypatch.setattr(_threads.platform, "machine", lambda: "aarch64")  # has no wheel of TBB
-    _threads._tell_fallback(None)
+        threads._warn_fallback(None)
+    monkeypatch.setattr(threads.platform, "machine", lambda: "aarch64")  # TBB has no wheels for it
+    threads._warn_fallback(None)
     assert not recwarn.list
 
 
 @pytest.mark.parametrize("system", ["Linux", "Windows"])
 def test_tbb_is_found_by_its_metadata(linux, monkeypatch, tmp_path, system):
-    """Wherever it is installed: in another environment that this one stands on, for one."""
+    """It may be installed in another environment, which this one extends."""
     machine, name = {"Linux": ("x86_64", "libtbb.so.12"), "Windows": ("AMD64", "tbb12.dll")}[system]
-    monkeypatch.setattr(_threads.platform, "system", lambda: system)
-    monkeypatch.setattr(_threads.platform, "machine", lambda: machine)
+    monkeypatch.setattr(threads.platform, "system", lambda: system)
+    monkeypatch.setattr(threads.platform, "machine", lambda: machine)
     loaded = []
-    monkeypatch.setattr(_threads.ctypes, "CDLL", lambda path, mode: loaded.append(path))
+    monkeypatch.setattr(threads.ctypes, "CDLL", lambda path, mode: loaded.append(path))
     information, library = tmp_path / "site" / "tbb-1.dist-info", tmp_path / "lib" / name
     information.mkdir(parents=True)
     (information / "METADATA").write_text("Name: tbb\nVersion: 1\n")
@@ -316,9 +315,9 @@ def test_tbb_is_found_by_its_metadata(linux, monkeypatch, tmp_path, system):
     library.parent.mkdir()
     library.touch()
     monkeypatch.setattr(sys, "path", [str(information.parent)])
-    assert _threads._preload_tbb() == library.resolve() and loaded == [str(library.resolve())]
+    assert threads._preload_tbb() == library.resolve() and loaded == [str(library.resolve())]
     monkeypatch.setattr(sys, "path", [])
-    assert _threads._preload_tbb() is None
+    assert threads._preload_tbb() is None
     monkeypatch.setattr(numba.config, "THREADING_LAYER", "omp")
     monkeypatch.setattr(sys, "path", [str(information.parent)])
-    assert _threads._preload_tbb() is None and len(loaded) == 1
+    assert threads._preload_tbb() is None and len(loaded) == 1

@@ -1,4 +1,4 @@
-"""The kernels as plain Python, where every index is checked and coverage tools can see them."""
+"""The kernels as plain Python, where indices are checked and coverage can be measured."""
 
 import os
 import subprocess
@@ -36,7 +36,7 @@ def test_engines_agree_without_the_jit():
     assert done.returncode == 0, done.stderr
 
 
-def test_kernels_pass_their_tests_without_the_jit():
+def test_kernel_tests_pass_without_the_jit():
     names = "kernels/test_kernels.py", "engines/test_dense.py", "kernels/test_zeros.py"
     files = [str(TESTS / name) for name in names]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]

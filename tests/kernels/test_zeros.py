@@ -1,4 +1,4 @@
-"""Lists of what is not zero, and the products that run over them."""
+"""Lists of nonzero features, and products over these lists."""
 
 import numba
 import numpy as np
@@ -12,8 +12,8 @@ from fastnn.kernels.workspace import ROW_BLOCK
 
 
 @numba.njit
-def call_mark(masks, stride, row, workspace, at, width):
-    zeros.mark(masks, stride, row, workspace, at, width)
+def call_write_masks(masks, stride, row, workspace, at, width):
+    zeros.write_masks(masks, stride, row, workspace, at, width)
 
 
 @numba.njit
@@ -41,8 +41,8 @@ def call_backward(c, workspace, table, low, high, panel, panels, rows, masks, st
     )
 
 
-class Marked:
-    """Rows in the workspace of a network of one layer, marked; everything else is poisoned."""
+class MaskedRows:
+    """Rows in the workspace of a network of one layer, with masks; all else is NaN or invalid."""
 
     def __init__(self, x, outputs):
         rows, inputs = x.shape
@@ -57,7 +57,9 @@ class Marked:
         self.a[:, :inputs], self.a[:, inputs] = x, 1
         for row in range(rows):
             at = self.layer["a"] + row * self.layer["a_row"]
-            call_mark(self.buffers.masks, self.stride, row, self.buffers.scratch, at, self.width)
+            call_write_masks(
+                self.buffers.masks, self.stride, row, self.buffers.scratch, at, self.width
+            )
 
     def view(self, name):
         size = self.rows * self.layer[f"{name}_row"]
@@ -65,7 +67,7 @@ class Marked:
 
 
 def sparse(rng, rows, inputs):
-    """Whole numbers, most of them 0."""
+    """Return integers, most of which are 0."""
     return (rng.integers(-9, 10, (rows, inputs)) * (rng.random((rows, inputs)) < 0.2)).astype("f4")
 
 
@@ -73,27 +75,27 @@ SHAPES = [(1, 1), (3, 15), (8, 16), (9, 17), (70, 63), (100, 800)]
 
 
 @pytest.mark.parametrize(("rows", "inputs"), SHAPES)
-def test_inputs_that_a_tile_uses(rng, rows, inputs):
-    marked = Marked(sparse(rng, rows, inputs), 1)
-    lists, masks, stride = marked.buffers.lists, marked.buffers.masks, marked.stride
-    groups = -(-marked.width // NR)
+def test_lists_inputs_of_a_tile(rng, rows, inputs):
+    masked = MaskedRows(sparse(rng, rows, inputs), 1)
+    lists, masks, stride = masked.buffers.lists, masked.buffers.masks, masked.stride
+    groups = -(-masked.width // NR)
     for row in range(0, rows, LISTED_SAMPLES):
         height = min(LISTED_SAMPLES, rows - row)
         for low in range(0, groups, zeros.BLOCK_GROUPS):
             high = min(groups, low + zeros.BLOCK_GROUPS)
             call_list_inputs(lists, 3, masks, stride, row, height, low, high)
-            part = slice(low * NR, min(marked.width, high * NR))
-            used = np.flatnonzero((marked.a[row : row + height, part] != 0).any(axis=0))
+            part = slice(low * NR, min(masked.width, high * NR))
+            used = np.flatnonzero((masked.a[row : row + height, part] != 0).any(axis=0))
             assert lists[3] == len(used)
             assert (lists[4:][: len(used)] == low * NR + used).all()
 
 
 @pytest.mark.parametrize(("rows", "inputs"), SHAPES)
-def test_rows_that_a_tile_uses(rng, rows, inputs):
-    marked = Marked(sparse(rng, rows, inputs), 1)
-    lists, masks, stride = marked.buffers.lists, marked.buffers.masks, marked.stride
-    used = marked.a[:, : marked.width] != 0
-    for low in range(0, marked.width, LISTED_INPUTS):
+def test_lists_rows_of_a_tile(rng, rows, inputs):
+    masked = MaskedRows(sparse(rng, rows, inputs), 1)
+    lists, masks, stride = masked.buffers.lists, masked.buffers.masks, masked.stride
+    used = masked.a[:, : masked.width] != 0
+    for low in range(0, masked.width, LISTED_INPUTS):
         call_list_rows(lists, 3, masks, stride, low, rows)
         expected = np.flatnonzero(used[:, low : low + LISTED_INPUTS].any(axis=1))
         assert lists[3] == len(expected)
@@ -102,47 +104,47 @@ def test_rows_that_a_tile_uses(rng, rows, inputs):
 
 @pytest.mark.parametrize("outputs", [1, 16, 33, 100])
 @pytest.mark.parametrize(("rows", "inputs"), SHAPES)
-def test_products_over_lists_are_exact(rng, rows, inputs, outputs):
-    """On whole numbers, like `test_dense`: forward, and backward to the weights."""
-    marked = Marked(sparse(rng, rows, inputs), outputs)
+def test_products_over_lists_of_integers_are_exact(rng, rows, inputs, outputs):
+    """Forward pass and gradient of the weights, as in `test_dense`."""
+    masked = MaskedRows(sparse(rng, rows, inputs), outputs)
     w = rng.integers(-9, 10, (inputs, outputs)).astype(np.float32)
     b, dz = rng.integers(-9, 10, outputs).astype("f4"), rng.integers(-9, 10, (rows, outputs))
-    buffers, layer = marked.buffers, marked.layer
-    marked.layout.write(buffers.parameters, [(w, b)])
-    common = buffers.masks, marked.stride, buffers.lists
+    buffers, layer = masked.buffers, masked.layer
+    masked.layout.write(buffers.parameters, [(w, b)])
+    common = buffers.masks, masked.stride, buffers.lists
     for first in range(0, rows, ROW_BLOCK):
         block = min(ROW_BLOCK, rows - first)
         call_forward(
-            buffers.scratch, buffers.parameters, marked.layout.table, first, block, *common
+            buffers.scratch, buffers.parameters, masked.layout.table, first, block, *common
         )
-    assert (marked.view("z")[:, :outputs] == marked.x @ w + b).all()
-    marked.view("dz")[:, : layer["panels"] * NR] = 0
-    marked.view("dz")[:, :outputs] = dz
+    assert (masked.view("z")[:, :outputs] == masked.x @ w + b).all()
+    masked.view("dz")[:, : layer["panels"] * NR] = 0
+    masked.view("dz")[:, :outputs] = dz
 
     def compute(*place):
         c = block_operand(buffers)
-        call_backward(c, buffers.scratch, marked.layout.table, *place, rows, *common, NO_RATE)
+        call_backward(c, buffers.scratch, masked.layout.table, *place, rows, *common, NO_RATE)
 
     collect_blocks(buffers, layer, inputs // NR // 2 * NR, compute)
-    ((dw, db),) = marked.layout.read(buffers.gradients)
-    assert (dw == marked.x.T @ dz).all() and (db == dz.sum(axis=0)).all()
+    ((dw, db),) = masked.layout.read(buffers.gradients)
+    assert (dw == masked.x.T @ dz).all() and (db == dz.sum(axis=0)).all()
 
 
-def test_a_sample_tells_whether_skipping_pays(rng):
-    assert zeros.work_of_groups(np.ones((64, 3), np.float32)) is None
-    assert zeros.work_of_groups(np.zeros((1000, 784), np.uint8)) is not None
-    assert zeros.work_of_groups((rng.random((500, 100)) < 0.5).astype(np.uint8)) is None
-    assert zeros.work_of_groups((rng.random((500, 100)) < 0.02).astype(np.float32)) is not None
+def test_zeros_are_skipped_only_if_there_are_enough(rng):
+    assert zeros.estimate_group_work(np.ones((64, 3), np.float32)) is None
+    assert zeros.estimate_group_work(np.zeros((1000, 784), np.uint8)) is not None
+    assert zeros.estimate_group_work((rng.random((500, 100)) < 0.5).astype(np.uint8)) is None
+    assert zeros.estimate_group_work((rng.random((500, 100)) < 0.02).astype(np.float32)) is not None
 
 
 @pytest.mark.parametrize("inputs", [1, 15, 16, 100, 784])
 @pytest.mark.parametrize("tasks", [1, 2, 3, 7, 60])
-def test_tasks_share_all_groups_by_their_work(rng, inputs, tasks):
+def test_tasks_share_all_groups_evenly(rng, inputs, tasks):
     x = np.zeros((64, inputs), np.uint8)
     x[:, inputs // 3 : inputs // 2] = rng.random((64, inputs // 2 - inputs // 3)) < 0.3
-    work = zeros.work_of_groups(x)
+    work = zeros.estimate_group_work(x)
     assert len(work) == -(-(inputs + 1) // NR) and (work > 0).all()
-    cuts = zeros.balanced(work, tasks)
+    cuts = zeros.balance(work, tasks)
     assert cuts[0] == 0 and cuts[-1] == len(work) and (np.diff(cuts) >= 0).all()
     done = [work[low:high].sum() for low, high in zip(cuts[:-1], cuts[1:], strict=True)]
     assert max(done) <= work.sum() / tasks + work.max()

@@ -1,4 +1,4 @@
-"""Which weights a network starts with. `test_randomness` has the streams, and He's."""
+"""Initial weights; `test_randomness` has the tests of He's."""
 
 import math
 
@@ -17,7 +17,7 @@ def same(one, other):
     )
 
 
-def test_glorot_uniform_gives_float32_of_the_layers_shapes_and_zero_biases():
+def test_glorot_uniform_returns_float32_weights_and_zero_biases():
     layers = dense_layers([784, 128, 10])
     parameters = glorot_uniform(layers, 0)
     assert [(w.shape, b.shape) for w, b in parameters] == [
@@ -29,20 +29,20 @@ def test_glorot_uniform_gives_float32_of_the_layers_shapes_and_zero_biases():
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(784, 128), (100, 400), (3, 5000), (2000, 1)])
-def test_glorot_uniform_has_the_range_and_variance_of_its_distribution(inputs, outputs):
+def test_glorot_uniform_has_the_moments_of_its_distribution(inputs, outputs):
     """Uniform over (-r, r), r² = 6 / (I + O): mean 0, variance r² / 3, fourth moment r⁴ / 5."""
     ((w, _),) = glorot_uniform(dense_layers([inputs, outputs]), 0)
     r, n = math.sqrt(6 / (inputs + outputs)), inputs * outputs
     w = w.astype(np.float64)
-    assert np.abs(w).max() <= r * (1 + 2.0**-22)  # its own rounding, and the product's
+    assert np.abs(w).max() <= r * (1 + 2.0**-22)  # rounding of r and of the product
     for end in (w.max(), -w.min()):
-        assert end > r * (1 - 40 / n)  # missed by all with a probability of e⁻²⁰
-    # Five standard deviations of a mean of n.
+        assert end > r * (1 - 40 / n)  # fails with a probability of e⁻²⁰
+    # Five standard deviations of the mean of n numbers.
     assert abs(w.mean()) <= 5 * r / math.sqrt(3 * n)
     assert abs((w**2).mean() - r**2 / 3) <= 5 * r**2 * math.sqrt((1 / 5 - 1 / 9) / n)
 
 
-def test_glorot_uniform_is_a_pure_function_of_seed_and_layer():
+def test_glorot_uniform_depends_on_seed_and_layer_alone():
     layers = dense_layers([20, 20, 20, 2])
     first, again, other = (glorot_uniform(layers, seed) for seed in (9, 9, 10))
     assert same(first, again)
@@ -56,7 +56,7 @@ SATURATING = {"identity", "logistic", "tanh"}
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_layers_that_saturate_start_as_glorots_and_others_as_hes(activation):
+def test_saturating_activations_start_with_glorots_weights_and_others_with_hes(activation):
     layers = dense_layers([5, 9, 8, 3], activation)
     expected = glorot_uniform if activation in SATURATING else he_normal
     assert same(initial_parameters(layers, 3), expected(layers, 3))
@@ -73,6 +73,6 @@ def test_layers_that_saturate_start_as_glorots_and_others_as_hes(activation):
         ([], he_normal),
     ],
 )
-def test_one_layer_that_does_not_saturate_decides_for_all(activations, expected):
+def test_one_activation_that_does_not_saturate_selects_hes_weights(activations, expected):
     layers = dense_layers([5, *len(activations) * [4], 3], activations)
     assert same(initial_parameters(layers, 3), expected(layers, 3))

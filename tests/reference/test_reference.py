@@ -1,4 +1,4 @@
-"""The reference engine against the formulas: a network worked by hand, and derivatives."""
+"""The reference engine: a network worked by hand, derivatives, activations and losses."""
 
 import math
 from itertools import pairwise
@@ -24,21 +24,20 @@ from fastnn.reference.updates import sgd_update
 
 # ---- a 3-2-2 network worked by hand ---------------------------------------------------------
 #
-# The numbers are chosen so that every step is exact in float32, down to the probabilities: the
-# logits of a sample are equal, and both its classes have p = 1/2.
+# All steps are exact in float32: the logits of a sample are equal, so both classes have p = 1/2.
 #
 #   x = [1 2 -1]    w1 = [1   -1]   b1 = [1/2 -1]     w2 = [ 2 1]   b2 = [1/2 2]    labels 0, 1
 #       [2 0  1]         [1/2  1]                          [-1 1]
 #                        [1    4]
 #
-# Forward. The second unit is dead for the first sample: relu turns its -4 into 0.
+# Forward. ReLU turns the -4 of the first sample into 0.
 #   z1 = x w1 + b1 = [1 + 1 - 1 + 1/2   -1 + 2 - 4 - 1] = [3/2 -4]     a1 = [3/2 0]
 #                    [2 + 0 + 1 + 1/2   -2 + 0 + 4 - 1]   [7/2  1]          [7/2 1]
 #   z2 = a1 w2 + b2 = [3 - 0 + 1/2   3/2 + 0 + 2] = [7/2  7/2 ]        p = [1/2 1/2]
 #                     [7 - 1 + 1/2   7/2 + 1 + 2]   [13/2 13/2]            [1/2 1/2]
-#   loss = -log 1/2 = log 2, for both samples and so for their mean
+#   loss = -log 1/2 = log 2 for both samples
 #
-# Backward, of the mean over the two samples.
+# Backward, for the mean of the two samples.
 #   dz2 = (p - onehot) / 2 = [-1/4  1/4]
 #                            [ 1/4 -1/4]
 #   dw2 = a1ᵀ dz2 = [-3/8 + 7/8   3/8 - 7/8] = [1/2 -1/2]      db2 = column sums of dz2 = [0 0]
@@ -104,22 +103,22 @@ def test_worked_example_backward():
     assert_parameters(gradients, GRADIENTS)
 
 
-def test_worked_example_in_an_engine(engine):
+def test_worked_example_in_both_engines(engine):
     running = get_engine(engine, dense_layers([3, 2, 2]), input_scale=1.0)
     running.set_parameters(PARAMETERS)
     loss, gradients = running.loss_and_grad(Data(X, LABELS))
     np.testing.assert_array_max_ulp(np.float32(loss), np.float32(math.log(2)), maxulp=1)
     assert_parameters(gradients, GRADIENTS)
-    assert_parameters(running.get_parameters(), PARAMETERS)  # asking changes nothing
+    assert_parameters(running.get_parameters(), PARAMETERS)  # not changed
 
     order = np.array([1, 0])
     done = running.run_chunk(Epoch(Data(X, LABELS), order, 2, 0.5), Progress(), 1)
-    # Of two equal logits the first counts as the prediction: right for one sample of the two.
+    # Of equal logits the first is the prediction: it is correct for one of the two samples.
     assert done == Progress(position=2, loss_sum=2 * loss, correct=1)
     assert_parameters(running.get_parameters(), UPDATED)
 
 
-def test_an_update_steps_down_the_gradient_in_place():
+def test_sgd_update_works_in_place():
     w = np.array([1.0, -2.0, 0.5], np.float32)
     sgd_update(w, np.array([4.0, -8.0, 0.0], np.float32), 0.25)
     assert w.tolist() == [0.0, 0.0, 0.5]
@@ -129,7 +128,7 @@ def test_an_update_steps_down_the_gradient_in_place():
 
 
 def forward(parameters, x, labels):
-    """Compose losses, probabilities and activations from the reference, in the dtype of x."""
+    """Return losses, probabilities and activations in the dtype of x, by the reference."""
     a = [x]
     for i, (w, b) in enumerate(parameters):
         z = np.empty((len(x), len(b)), x.dtype)
@@ -143,7 +142,7 @@ def forward(parameters, x, labels):
 
 
 def backward(parameters, probs, a, labels, batch_rows):
-    """Compose the gradients from the reference's functions, in the parameters' dtype."""
+    """Return the gradients in the dtype of the parameters, by the reference."""
     dz = np.empty_like(probs)
     softmax_cross_entropy_backward(dz, probs, labels)
     dz /= batch_rows
@@ -170,13 +169,13 @@ def test_gradients_agree_with_central_differences(rng):
     losses, probs, a = forward(parameters, x, labels)
     gradients = backward(parameters, probs, a, labels, batch_rows=len(x))
 
-    # A parameter θ moves no logit faster than s = max|a| · Π max_j Σ|w_jk| over the layers
-    # behind it (relu does not stretch). As long as no relu changes sides, the logits are linear
-    # in θ, and the loss's third derivative is the third central moment of their slopes under p:
-    # at most (2s)³. So the truncation is at most h²/6 · (2s)³. The loss moves at most by twice
-    # the largest error of a logit, which is a sum of at most 7 terms rounded 3 times over: two of
-    # them, divided by 2h, add 2 · 3 · 7 · u · (the logits' size) / h with u = 2⁻⁵³; and rounding
-    # a loss itself, some 10 operations on terms of its size, adds 10 · u · loss / h.
+    # The derivative of a logit with respect to a parameter θ is at most s = max|a| · Π max_j
+    # Σ|w_jk| over the following layers. If no ReLU changes its side, the logits are linear in
+    # θ, and the third derivative of the loss is the third central moment of their derivatives
+    # under p: at most (2s)³. So the truncation error is at most h²/6 · (2s)³. The error of a
+    # loss is at most twice that of a logit, a sum of at most 7 terms in 3 layers: two of them,
+    # divided by 2h, add 2 · 3 · 7 · u · (size of the logits) / h with u = 2⁻⁵³. Rounding a
+    # loss, in some 10 operations, adds 10 · u · loss / h.
     h, u = 2.0**-17, 2.0**-53
     stretch = [np.abs(w).sum(axis=1).max() for w, _ in parameters]
     logit_size = np.abs(x).sum(axis=1).max() + 1
@@ -186,7 +185,7 @@ def test_gradients_agree_with_central_differences(rng):
         slope = max(1, np.abs(a[layer]).max()) * math.prod(stretch[layer + 1 :])
         bound = h**2 / 6 * (2 * slope) ** 3 + (42 * logit_size + 10 * losses.max()) * u / h
         for theta, exact in zip(pair, gradient, strict=True):
-            assert bound < 0.001 * np.abs(exact).max()  # or the comparison would say little
+            assert bound < 0.001 * np.abs(exact).max()  # a meaningful comparison
             for at in np.ndindex(theta.shape):
                 theta[at] += h
                 above, _, a_above = forward(parameters, x, labels)
@@ -194,7 +193,7 @@ def test_gradients_agree_with_central_differences(rng):
                 below, _, a_below = forward(parameters, x, labels)
                 theta[at] += h
                 for one, other in zip(a_above[1:-1], a_below[1:-1], strict=True):
-                    assert np.array_equal(one > 0, other > 0)  # no relu changed sides
+                    assert np.array_equal(one > 0, other > 0)  # no ReLU changed its side
                 slope_here = (above.mean() - below.mean()) / (2 * h)
                 assert abs(slope_here - exact[at]) <= bound, (layer, at)
 
@@ -202,7 +201,7 @@ def test_gradients_agree_with_central_differences(rng):
 # ---- activations and losses -----------------------------------------------------------------
 
 
-def test_relu_keeps_nan_and_has_the_derivative_0_at_0():
+def test_relu_propagates_nan_and_has_the_derivative_0_at_0():
     z = np.array([-2, -0.0, 0, 3, np.nan, np.inf, -np.inf], np.float32)
     a, dz = np.empty_like(z), np.full_like(z, np.nan)
     relu_forward(a, z)
@@ -211,7 +210,7 @@ def test_relu_keeps_nan_and_has_the_derivative_0_at_0():
     np.testing.assert_array_equal(dz[[0, 1, 2, 3, 5, 6]], [0, 0, 0, 5, 5, 0])
 
 
-def test_relu_may_work_in_place():
+def test_relu_works_in_place():
     z = np.array([[-1, 2]], np.float32)
     relu_forward(z, z)
     dz = np.array([[3, 4]], np.float32)
@@ -220,12 +219,12 @@ def test_relu_may_work_in_place():
 
 
 def test_softmax_cross_entropy_of_known_probabilities():
-    # exp of the logits is 1 : 2 : 5, so p is 1/8, 1/4 and 5/8, wherever the logits begin.
+    # exp(logits) is proportional to 1, 2 and 5, so p is 1/8, 1/4 and 5/8.
     logits = np.log([[1.0, 2.0, 5.0]] * 3) + np.array([[0.0], [1.0], [-3.0]])
     probs, losses = np.empty((3, 3)), np.empty(3)
     softmax_cross_entropy_forward(losses, probs, logits, np.array([0, 1, 2]))
-    # A logit of size 4 is off by at most 2⁻⁵², a difference of two by twice that; ten more
-    # roundings, exp's and log's own among them, come on top.
+    # The error of a logit of size 4 is at most 2⁻⁵², that of a difference twice as large. There are
+    # ten more roundings, with those of exp and log.
     bound = 12 * 2.0**-52
     np.testing.assert_allclose(probs, [[1 / 8, 1 / 4, 5 / 8]] * 3, rtol=bound, atol=0)
     np.testing.assert_allclose(losses, np.log([8, 4, 8 / 5]), rtol=0, atol=bound * np.log(8))
@@ -240,8 +239,8 @@ def test_softmax_cross_entropy_of_known_probabilities():
     [[1e4, -1e4], [-1e4, 1e4], [3e38, 0], [0, -3e38], [3e38, 3e37], [-1.5e38, 1.5e38], [1e4, 0]],
     ids=str,
 )
-def test_softmax_cross_entropy_is_exact_at_any_logits(logits, dtype):
-    # So far apart, the smaller exponential is 0 beside 1: the loss is the difference itself.
+def test_softmax_cross_entropy_is_exact_for_large_logits(logits, dtype):
+    # The smaller exponential is negligible, so the loss is the difference of the logits.
     logits = np.array([logits, logits], dtype)
     labels = np.array([np.argmax(logits[0]), np.argmin(logits[0])])
     losses, probs, dz = np.empty(2, dtype), np.empty((2, 2), dtype), np.empty((2, 2), dtype)
@@ -254,21 +253,21 @@ def test_softmax_cross_entropy_is_exact_at_any_logits(logits, dtype):
     np.testing.assert_array_equal(dz[1, labels], [1, -1])
 
 
-def test_the_gradients_of_a_samples_logits_sum_to_zero(rng):
+def test_gradients_of_logits_sum_to_zero(rng):
     probs, losses, dz = np.empty((50, 10)), np.empty(50), np.empty((50, 10))
     labels = rng.integers(0, 10, 50)
     softmax_cross_entropy_forward(losses, probs, rng.normal(scale=5, size=(50, 10)), labels)
     softmax_cross_entropy_backward(dz, probs, labels)
-    # The p sum to 1 but for 10 roundings of the sum and one of each quotient, and the sum of dz
-    # here rounds 10 times more, all of numbers of at most 1.
+    # The sum of p has 10 roundings and one of each quotient, the sum of dz 10 more, all of numbers
+    # of at most 1.
     assert np.abs(dz.sum(axis=1)).max() <= 21 * 2.0**-53
-    assert (np.sign(dz) < 0).sum() == 50  # the label's alone goes down
+    assert (np.sign(dz) < 0).sum() == 50  # only that of the label is negative
 
 
 # ---- batches of several chunks --------------------------------------------------------------
 
 
-def test_a_large_batch_is_the_sum_of_its_chunks_in_order(rng):
+def test_gradient_of_a_batch_is_the_sum_of_its_chunks_in_order(rng):
     layers, rows = dense_layers([5, 4, 3]), 2 * CHUNK_ROWS + 100
     parameters = he_normal(layers, 0)
     x = rng.normal(size=(rows, 5)).astype(np.float32)
@@ -291,7 +290,7 @@ def test_a_large_batch_is_the_sum_of_its_chunks_in_order(rng):
 
     epoch = Epoch(Data(x, labels), np.arange(rows), rows, 0.25)
     assert running.run_chunk(epoch, Progress(), 1).position == CHUNK_ROWS
-    assert_parameters(running.get_parameters(), parameters)  # the batch is not over
+    assert_parameters(running.get_parameters(), parameters)  # the batch is not complete
     done = running.run_chunk(epoch, Progress(), rows)
     assert (done.position, done.loss_sum) == (rows, loss_sum)
     rate = np.float32(0.25)

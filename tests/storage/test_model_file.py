@@ -21,6 +21,7 @@ from fastnn.model.layers import ACTIVATIONS
 from fastnn.model.losses import LOSSES
 from fastnn.storage import tensor_file
 from fastnn.storage.model_file import model_from_network, read_model, write_model
+from fastnn.training.state import Position
 
 ROWS = 40
 
@@ -73,14 +74,14 @@ def test_loaded_network_equals_saved_one_for_every_loss(
 @pytest.mark.parametrize("name", ["epochs", "samples"])
 def test_counts_have_a_limit(name: str, rng: np.random.Generator, path: Path) -> None:
     network = Network([4, 5, 3])
-    setattr(network._counts, name, 2**53 - 1)
+    network._position = Position(**{name: 2**53 - 1})
     loaded = saved(network, path)
     assert_same(loaded, network)
     x, y = data(rng, "cross_entropy")
     with pytest.raises(ValueError, match=r"^1 epochs of \d+ rows are too many"):
         loaded.fit(x, y, epochs=1, engine="numpy")
     assert_same(loaded, network)
-    setattr(network._counts, name, 2**53)
+    network._position = Position(**{name: 2**53})
     with pytest.raises(ModelFileError, match=f"{path}: {name} is 9007199254740992, expected 0 to"):
         network.save(path)
     assert_same(load(path), loaded)

@@ -1,4 +1,4 @@
-"""ONNX models of networks, estimators and pipelines, run by ONNX Runtime."""
+"""ONNX models of networks, estimators and pipelines, as ONNX Runtime runs them."""
 
 import sys
 
@@ -26,11 +26,11 @@ onnx = pytest.importorskip("onnx")
 runtime = pytest.importorskip("onnxruntime")
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-WORDS = np.array(["setosa", "versicolor", "virginica"])
+NAMES = np.array(["setosa", "versicolor", "virginica"])
 
 
 def run(model, x):
-    """Return the outputs of a model by name; the model is a path or a ModelProto."""
+    """Return a model's outputs by name; it is a path or a ModelProto."""
     source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)
     session = runtime.InferenceSession(source)
     assert [(put.name, put.shape[1]) for put in session.get_inputs()] == [("X", x.shape[1])]
@@ -39,7 +39,7 @@ def run(model, x):
 
 
 def network_of(sizes, rng, **settings):
-    """Return a network with random biases; those of a new network are 0."""
+    """Return a network with random biases; a new network has biases of 0."""
     network = Network(sizes, **settings)
     network.use_engine("numpy")
     network.parameters = [(w, rng.normal(size=b.shape)) for w, b in network.parameters]
@@ -73,7 +73,7 @@ def test_model_predicts_like_the_network(loss, activation, outputs, rng, tmp_pat
     assert_within(network._outputs(x), exact, bound)
 
 
-def test_model_scales_its_inputs(rng, tmp_path):
+def test_model_scales_its_input(rng, tmp_path):
     network = network_of([20, 8, 4], rng, input_scale=1 / 255)
     x = rng.integers(0, 256, (30, 20), np.uint8)
     network.to_onnx(tmp_path / "model.onnx")
@@ -81,18 +81,18 @@ def test_model_scales_its_inputs(rng, tmp_path):
     assert_within(got["probabilities"], *exact_predictions(network, x))
 
 
-def test_layers_keep_their_own_activation(rng, tmp_path):
+def test_each_layer_keeps_its_activation(rng, tmp_path):
     network = network_of([6, 5, 5, 5, 2], rng, activation=["tanh", "leaky_relu", "gelu"])
     network.to_onnx(tmp_path / "model.onnx")
     x = rng.normal(size=(30, 6)).astype(np.float32)
     got = run(tmp_path / "model.onnx", x)
     assert_within(got["probabilities"], *exact_predictions(network, x))
     names = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
-    assert names.index("Tanh") < names.index("LeakyRelu") < names.index("Sigmoid")  # of GELU
-    assert "Mul" not in names[:2]  # no scaling if the scale is 1
+    assert names.index("Tanh") < names.index("LeakyRelu") < names.index("Sigmoid")  # GELU's
+    assert "Mul" not in names[:2]  # an input scale of 1 needs no node
 
 
-def test_model_of_a_trained_network(engine, iris, tmp_path):
+def test_model_has_the_weights_of_the_engine(engine, iris, tmp_path):
     x, y = iris
     network = Network([4, 8, 3])
     network.fit(x, y, epochs=3, engine=engine)
@@ -104,7 +104,7 @@ def test_model_of_a_trained_network(engine, iris, tmp_path):
     assert_same_labels(got["label"], network.predict(x), exact, bound)
 
 
-def test_model_names_opset_producer_and_shape(tmp_path):
+def test_model_states_its_opset_and_input(tmp_path):
     Network([6, 4, 3]).to_onnx(tmp_path / "model.onnx")
     model = onnx.load(tmp_path / "model.onnx")
     assert [(one.domain, one.version) for one in model.opset_import] == [("", OPSET)]
@@ -114,14 +114,14 @@ def test_model_names_opset_producer_and_shape(tmp_path):
 
 
 @pytest.mark.parametrize("package", ["onnx", "skl2onnx"])
-def test_error_names_a_missing_package(package, tmp_path, monkeypatch):
+def test_missing_package_raises_with_its_name(package, tmp_path, monkeypatch):
     path = tmp_path / "model.onnx"
-    path.write_bytes(b"there before")
+    path.write_bytes(b"old contents")
     monkeypatch.setitem(sys.modules, package, None)
     message = rf"package {package}: pip install '\.\[onnx\]' in fastnn's checkout$"
     with pytest.raises(ModuleNotFoundError, match=message):
         register_onnx_converters() if package == "skl2onnx" else Network([2, 2]).to_onnx(path)
-    assert path.read_bytes() == b"there before"
+    assert path.read_bytes() == b"old contents"
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -130,11 +130,11 @@ def test_error_names_a_missing_package(package, tmp_path, monkeypatch):
 TARGETS = {
     "numbers": lambda y: y,
     "floats": lambda y: 10.0 * y,
-    "words": lambda y: WORDS[y],
-    "objects": lambda y: WORDS[y].astype(object),
+    "strings": lambda y: NAMES[y],
+    "objects": lambda y: NAMES[y].astype(object),
     "two numbers": lambda y: (y > 0) - 5,
-    "two words": lambda y: WORDS[(y > 0).astype(int)],
-    "truths": lambda y: y > 0,
+    "two strings": lambda y: NAMES[(y > 0).astype(int)],
+    "bools": lambda y: y > 0,
     "one class": lambda y: 0 * y + 7,
     "two labels": lambda y: np.stack([y == 0, y < 2], axis=1).astype(int),
     "three labels": lambda y: np.stack([y == 0, y < 2, y > 0], axis=1).astype(int),
@@ -150,20 +150,22 @@ def fitted_classifier(iris, target, **settings):
 
 
 @every_target
-def test_model_of_a_classifier_for_every_kind_of_label(target, iris, tmp_path):
+def test_classifier_model_predicts_labels_and_probabilities(target, iris, tmp_path):
     x, classifier = fitted_classifier(iris, target)
     classifier.to_onnx(tmp_path / "model.onnx")
     exact, bound = exact_probabilities(classifier, x)
     for rows in (1, len(x)):
         got = run(tmp_path / "model.onnx", x[:rows])
         assert_within(got["probabilities"], exact[:rows], bound[:rows])
-    assert got["label"].dtype == (object if "words" in target or target == "objects" else np.int64)
+    assert got["label"].dtype == (
+        object if "strings" in target or target == "objects" else np.int64
+    )
     assert_same_labels(got["label"], classifier.predict(x), exact, bound)
 
 
 @pytest.mark.parametrize("outputs", [1, 3])
 @pytest.mark.parametrize("loss", ["squared_error", "poisson", "absolute_error", "huber"])
-def test_model_of_a_regressor(loss, outputs, engine, diabetes, tmp_path):
+def test_regressor_model_predicts_values(loss, outputs, engine, diabetes, tmp_path):
     x, y = diabetes[0].astype(np.float32), np.exp(diabetes[1])
     y = y if outputs == 1 else np.stack([y, 2 * y, 3 * y], axis=1)
     regressor = MLPRegressor(loss, (8,), "gelu", max_iter=3, engine=engine, random_state=0)
@@ -175,7 +177,7 @@ def test_model_of_a_regressor(loss, outputs, engine, diabetes, tmp_path):
     assert_within(regressor.predict(x).reshape(exact.shape), exact, bound)
 
 
-def test_model_uses_replaced_weights(iris, tmp_path):
+def test_model_has_replaced_weights(iris, tmp_path):
     x, classifier = fitted_classifier(iris, "numbers")
     classifier.coefs_ = [-w for w in classifier.coefs_]
     classifier.to_onnx(tmp_path / "model.onnx")
@@ -184,7 +186,7 @@ def test_model_uses_replaced_weights(iris, tmp_path):
     assert_within(got, *exact_probabilities(classifier, x))
 
 
-def test_rejects_estimators_that_are_not_fitted(tmp_path):
+def test_to_onnx_rejects_an_unfitted_estimator(tmp_path):
     with pytest.raises(NotFittedError):
         MLPClassifier().to_onnx(tmp_path / "model.onnx")
     assert not any(tmp_path.iterdir())
@@ -195,7 +197,7 @@ def test_rejects_estimators_that_are_not_fitted(tmp_path):
 
 @pytest.fixture
 def convert():
-    """Return `skl2onnx.to_onnx` with converters of fastnn's estimators."""
+    """Return `skl2onnx.to_onnx` with the estimators registered."""
     skl2onnx = pytest.importorskip("skl2onnx")
     register_onnx_converters()
     return skl2onnx.to_onnx
@@ -205,14 +207,14 @@ PLAIN = {"zipmap": False}
 
 
 def scaled(scaler, x):
-    """Return scaled features, and the bound of their error in float32: four roundings."""
+    """Return the scaled features and a bound of their float32 error: four roundings."""
     x = x.astype(np.float64)
     error = 4 * U * (np.abs(x) + np.abs(scaler.mean_)) / scaler.scale_
     return (x - scaler.mean_) / scaler.scale_, error
 
 
 @every_target
-def test_model_of_a_classification_pipeline(target, iris, convert):
+def test_pipeline_with_a_classifier(target, iris, convert):
     x, y = (3 * iris[0] + 5).astype(np.float32), iris[1]
     classifier = MLPClassifier((8,), "gelu", max_iter=30, engine="numpy", random_state=0)
     pipeline = make_pipeline(StandardScaler(), classifier).fit(x, TARGETS[target](y))
@@ -228,7 +230,7 @@ def test_model_of_a_classification_pipeline(target, iris, convert):
 
 
 @pytest.mark.parametrize("outputs", [1, 2])
-def test_model_of_a_regression_pipeline(outputs, diabetes, convert):
+def test_pipeline_with_a_regressor(outputs, diabetes, convert):
     x, y = diabetes[0].astype(np.float32), diabetes[1]
     y = y if outputs == 1 else np.stack([y, -y], axis=1)
     regressor = MLPRegressor("huber", (8,), max_iter=3, engine="numpy", random_state=0)
@@ -240,27 +242,27 @@ def test_model_of_a_regression_pipeline(outputs, diabetes, convert):
     assert shape[1].dim_value == outputs
 
 
-def test_options_of_a_classifier(iris, convert):
-    x, classifier = fitted_classifier(iris, "words")
+def test_classifier_options_of_skl2onnx(iris, convert):
+    x, classifier = fitted_classifier(iris, "strings")
     plain = run(convert(classifier, x[:1], options=PLAIN), x)
-    mapped = run(convert(classifier, x[:1]), x)
+    mapped = run(convert(classifier, x[:1]), x)  # by default
     assert list(mapped) == ["output_label", "output_probability"]
-    rows = np.array([[row[word] for word in WORDS] for row in mapped["output_probability"]])
+    rows = np.array([[row[name] for name in NAMES] for row in mapped["output_probability"]])
     np.testing.assert_array_equal(rows, plain["probabilities"])
     columns = run(convert(classifier, x[:1], options={"zipmap": "columns"}), x)
-    for word, p in zip(WORDS, plain["probabilities"].T, strict=True):
-        np.testing.assert_array_equal(columns[f"s{word}"], p)
+    for name, p in zip(NAMES, plain["probabilities"].T, strict=True):
+        np.testing.assert_array_equal(columns[f"s{name}"], p)
     options = PLAIN | {"output_class_labels": True}
-    assert run(convert(classifier, x[:1], options=options), x)["class_labels"].tolist() == [*WORDS]
+    assert run(convert(classifier, x[:1], options=options), x)["class_labels"].tolist() == [*NAMES]
     numbers = run(convert(classifier, x[:1], options=PLAIN | {"nocl": True}), x)
-    np.testing.assert_array_equal(WORDS[numbers["label"]], plain["label"])
+    np.testing.assert_array_equal(NAMES[numbers["label"]], plain["label"])
     with pytest.raises(NameError, match="raw_scores"):
         convert(classifier, x[:1], options={"raw_scores": True})
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.int64])
-def test_accepts_features_of_other_dtypes(dtype, iris, convert):
-    x, classifier = fitted_classifier(iris, "two words")
+def test_features_of_other_dtypes(dtype, iris, convert):
+    x, classifier = fitted_classifier(iris, "two strings")
     x = (10 * x).astype(dtype)
     got = run(convert(classifier, x[:1], options=PLAIN), x)
     assert got["probabilities"].dtype == (np.float64 if dtype == np.float64 else np.float32)
@@ -269,14 +271,14 @@ def test_accepts_features_of_other_dtypes(dtype, iris, convert):
     assert_same_labels(got["label"], classifier.predict(x), exact, bound)
 
 
-def test_supports_an_older_opset(iris, convert):
+def test_older_opset(iris, convert):
     x, classifier = fitted_classifier(iris, "numbers", activation="gelu")
     model = convert(classifier, x[:1], options=PLAIN, target_opset={"": OPSET, "ai.onnx.ml": 1})
     assert all(one.version <= OPSET for one in model.opset_import)
     assert_within(run(model, x)["probabilities"], *exact_probabilities(classifier, x))
 
 
-def test_model_of_a_column_transformer(iris, convert):
+def test_pipeline_with_a_column_transformer(iris, convert):
     x, y = iris[0].astype(np.float32), iris[1]
     columns = ColumnTransformer([("all", StandardScaler(), [2, 0]), ("one", "passthrough", [3])])
     classifier = MLPClassifier((8,), max_iter=30, engine="numpy", random_state=0)
@@ -290,7 +292,7 @@ def test_model_of_a_column_transformer(iris, convert):
     assert_same_labels(got["label"], pipeline.predict(x), exact, bound)
 
 
-def test_model_of_two_estimators(iris, convert):
+def test_voting_classifier_with_two_estimators(iris, convert):
     x, y = iris[0].astype(np.float32), iris[1]
     both = [
         (name, MLPClassifier((6,), name, max_iter=30, engine="numpy", random_state=seed))
@@ -298,6 +300,6 @@ def test_model_of_two_estimators(iris, convert):
     ]
     voting = VotingClassifier(both, voting="soft", flatten_transform=False).fit(x, y)
     got = run(convert(voting, x[:1], options={id(voting): PLAIN}), x)
-    answers = [exact_probabilities(one, x) for one in voting.estimators_]
-    exact, bound = (sum(pair) / 2 for pair in zip(*answers, strict=True))
+    probabilities = [exact_probabilities(one, x) for one in voting.estimators_]
+    exact, bound = (sum(pair) / 2 for pair in zip(*probabilities, strict=True))
     assert_within(got["probabilities"], exact, bound + 3 * U)

@@ -1,4 +1,4 @@
-"""Kernel buffers, and walking the gradient of a layer's weights as the weights region does."""
+"""Buffers of kernels, and the gradient of a layer's weights in blocks."""
 
 import numpy as np
 
@@ -9,25 +9,25 @@ from fastnn.kernels.workspace import Workspace
 from fastnn.model.layers import dense_layers
 from fastnn.model.losses import LOSSES
 
-NO_RATE = np.float32(0)  # a product that is written, not stepped down
+NO_RATE = np.float32(0)  # products are written, and do not update
 
 
 def buffers_of(sizes, rows, loss="cross_entropy"):
-    """The layout of a network and the buffers of a task, for so many rows."""
+    """Return the layout of a network, and its buffers for one task and a chunk of `rows` rows."""
     layout = Layout(dense_layers(sizes), LOSSES[loss], rows)
     return layout, Workspace(layout, rows, 1, 1.0, list(LOSSES).index(loss))
 
 
 def block_operand(buffers):
-    """The fields of the operand that the gradient of a block is written to."""
+    """Return the fields of the operand for the gradient of a block."""
     return buffers.blocks, 0, NR, INPUT_BLOCK * NR
 
 
 def collect_blocks(buffers, row, cut, compute):
-    """Have every block computed, and copy it to where `Layout.read` finds it.
+    """Compute all blocks of the gradient, and copy them to ``buffers.gradients``.
 
-    ``compute(low, high, panel, panels)`` fills ``buffers.blocks``; a block also ends at `cut`,
-    as it would between two tasks.
+    ``compute(low, high, panel, panels)`` writes ``buffers.blocks``. A block also ends at `cut`, as
+    between two tasks.
     """
     width = row["inputs"] + 1
     gradients = buffers.gradients[row["weights"] :][: row["panels"] * row["panel_size"]]

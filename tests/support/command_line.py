@@ -1,4 +1,4 @@
-"""How the tests of the command line start it, and read what it writes."""
+"""Start the command line in tests and read its output."""
 
 import json
 import os
@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 ROWS, TEST_ROWS = 60, 20
-PATIENCE = 60  # seconds until a test gives up; compiling the kernels may lie in them
-MNIST = os.environ.get("FASTNN_DATA")  # the directory with the real one
+PATIENCE = 60  # seconds until a test fails; may include compiling the kernels
+MNIST = os.environ.get("FASTNN_DATA")  # the directory of the real MNIST
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX pipes, signals or terminals")
 
@@ -25,10 +25,7 @@ Arrays = dict[str, Any]
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Fail a test that takes longer: one that waits on a pipe is interrupted in its wait.
-
-    Windows has no such alarm.
-    """
+    """Fail a test that takes longer, also while it waits for a pipe; not on Windows."""
     if not hasattr(signal, "setitimer"):
         yield
         return
@@ -47,7 +44,7 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 def small_arrays() -> Arrays:
-    """Return three classes that four features tell apart."""
+    """Return three classes that four features separate."""
     rng = np.random.default_rng(0)
     y = np.arange(ROWS + TEST_ROWS) % 3
     x = (rng.normal(size=(len(y), 4)) + 3 * np.eye(4)[y]).astype(np.float32)
@@ -63,7 +60,7 @@ def command(*argv: str) -> list[str]:
 
 
 def run(*argv: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run the command as a process, its output in pipes."""
+    """Run the command as a process and capture its output."""
     return subprocess.run(
         command(*argv), capture_output=True, text=True, timeout=PATIENCE, **options
     )
@@ -96,7 +93,7 @@ def read_all(terminal: int) -> str:
     while True:
         try:
             pieces.append(os.read(terminal, 1 << 16))
-        except OSError:  # Linux's way to say that the other end is closed
+        except OSError:  # on Linux if the other end is closed
             break
         if not pieces[-1]:
             break

@@ -1,8 +1,8 @@
-"""What an epoch asks of each of its updates, in float64, from the settings alone.
+"""The settings of an update, computed in float64 from those of the fit.
 
-Norms, penalties, learning rates, decays and dropout's masks, one update at a time, by the equations
-that the documentation gives. There is no code of fastnn's in it, so that a mistake in an `Epoch`
-shows. A float32 engine rounds each of these numbers once or twice, which `exact_step` allows for.
+Norms, penalties, learning rates, weight decays and dropout masks, by the documented equations and
+without code of fastnn, so that mistakes in `fastnn.epoch.Epoch` are found. An engine rounds these
+numbers to float32; the bounds of `exact_step` include that.
 """
 
 import math
@@ -12,7 +12,7 @@ import numpy as np
 
 
 class Update(NamedTuple):
-    """What an update divides by, adds, multiplies by and takes off."""
+    """Norm, penalty, learning rate and weight decay of an update."""
 
     norm: float
     l2: float
@@ -21,13 +21,13 @@ class Update(NamedTuple):
 
 
 def update_of(epoch: Any, fit: Any, number: int) -> Update:
-    """Return what an update has, counted from 0.
+    """Return the settings of update `number`, from 0.
 
     Parameters
     ----------
     epoch
         With `order`, `batch_size`, `data.weights`, `optimizer`, `l2`, `l2_is_shared` and
-        `updates_before`; nothing else of it is looked at.
+        `updates_before`.
     fit
         With `learning_rate`, `schedule`, `epoch` of `epochs` and `samples_seen`.
     """
@@ -46,7 +46,7 @@ def update_of(epoch: Any, fit: Any, number: int) -> Update:
 
 
 def scheduled(fit: Any, number: int, updates: int) -> float:
-    """Return the learning rate of an update of the epoch, by the equations of the schedules."""
+    """Return the learning rate of an update, by the equations of the schedules."""
     name, rate = fit.schedule.name, fit.learning_rate
     t, total = fit.epoch * updates + number, fit.epochs * updates
     if name == "invscaling":
@@ -54,27 +54,27 @@ def scheduled(fit: Any, number: int, updates: int) -> float:
     elif name == "cosine":
         rate *= (1 + math.cos(math.pi * t / total)) / 2
     elif name == "one_cycle":
-        top = max(1.0, 0.3 * total)
-        if t < top:
-            rate = half_cosine(rate / 25, rate, t / top)
+        peak = max(1.0, 0.3 * total)
+        if t < peak:
+            rate = half_cosine(rate / 25, rate, t / peak)
         else:
-            rate = half_cosine(rate, rate / 250_000, (t - top) / max(1.0, total - 1 - top))
+            rate = half_cosine(rate, rate / 250_000, (t - peak) / max(1.0, total - 1 - peak))
     warmup = fit.schedule.warmup_epochs * updates
     return rate * (t + 1) / warmup if t + 1 < warmup else rate
 
 
-def half_cosine(start: float, end: float, way: float) -> float:
-    return end + (start - end) * (1 + math.cos(math.pi * min(way, 1.0))) / 2
+def half_cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * min(share, 1.0))) / 2
 
 
 # ---- dropout --------------------------------------------------------------------------------
 
 
 def mask(epoch: Any, layer: int, positions: np.ndarray, width: int, dropout: float) -> np.ndarray:
-    """Return what a layer's inputs are multiplied by, (rows, width): 0, or what keeps the mean.
+    """Return the factors of a layer's inputs, (rows, width): 0, or the factor of kept inputs.
 
-    Column c is decided by 16 bits: of the counter 8 · (c // 64) + c % 8, which has eight such
-    numbers in its four words, the one that is number c % 64 // 8.
+    Column c depends on 16 bits of the counter 8 · (c // 64) + c % 8: number c % 64 // 8 of the
+    eight numbers in its four words.
     """
     level = max(1, round((1 - dropout) * 65_536))
     c = np.arange(width, dtype=np.uint64)
@@ -90,7 +90,7 @@ def mask(epoch: Any, layer: int, positions: np.ndarray, width: int, dropout: flo
 
 
 def philox_4x32(counter: Any, key_0: int, key_1: int) -> list[np.ndarray]:
-    """Return four words of 32 bits, after ten rounds (Salmon et al. 2011)."""
+    """Return the four words of Philox-4x32-10 (Salmon et al. 2011)."""
     a, b, c, d = counter
     low, shift = np.uint64(0xFFFFFFFF), np.uint64(32)
     for _ in range(10):

@@ -1,9 +1,9 @@
-"""One training step in float64, with a bound on how far float32 may come from every number of it.
+"""One training step in float64, with bounds on the errors of float32.
 
-The bounds run along with the computation (Higham, Accuracy and Stability, section 3.3): every
-operation passes on what its operands may be off by, and adds its own rounding. Where that may
-decide on which side of a kink a number lies, of ReLU or the absolute error, the bound is the whole
-jump. A pair ``(value, error)`` of arrays is such a number here.
+The bounds are computed with the values (running error analysis: Higham, Accuracy and Stability,
+section 3.3). Each operation propagates the errors of its operands and adds its own rounding. If an
+error may move a number across the kink of ReLU or the absolute error, the bound is the jump of the
+derivative. A pair of arrays ``(value, error)`` is a value and its bound.
 """
 
 from typing import Any, NamedTuple
@@ -12,40 +12,39 @@ import numpy as np
 from formulas import ACTIVATIONS, losses_of
 from tolerances import FUNCTION_ERROR, PRODUCT_BOUND, SLOPES, U
 
-# Errors of many terms mostly cancel: their sum is like that of a random walk, and taken for at most
-# so many times as long. The worst there could be would be hundreds of times that: too far for a
-# mistake to be seen.
+# The errors of many terms mostly cancel, like a random walk. The bound is `SPREAD` times the root
+# mean square of their sum. The worst case would be hundreds of times larger, and hide mistakes.
 SPREAD = 2.0
-TINY = 1e-30  # what is smaller may be flushed to 0, or be 0 in float32
-GELU_BEND = 0.82  # its second derivative at most, at 0: 2 / √(2π), and a little for tanh's form
+TINY = 1e-30  # smaller numbers may be 0 in float32
+GELU_CURVATURE = 0.82  # bound of the second derivative of GELU: 2 / √(2π) at 0, rounded up
 
 Bounded = tuple[np.ndarray, np.ndarray]
 
 
 class Step(NamedTuple):
-    """The sum of the losses, how many rows are right at least and at most, all gradients."""
+    """Sum of losses with its bound, lowest and largest weight of correct rows, gradients."""
 
     loss: tuple[float, float]
-    right: tuple[float, float]
+    correct: tuple[float, float]
     gradients: list[Bounded]
 
 
 def product(a: Bounded, b: Bounded) -> Bounded:
-    """Multiply two matrices, the errors of whose terms have nothing to do with each other."""
+    """Multiply two matrices; the errors of the terms are independent."""
     (x, x_error), (y, y_error) = a, b
-    passed_on = np.sqrt(x_error**2 @ y**2 + x**2 @ y_error**2 + x_error**2 @ y_error**2)
-    return x @ y, SPREAD * passed_on + own_error(x, y)
+    propagated = np.sqrt(x_error**2 @ y**2 + x**2 @ y_error**2 + x_error**2 @ y_error**2)
+    return x @ y, SPREAD * propagated + rounding_error(x, y)
 
 
 def sum_over_rows(a: Bounded, b: Bounded) -> Bounded:
-    """Multiply over the rows of a batch, which may be alike, and so their errors."""
+    """Multiply over the rows of a batch, whose errors may be the same."""
     (x, x_error), (y, y_error) = a, b
-    passed_on = x_error @ (np.abs(y) + y_error) + np.abs(x) @ y_error
-    return x @ y, passed_on + own_error(x, y)
+    propagated = x_error @ (np.abs(y) + y_error) + np.abs(x) @ y_error
+    return x @ y, propagated + rounding_error(x, y)
 
 
-def own_error(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return what rounding does to the sums of a product: it grows with the root of the terms."""
+def rounding_error(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the bound of rounding the sums of a product, which grows with √K for many terms."""
     terms = min(x.shape[1] + 1, SPREAD**2 * (x.shape[1] + 1) ** 0.5)
     return PRODUCT_BOUND * terms * U * (np.abs(x) @ np.abs(y)) + TINY
 
@@ -71,7 +70,7 @@ def activation(name: str, z: Bounded) -> Bounded:
 
 
 def derivative(name: str, z: Bounded, a: Bounded) -> Bounded:
-    """Return an activation's slope; at a kink that rounding may pass, the jump is the error."""
+    """Return the derivative of an activation; near a kink, its bound is the jump."""
     value, error = z
     a_value, a_error = a
     if name == "identity":
@@ -88,10 +87,10 @@ def derivative(name: str, z: Bounded, a: Bounded) -> Bounded:
     t = np.tanh(np.sqrt(2 / np.pi) * (value + 0.044715 * value**3))
     du = np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * value**2)
     slope = (1 + t + value * (1 - t * t) * du) / 2
-    return slope, GELU_BEND * error + 4 * FUNCTION_ERROR * U * np.maximum(1, np.abs(value))
+    return slope, GELU_CURVATURE * error + 4 * FUNCTION_ERROR * U * np.maximum(1, np.abs(value))
 
 
-def linked(link: str, z: Bounded) -> Bounded:
+def predictions(link: str, z: Bounded) -> Bounded:
     """Return predictions."""
     value, error = z
     if link == "identity":
@@ -104,13 +103,13 @@ def linked(link: str, z: Bounded) -> Bounded:
     away = value - value.max(axis=1, keepdims=True)
     p = np.exp(away)
     p /= p.sum(axis=1, keepdims=True)
-    worst = error.max(axis=1, keepdims=True)  # in eᶻ, and again in the sum
+    worst = error.max(axis=1, keepdims=True)  # of eᶻ and of the sum
     relative = np.expm1(2 * worst) + (FUNCTION_ERROR + len(p.T)) * U + 2 * U * np.abs(away)
     return p, p * relative + TINY
 
 
 def residual(loss: Any, z: Bounded, p: Bounded, targets: np.ndarray) -> Bounded:
-    """Return each sample's gradient with respect to z."""
+    """Return the gradient of each sample's loss with respect to z."""
     value, error = p
     y = np.eye(value.shape[1])[targets] if loss.takes_labels else targets.astype(np.float64)
     r, error = value - y, error + U * np.abs(value - y)
@@ -129,13 +128,13 @@ def losses(loss: Any, z: Bounded, r: Bounded, targets: np.ndarray) -> Bounded:
         size = len(value.T) + np.abs(value).max(axis=1) + np.abs(picked)
         return exact, 2 * error.max(axis=1) + FUNCTION_ERROR * U * size
     y = np.abs(targets.astype(np.float64))
-    if loss.name == "logistic":  # as it is, and not from p, which may be 1
+    if loss.name == "logistic":  # from z, because p may be 1
         exact = np.maximum(value, 0) - targets * value + np.log1p(np.exp(-np.abs(value)))
         exact, size = exact.sum(axis=1), (1 + 2 * np.abs(value)) * (1 + y)
     else:
         exact = losses_of(value, targets, loss.name) if loss.name != "poisson" else 0
         size = np.abs(value) + y + r[0] ** 2
-        if loss.name == "poisson":  # of z, for p may be 0
+        if loss.name == "poisson":  # from z, because p may be 0
             log_y = np.log(np.where(y > 0, y, 1))
             exact = (np.exp(value) - y * value + y * log_y - y).sum(axis=1)
             size = np.exp(value) + y * (1 + np.abs(value - log_y)) + np.abs(value)
@@ -144,8 +143,8 @@ def losses(loss: Any, z: Bounded, r: Bounded, targets: np.ndarray) -> Bounded:
     return exact, (error * steep + own).sum(axis=1)
 
 
-def rights(loss: Any, z: Bounded, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return which rows are right for sure, and which may be."""
+def correct_rows(loss: Any, z: Bounded, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return which rows are certainly correct, and which may be."""
     value, error = z
     if loss.takes_labels:
         at = np.arange(len(value)), targets
@@ -156,12 +155,12 @@ def rights(loss: Any, z: Bounded, targets: np.ndarray) -> tuple[np.ndarray, np.n
                 own + own_error >= others_low.max(axis=1))  # fmt: skip
     if loss.score != "accuracy":
         return np.zeros(len(value), bool), np.zeros(len(value), bool)
-    right, sure = (value > 0) == (targets > 0.5), np.abs(value) > error
-    return (right & sure).all(axis=1), (right | ~sure).all(axis=1)
+    correct, certain = (value > 0) == (targets > 0.5), np.abs(value) > error
+    return (correct & certain).all(axis=1), (correct | ~certain).all(axis=1)
 
 
 def forward(layers, scale, parameters, x, masks=None, error=0.0) -> tuple[list[Bounded], ...]:
-    """Return of every layer the input, z and the output; `error` is that of the features."""
+    """Return the inputs, z and outputs of all layers; `error` is the bound of the features."""
     x = np.asarray(x, np.float64) * np.float64(np.float32(scale))
     a: Bounded = x, U * np.abs(x) + error * scale
     inputs, zs, outputs = [], [], []
@@ -169,7 +168,7 @@ def forward(layers, scale, parameters, x, masks=None, error=0.0) -> tuple[list[B
         if masks is not None and masks[i] is not None:
             a = times(a, exactly(masks[i]))
         inputs.append(a)
-        # The bias is a row of weights, for an input that is 1.
+        # The bias is the weight of an input of 1.
         with_one = np.column_stack([a[0], np.ones(len(x))]), np.column_stack([a[1], 0 * x[:, 0]])
         zs.append(product(with_one, exactly(np.vstack([w, b]))))
         a = activation(layer.activation, zs[-1])
@@ -177,21 +176,21 @@ def forward(layers, scale, parameters, x, masks=None, error=0.0) -> tuple[list[B
     return inputs, zs, outputs
 
 
-def predicted(layers, loss, scale, parameters, x, error=0.0) -> Bounded:
-    """Return predictions (rows, O); `error` is that of the features."""
-    return linked(loss.link, forward(layers, scale, parameters, x, error=error)[1][-1])
+def predict(layers, loss, scale, parameters, x, error=0.0) -> Bounded:
+    """Return predictions (rows, O); `error` is the bound of the features."""
+    return predictions(loss.link, forward(layers, scale, parameters, x, error=error)[1][-1])
 
 
 def step(layers, loss, scale, parameters, data, *, norm, l2=0.0, masks=None) -> Step:
     """Compute a step on all rows of `data`, whose features are an array.
 
-    `masks` are of every layer's inputs, with the factor of dropout in them, or None. The norm and
-    l2 are exact: what rounding does to them is in the bounds.
+    `masks` are the factors of dropout of each layer's inputs, or None. `norm` and `l2` are exact;
+    the bounds include their rounding.
     """
     inputs, zs, outputs = forward(layers, scale, parameters, data.x, masks)
     z, rows = zs[-1], len(data.x)
     weights = [exactly(w) for w, _ in parameters]
-    p = linked(loss.link, z)
+    p = predictions(loss.link, z)
     r = residual(loss, z, p, data.targets)
     each, each_error = losses(loss, z, r, data.targets)
     w = np.ones(rows) if data.weights is None else data.weights.astype(np.float64)
@@ -211,20 +210,20 @@ def step(layers, loss, scale, parameters, data, *, norm, l2=0.0, masks=None) -> 
             da = product(dz, (weights[i][0].T, weights[i][1].T))
             if masks is not None and masks[i] is not None:
                 da = times(da, exactly(masks[i]))
-            before = layers[i - 1].activation
-            dz = times(da, derivative(before, zs[i - 1], outputs[i - 1]))
+            name = layers[i - 1].activation
+            dz = times(da, derivative(name, zs[i - 1], outputs[i - 1]))
     if l2:
         penalty = l2 / 2 * sum((each[0] ** 2).sum() for each in weights) * norm
         total, total_error = total + penalty, total_error + 1e-5 * penalty
-    low, high = (np.asarray(each) @ w for each in rights(loss, z, data.targets))
+    low, high = (np.asarray(each) @ w for each in correct_rows(loss, z, data.targets))
     return Step((total, total_error), (low, high), gradients)
 
 
 # ---- updates ----------------------------------------------------------------------------------
 
 
-def clipped(gradients: list[Bounded], clip_norm: float) -> list[Bounded]:
-    """Shorten a gradient to a length."""
+def clip(gradients: list[Bounded], clip_norm: float) -> list[Bounded]:
+    """Clip the norm of a gradient."""
     norm = np.sqrt(sum((g**2).sum() for g, _ in gradients))
     error = np.sqrt(sum((e**2).sum() for _, e in gradients))
     error += 8 * U * norm * np.sqrt(max(g.size for g, _ in gradients))
@@ -234,18 +233,18 @@ def clipped(gradients: list[Bounded], clip_norm: float) -> list[Bounded]:
     return [times(each, middle) for each in gradients]
 
 
-def updated(w, state, gradient: Bounded, rate, decay, optimizer) -> list[Bounded]:
-    """Return a parameter and its state after an update, by the equations of `optimizers`.
+def update(w, state, gradient: Bounded, rate, decay, optimizer) -> list[Bounded]:
+    """Return a parameter and its state after an update, by the equations of the optimizer.
 
-    The rate and the decay are exact: what rounding does to them is in the bounds.
+    `rate` and `decay` are exact; the bounds include their rounding.
     """
     g, error = gradient
     w = w.astype(np.float64)
-    kept = w - decay * w
-    around = 4 * U * np.abs(w) + TINY
+    decayed = w - decay * w
+    rounding = 4 * U * np.abs(w) + TINY
     step = rate * g, rate * error + 2 * U * np.abs(rate * g)
     if optimizer.rule == "sgd":
-        return [(kept - step[0], step[1] + around + 2 * U * np.abs(step[0]))]
+        return [(decayed - step[0], step[1] + rounding + 2 * U * np.abs(step[0]))]
     if optimizer.rule == "momentum":
         momentum = np.float64(np.float32(optimizer.momentum))
         old = momentum * state[0].astype(np.float64)
@@ -255,7 +254,7 @@ def updated(w, state, gradient: Bounded, rate, decay, optimizer) -> list[Bounded
         if optimizer.nesterov:
             move = momentum * u - step[0]
             move_error = momentum * u_error + step[1] + 3 * U * (np.abs(u) + np.abs(step[0]))
-        return [(kept + move, move_error + around + 2 * U * np.abs(move)), (u, u_error)]
+        return [(decayed + move, move_error + rounding + 2 * U * np.abs(move)), (u, u_error)]
     (b1, r1), (b2, r2) = ((np.float64(np.float32(b)), np.float64(np.float32(1 - b)))
                           for b in (optimizer.beta1, optimizer.beta2))  # fmt: skip
     m, v = (each.astype(np.float64) for each in state)
@@ -265,7 +264,8 @@ def updated(w, state, gradient: Bounded, rate, decay, optimizer) -> list[Bounded
     eps = np.float64(np.float32(optimizer.eps))
     low, high = (np.sqrt(np.maximum(v + sign * v_error, 0)) + eps for sign in (-1, 1))
     ends = [(m + sign * m_error) / by for sign in (-1, 1) for by in (low, high)]
-    least, most = np.minimum.reduce(ends), np.maximum.reduce(ends)
-    middle = rate * (least + most) / 2
-    reach = rate * (most - least) / 2 + 9 * U * rate * np.maximum(np.abs(least), np.abs(most))
-    return [(kept - middle, reach + around), (m, m_error), (v, v_error)]
+    lowest, highest = np.minimum.reduce(ends), np.maximum.reduce(ends)
+    middle = rate * (lowest + highest) / 2
+    largest = np.maximum(np.abs(lowest), np.abs(highest))
+    spread = rate * (highest - lowest) / 2 + 9 * U * rate * largest
+    return [(decayed - middle, spread + rounding), (m, m_error), (v, v_error)]

@@ -1,17 +1,20 @@
-"""Calls of the system that fail on purpose."""
+"""System calls that fail on purpose."""
 
 import os
 from collections.abc import Callable
 from typing import Any
 
 
-def failing(name: str, at: int, error: BaseException, made: list[str]) -> Callable[..., Any]:
-    """Return a function of `os` whose call number `at` fails, having done nothing but to close."""
+def failing(name: str, at: int, error: BaseException, calls: list[str]) -> Callable[..., Any]:
+    """Return a function of `os` whose call number `at` raises an error.
+
+    The call has no effect, but for `close`, which closes the file. `calls` receives the names.
+    """
     call = getattr(os, name)
 
     def fail(*args: Any, **options: Any) -> Any:
-        made.append(name)
-        if len(made) == at:
+        calls.append(name)
+        if len(calls) == at:
             if name == "close":
                 call(*args)
             raise error

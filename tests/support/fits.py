@@ -1,8 +1,8 @@
-"""Fits that are stopped: their settings, and a process that forks a child for each one.
+"""Fits that tests interrupt: their settings, and a process that forks a child for each fit.
 
-``python fits.py FOLDER`` reads jobs, a line of JSON each: ``{"fit": NAME, "checkpoint": DIR, ...}``
-or ``{"argv": [...]}`` for the command line. It answers with the child's process number, and when
-the child ends with its exit code. Its kernels are warm, and so the children's.
+``python fits.py FOLDER`` reads a job from each line, in JSON: ``{"fit": NAME, "checkpoint": DIR,
+...}``, or ``{"argv": [...]}`` for the command line. It prints the process number of the child, and
+its exit code when it ends. Children inherit the compiled kernels.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from fastnn.commands import running as _cli
 from fastnn.commands import train
 from fastnn.model.layers import Parameters
 
-# By a name: what is given to the network, and to its fit.
+# The settings of networks and their fits, by name.
 FITS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "adam, dropout, one cycle": (
         {"dropout": (0.1, 0.2)},
@@ -58,7 +58,7 @@ FITS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 def fitted(name: str, data: Any, **settings: Any) -> tuple[Network, dict[str, list[float]]]:
-    """Return a network that is trained, and the history without the seconds."""
+    """Train a network; return it with its history, without the seconds."""
     of_network, of_fit = FITS[name]
     network = Network([data.x_train.shape[1], 12, 10], seed=3, input_scale=data.scale, **of_network)
     history = network.fit(
@@ -69,7 +69,7 @@ def fitted(name: str, data: Any, **settings: Any) -> tuple[Network, dict[str, li
 
 
 def digest(parameters: Parameters, history: dict[str, list[float]]) -> str:
-    """Return a hash of all bits of weights and figures."""
+    """Return a hash of all parameters and of the history."""
     found = hashlib.sha256(repr(history).encode())
     for pair in parameters:
         for array in pair:
@@ -78,9 +78,9 @@ def digest(parameters: Parameters, history: dict[str, list[float]]) -> str:
 
 
 def small_fit(folder: Path, *, resume: bool = False, every: int = 1, **settings: Any) -> str:
-    """Fit 40 rows in batches of 10, by default for three epochs; return a hash of what came of it.
+    """Fit 40 rows in batches of 10, by default for three epochs; return a hash of the result.
 
-    With checkpoints in a folder, unless its name is empty.
+    Checkpoints are written to `folder`, unless its name is empty.
     """
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(40, 3)).astype(np.float32), rng.integers(0, 2, 40)
@@ -94,17 +94,17 @@ def small_fit(folder: Path, *, resume: bool = False, every: int = 1, **settings:
 
 
 def names(folder: Path) -> list[str]:
-    """Return what is in a folder, in order."""
+    """Return the sorted names of the files in a folder."""
     return sorted(os.listdir(folder))
 
 
 def numbers(folder: Path) -> list[int]:
-    """Return the updates of the checkpoints in a folder."""
+    """Return the numbers of updates of the checkpoints in a folder."""
     return [int(name[len("checkpoint-") :].split(".")[0]) for name in names(folder)]
 
 
 class Server:
-    """The process that forks children."""
+    """The process that forks a child for each job."""
 
     def __init__(self, folder: Path) -> None:
         self.process = subprocess.Popen(
@@ -120,7 +120,7 @@ class Server:
         return self._answer()
 
     def wait(self) -> int:
-        """Wait for the child; return its exit code, or the negative number of a signal."""
+        """Wait for the child; return its exit code, or minus the number of a signal."""
         return self._answer()
 
     def run(self, **job: Any) -> int:
@@ -142,7 +142,9 @@ def serve(folder: Path) -> None:
     data = fastnn.load_dataset("digits")
     fitted("several chunks a batch", data, epochs=1)
     with contextlib.redirect_stdout(io.StringIO()):
-        train.main(["--dataset", "digits", "--epochs", "1", "--threads", "1"])  # all that is lazy
+        train.main(
+            ["--dataset", "digits", "--epochs", "1", "--threads", "1"]
+        )  # imports all lazy modules
     for line in sys.stdin:
         child = os.fork()
         if child == 0:

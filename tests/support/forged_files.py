@@ -1,4 +1,4 @@
-"""Files of tensors that are changed on purpose, with a checksum that is right again."""
+"""Tensor files that are changed on purpose, with a correct checksum."""
 
 import hashlib
 import json
@@ -28,11 +28,11 @@ def joined(header: dict[str, Any] | bytes, data: bytes) -> bytes:
 
 
 def signed(description: dict[str, Any], header: dict[str, Any], data: bytes) -> dict[str, Any]:
-    """Return a description with the SHA-256 that makes it a file's, if it can be computed."""
+    """Return a description with the SHA-256 of the file, if it can be computed."""
     description.pop("sha256", None)
     digest = hashlib.sha256(json.dumps(description, separators=(",", ":")).encode())
     for name in sorted(header):
-        with suppress(KeyError, TypeError):  # it is refused before
+        with suppress(KeyError, TypeError):  # such a file is rejected without it
             entry = header[name]
             digest.update(f"\n{name} {entry['dtype']} {tuple(entry['shape'])}\n".encode())
             digest.update(data[slice(*entry["data_offsets"])])
@@ -43,7 +43,10 @@ Change = Callable[[dict[str, Any], dict[str, Any]], bytes | None]
 
 
 def forged(contents: bytes, change: Change, key: str = "fastnn") -> bytes:
-    """Change the description or the tensors' entries; what is returned is appended to the data."""
+    """Return a file whose description or entries are changed.
+
+    Bytes that `change` returns are appended to the data.
+    """
     header, data = parts(contents)
     description = json.loads(header.pop("__metadata__")[key])
     data += change(description, header) or b""
@@ -52,20 +55,20 @@ def forged(contents: bytes, change: Change, key: str = "fastnn") -> bytes:
 
 
 def changed(contents: bytes) -> Iterator[bytes]:
-    """Yield files with one byte changed: the header's to all others, the data's to a few."""
+    """Yield files with one byte changed: to all values in the header, to a few in the data."""
     start = 8 + int.from_bytes(contents[:8], "little")
     damaged = bytearray(contents)
-    for place, byte in enumerate(contents):
-        for flip in range(1, 256) if place < start else (1, 0x10, 0x80, 0xFF):
-            damaged[place] = byte ^ flip
+    for index, byte in enumerate(contents):
+        for flip in range(1, 256) if index < start else (1, 0x10, 0x80, 0xFF):
+            damaged[index] = byte ^ flip
             yield bytes(damaged)
-        damaged[place] = byte
+        damaged[index] = byte
 
 
 def assert_refused_in_little_memory(
     path: Path, message: str, read: Callable[[Path], Any] = load
 ) -> None:
-    """What refuses it is Python: nothing else has been asked to allocate anything."""
+    """Check that reading a file raises an error, and does not allocate much memory."""
     tracemalloc.start()
     try:
         with pytest.raises(ModelFileError, match=f"^{re.escape(str(path))}: {message}") as raised:
@@ -77,7 +80,7 @@ def assert_refused_in_little_memory(
 
 
 def to(name: str, **values: Any) -> Change:
-    """Return a change of a tensor's entry."""
+    """Return a change of the entry of a tensor."""
     return lambda description, tensors: tensors[name].update(values)
 
 

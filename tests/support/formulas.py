@@ -1,8 +1,8 @@
-"""What a network computes, in float64, from formulas alone: no code of fastnn's.
+"""Loss and gradient of a network in float64, from formulas alone, without code of fastnn.
 
-Derivatives are taken by complex steps: f'(x) = Im f(x + ih) / h for an analytic f (Squire and
-Trapp 1998). Unlike a difference that takes no difference of numbers nearly the same, so that h may
-be 1e-30, where nothing is cut off, no ReLU changes sides, and what is left is float32's error.
+Derivatives are computed by complex steps: f'(x) = Im f(x + ih) / h for an analytic f (Squire and
+Trapp 1998). There is no cancellation, so h can be 1e-30: the truncation error is negligible, and no
+ReLU changes its side.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ ACTIVATIONS = {
 
 
 def losses_of(z, y, loss):
-    """Return the loss of every row, (B,), as `fastnn.model.losses` has it; z must not be large."""
+    """Return the loss of each row, (B,); z must not be large."""
     if loss == "cross_entropy":
         p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
         return -np.log(p[np.arange(len(y)), y])
@@ -43,8 +43,8 @@ def losses_of(z, y, loss):
 def mean_loss(arrays, activations, loss, data, *, input_scale=1.0, l2=0.0, masks=None):
     """Return the weighted mean loss with its penalty.
 
-    `arrays` are weights and biases in turn, complex; `activations` those of the hidden layers;
-    `masks` are of every layer's inputs, with the factor of dropout in them.
+    `arrays` holds w and b of each layer, complex; `activations` are those of the hidden layers;
+    `masks` are the factors of dropout of each layer's inputs.
     """
     a = data.x.astype(np.float64) * input_scale
     for i, name in enumerate([*activations, "identity"]):
@@ -58,12 +58,12 @@ def mean_loss(arrays, activations, loss, data, *, input_scale=1.0, l2=0.0, masks
 
 
 def flat_arrays(parameters):
-    """Return weights and biases in turn, complex."""
+    """Return a list of w and b of each layer, complex."""
     return [array.astype(np.complex128) for pair in parameters for array in pair]
 
 
 def slope(array, at, direction, loss_now):
-    """Return the derivative of a loss by the elements `at` of an array, along a direction."""
+    """Return the derivative of a loss with respect to ``array[at]``, along a direction."""
     array[at] += 1j * STEP * direction
     value = loss_now().imag / STEP
     array[at] = array[at].real
@@ -71,6 +71,6 @@ def slope(array, at, direction, loss_now):
 
 
 def gradient(array, loss_now):
-    """Return the derivative of a loss by every element of an array."""
+    """Return the derivative of a loss with respect to each element of an array."""
     slopes = [slope(array, at, 1, loss_now) for at in np.ndindex(array.shape)]
     return np.reshape(slopes, array.shape)

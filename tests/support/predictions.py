@@ -1,4 +1,4 @@
-"""What a model predicts, in float64, and how far a float32 computation of it may lie from that."""
+"""Predictions of a model in float64, with bounds on the errors of float32."""
 
 import exact_step
 import numpy as np
@@ -6,13 +6,13 @@ from tolerances import U
 
 
 def exact_predictions(network, x, error=0.0):
-    """Return the predictions (n, O) and their bounds; `error` is that of the features."""
+    """Return predictions (n, O) and their bounds; `error` is the bound of the features."""
     layers, scale = network.layers, network.input_scale
-    return exact_step.predicted(layers, network.loss, scale, network.parameters, x, error)
+    return exact_step.predict(layers, network.loss, scale, network.parameters, x, error)
 
 
 def exact_probabilities(classifier, x, error=0.0):
-    """Return the probabilities of all classes, and their bounds."""
+    """Return the probabilities of all classes and their bounds."""
     p, bound = exact_predictions(classifier._network, x, error)
     if len(classifier.classes_) == 2 and p.shape[1] == 1:
         return np.hstack([1 - p, p]), np.hstack([bound + U, bound])
@@ -20,14 +20,14 @@ def exact_probabilities(classifier, x, error=0.0):
 
 
 def assert_within(got, expected, bound):
-    """Check predictions, element by element."""
+    """Check each element of the predictions."""
     assert got.shape == expected.shape
     excess = np.abs(got - expected) - bound
-    assert excess.max() <= 0, f"off by {excess.max():.3g} beyond the bound"
+    assert excess.max() <= 0, f"the error exceeds its bound by {excess.max():.3g}"
 
 
 def assert_same_labels(got, expected, p, bound):
-    """Check labels, but for rows that rounding may have decided."""
+    """Check labels, except those that rounding may change."""
     assert got.shape == expected.shape
     if got.ndim == 1 and p.shape[1] > 1:
         two = np.sort(p, axis=1)[:, -2:]

@@ -1,15 +1,15 @@
-"""Training runs made by hand, for the tests of the convergence reports."""
+"""Invented training runs for the tests of the convergence reports."""
 
 from typing import Any
 
 from fastnn.commands.report_runs import Plan, Run
 from fastnn.commands.report_text import BATCH_SIZES, Contest, Work
 
-WORK = Work(flops_per_sample=1_000, peak=2.0)  # a row takes 500 ns at the peak
+WORK = Work(flops_per_sample=1_000, peak=2.0)  # 500 ns per row at the peak
 
 
 def run(name: str, accuracies: list[float], *, batch_size: int = 1_000, **settings: Any) -> Run:
-    """Return a run on 1,000 rows with these test accuracies, by default at 1 s an epoch."""
+    """Return a run on 1,000 rows with these test accuracies, by default with 1 s per epoch."""
     seconds = settings.pop("seconds", 1.0)
     rate, optimizer = settings.pop("learning_rate", 0.1), settings.pop("optimizer", "sgd")
     method = settings.pop("method", name)
@@ -25,13 +25,14 @@ def run(name: str, accuracies: list[float], *, batch_size: int = 1_000, **settin
 
 
 SLOW = run("slow", [0.5, 0.7, 0.85, 0.91])
-
-
 FAST = run("fast", [0.92, 0.96], batch_size=100, seconds=2.0)
 
 
 def runs_of(contest: Contest, outcomes: dict[str, Any]) -> list[Run]:
-    """Return runs of a contest's plans: by the plan's name a final loss, or None if it diverged."""
+    """Return runs of a contest's plans.
+
+    `outcomes` maps names of plans to the final loss (default 0.5), or to None for divergence.
+    """
     runs = []
     for plan in contest.plans:
         loss = outcomes.get(plan.name, 0.5)

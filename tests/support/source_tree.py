@@ -1,4 +1,4 @@
-"""The package's source files and what each of them imports."""
+"""The source files of the package and their imports."""
 
 import ast
 from functools import cache
@@ -10,7 +10,7 @@ PACKAGE = Path(fastnn.__file__).parent
 
 
 def sources() -> dict[str, Path]:
-    """Return every module's file by its dotted name below fastnn; the root's is ''."""
+    """Return the files of all modules by their dotted names below fastnn; "" is the root."""
     names = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
@@ -25,7 +25,7 @@ TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in SOURCES.item
 
 
 def imports(tree: ast.AST) -> set[str]:
-    """Return the modules that a piece of code imports anywhere, as dotted names."""
+    """Return the dotted names of all modules that a syntax tree imports."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -34,13 +34,13 @@ def imports(tree: ast.AST) -> set[str]:
             assert node.level == 0 and node.module, f"not absolute: {ast.unparse(node)}"
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
-                is_ours = inner.removeprefix("fastnn.") in SOURCES
-                found.add(inner if is_ours else node.module)
+                is_module = inner.removeprefix("fastnn.") in SOURCES
+                found.add(inner if is_module else node.module)
     return found
 
 
 @cache
 def own_imports(module: str) -> set[str]:
-    """Return the modules of fastnn that a module imports, as names below fastnn."""
+    """Return the modules of fastnn that a module imports, by their names below fastnn."""
     names = {name for name in imports(TREES[module]) if name.split(".")[0] == "fastnn"}
     return {name.removeprefix("fastnn").removeprefix(".") for name in names}

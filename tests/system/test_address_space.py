@@ -33,7 +33,7 @@ def test_rejects_missing_libraries_that_do_not_fit(monkeypatch: pytest.MonkeyPat
         address_space.check_libraries("sklearn", "numba")
     with pytest.raises(MemoryError, match="importing sklearn takes"):
         monkeypatch.setattr(address_space, "address_space_left", lambda: 1e6)
-        _session.import_ahead("fastnn.train", "sklearn.datasets")
+        _session.import_early("fastnn.train", "sklearn.datasets")
 
 
 @pytest.mark.process

@@ -13,7 +13,7 @@ import pytest
 from command_line import posix
 
 from fastnn import Callback, MLPClassifier, Network, network
-from fastnn.kernels.jit import threads as _threads
+from fastnn.kernels.jit import threads
 from fastnn.system import forks
 from fastnn.system.interrupts import DeferInterrupts
 
@@ -139,19 +139,19 @@ def test_error_if_threads_cannot_be_started(monkeypatch):
             super().start()
 
     monkeypatch.setattr(threading, "Thread", Thread)
-    _threads._check_room_for(2)
+    threads._check_can_start(2)
     started.clear()
     with pytest.raises(OSError, match="3 threads cannot be started: allow more processes"):
-        _threads._check_room_for(3)
+        threads._check_can_start(3)
     assert not any(thread.is_alive() for thread in started)
 
 
 def test_an_estimator_rejects_a_second_fit():
     class Again(Callback):
         def on_epoch_end(self, epoch, metrics):
-            with pytest.raises(RuntimeError, match="^the estimator is being fitted: wait for"):
+            with pytest.raises(RuntimeError, match="^the estimator is already being fitted: "):
                 model.fit(X, Y)
-            with pytest.raises(RuntimeError, match="^the estimator is being fitted"):
+            with pytest.raises(RuntimeError, match="^the estimator is already being fitted"):
                 model.partial_fit(X, Y)
 
     model = MLPClassifier((4,), max_iter=3, callbacks=[Again()], engine="numpy")

@@ -1,6 +1,5 @@
 """`system.interrupts`: an interrupt at any moment leaves a network consistent."""
 
-import copy
 import signal
 import subprocess
 import sys
@@ -136,18 +135,18 @@ def test_an_interrupted_network_is_consistent(
         seconds = rng.uniform(1e-4, 0.03)
         run = lambda: network.fit(features, y, epochs=10_000, callbacks=[recorder], **settings)  # noqa: B023, E731
         interruptions += interrupted_after(run, seconds)
-        counts = copy.copy(network._counts)
-        assert counts.epochs in (recorder.epochs, recorder.epochs + 1) or not recorder.epochs
-        assert counts.samples == 200 * counts.epochs
-        # A network built from the weights, the state and the counts trains in the same way.
+        position = network._position
+        assert position.epochs in (recorder.epochs, recorder.epochs + 1) or not recorder.epochs
+        assert position.samples == 200 * position.epochs
+        # A network built from the weights, the state and the position trains in the same way.
         other = Network([5, 6, 3], seed=1)
         other.use_engine(engine)
         other.parameters = network.parameters
         other._current_engine().set_state(network._current_state())
-        other._rule, other._slots, other._counts = "adam", 2, counts
+        other._rule, other._slots, other._position = "adam", 2, position
         for each in (network, other):
             each.fit(features, y, epochs=1, **settings)
-        assert vars(network._counts) == vars(other._counts)
+        assert network._position[:3] == other._position[:3]
         for pair, other_pair in zip(network.parameters, other.parameters, strict=True):
             for array, other_array in zip(pair, other_pair, strict=True):
                 np.testing.assert_array_equal(array, other_array)
@@ -163,7 +162,7 @@ def test_an_interrupted_network_counts_its_updates(engine: str, rng: np.random.G
         network.use_engine(engine)
         run = lambda: network.fit(x, y, epochs=2000, **settings)  # noqa: B023, E731
         interrupted_after(run, rng.uniform(0.001, 0.02))
-        assert network.parameters[0][1][0] == network._counts.updates * 2**-20
+        assert network.parameters[0][1][0] == network._position.updates * 2**-20
 
 
 def test_an_interrupted_estimator_is_consistent(engine: str, rng: np.random.Generator) -> None:

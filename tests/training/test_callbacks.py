@@ -4,13 +4,18 @@ import csv
 import io
 import json
 import math
+import signal
 import threading
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
-from fastnn import Callback, DivergenceError, Network
-from fastnn.training.callbacks import LogFile, ProgressBar
+from fastnn import Callback, Checkpoint, DivergenceError, LogFile, Network, ProgressBar
+from fastnn.data.rows import Data
+from fastnn.model.optimizers import OPTIMIZERS
+from fastnn.training.plan import Plan
+from fastnn.training.preparation import prepare
 
 
 @pytest.fixture
@@ -287,3 +292,156 @@ def test_callbacks_are_callbacks(wrong, data):
     with pytest.raises(TypeError, match="^callbacks must be "):
         network.fit(*data, callbacks=wrong)
     assert network.epochs_trained == 0
+
+
+# ---- the running fit ------------------------------------------------------------------------
+
+
+class Observer(Callback):
+    """Record what a callback can read of its fit, and keep the sum of losses."""
+
+    def __init__(self):
+        self.ends, self.boundaries, self.total = [], [], 0.0
+
+    def on_epoch_end(self, epoch, metrics):
+        fit = self.fit
+        assert fit.position.epochs == fit.network.epochs_trained == epoch == fit.epoch - 1
+        assert fit.history["loss"][-1] == metrics["loss"]
+        self.total += metrics["loss"]
+        self.ends.append((fit.weights(), fit.snapshot()))
+
+    def on_epoch_boundary(self, epochs):
+        self.boundaries.append((epochs, self.fit.is_over))
+
+    def state(self):
+        return {"total": [self.total]}
+
+    def set_state(self, state):
+        (self.total,) = state["total"]
+
+
+class StopAfter(Callback):
+    """Stop a fit by its method in the middle of an epoch."""
+
+    def __init__(self, epoch):
+        self.last = epoch
+
+    def on_chunk_end(self, epoch, rows):
+        if epoch == self.last:
+            self.fit.stop()
+
+
+def test_callback_reads_and_stops_its_fit(engine, data):
+    network, observer = Network([4, 3], seed=1), Observer()
+    history = network.fit(
+        *data, epochs=5, batch_size=16, optimizer="adam", engine=engine,
+        callbacks=[StopAfter(2), observer],
+    )  # fmt: skip
+    assert len(history["loss"]) == network.epochs_trained == 2
+    assert observer.boundaries == [(0, False), (1, False), (2, True)]
+    assert not hasattr(observer, "fit")  # which would hold the data
+    (weights, first), (_, second) = observer.ends
+    assert [each.position[:3] for each in (first, second)] == [(1, 60, 4), (2, 120, 8)]
+    assert first.history["loss"] == history["loss"][:1] and len(first.state) == 2
+    for (w, b), (v, c) in zip(weights, first.parameters, strict=True):
+        assert (w == v).all() and (b == c).all()
+    assert (second.parameters[0][0] == network.parameters[0][0]).all()
+    assert second.callbacks == {"Observer": {"total": [sum(history["loss"])]}}
+
+
+def test_state_of_a_callback_survives_a_resumed_fit(data, tmp_path):
+    settings = {"batch_size": 16, "optimizer": "adam", "engine": "numpy"}
+    whole, first, second = Observer(), Observer(), Observer()
+    Network([4, 3]).fit(*data, epochs=4, callbacks=[whole], **settings)
+    Network([4, 3]).fit(*data, epochs=2, callbacks=[first, Checkpoint(tmp_path)], **settings)
+    resumed = [Checkpoint(tmp_path, resume=True), second]
+    Network([4, 3]).fit(*data, epochs=4, callbacks=resumed, **settings)
+    assert second.total == whole.total != first.total
+    assert second.boundaries == [(3, False), (4, True)]
+
+
+def test_callbacks_of_one_class_keep_their_states_apart(data, tmp_path):
+    def run(epochs, resume):
+        observers = Observer(), Observer()
+        observers[1].total = 100.0
+        checkpoint = Checkpoint(tmp_path, resume=resume)
+        Network([4, 3]).fit(
+            *data, epochs=epochs, engine="numpy", callbacks=[*observers, checkpoint]
+        )
+        return observers
+
+    run(1, resume=False)
+    one, other = run(2, resume=True)
+    assert other.total == pytest.approx(one.total + 100)
+
+
+@pytest.mark.parametrize("state", [None, [1.0], {"a": 1.0}, {"a": ["x"]}, {"a": [None]}])
+def test_state_that_a_checkpoint_cannot_keep_is_refused(state, data, tmp_path):
+    class Wrong(Callback):
+        def state(self):
+            return state
+
+    network = Network([4, 3])
+    with pytest.raises(TypeError, match=r"^Wrong\.state\(\) must return lists of numbers by name"):
+        network.fit(*data, epochs=2, engine="numpy", callbacks=[Wrong(), Checkpoint(tmp_path)])
+    assert network.epochs_trained == 0
+
+
+def test_context_spans_the_fit_and_may_refuse_it(engine, data):
+    class Refuse(Callback):
+        def __init__(self, refuses):
+            self.refuses, self.events = refuses, []
+
+        @contextmanager
+        def context(self):
+            assert self.fit.rows == 60 and self.fit.batch_size == 60
+            if self.refuses:
+                raise ValueError("no")
+            self.events.append("open")
+            yield
+            self.events.append("closed")
+
+        def on_fit_end(self, history):
+            self.events.append("end")
+
+        def on_fit_break(self):
+            self.events.append("break")
+
+    network, callback = Network([4, 3]), Refuse(False)
+    network.fit(*data, epochs=1, optimizer="adam", engine=engine, callbacks=[callback])
+    assert callback.events == ["open", "end", "closed"]
+    before, state, position = network.parameters, network._current_state(), network._position
+    refusing = Refuse(True)
+    with pytest.raises(ValueError, match="^no$"):
+        network.fit(*data, optimizer="sgd", engine=engine, callbacks=[refusing])
+    assert refusing.events == [] and not hasattr(refusing, "fit")
+    assert network._position == position and network._rule == "adam"
+    after = [network.parameters, *network._current_state()]
+    np.testing.assert_equal(after, [before, *state])
+
+
+def test_interrupt_waits_for_callbacks_that_defer_it(data):
+    class Record(Callback):
+        def __init__(self, defers):
+            self.defers_interrupts, self.epochs = defers, []
+
+        def on_epoch_end(self, epoch, metrics):
+            if epoch == 2 and self.defers_interrupts:
+                signal.raise_signal(signal.SIGINT)
+            self.epochs.append(epoch)
+
+    network, other, deferring = Network([4, 3]), Record(False), Record(True)
+    with pytest.raises(KeyboardInterrupt):
+        network.fit(*data, epochs=5, engine="numpy", callbacks=[other, deferring])
+    assert network.epochs_trained == 2 and deferring.epochs == [1, 2] and other.epochs == [1]
+
+
+def test_only_prepared_data_of_the_same_network_are_trained_on(data):
+    network, other = Network([4, 3]), Network([4, 5, 3])
+    plan = Plan(1, "full", OPTIMIZERS["sgd"])
+    network.use_engine("numpy")
+    for wrong in (Data(*data), prepare(other, plan, *data), (*prepare(network, plan, *data),)):
+        with pytest.raises(TypeError, match="^the data must come from `prepare`"):
+            network._train(wrong)
+    network._train(prepare(network, plan, *data))
+    assert network.epochs_trained == 1

@@ -43,7 +43,7 @@ def test_a_damaged_one_is_passed_over(harm: Any, tmp_path: Path) -> None:
     whole = small_fit(tmp_path)
     last = tmp_path / names(tmp_path)[-1]
     harm(*[last, 100][: 2 if harm is os.truncate else 1])
-    with pytest.warns(UserWarning, match=f"^a checkpoint is passed over: {last}: is ") as warned:
+    with pytest.warns(UserWarning, match=f"^a checkpoint is skipped: {last}: is ") as warned:
         assert small_fit(tmp_path, resume=True) == whole
     assert len(warned) == 1 and numbers(tmp_path) == [8, 12]
     assert small_fit(tmp_path, resume=True) == whole  # without a warning
@@ -70,10 +70,10 @@ def test_leftovers_of_the_dead_are_removed(tmp_path: Path) -> None:
 
 
 def test_nothing_to_go_on_from(tmp_path: Path) -> None:
-    for folder, why in ((tmp_path, "has no checkpoint"), (tmp_path / "none", "is no directory")):
+    for folder, why in ((tmp_path, "has no checkpoint"), (tmp_path / "none", "is not a directory")):
         with pytest.raises(CheckpointError) as raised:
             small_fit(folder, resume=True)
-        assert str(raised.value) == f"{folder}: {why} to go on from"
+        assert str(raised.value) == f"{folder}: {why} to resume from"
     assert names(tmp_path) == []
 
 
@@ -92,7 +92,7 @@ def test_a_fit_that_runs_keeps_others_out(tmp_path: Path) -> None:
     class Intruder(callbacks.Callback):
         def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
             for resume in (False, True):
-                with pytest.raises(CheckpointError, match=f"^{tmp_path}: a fit that is running "):
+                with pytest.raises(CheckpointError, match=f"^{tmp_path}: a running fit "):
                     small_fit(tmp_path, resume=resume)
             if (process := os.fork()) == 0:
                 try:
@@ -154,14 +154,14 @@ def test_a_damaged_one_does_not_count_as_one_of_two(tmp_path: Path) -> None:
         def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
             raise OSError("the end")
 
-    with pytest.warns(UserWarning, match="passed over"), pytest.raises(OSError, match="the end"):
+    with pytest.warns(UserWarning, match="is skipped"), pytest.raises(OSError, match="the end"):
         small_fit(tmp_path / "fit", resume=True, epochs=4, callbacks=[Break()])
     assert numbers(tmp_path / "fit") == [8, 12]  # nothing has been written
-    with pytest.warns(UserWarning, match="passed over"):
+    with pytest.warns(UserWarning, match="is skipped"):
         small_fit(tmp_path / "fit", resume=True, epochs=4, every=2)
     assert numbers(tmp_path / "fit") == [8, 16]
     damaged(tmp_path / "fit" / names(tmp_path / "fit")[-1])
-    with pytest.warns(UserWarning, match="passed over"):
+    with pytest.warns(UserWarning, match="is skipped"):
         assert small_fit(tmp_path / "fit", resume=True, epochs=4) == whole
 
 
@@ -205,7 +205,7 @@ def test_an_unreadable_one_is_passed_over_and_written_anew(
     with pytest.warns(UserWarning) as warned:
         assert small_fit(folder, resume=True, epochs=4) == whole
     (warning,) = warned
-    text = f"a checkpoint is passed over: {last}: {os.strerror(code)}"
+    text = f"a checkpoint is skipped: {last}: {os.strerror(code)}"
     assert str(warning.message) == text
     aside = [name for name in names(folder) if name.endswith(".unreadable")]
     assert aside == [f"{last.name}.unreadable"]
@@ -234,7 +234,7 @@ def test_a_directory_that_is_moved_away_is_begun_anew(made_anew: bool, tmp_path:
             folder.mkdir()
 
     def intrude() -> None:
-        with pytest.raises(CheckpointError, match=f"^{folder}: a fit that is running "):
+        with pytest.raises(CheckpointError, match=f"^{folder}: a running fit "):
             small_fit(folder, resume=True)
 
     hooks = [AtTheEndOf(2, move), AtTheEndOf(4, intrude)]
@@ -263,7 +263,7 @@ def test_two_fits_do_not_write_into_a_directory_that_was_made_anew(tmp_path: Pat
 
     with (
         ExitStack() as another,
-        pytest.raises(CheckpointError, match="a fit that is running has its checkpoints there"),
+        pytest.raises(CheckpointError, match="a running fit writes its checkpoints there"),
     ):
         small_fit(folder, resume=True, epochs=5, callbacks=[AtTheEndOf(4, enter)])
     assert names(folder) == []

@@ -34,7 +34,7 @@ def last(tmp_path: Path) -> Path:
 def test_the_forge_is_good(last: Path) -> None:
     last.write_bytes(forged(last.read_bytes(), lambda description, tensors: None, KEY))
     snapshot, items = read_snapshot(last)
-    assert snapshot.epoch == 3 and items["seed"] == "0"
+    assert snapshot.epochs == 3 and items["seed"] == "0"
 
 
 @pytest.mark.process  # it takes seconds
@@ -88,22 +88,23 @@ W0 = "layers.0.weights"
         (says(keeps_best=0), "keeps_best is 0, expected a bool"),
         (says(sizes=[2**31, 2**31]), "layers.0.weights: shape is"),
         (says(sizes=[1] * 100_000), "layers.0.weights: shape is"),
-        (says(epoch=4), "has a history of .* where 4 are needed"),
-        (says(first_epoch=1), "has a history of .* 2 are needed"),
-        (says(epoch=-1), "epoch is -1, expected 0"),
-        (says(position=2**53), "position is 9007199254740992"),
+        (says(epochs=4), "has a history of .* where 4 are needed"),
+        (says(start_epochs=1), "has a history of .* 2 are needed"),
+        (says(epochs=-1), "epochs is -1, expected 0"),
+        (says(row=2**53), "row is 9007199254740992"),
         (says(stopped=None), "stopped is None, expected a string"),
         (says(items=[]), r"items is \[\], expected an object"),
         (within("items", seed=0), "seed is 0, "),
         (within("history", loss=2**40), "history.loss: shape is"),
         (within("history", more=0), "history.more is missing"),
-        (within("kept", more=-1), "more is -1, expected 0"),
+        (within("callbacks", LogFile={"more": -1}), "more is -1, expected 0"),
+        (within("callbacks", LogFile=[]), r"LogFile is \[\], expected an object"),
     ],
 )  # fmt: skip
 def test_what_a_checkpoint_says_is_checked(change: Change, message: str, last: Path) -> None:
     last.write_bytes(forged(last.read_bytes(), change, KEY))
     assert_refused_in_little_memory(last, message, read_snapshot)
-    with pytest.warns(UserWarning, match="^a checkpoint is passed over: "):
+    with pytest.warns(UserWarning, match="^a checkpoint is skipped: "):
         small_fit(last.parent, resume=True)
 
 
@@ -113,15 +114,15 @@ def test_numbers_that_no_fit_has(name: str, last: Path) -> None:
     start, stop = header[name]["data_offsets"]
     data = data[:start] + b"\xff" * (stop - start) + data[stop:]
     last.write_bytes(forged(joined(header, data), lambda description, tensors: None, KEY))
-    message = "has figures" if name == "figures" else f"{name} holds NaN or infinity"
+    message = "has impossible figures" if name == "figures" else f"{name} holds NaN or infinity"
     assert_refused_in_little_memory(last, message, read_snapshot)
 
 
 @pytest.mark.parametrize("position", [7, 41, 50, 2**52])
 def test_a_place_that_is_none(position: int, last: Path) -> None:
     """Kernels trust the position: it is refused before they see it."""
-    last.write_bytes(forged(last.read_bytes(), says(position=position), KEY))
-    with pytest.raises(CheckpointError, match="is not what a checkpoint of this fit can be$"):
+    last.write_bytes(forged(last.read_bytes(), says(row=position), KEY))
+    with pytest.raises(CheckpointError, match="is not a possible checkpoint of this fit$"):
         small_fit(last.parent, resume=True)
 
 
@@ -131,7 +132,8 @@ def test_another_network_under_the_same_items(last: Path) -> None:
     description = json.loads(parts(last.read_bytes())[0]["__metadata__"][KEY])
     change = within("items", **description["items"])
     last.write_bytes(forged(other.read_bytes(), change, KEY))
-    small_fit(last.parent, resume=True)  # the place is one that such a fit has
+    with pytest.raises(CheckpointError, match="is not a possible checkpoint of this fit$"):
+        small_fit(last.parent, resume=True)  # it has fewer updates for as many epochs
     wrong = says(items=description["items"] | {"layers": "3-4-9"})
     last.write_bytes(forged(other.read_bytes(), wrong, KEY))
     with pytest.raises(CheckpointError, match="layers was 3-4-9, and is 3-4-2"):

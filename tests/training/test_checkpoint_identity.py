@@ -1,32 +1,22 @@
 """What a checkpoint says that its fit was: every item of it, changed alone, is refused by name."""
 
 import re
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 
 from fastnn import Checkpoint, CheckpointError, EarlyStopping, Network
 from fastnn.data.rows import Data
-from fastnn.engine import Engine, get_engine
 from fastnn.model.optimizers import OPTIMIZERS
 from fastnn.model.schedules import Schedule
 from fastnn.training import checkpoint as checkpoints
+from fastnn.training.fit import Fit
 from fastnn.training.plan import Plan
-from fastnn.training.state import Counts, Watch
-
-
-class Fit(NamedTuple):
-    """What a checkpoint is asked to compare."""
-
-    network: Network
-    engine: Engine
-    data: Data
-    plan: Plan
-    validation: Data | None
-
+from fastnn.training.state import Prepared
 
 NETWORK: dict[str, Any] = {"layers": [3, 4, 2], "input_scale": 0.5, "loss": "logistic"}
 PLAN = Plan(
@@ -47,12 +37,13 @@ def fit_of(
     """Return the same fit every time, but for what is given."""
     settings = NETWORK | dict(network)
     made = Network(settings.pop("layers"), **settings)
-    running = get_engine(engine, made.layers, made.loss, input_scale=made.input_scale, threads=1)
+    made.use_engine(engine, threads=1)
     given = [
         rows(seed, count)._replace(**dict(part)) for seed, count, part in
         ((0, 40, data), (1, 20, validation))
     ]  # fmt: skip
-    return Fit(made, running, given[0], replace(PLAN, **dict(plan)), given[1])
+    settings = replace(PLAN, **dict(plan))
+    return Fit(made, Prepared(made.layers, made.loss, *given, settings, True))
 
 
 def otherwise(array: np.ndarray) -> np.ndarray:
@@ -63,7 +54,11 @@ def otherwise(array: np.ndarray) -> np.ndarray:
 
 
 def optimizer(**changes: Any) -> dict[str, Any]:
-    return {"plan": {"optimizer": replace(PLAN.optimizer, **changes)}}
+    """Change Adam's fields, even those that its constructor refuses."""
+    changed = copy(PLAN.optimizer)
+    for name, value in changes.items():
+        object.__setattr__(changed, name, value)
+    return {"plan": {"optimizer": changed}}
 
 
 def schedule(**changes: Any) -> dict[str, Any]:
@@ -97,7 +92,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
         stopping(min_delta=0.0),
         stopping(restore_best=False),
     ],
-    "optimizer": [{"plan": {"optimizer": replace(PLAN.optimizer, rule="momentum")}}],
+    "optimizer": [optimizer(rule="momentum")],
     "learning_rate": [optimizer(learning_rate=0.002)],
     "momentum": [optimizer(momentum=0.8)],
     "nesterov": [optimizer(nesterov=True)],
@@ -130,16 +125,18 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write the checkpoint of the fit as it is."""
     folder, fit = tmp_path_factory.mktemp("identity") / "fit", fit_of()
     keeper = Checkpoint(folder)
-    with keeper.in_use(*fit) as plan:
-        watch = Watch(fit.engine, plan, Counts(), len(fit.data.x), loss=fit.network.loss)
-        keeper.write(watch.snapshot())
+    keeper.fit = fit
+    with keeper.context():
+        keeper.write(fit.snapshot())
     return folder
 
 
 def differences(folder: Path, fit: Fit) -> set[str]:
     """Return the names of the items for which the fit is refused to go on; none where it does."""
     try:
-        with Checkpoint(folder, resume=True).in_use(*fit):
+        checkpoint = Checkpoint(folder, resume=True)
+        checkpoint.fit = fit
+        with checkpoint.context():
             return set()
     except CheckpointError as error:
         told = str(error).partition(": is of another fit: ")[2]
@@ -147,9 +144,9 @@ def differences(folder: Path, fit: Fit) -> set[str]:
 
 
 def test_every_item_that_is_written_is_changed_here() -> None:
-    items = checkpoints.items_of(*fit_of())
+    items = checkpoints.items_of(fit_of())
     assert set(items) == {*CHANGES, *VERSIONS, *ARITHMETIC}
-    names = checkpoints.items_of(*fit_of(plan={"schedule": Schedule("invscaling")}))
+    names = checkpoints.items_of(fit_of(plan={"schedule": Schedule("invscaling")}))
     assert set(items) - set(names) == {"epochs"}  # which only some schedules depend on
 
 
@@ -183,5 +180,7 @@ def test_arithmetic_that_differs_is_named(name: str, written: Path) -> None:
 
 
 def test_rows_to_validate_that_are_missing_are_named(written: Path) -> None:
-    named = differences(written, fit_of()._replace(validation=None))
+    fit = fit_of()
+    fit.validation = None
+    named = differences(written, fit)
     assert named == {f"validation {each}" for each in ("rows", "features", "targets", "weights")}

@@ -245,7 +245,7 @@ def test_an_interrupted_fit_keeps_what_it_has_learned(engine, rng, error, epoch,
     assert_same_bits(network.parameters, other.parameters)
 
     # The object is as good as new: what it predicts and learns is what those weights say.
-    other._counts.epochs = trained
+    other._position = other._position._replace(epochs=trained)
     np.testing.assert_array_equal(network.predict_proba(x), other.predict_proba(x))
     again = [net.fit(x, labels, epochs=1, batch_size=64, engine=engine) for net in (network, other)]
     assert again[0]["loss"] == again[1]["loss"]
@@ -333,5 +333,5 @@ def test_the_seconds_of_an_epoch_count_its_shuffle(network, data, monkeypatch):
         time.sleep(0.01)
         return permutation(*arguments)
 
-    monkeypatch.setattr("fastnn.training.fit.permutation", slowly)
+    monkeypatch.setattr("fastnn.training.loop.permutation", slowly)
     assert min(network.fit(*data, epochs=2, engine="numpy")["seconds"]) >= 0.01

@@ -20,6 +20,7 @@ from fastnn.model.optimizers import get_optimizer
 from fastnn.training.early_stopping import EarlyStopping
 from fastnn.training.lbfgs import Limits, _quiet_blas, _shaped, minimize
 from fastnn.training.plan import Plan
+from fastnn.training.preparation import prepare
 
 
 @pytest.fixture
@@ -153,16 +154,16 @@ def test_weights_of_rows_and_the_penalty_are_in_the_loss(engine, data, rng):
 
 
 def trained(network, data, **settings):
-    """Train behind the door, where the outcome says why it ended."""
-    plan = Plan(batch_size=0, optimizer=get_optimizer("lbfgs"), **settings)
-    return network.train(Data(*data), plan)
+    """Return a finished fit, which says why it ended."""
+    plan = Plan(batch_size="full", optimizer=get_optimizer("lbfgs"), **settings)
+    return network._train(prepare(network, plan, *data))
 
 
 def test_it_ends_where_the_gradient_is_small(engine, data):
     network = Network([4, 3])
     running = network.use_engine(engine)
-    outcome = trained(network, data, epochs=500, l2=0.01, tolerance=1e-3)
-    assert outcome.stopped == "converged" and len(outcome.history["loss"]) < 50
+    fit = trained(network, data, epochs=500, l2=0.01, tolerance=1e-3)
+    assert fit.position.stopped == "converged" and len(fit.history["loss"]) < 50
     _, ((dw, db),) = running.loss_and_grad(Data(*data), l2=0.01)
     assert max(np.abs(dw).max(), np.abs(db).max()) <= 1e-3
 
@@ -170,9 +171,9 @@ def test_it_ends_where_the_gradient_is_small(engine, data):
 def test_it_ends_where_epochs_or_evaluations_do(engine, data):
     network = Network([4, 8, 3])
     network.use_engine(engine)
-    assert trained(network, data, epochs=3).stopped == ""
-    outcome = trained(network, data, epochs=500, max_evaluations=6)
-    assert outcome.stopped == "" and len(outcome.history["loss"]) <= 6
+    assert trained(network, data, epochs=3).position.stopped == ""
+    fit = trained(network, data, epochs=500, max_evaluations=6)
+    assert fit.position.stopped == "" and len(fit.history["loss"]) <= 6
 
 
 def test_an_end_with_a_gradient_that_is_not_small_is_no_convergence(engine, rng):
@@ -184,7 +185,7 @@ def test_an_end_with_a_gradient_that_is_not_small_is_no_convergence(engine, rng)
         data = x, size * x[:, :1]
         first = np.abs(running.loss_and_grad(Data(*data))[1][0][0]).max()
         with nullcontext() if stopped == "converged" else pytest.warns(ConvergenceWarning):
-            assert trained(network, data, epochs=500).stopped == stopped
+            assert trained(network, data, epochs=500).position.stopped == stopped
         last = np.abs(running.loss_and_grad(Data(*data))[1][0][0]).max()
         assert (last <= max(1e-5, 1e-3 * first)) == (stopped == "converged")
 
@@ -206,8 +207,8 @@ def test_weights_that_are_right_already_take_no_step(engine, data):
     network.use_engine(engine)
     trained(network, data, epochs=500, l2=0.01)
     before = network.parameters
-    outcome = trained(network, data, epochs=500, l2=0.01, tolerance=1.0)
-    assert len(outcome.history["loss"]) == 1 and outcome.stopped == "converged"
+    fit = trained(network, data, epochs=500, l2=0.01, tolerance=1.0)
+    assert len(fit.history["loss"]) == 1 and fit.position.stopped == "converged"
     assert same_bits(network.parameters, before)
 
 

@@ -17,7 +17,7 @@ from fastnn.data.conversion import as_features
 from fastnn.data.features import SelectedRows
 from fastnn.engine import check_engine
 from fastnn.estimators.fitting import plain
-from fastnn.kernels import engine as step
+from fastnn.kernels import engine as numba_engine
 from fastnn.model.layers import dense_layers
 from fastnn.model.optimizers import OPTIMIZERS
 from fastnn.system import control_groups, memory
@@ -160,7 +160,7 @@ print(resident("VmHWM") - before, sum(asked))
 
 @pytest.mark.skipif(numba.config.DISABLE_JIT, reason="compiles nothing")
 def test_what_cannot_be_compiled_is_not_begun(monkeypatch):
-    monkeypatch.setattr(step, "kernels_are_cached", lambda: False)
+    monkeypatch.setattr(numba_engine, "kernels_are_cached", lambda: False)
     monkeypatch.setattr(memory, "available_memory", lambda: 1e8)
     network = Network([4, 3])
     with pytest.raises(MemoryError, match=r"^compiling needs 294 MB .*; the engine 'numpy' comp"):
@@ -182,7 +182,7 @@ def trained(engine):
 def state_of(network):
     arrays = [a for pair in network.parameters for a in pair]
     arrays += [a for slot in network._state for pair in slot for a in pair]
-    return [a.tobytes() for a in arrays], network._counts.__dict__.copy(), network._rule
+    return [a.tobytes() for a in arrays], network._position, network._rule
 
 
 def test_a_fit_that_is_refused_changes_nothing(engine, trained, monkeypatch):

@@ -1,7 +1,7 @@
 """Processes that are killed or signalled at random moments, and go on to the same bits.
 
-Each test has a short form, and a long one: ``pytest -m long tests/training/test_resume.py -s``. The number
-of its rounds is `FASTNN_ROUNDS` where that is set.
+Each test has a short form, and a long one: ``pytest -m long tests/training/test_resume.py -s``. The
+number of its rounds is `FASTNN_ROUNDS` where that is set.
 """
 
 import json
@@ -109,7 +109,10 @@ def signalled_rounds(server: Server, place: Path, rounds: int, dataset: str) -> 
         snapshot, _ = read_snapshot(last)
         log = events(place / "log")
         assert (log[-1]["event"], log[-1]["reason"]) == ("stopped", word)
-        assert snapshot.epoch == log[-2].get("epoch", 0) and len(log) == snapshot.epoch + 2
+        assert (
+            snapshot.position.epochs == log[-2].get("epoch", 0)
+            and len(log) == snapshot.position.epochs + 2
+        )
         names = [path.name for path in (place / "signalled").iterdir()]
         assert 1 <= len(names) <= 2 and all(name.startswith("checkpoint-") for name in names)
         error = (place / "err").read_text()

@@ -1,1 +1,1 @@
-"""Matrix products: the register tile, and products of any size made of it."""
+"""Matrix products: the register tile, and products of any size from it."""

@@ -1,32 +1,33 @@
-"""The matrix product that everything else is made of.
+"""Matrix products of any size, from register tiles.
 
-`multiply` walks three operands (see `tile.Operand`) in blocks and hands register tiles to the
-micro-kernel, `tile.tile`. Forward, backward to the input and backward to the weights are this
-one function over other strides (`dense.py`).
+`multiply` divides its three operands (`tile.Operand`) into blocks and tiles. The forward pass, the
+gradient of the input and the gradient of the weights are this product with other strides
+(`layers.dense`).
 
-Blocks: a panel pair of `DEPTH_BLOCK` rows of the right factor takes 32 kB and stays in the first
-cache while all rows of the left one pass by. A longer sum is cut there and resumed from the
-result, which leaves its bits as they are.
+Blocks: a pair of panels of `DEPTH_BLOCK` rows of the right factor takes 32 kB, and stays in the L1
+cache for all rows of the left factor. A longer sum is divided there and resumed from the result,
+which does not change its bits.
 
-What knows the micro-kernels is in `UNITS`: compiled once, and called by name from all others.
+The functions that contain micro-kernels are `UNITS`: compiled once and called by name.
 """
 
 import numpy as np
 from numba import types
 
 from fastnn.kernels.gemm.tile import (
+    COMPACT,
+    LISTED,
     LISTED_INPUTS,
     LISTED_PANELS,
     LISTED_SAMPLES,
+    PLAIN,
     TILE_PANELS,
     TILE_ROWS,
     WIDE_PANELS,
     Operand,
-    down,
-    right,
+    skip_rows,
+    skip_steps,
     tile,
-    tile_compact,
-    tile_listed,
 )
 from fastnn.kernels.jit.compiling import Unit, jit
 from fastnn.kernels.jit.simd import ZERO, array_at
@@ -38,84 +39,89 @@ _INTEGER, _FLAG, _RATE = types.int64, types.boolean, types.float32
 _OPERANDS = (_INTEGER,) * 9  # c, a and b, each as address, row and step
 
 
-def _column(panels):
-    """Make the kernel for a column of the result so many panels wide, a constant to the JIT."""
+def _column_kernel(panels):
+    """Return the kernel for all rows of a number of panels, which is a constant for the JIT."""
 
     @jit
-    def column(c, a, b, rows, depth, resume, rate):
+    def multiply_column(c, a, b, rows, depth, resume, rate):
         i = 0
         while rows - i >= TILE_ROWS:
-            tile(TILE_ROWS, panels, down(c, i), down(a, i), b, depth, resume, rate)
+            tile(
+                PLAIN, TILE_ROWS, panels, skip_rows(c, i), skip_rows(a, i), b,
+                0, depth, resume, rate,
+            )  # fmt: skip
             i += TILE_ROWS
-        if rows - i >= 4:  # the rows left over: fewer than TILE_ROWS, in powers of two
-            tile(4, panels, down(c, i), down(a, i), b, depth, resume, rate)
+        if rows - i >= 4:  # the remaining rows, fewer than TILE_ROWS, in powers of two
+            tile(PLAIN, 4, panels, skip_rows(c, i), skip_rows(a, i), b, 0, depth, resume, rate)
             i += 4
         if rows - i >= 2:
-            tile(2, panels, down(c, i), down(a, i), b, depth, resume, rate)
+            tile(PLAIN, 2, panels, skip_rows(c, i), skip_rows(a, i), b, 0, depth, resume, rate)
             i += 2
         if rows - i >= 1:
-            tile(1, panels, down(c, i), down(a, i), b, depth, resume, rate)
+            tile(PLAIN, 1, panels, skip_rows(c, i), skip_rows(a, i), b, 0, depth, resume, rate)
 
-    return column
+    return multiply_column
 
 
-_one_panel, _two_panels = _column(1), _column(2)
+_one_panel, _two_panels = _column_kernel(1), _column_kernel(2)
 
 
 def block_product(
     c_at, c_row, c_step, a_at, a_row, a_step, b_at, b_row, b_step,
     rows, panels, depth, resume, rate,
 ):  # fmt: skip
-    """Multiply without cutting the sums: `tile.tile` for a result of any size."""
+    """Compute `tile.tile` for any number of rows and panels, without dividing the sums."""
     c, a = Operand(c_at, c_row, c_step), Operand(a_at, a_row, a_step)
     b = Operand(b_at, b_row, b_step)
-    panel = 0
-    while rows == 1 and panels - panel >= WIDE_PANELS:
-        tile(1, WIDE_PANELS, right(c, panel), a, right(b, panel), depth, resume, rate)
-        panel += WIDE_PANELS
-    while TILE_PANELS == 2 and panels - panel >= 2:
-        _two_panels(right(c, panel), a, right(b, panel), rows, depth, resume, rate)
-        panel += 2
-    while panel < panels:
-        _one_panel(right(c, panel), a, right(b, panel), rows, depth, resume, rate)
-        panel += 1
+    p = 0
+    while rows == 1 and panels - p >= WIDE_PANELS:
+        tile(
+            PLAIN, 1, WIDE_PANELS, skip_steps(c, p), a, skip_steps(b, p), 0, depth, resume, rate
+        )  # fmt: skip
+        p += WIDE_PANELS
+    while TILE_PANELS == 2 and panels - p >= 2:
+        _two_panels(skip_steps(c, p), a, skip_steps(b, p), rows, depth, resume, rate)
+        p += 2
+    while p < panels:
+        _one_panel(skip_steps(c, p), a, skip_steps(b, p), rows, depth, resume, rate)
+        p += 1
 
 
-def _listed(rows, widest, tile_over=tile_listed):
-    """Make the kernel for a listed tile so many rows high and at most so many panels wide."""
+def _row_kernel(kind, rows, widest):
+    """Return the kernel for all panels of a few rows, in tiles of at most `widest` panels."""
 
     @jit
-    def listed(c, a, b, panels, ks, count, resume, rate):
+    def multiply_rows(c, a, b, panels, ks, count, resume, rate):
         p = 0
         while widest >= 8 and panels - p >= 8:
-            tile_over(rows, 8, right(c, p), a, right(b, p), ks, count, resume, rate)
+            tile(kind, rows, 8, skip_steps(c, p), a, skip_steps(b, p), ks, count, resume, rate)
             p += 8
         while widest >= 4 and panels - p >= 4:
-            tile_over(rows, 4, right(c, p), a, right(b, p), ks, count, resume, rate)
+            tile(kind, rows, 4, skip_steps(c, p), a, skip_steps(b, p), ks, count, resume, rate)
             p += 4
         while widest >= 2 and panels - p >= 2:
-            tile_over(rows, 2, right(c, p), a, right(b, p), ks, count, resume, rate)
+            tile(kind, rows, 2, skip_steps(c, p), a, skip_steps(b, p), ks, count, resume, rate)
             p += 2
         while p < panels:
-            tile_over(rows, 1, right(c, p), a, right(b, p), ks, count, resume, rate)
+            tile(kind, rows, 1, skip_steps(c, p), a, skip_steps(b, p), ks, count, resume, rate)
             p += 1
 
-    return listed
+    return multiply_rows
 
 
-_row_listed = _listed(1, WIDE_PANELS)
-_samples_listed = _listed(LISTED_SAMPLES, WIDE_PANELS)
-_inputs_listed = _listed(LISTED_INPUTS, LISTED_PANELS)
-_row_compact = _listed(1, WIDE_PANELS, tile_compact)
+_row_listed = _row_kernel(LISTED, 1, WIDE_PANELS)
+_samples_listed = _row_kernel(LISTED, LISTED_SAMPLES, WIDE_PANELS)
+_inputs_listed = _row_kernel(LISTED, LISTED_INPUTS, LISTED_PANELS)
+_row_compact = _row_kernel(COMPACT, 1, WIDE_PANELS)
 
 
 def listed_product(
     c_at, c_row, c_step, a_at, a_row, a_step, b_at, b_row, b_step,
     rows, panels, height, lists, list_size, resume, rate,
 ):  # fmt: skip
-    """Multiply so many rows at a time over their own list: `tile.tile_listed` for any size.
+    """Compute LISTED tiles of `height` rows, each with its own list, for any number of rows.
 
-    The lists, as `zeros` makes them, begin at the address `lists`, `list_size` int32 apart.
+    The lists, as `layers.zeros` writes them, start at the address `lists`, `list_size` int32 apart.
     """
     c, a = Operand(c_at, c_row, c_step), Operand(a_at, a_row, a_step)
     b = Operand(b_at, b_row, b_step)
@@ -124,12 +130,12 @@ def listed_product(
         count = array_at(lists, 1, np.int32)[0]
         ks = lists + INT_BYTES
         if height == LISTED_SAMPLES and rows - i >= LISTED_SAMPLES:
-            _samples_listed(down(c, i), down(a, i), b, panels, ks, count, resume, rate)
+            _samples_listed(skip_rows(c, i), skip_rows(a, i), b, panels, ks, count, resume, rate)
         elif height == LISTED_INPUTS and rows - i >= LISTED_INPUTS:
-            _inputs_listed(down(c, i), down(a, i), b, panels, ks, count, resume, rate)
+            _inputs_listed(skip_rows(c, i), skip_rows(a, i), b, panels, ks, count, resume, rate)
         else:
             for j in range(i, min(rows, i + height)):
-                _row_listed(down(c, j), down(a, j), b, panels, ks, count, resume, rate)
+                _row_listed(skip_rows(c, j), skip_rows(a, j), b, panels, ks, count, resume, rate)
         i += height
         lists += list_size * INT_BYTES
 
@@ -137,7 +143,7 @@ def listed_product(
 def compact_product(
     c_at, c_step, a_at, b_at, b_row, b_step, panels, ks, count, rate
 ):  # fmt: skip
-    """Multiply one row of `count` numbers, those of the int32 k at an address: `tile_compact`."""
+    """Compute a COMPACT tile of one row and any number of panels."""
     c, a, b = Operand(c_at, 0, c_step), Operand(a_at, 0, 1), Operand(b_at, b_row, b_step)
     _row_compact(c, a, b, panels, ks, count, False, rate)
 
@@ -158,14 +164,14 @@ def multiply(c, a, b, rows, panels, depth):
         k = depth * block // blocks
         block_depth = depth * (block + 1) // blocks - k
         _block_product(
-            c.at, c.row, c.step, right(a, k).at, a.row, a.step, down(b, k).at, b.row, b.step,
-            rows, panels, block_depth, block > 0, ZERO,
+            c.at, c.row, c.step, skip_steps(a, k).at, a.row, a.step, skip_rows(b, k).at, b.row,
+            b.step, rows, panels, block_depth, block > 0, ZERO,
         )  # fmt: skip
 
 
 @jit
-def multiply_into(c, a, b, rows, panels, depth, rate):
-    """``c = c - rate · (a b)``, in one go: depth at most DEPTH_BLOCK, `rate` not 0."""
+def multiply_update(c, a, b, rows, panels, depth, rate):
+    """``c = c - rate · (a b)`` without dividing the sums; `rate` is not 0. Shapes: `multiply`."""
     _block_product(
         c.at, c.row, c.step, a.at, a.row, a.step, b.at, b.row, b.step,
         rows, panels, depth, False, rate,
@@ -174,7 +180,7 @@ def multiply_into(c, a, b, rows, panels, depth, rate):
 
 @jit
 def multiply_listed(c, a, b, rows, panels, height, lists, list_size, resume, rate):
-    """Multiply so many rows at a time over the k that their list holds (`listed_product`)."""
+    """Compute `listed_product`."""
     _listed_product(
         c.at, c.row, c.step, a.at, a.row, a.step, b.at, b.row, b.step,
         rows, panels, height, lists, list_size, resume, rate,
@@ -183,8 +189,8 @@ def multiply_listed(c, a, b, rows, panels, height, lists, list_size, resume, rat
 
 @jit
 def multiply_compact(c, a, b, panels, ks, count, rate):
-    """``c = a b`` for a single row of which only the listed k are given, side by side.
+    """``c = a b`` for one row, or ``c = c - rate · (a b)`` if `rate` is not 0.
 
-    Where `rate` is not 0: ``c = c - rate · (a b)``.
+    c (panels·NR,) written; a, the address of `count` numbers, and their rows `ks` of b read.
     """
     _compact_product(c.at, c.step, a, b.at, b.row, b.step, panels, ks, count, rate)

@@ -1,1 +1,1 @@
-"""How kernels are compiled, cached and run on threads: all that knows Numba's internals."""
+"""Compiling, caching and running kernels: all code that depends on Numba's internals."""

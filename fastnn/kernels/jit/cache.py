@@ -1,28 +1,25 @@
-"""Where compiled kernels are kept from one process to the next.
+"""The cache of compiled kernels on disk.
 
-The directory's name is a hash of the code that the kernels are compiled from and of the processor
-that they are compiled for: a change anywhere compiles anew. Numba's own cache follows one source
-file.
+The name of its directory is a hash of the source code of all kernels and of the processor, so any
+change compiles them anew. (Numba's own cache checks only the file of the compiled function.)
 
-Files in the directory are executed, so it is used only if nobody but this user and root can change
-its content: it belongs to one of the two, and group and others cannot write to it. Another user
-must not be able to replace it either:
+The files in the directory are executed. So it is used only if no user but this one and root can
+change it: it belongs to one of the two, and neither its group nor others can write to it. Another
+user must not be able to replace it either:
 
-- The parent of this user's own directory belongs to this user or to root, and others cannot
-  replace an entry in it: they cannot write to it, or it is sticky, as /tmp is.
-- For a directory of root's, as in a container image (`fastnn.warm`), this holds for all parents up
-  to the root directory, and for their groups as well as for others. The path has no symbolic
-  links, which another user could redirect.
+- If the directory belongs to this user, its parent belongs to this user or root, and others cannot
+  replace entries in it: they cannot write to it, or it is sticky, as /tmp is.
+- If the directory belongs to root, as in a container image (see `fastnn.warm`), this holds for all
+  parents up to the root directory, and for their groups too. The path has no symbolic links.
 
-The same rule applies to each file. It begins with a hash of its content, so that a damaged file is
-not executed.
+The same rule applies to each file. A file starts with a hash of its content, so that a damaged file
+is not executed.
 """
 
 import hashlib
 import os
 import pickle
 import pkgutil
-import re
 import shutil
 import stat
 import sys
@@ -41,27 +38,26 @@ from numba import config
 from numba.core import caching
 from numba.core.serialize import dumps
 
-from fastnn import epoch as batches
-from fastnn import kernels
+from fastnn import epoch, kernels
 from fastnn.kernels.jit.simd import CPU, FEATURES
 from fastnn.model import layers, losses, randomness
 from fastnn.system.files import user_cache_directory, write_atomically
 
-KEPT_DAYS = 90  # the kernels of other versions and processors, after their last use
-OTHER_MODULES = (kernels, batches, layers, losses, randomness)  # whose constants kernels contain
+MAX_UNUSED_DAYS = 90  # directories of other versions and processors are removed after this time
+OTHER_MODULES = (kernels, epoch, layers, losses, randomness)  # kernels contain their constants
 _CODE_PARTS = ("name", "code", "consts", "names", "varnames", "freevars", "cellvars", "flags") + (
     "argcount", "posonlyargcount", "kwonlyargcount", "exceptiontable")  # fmt: skip
 _HASH_BYTES = hashlib.sha256().digest_size
 _OTHERS_READ = stat.S_IRGRP | stat.S_IROTH
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
-_told: set[str] = set()
+_warnings: set[str] = set()  # given before
 
 
 @cache
 def source_hash() -> str:
-    """Hash all code that the kernels depend on, and the target for which they are compiled.
+    """Return a hash of the code that the kernels depend on, and of the target processor.
 
-    The code may be in source files, in a zip file, or bytecode alone, as in a frozen program.
+    The code is read from source files or a zip file; in a frozen program, it is the bytecode.
     """
     target = numba.__version__, sys.implementation.cache_tag, CPU, sorted(FEATURES)
     digest = hashlib.sha256(repr(target).encode())
@@ -75,14 +71,14 @@ def source_hash() -> str:
 
 
 def code_text(code: CodeType) -> str:
-    """Return bytecode as text, without its file name and line numbers."""
+    """Return bytecode as text, without file names and line numbers."""
 
     def text(value: Any) -> str:
         if isinstance(value, CodeType):
             return code_text(value)
         if isinstance(value, tuple):
             return f"({', '.join(map(text, value))})"
-        if isinstance(value, frozenset):  # their order differs from process to process
+        if isinstance(value, frozenset):  # the order differs between processes
             return f"{{{', '.join(sorted(map(text, value)))}}}"
         return repr(value)
 
@@ -90,125 +86,125 @@ def code_text(code: CodeType) -> str:
 
 
 def cache_directory() -> Path | None:
-    """Return the directory of the kernels' machine code, or None; NUMBA_CACHE_DIR moves it."""
+    """Return the directory of the cache, or None if there is none.
+
+    It is in NUMBA_CACHE_DIR, or else in the user's cache directory.
+    """
     root = Path(config.CACHE_DIR) if config.CACHE_DIR else user_cache_directory()
     try:
         return None if root is None else root.resolve() / f"kernels-{source_hash()}"
-    except (OSError, RuntimeError):  # the current directory was deleted; links form a circle
+    except (OSError, RuntimeError):  # the current directory was deleted; a loop of links
         return None
 
 
 def is_cached() -> bool:
-    """Return whether an earlier process left compiled kernels of this version."""
+    """Return whether the cache contains kernels of this version."""
     directory = cache_directory()
     return directory is not None and not _fault(directory) and any(directory.glob("*.kernel"))
 
 
-def usable() -> bool:
-    """Return whether kernels can be kept; warn once if they cannot."""
-    if why := obstacle():
-        _tell_unkept(why)
-    return not why
+def is_usable() -> bool:
+    """Return whether kernels can be cached; warn once if they cannot."""
+    if fault := prepare_directory():
+        _warn_not_cached(fault)
+    return not fault
 
 
-def obstacle() -> str:
-    """Make the directory; return why kernels cannot be kept in it, or ""."""
+def prepare_directory() -> str:
+    """Create the directory; return why kernels cannot be cached in it, or ""."""
     directory = cache_directory()
     if directory is None:
-        return "compiled kernels cannot be kept: this user has no home directory"
+        return "compiled kernels cannot be cached: this user has no home directory"
     with suppress(OSError):  # `_fault` finds the reason
         if not directory.exists():
-            make(directory)
+            make_directory(directory)
             _remove_old(directory)
     fault = _fault(directory)
-    return fault and f"compiled kernels cannot be kept in {directory}: {fault}"
+    return fault and f"compiled kernels cannot be cached in {directory}: {fault}"
 
 
-def _tell_unkept(why: str) -> None:
-    tell(
-        f"{why}; every process will take some seconds to start, unless NUMBA_CACHE_DIR names a "
+def _warn_not_cached(fault: str) -> None:
+    warn_once(
+        f"{fault}; every process will take some seconds to start, unless NUMBA_CACHE_DIR names a "
         "folder of your own"
     )
 
 
-def tell(message: str) -> None:
-    """Warn of what makes a start slow, once."""
-    if message not in _told:
-        _told.add(message)
+def warn_once(message: str) -> None:
+    """Give a RuntimeWarning, unless the same one was given before."""
+    if message not in _warnings:
+        _warnings.add(message)
         warnings.warn(message, RuntimeWarning, stacklevel=2)
 
 
-def make(directory: Path, mode: int = 0o700) -> None:
-    """Make a directory and its missing parents with these permissions, whatever the umask."""
+def make_directory(directory: Path, mode: int = 0o700) -> None:
+    """Create a directory and its missing parents with a mode, whatever the umask."""
     if not directory.parent.exists():
-        make(directory.parent, mode)
+        make_directory(directory.parent, mode)
     with suppress(FileExistsError):
         directory.mkdir(mode)
         directory.chmod(mode)
 
 
 def make_shared(root: Path) -> None:
-    """Make a directory that all users can read, and keep the kernels in it."""
+    """Create a cache below `root` that all users can read, and use it from here on."""
     config.CACHE_DIR = str(root)
     if directory := cache_directory():
-        make(directory, 0o755)
+        make_directory(directory, 0o755)
 
 
 def share(directory: Path) -> None:
-    """Let all users read the kernels in a directory, which may have been private."""
+    """Make a directory and the kernels in it readable for all users."""
     directory.chmod(0o755)
     for path in directory.glob("*.kernel"):
         path.chmod(0o644)
 
 
 def _fault(directory: Path) -> str:
-    """Say why a directory is not fit for what will be executed, if it is not."""
+    """Return why files in a directory must not be executed, or ""."""
     try:
         status = directory.lstat()
         if not stat.S_ISDIR(status.st_mode):
             return "it is not a directory"
         if hasattr(os, "getuid"):
-            if not _is_owners_or_roots(status):
+            if not _belongs_to_user_or_root(status):
                 return "it belongs to another user"
             if status.st_mode & _OTHERS_WRITE:
                 return "other users can write to it"
             if _is_replaceable(directory, own=status.st_uid == os.getuid()):
                 return "another user could put a directory in its place"
     except OSError as error:
-        return f"it cannot be made or read ({error.strerror})"
+        return f"it cannot be created or read ({error.strerror})"
     return "" if os.access(directory, os.R_OK | os.X_OK) else "it cannot be read"
 
 
-def _is_owners_or_roots(status: os.stat_result) -> bool:
+def _belongs_to_user_or_root(status: os.stat_result) -> bool:
     return status.st_uid in (0, os.getuid())
 
 
 def _is_replaceable(directory: Path, *, own: bool) -> bool:
-    """Return whether another user could replace a directory or, if it is root's, a parent of it."""
-    for above in directory.parents[: 1 if own else None]:
-        status = above.lstat()
+    """Return whether another user could replace a directory, or if it is root's, its parents."""
+    for parent in directory.parents[: 1 if own else None]:
+        status = parent.lstat()
         open_to_others = status.st_mode & (stat.S_IWOTH if own else _OTHERS_WRITE)
         if open_to_others and not status.st_mode & stat.S_ISVTX:
             return True
-        if not _is_owners_or_roots(status):
+        if not _belongs_to_user_or_root(status):
             return True
     return False
 
 
 def _remove_old(directory: Path) -> None:
-    """Remove what other versions have left beside a new directory and long not used."""
-    for other in directory.parent.iterdir():
-        if not re.fullmatch("kernels-[0-9a-f]{16}", other.name) or other == directory:
-            continue
+    """Remove directories of other versions that were not used for a long time."""
+    oldest = time.time() - MAX_UNUSED_DAYS * 86_400
+    for other in directory.parent.glob("kernels-" + 16 * "[0-9a-f]"):
         with suppress(OSError):
-            status = other.lstat()
-            old = status.st_mtime < time.time() - KEPT_DAYS * 86_400
-            if old and stat.S_ISDIR(status.st_mode):
-                shutil.rmtree(other, ignore_errors=True)
+            if other != directory and other.lstat().st_mtime < oldest:
+                shutil.rmtree(other, ignore_errors=True)  # not a link
 
 
 class _Locator(caching._CacheLocator):
-    """Gives Numba fastnn's cache directory, which has been checked."""
+    """Tells Numba to use `cache_directory`, which was checked before."""
 
     def __init__(self, function: Callable) -> None:
         self._function = function
@@ -222,22 +218,21 @@ class _Locator(caching._CacheLocator):
         return str(cache_directory())
 
     def ensure_cache_path(self) -> None:
-        """Leave the directory as it is."""
+        """Do nothing: the directory exists."""
 
     def get_source_stamp(self) -> str:
-        """Return nothing: the directory's name has it."""
+        """Return nothing: the name of the directory contains the hash of the source."""
         return ""
 
     def get_disambiguator(self) -> str:
         """Return a hash that distinguishes functions of the same name."""
-        text = self._function.__module__ + code_text(self._function.__code__)
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
+        return hashlib.sha256(code_text(self._function.__code__).encode()).hexdigest()[:8]
 
 
 class _KernelFile:
-    """What Numba keeps of a function, a file for each processor.
+    """The cached machine code of a function, in one file.
 
-    Numba would have two, an index and the code, which several processes at once can mix up.
+    Numba uses two files, an index and the code, which concurrent processes can mix up.
     """
 
     def __init__(self, cache_path: str, filename_base: str, source_stamp: str) -> None:
@@ -247,7 +242,7 @@ class _KernelFile:
         return Path(f"{self._start}-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.kernel")
 
     def load(self, key: Any) -> Any:
-        """Return what was saved; None if there is nothing, or it is damaged."""
+        """Return the saved data; None if there is no file, or it is damaged or unsafe."""
         path = self._path(key)
         try:
             with path.open("rb") as file:
@@ -255,29 +250,37 @@ class _KernelFile:
         except FileNotFoundError:
             return None
         if hasattr(os, "getuid"):
-            if not _is_owners_or_roots(status) or status.st_mode & _OTHERS_WRITE:
-                tell(f"other users can write to kernels in {path.parent}: they are compiled anew")
+            if not _belongs_to_user_or_root(status) or status.st_mode & _OTHERS_WRITE:
+                warn_once(
+                    f"other users can write to kernels in {path.parent}: they are compiled anew"
+                )
                 return None
         saved = content[_HASH_BYTES:]
         if hashlib.sha256(saved).digest() != content[:_HASH_BYTES]:
-            tell(f"compiled kernels in {path.parent} are damaged, and are compiled anew")
+            warn_once(f"compiled kernels in {path.parent} are damaged: they are compiled anew")
             return None
         with suppress(OSError):
-            os.utime(path.parent)  # it is in use
+            os.utime(path.parent)  # marks it as used
         return pickle.loads(saved)
 
     def save(self, key: Any, data: Any) -> None:
-        """Write a file, or put it in a damaged one's place; say so once if that cannot be."""
+        """Write the file, or replace a damaged one; warn once if that fails."""
         content, path = dumps(data), self._path(key)
         try:
             write_atomically(path, [hashlib.sha256(content).digest(), content])
             path.chmod(0o600 | path.parent.stat().st_mode & _OTHERS_READ)
         except OSError as error:  # a read-only cache can still be read
-            _tell_unkept(f"compiled kernels cannot be kept in {path.parent}: {error.strerror}")
+            _warn_not_cached(
+                f"compiled kernels cannot be cached in {path.parent}: {error.strerror}"
+            )
 
 
-_OURS: tuple[tuple[Any, str, Any], ...] = (
-    (config, "CACHE_LOCATOR_CLASSES", ""),  # a user's, which older Numbas do not know
+_NUMBA_SETTINGS: tuple[tuple[Any, str, Any], ...] = (
+    (
+        config,
+        "CACHE_LOCATOR_CLASSES",
+        "",
+    ),  # the user's; not in older versions
     (caching.CacheImpl, "_locator_classes", [_Locator]),
     (caching, "IndexDataCacheFile", _KernelFile),
 )
@@ -285,12 +288,12 @@ _OURS: tuple[tuple[Any, str, Any], ...] = (
 
 @contextmanager
 def numba_cache() -> Iterator[None]:
-    """Have Numba use our directory and files while something is compiled."""
-    before = [getattr(owner, name, None) for owner, name, _ in _OURS]
+    """Make Numba use this cache inside the context."""
+    before = [getattr(owner, name, None) for owner, name, _ in _NUMBA_SETTINGS]
     try:
-        for owner, name, value in _OURS:
+        for owner, name, value in _NUMBA_SETTINGS:
             setattr(owner, name, value)
         yield
     finally:
-        for (owner, name, _), value in zip(_OURS, before, strict=True):
+        for (owner, name, _), value in zip(_NUMBA_SETTINGS, before, strict=True):
             setattr(owner, name, value)

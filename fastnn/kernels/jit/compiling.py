@@ -1,20 +1,19 @@
-"""How kernels are compiled: every option of the JIT is here and nowhere else.
+"""Compilation of kernels, with all options of the JIT.
 
-Four kinds of compiled function, from the inside out:
+There are four kinds of compiled functions:
 
 `jit`
-    A serial function that other kernels call. It becomes part of whoever calls it, and Numba
-    optimises it again for each of them and for each of theirs.
+    A serial function that kernels call. It is compiled as part of each function that calls it.
 `Unit`
-    A function that is compiled once and called by its name, as a linker would have it: for the
-    products, which everything calls and which would take most of a cold start otherwise.
+    A function that is compiled once and called by its name, like a function of a linked library:
+    used for large functions with many callers, which would take most of a cold start otherwise.
 `Region`
     The body of a parallel region, ``region(task, job)``, compiled once and called by its address.
 `Driver`
-    The thin parallel loop that calls regions, and the only thing that Python calls.
+    The parallel loop that calls the regions. Python calls nothing else.
 
-No fast-math flag is set: the kernels spell out the order of every sum and where a product is
-fused, and the compiler keeps to it.
+No fast-math flag is set. The kernels determine the order of each sum and which products are fused,
+and the compiler must not change it.
 """
 
 from collections.abc import Callable
@@ -24,25 +23,24 @@ import numba
 from numba import config, types
 from numba.extending import models, register_model
 
-from fastnn.kernels.jit.cache import cache_directory, numba_cache, tell, usable
+from fastnn.kernels.jit.cache import cache_directory, is_usable, numba_cache, warn_once
 from fastnn.kernels.jit.simd import name_address
 from fastnn.system.forks import setup_lock
 
-_OPTIONS = {"error_model": "numpy", "nogil": True}  # no division checks; other threads may run
+_OPTIONS = {"error_model": "numpy", "nogil": True}  # no checks of divisors; releases the GIL
 _ADDRESS = types.int64
 
 
 def jit(function: Callable) -> Any:
-    """Compile a serial kernel, when the first kernel that calls it is compiled.
+    """Declare a serial kernel, which is compiled with the first kernel that calls it.
 
-    Python cannot call it then: the two wrappers that this would take are left out, which saves a
-    quarter of a cold start.
+    Python cannot call it: without the wrappers for that, a cold start takes a quarter less time.
     """
     return numba.njit(function, no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)
 
 
 class _Compiled:
-    """A function compiled once, from the cache where that can be; `compile` is idempotent."""
+    """A function that is compiled once, or read from the cache."""
 
     def __init__(self, function: Callable) -> None:
         self.function = function
@@ -55,21 +53,21 @@ class _Compiled:
         return self._compiled is not None
 
     def compile(self) -> None:
-        """Read the function from the cache, or compile it and put it there."""
-        with setup_lock:  # from here to there Numba's settings are ours
+        """Read the function from the cache, or compile and cache it; later calls do nothing."""
+        with setup_lock:  # `numba_cache` changes settings of Numba
             if not self.ready:
                 self._compiled = self._compile_cached() or self._compile(cached=False)
 
     def _compile_cached(self) -> Any:
-        """Return the function, or None where the cache cannot be used."""
-        if config.DISABLE_JIT or not usable():
+        """Return the function, or None if the cache cannot be used."""
+        if config.DISABLE_JIT or not is_usable():
             return None
         try:
             with numba_cache():
                 return self._compile(cached=True)
         except Exception as error:  # a full disk, a file that a newer Numba cannot read
-            why = " ".join(str(error).split())
-            tell(f"compiled kernels cannot be kept in {cache_directory()}: {why}")
+            why = " ".join(str(error).split())  # in one line
+            warn_once(f"compiled kernels cannot be cached in {cache_directory()}: {why}")
             return None
 
     def _compile(self, cached: bool) -> Any:
@@ -77,7 +75,7 @@ class _Compiled:
 
 
 class Region(_Compiled):
-    """The body of a parallel region, ``region(task, job)``, known by its address."""
+    """The body of a parallel region, ``region(task, job)``, which is called by its address."""
 
     address: Any = None
     signature = types.void(types.int64, _ADDRESS)
@@ -93,7 +91,7 @@ class Region(_Compiled):
 
 
 class _Symbol(types.ExternalFunction):
-    """What a unit is to the JIT. A caller's compilation asks for its type, and so compiles it."""
+    """The type of a unit in compiled code. Typing a call of a unit compiles the unit first."""
 
     def __init__(self, name: str, unit: "Unit") -> None:
         super().__init__(name, unit.signature)
@@ -108,9 +106,9 @@ register_model(_Symbol)(models.OpaqueModel)
 
 
 class Unit(Region):
-    """A function of numbers that kernels call as ``unit.call``.
+    """A function of numbers, which kernels call as ``unit.call``.
 
-    It must be compiled before a caller is read from the cache.
+    It must be compiled before one of its callers is read from the cache.
     """
 
     def __init__(self, function: Callable, *arguments: types.Type) -> None:
@@ -127,7 +125,7 @@ class Unit(Region):
 
 
 class Driver(_Compiled):
-    """A parallel loop over regions, ``driver(rows_region, weights_region, job)``."""
+    """The parallel loop over regions."""
 
     def _compile(self, cached: bool) -> Any:
         if config.DISABLE_JIT:
@@ -138,5 +136,5 @@ class Driver(_Compiled):
         return compiled
 
     def __call__(self, rows_region: Any, weights_region: Any, job: int) -> None:
-        """Run; the regions are addresses (0 for none) and so is the job."""
+        """Run the loop. The arguments are addresses."""
         self._compiled(rows_region, weights_region, job)

@@ -1,7 +1,7 @@
-"""Philox-4x32-10 as vector instructions, and what a dropout mask does to numbers.
+"""Philox-4x32-10 and dropout in vector instructions.
 
-With `simd` and `gemm.tile` the only file that emits LLVM. `fastnn.model.randomness.philox` is the
-function in NumPy; the plain versions, for interpreters without the JIT, stand at the end.
+`fastnn.model.randomness.philox` is the same function in NumPy. The plain versions at the end of
+the file replace the intrinsics if the JIT is disabled.
 """
 
 import numpy as np
@@ -18,10 +18,10 @@ _HALF_WORD = 0xFFFF
 
 @intrinsic
 def keep_bits(typingctx, key, group, position, epoch, layer, level):
-    """Return which of a block of columns are kept, column 8 · h + i in bit 8 · h + i.
+    """Return which columns of a block are kept: column 8 · h + i in bit 8 · h + i.
 
-    Number h of the counter (group + i, position, epoch, layer) decides: whether it is below the
-    level. All six are int64, of which the counter takes 32 bits and the key takes all.
+    A column is kept if number h of the counter (group + i, position, epoch, layer) is below the
+    level. All six are int64; the counter uses the low 32 bits of its words, the key all 64.
     """
 
     def codegen(context, builder, signature, args):
@@ -34,18 +34,18 @@ def keep_bits(typingctx, key, group, position, epoch, layer, level):
         def all_lanes(value):
             return ir.Constant(vector, [value] * GROUP)
 
-        def low(words):  # what stands above the 32 bits of a word is left there until it counts
+        def low(words):  # the bits above 32 are cleared only where they matter
             return builder.and_(words, all_lanes(WORD))
 
         lanes = ir.Constant(vector, list(range(GROUP)))
         x = [builder.add(splat(group), lanes), splat(position), splat(epoch), splat(layer)]
         keys = [builder.and_(key, constant(WORD)), builder.lshr(key, constant(32))]
-        for turn in range(ROUNDS):
+        for number in range(ROUNDS):
             first = builder.mul(low(x[0]), all_lanes(MULTIPLIERS[0]))
             second = builder.mul(low(x[2]), all_lanes(MULTIPLIERS[1]))
             steps = [
                 builder.and_(
-                    builder.add(keys[i], constant(turn * KEY_STEPS[i] & WORD)), constant(WORD)
+                    builder.add(keys[i], constant(number * KEY_STEPS[i] & WORD)), constant(WORD)
                 )
                 for i in range(2)
             ]
@@ -56,13 +56,13 @@ def keep_bits(typingctx, key, group, position, epoch, layer, level):
                 first,
             ]
         bits = constant(0)
-        for number in range(GROUP):
-            half = builder.lshr(x[number // 2], all_lanes(16 * (number % 2)))
+        for h in range(GROUP):
+            half = builder.lshr(x[h // 2], all_lanes(16 * (h % 2)))
             below = builder.icmp_unsigned(
                 "<", builder.and_(half, all_lanes(_HALF_WORD)), splat(level)
             )
             kept = builder.zext(builder.bitcast(below, ir.IntType(GROUP)), INT64)
-            bits = builder.or_(bits, builder.shl(kept, constant(GROUP * number)))
+            bits = builder.or_(bits, builder.shl(kept, constant(GROUP * h)))
         return bits
 
     return types.int64(*[types.int64] * 6), codegen
@@ -74,7 +74,7 @@ def _emit_xor(builder, a, b, c):
 
 @intrinsic
 def keep_marked(typingctx, buffer, at, bits, factor):
-    """Multiply NR numbers from ``buffer[at]`` by the factor where bits are set; 0 elsewhere."""
+    """Multiply NR numbers from ``buffer[at]`` by the factor if their bit is set; else write 0."""
 
     def codegen(context, builder, signature, args):
         vector = ir.VectorType(FLOAT, NR)
@@ -93,7 +93,7 @@ def keep_marked(typingctx, buffer, at, bits, factor):
 if config.DISABLE_JIT:
 
     def keep_bits(key, group, position, epoch, layer, level):  # noqa: F811
-        """Plain twin."""
+        """Plain version."""
         words = [np.uint64(int(word) & WORD) for word in (position, epoch, layer)]
         counters = np.arange(group, group + GROUP, dtype=np.uint64)
         rest = [np.full(GROUP, word) for word in words]
@@ -106,6 +106,6 @@ if config.DISABLE_JIT:
         return bits
 
     def keep_marked(buffer, at, bits, factor):  # noqa: F811
-        """Plain twin."""
+        """Plain version."""
         for i in range(NR):
             buffer[at + i] = buffer[at + i] * factor if bits >> i & 1 else np.float32(0)

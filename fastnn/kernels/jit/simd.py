@@ -1,9 +1,8 @@
-"""What Numba cannot say in Python: fused multiply-add, masks, denormals, addresses.
+"""Intrinsics: fused multiply-add, masks, denormals, addresses and others that Numba lacks.
 
-Only this file and `tile`, the micro-kernel, speak LLVM. Each function is an intrinsic, that is,
-a generator of LLVM instructions which end up inside the compiled function that calls it. Each has
-a plain twin of the same name and signature for interpreters where the JIT is off; the twins stand
-at the end.
+An intrinsic generates LLVM instructions inside the compiled function that calls it. The plain
+versions at the end of the file, with the same names and signatures, replace the intrinsics if the
+JIT is disabled.
 """
 
 import ctypes
@@ -16,8 +15,8 @@ from numba.core import cgutils, config
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-ZERO, ONE = np.float32(0), np.float32(1)  # a literal would be a float64
-NR = 16  # lanes of a panel: how many outputs stand side by side, on every machine
+ZERO, ONE = np.float32(0), np.float32(1)  # literals would be float64
+NR = 16  # lanes of a panel, on every machine
 
 TRIPLE, CPU, _features = cpu_target.target_context.codegen().magic_tuple()[:3]
 FEATURES = frozenset(_features.split(","))
@@ -27,7 +26,7 @@ def _on(feature: str) -> bool:
     return f"+{feature}" in FEATURES
 
 
-# What Numba compiles for, which may be less than what the host has (NUMBA_CPU_NAME).
+# The target that Numba compiles for; NUMBA_CPU_NAME may choose one with fewer features.
 ARM64 = TRIPLE.startswith(("aarch64", "arm64"))
 X86 = TRIPLE.startswith(("x86_64", "i386", "i686"))
 HAS_FMA = ARM64 or _on("fma") or _on("avx512f")
@@ -40,7 +39,7 @@ INT64 = ir.IntType(64)
 
 
 def name_address(symbol: str, address: int) -> None:
-    """Let compiled code call what lies at an address by a name, as a linker would."""
+    """Define a symbol, by which compiled code can call the function at an address."""
     llvm.add_symbol(symbol, address)
 
 
@@ -50,14 +49,14 @@ def constant(value: int) -> ir.Constant:
 
 
 def emit_pointer(context, builder, buffer_type, buffer, index):
-    """Emit the address of an element of a buffer, an array or a bare pointer."""
+    """Emit the address of an element of an array or a pointer."""
     if not isinstance(buffer_type, types.CPointer):
         buffer = context.make_array(buffer_type)(context, builder, buffer).data
     return builder.gep(buffer, [index])
 
 
 def emit_multiply_add(builder, x, y, z):
-    """Emit ``x * y + z`` for scalars or vectors: fused where the target can."""
+    """Emit ``x * y + z`` for scalars or vectors, fused if the target has the instruction."""
     if not HAS_FMA:
         return builder.fadd(builder.fmul(x, y), z)
     name = f"llvm.fma.v{x.type.count}f32" if isinstance(x.type, ir.VectorType) else "llvm.fma.f32"
@@ -67,7 +66,7 @@ def emit_multiply_add(builder, x, y, z):
 
 
 def emit_splat(builder, scalar, vector):
-    """Emit a vector whose lanes are all the scalar."""
+    """Emit a vector with the scalar in all lanes."""
     undefined = ir.Constant(vector, ir.Undefined)
     single = builder.insert_element(undefined, scalar, ir.Constant(INT32, 0))
     lanes = ir.Constant(ir.VectorType(INT32, vector.count), [0] * vector.count)
@@ -91,7 +90,7 @@ def nonzero_mask(typingctx, array, at):
 
 @intrinsic
 def marked_mask(typingctx, masks, at, bits):
-    """Return which of the NR uint16 masks from ``masks[at]`` have any of `bits`, first in bit 0."""
+    """Return which of the NR uint16 masks from ``masks[at]`` have any of `bits`; first: bit 0."""
 
     def codegen(context, builder, signature, args):
         element = ir.IntType(16)
@@ -108,7 +107,7 @@ def marked_mask(typingctx, masks, at, bits):
 
 @intrinsic
 def lowest_bit(typingctx, bits):
-    """Return the place of the lowest bit that is set, of at least one."""
+    """Return the index of the lowest set bit; there must be one."""
 
     def codegen(context, builder, signature, args):
         return builder.cttz(args[0], ir.Constant(ir.IntType(1), True))
@@ -118,7 +117,7 @@ def lowest_bit(typingctx, bits):
 
 @intrinsic
 def count_bits(typingctx, bits):
-    """Return how many bits are set."""
+    """Return the number of set bits."""
 
     def codegen(context, builder, signature, args):
         return builder.ctpop(args[0])
@@ -128,9 +127,9 @@ def count_bits(typingctx, bits):
 
 @intrinsic
 def compress_places(typingctx, lists, end, mask, base):
-    """Write ``base`` plus the place of each bit of a mask that is set; return the new end.
+    """Append ``base`` plus the index of each set bit of a mask at ``lists[end]``; return the end.
 
-    lists int32, NR numbers from ``lists[end]`` written, whatever the mask. AVX-512 alone has this.
+    lists int32: NR numbers are written, whatever the mask. Only AVX-512 has the instruction.
     """
 
     def codegen(context, builder, signature, args):
@@ -153,7 +152,7 @@ def compress_places(typingctx, lists, end, mask, base):
 
 @intrinsic
 def fma(typingctx, x, y, z):
-    """Compute ``x * y + z`` in float32, rounded once where the machine has the instruction."""
+    """Return ``x * y + z`` in float32, rounded once if the target has the instruction."""
 
     def codegen(context, builder, signature, args):
         return emit_multiply_add(builder, *args)
@@ -163,9 +162,9 @@ def fma(typingctx, x, y, z):
 
 @intrinsic
 def flush_denormals(typingctx):
-    """Treat denormal numbers as zero on this thread from here on; return the state before.
+    """Treat denormal numbers as zero in this thread; return the state before.
 
-    They cost a hundred times as much on many machines, and momentum breeds them.
+    Operations on them take a hundred times as long on many processors, and momentum produces them.
     """
 
     def codegen(context, builder, signature, args):
@@ -179,7 +178,7 @@ def flush_denormals(typingctx):
 
 @intrinsic
 def restore_denormals(typingctx, state):
-    """Go back to the state that `flush_denormals` returned."""
+    """Restore the state that `flush_denormals` returned."""
 
     def codegen(context, builder, signature, args):
         _write_float_state(builder, args[0])
@@ -222,7 +221,7 @@ def _mxcsr(builder, verb, slot):
 
 @intrinsic
 def prefetch(typingctx, address):
-    """Ask for the cache line at an address, which will be read soon; a hint, never a fault."""
+    """Prefetch the cache line at an address; any address is allowed."""
 
     def codegen(context, builder, signature, args):
         pointer = ir.IntType(8).as_pointer()
@@ -241,8 +240,8 @@ def prefetch(typingctx, address):
 def transpose_square(typingctx, target, target_at, source, source_at, count):
     """Transpose NR × NR numbers: ``target[at + j * NR + i] = source[at + i * NR + j]``.
 
-    Only the first `count` rows of the source are read; the others count as zeros. In log₂ NR
-    rounds, each of which swaps the off-diagonal quarters of squares half the size.
+    Only the first `count` rows of the source are read; the others are zeros. Each of log₂ NR rounds
+    swaps the off-diagonal quarters of squares of half the size.
     """
 
     def codegen(context, builder, signature, args):
@@ -254,10 +253,10 @@ def transpose_square(typingctx, target, target_at, source, source_at, count):
 
         rows = []
         for i in range(NR):
-            there = builder.icmp_signed("<", constant(i), args[4])
-            at = builder.select(there, builder.add(args[3], constant(i * NR)), args[3])
+            exists = builder.icmp_signed("<", constant(i), args[4])
+            at = builder.select(exists, builder.add(args[3], constant(i * NR)), args[3])
             row = builder.load(pointer(signature.args[2], args[2], at), align=4)
-            rows.append(builder.select(there, row, ir.Constant(vector, [0.0] * NR)))
+            rows.append(builder.select(exists, row, ir.Constant(vector, [0.0] * NR)))
         half = NR // 2
         while half:
             for i in range(NR):
@@ -280,7 +279,7 @@ def transpose_square(typingctx, target, target_at, source, source_at, count):
 
 
 def _pick(builder, low, high, lane):
-    """Emit the vector whose lane j is lane ``lane(j)`` of the two put together."""
+    """Emit the vector whose lane j is lane ``lane(j)`` of `low` followed by `high`."""
     lanes = ir.Constant(ir.VectorType(INT32, NR), [lane(j) for j in range(NR)])
     return builder.shuffle_vector(low, high, lanes)
 
@@ -300,7 +299,7 @@ def call_region(typingctx, region, task, job):
 
 @intrinsic
 def address_in(typingctx, buffer, at):
-    """Return the address of ``buffer[at]``; of an array or of what `array_at` returned."""
+    """Return the address of ``buffer[at]``; the buffer is an array or from `array_at`."""
 
     def codegen(context, builder, signature, args):
         return builder.ptrtoint(emit_pointer(context, builder, signature.args[0], *args), INT64)
@@ -310,10 +309,10 @@ def address_in(typingctx, buffer, at):
 
 @intrinsic(prefer_literal=False)
 def array_at(typingctx, address, size, dtype):
-    """Return the buffer (size,) of a dtype that lies at an address, to be indexed and no more.
+    """Return the buffer (size,) of a dtype at an address, which only supports indexing.
 
-    A bare pointer: an array of Numba's would be counted in and out by every function that it
-    passes through, which cost more than a small product.
+    It is a pointer: every function counts references to an array of Numba's, which takes longer
+    than a small product.
     """
     pointer = types.CPointer(dtype.dtype)
 
@@ -325,7 +324,7 @@ def array_at(typingctx, address, size, dtype):
 
 @intrinsic(prefer_literal=False)
 def record_at(typingctx, address, index, dtype):
-    """Return a record of the array of records that lies at an address."""
+    """Return a record of the array of records at an address."""
     record = dtype.dtype
 
     def codegen(context, builder, signature, args):
@@ -339,55 +338,55 @@ if config.DISABLE_JIT:
     HAS_COMPRESS = False
 
     def nonzero_mask(array, at):  # noqa: F811
-        """Plain twin."""
+        """Plain version."""
         return sum(1 << j for j in range(NR) if array[at + j] != 0)
 
     def marked_mask(masks, at, bits):  # noqa: F811
-        """Plain twin."""
+        """Plain version."""
         return sum(1 << j for j in range(NR) if int(masks[at + j]) & bits)
 
     def lowest_bit(bits):  # noqa: F811
-        """Plain twin."""
+        """Plain version."""
         return (int(bits) & -int(bits)).bit_length() - 1
 
     def count_bits(bits):  # noqa: F811
-        """Plain twin."""
+        """Plain version."""
         return int(bits).bit_count()
 
     def fma(x, y, z):  # noqa: F811
-        """Plain twin: the product of two float32 is exact in float64."""
+        """Plain version: the product of two float32 is exact in float64."""
         with np.errstate(all="ignore"):
             return (np.float64(1) * x * y + z).astype(np.float32)
 
     def prefetch(address):  # noqa: F811
-        """Plain twin of nothing."""
+        """Plain version: nothing to do."""
 
     def transpose_square(target, target_at, source, source_at, count):  # noqa: F811
-        """Plain twin."""
+        """Plain version."""
         square = np.zeros((NR, NR), np.float32)
         square.flat[: count * NR] = source[source_at : source_at + count * NR]
         target[target_at : target_at + NR * NR] = square.T.ravel()
 
     def flush_denormals():  # noqa: F811
-        """Plain twin: NumPy keeps denormals."""
+        """Plain version: NumPy keeps denormals."""
         return 0
 
     def restore_denormals(state):  # noqa: F811
-        """Plain twin of nothing."""
+        """Plain version: nothing to do."""
 
     def call_region(region, task, job):  # noqa: F811
-        """Plain twin: where the JIT is off a region is a Python function."""
+        """Plain version: a region is a Python function."""
         region(task, job)
 
     def address_in(buffer, at):  # noqa: F811
-        """Plain twin."""
+        """Plain version."""
         return buffer.__array_interface__["data"][0] + int(at) * buffer.itemsize
 
     def array_at(address, size, dtype):  # noqa: F811
-        """Plain twin."""
+        """Plain version."""
         memory = (ctypes.c_byte * int(size * np.dtype(dtype).itemsize)).from_address(int(address))
         return np.frombuffer(memory, dtype)
 
     def record_at(address, index, dtype):  # noqa: F811
-        """Plain twin: its fields are attributes, as in compiled code."""
+        """Plain version: the fields are attributes, as in compiled code."""
         return array_at(address, index + 1, dtype).view(np.recarray)[index]

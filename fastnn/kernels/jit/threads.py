@@ -1,9 +1,9 @@
-"""Which threads run the kernels, and how many.
+"""The threads that run the kernels: their library and their number.
 
-Numba has three threading layers, and only one suits a library: TBB survives a fork and several
-Python threads at once. GNU OpenMP kills a forked child at its first parallel region; Numba's own
-workqueue aborts the process when two threads enter, and takes a hundred times as long to start a
-region. So: TBB where it is installed, else what Numba finds, made safe.
+Of Numba's three threading layers only TBB survives forks and supports several Python threads at
+once. GNU OpenMP kills a forked child at its first parallel region. Numba's workqueue aborts the
+process if two threads enter it, and takes a hundred times as long to start a region. So TBB is used
+if it is installed, and otherwise Numba's choice, with locks and checks that make it safe.
 """
 
 import ctypes
@@ -21,49 +21,49 @@ from pathlib import Path
 
 import numba
 from numba import config
-from numba.np.ufunc import parallel as layers
+from numba.np import ufunc
 
-from fastnn.kernels.jit.cache import tell
+from fastnn.kernels.jit.cache import warn_once
 from fastnn.system.control_groups import control_groups
 from fastnn.system.forks import setup_lock
 
-# The library in TBB's wheels, where there are wheels. Elsewhere Numba uses its other layers.
+# The library in TBB's wheels. On other systems, which have no wheels, Numba uses another layer.
 _TBB = {("Linux", "x86_64"): "libtbb.so.12", ("Windows", "AMD64"): "tbb12.dll"}
 _LAYERS = ("default", "tbb", "omp", "workqueue", "safe", "threadsafe", "forksafe")
 
-_one_at_a_time = threading.Lock()
-_starter: int | None = None  # the Python thread that started the layer, where we know it
-_shared = False  # whether other Python threads have used it
-_can_fork = True  # whether the fork that is under way leaves the child its threads
-_serial = False  # in a forked child that cannot have threads
+_workqueue_lock = threading.Lock()
+_starting_thread: int | None = None  # the Python thread that started the layer, if known
+_used_by_others = False  # whether other Python threads have used it
+_child_has_threads = True  # whether the child of the current fork can start threads
+_serial = False  # true in a forked child that cannot start threads
 
 
 @cache
-def prepare() -> None:
-    """Do what must be done before Numba starts its threads, which compiling does, too.
+def prepare_threads() -> None:
+    """Start Numba's threads safely; compiling would start them, too.
 
-    Numba has a lock that is shared with forked children, and takes it whenever it is asked for the
-    number of threads: a child that is killed meanwhile would stop all of them. To make the lock
-    it would also settle how `multiprocessing` starts processes. Here `setup_lock` does its work.
+    Numba takes a lock that is shared with forked children whenever it is asked for the number of
+    threads: a child that is killed while it holds the lock would block all others. Creating the
+    lock would also fix the start method of `multiprocessing`. `setup_lock` replaces it.
     """
-    global _starter
-    layers._backend_init_process_lock = nullcontext()
+    global _starting_thread
+    ufunc.parallel._backend_init_process_lock = nullcontext()
     if not (config.DISABLE_JIT or _started()):
         _check_layer()
         tbb = _preload_tbb()
-        _check_room_for(config.NUMBA_NUM_THREADS)
-        _starter = threading.get_ident()
+        _check_can_start(config.NUMBA_NUM_THREADS)
+        _starting_thread = threading.get_ident()
         _start_layer()
-        _tell_fallback(tbb)
+        _warn_fallback(tbb)
 
 
-def _layer_wanted() -> str:
+def _chosen_layer() -> str:
     return str(config.THREADING_LAYER).lower()
 
 
 def _check_layer() -> None:
-    """Raise a ValueError if Numba has no layer of the name that was chosen."""
-    if _layer_wanted() not in _LAYERS:
+    """Raise a ValueError if NUMBA_THREADING_LAYER names no layer of Numba."""
+    if _chosen_layer() not in _LAYERS:
         raise ValueError(
             f"NUMBA_THREADING_LAYER must be one of {', '.join(_LAYERS)}; got "
             f"{config.THREADING_LAYER!r}"
@@ -71,7 +71,7 @@ def _check_layer() -> None:
 
 
 def _start_layer() -> None:
-    """Start Numba's threads, or raise a ValueError if the layer that was chosen is missing."""
+    """Start Numba's threads, or raise a ValueError if the chosen layer is missing."""
     try:
         numba.get_num_threads()
     except ValueError as error:
@@ -79,10 +79,10 @@ def _start_layer() -> None:
         raise ValueError(f"NUMBA_THREADING_LAYER={config.THREADING_LAYER}: {why}") from None
 
 
-def _tell_fallback(tbb: Path | None) -> None:
-    """Warn if Numba has fallen back from TBB to another layer and the user can change that."""
+def _warn_fallback(tbb: Path | None) -> None:
+    """Warn if Numba uses another layer because TBB is missing, and the user can change that."""
     layer = numba.threading_layer()
-    chosen = _layer_wanted() != "default" or os.environ.get("NUMBA_THREADING_LAYER_PRIORITY")
+    chosen = _chosen_layer() != "default" or os.environ.get("NUMBA_THREADING_LAYER_PRIORITY")
     library = _TBB.get((platform.system(), platform.machine()))
     if layer == "tbb" or chosen or library is None:
         return
@@ -91,25 +91,25 @@ def _tell_fallback(tbb: Path | None) -> None:
         why, cure = f"TBB cannot be loaded from {tbb}", "reinstall tbb"
     elif getattr(sys, "frozen", False):
         why, cure = "TBB is not in this program", f"build it with {library}"
-    tell(
-        f"{why}, and Numba's threads run on {layer} instead: beside other busy processes training "
+    warn_once(
+        f"{why}, and Numba's threads run on {layer} instead: if other processes are busy, training "
         f"can take many times as long, and forked processes have one thread; {cure}, or set "
         f"NUMBA_THREADING_LAYER={layer} to keep {layer} without this warning"
     )
 
 
-def _check_room_for(threads: int) -> None:
-    """Raise an OSError if so many threads cannot be had: TBB and OpenMP would end the process."""
+def _check_can_start(threads: int) -> None:
+    """Raise an OSError if the threads cannot be started: TBB and OpenMP would end the process."""
     done, started = threading.Event(), []
     try:
         for _ in range(threads):
-            thread = threading.Thread(target=done.wait, daemon=True)
-            thread.start()
-            started.append(thread)
+            started.append(threading.Thread(target=done.wait, daemon=True))
+            started[-1].start()
     except RuntimeError:
+        started.pop()
         text = (
             f"{threads} threads cannot be started: allow more processes or memory, set "
-            "NUMBA_NUM_THREADS to fewer, or take the engine 'numpy'"
+            "NUMBA_NUM_THREADS to fewer, or use the engine 'numpy'"
         )
         raise OSError(errno.EAGAIN, text) from None
     finally:
@@ -119,12 +119,12 @@ def _check_room_for(threads: int) -> None:
 
 
 def _preload_tbb() -> Path | None:
-    """Load TBB from its wheel, wherever that is installed; return the library's path or None.
+    """Load TBB from its wheel; return the path of the library, or None if it is not installed.
 
-    Numba opens the library by its name, which finds it only if it is loaded already.
+    Numba opens the library by its name, which works only if it is loaded already.
     """
     name = _TBB.get((platform.system(), platform.machine()))
-    if name is None or _layer_wanted() not in ("default", "tbb", "safe", "threadsafe"):
+    if name is None or _chosen_layer() not in ("default", "tbb", "safe", "threadsafe"):
         return None
     with suppress(PackageNotFoundError):
         for file in files("tbb") or ():
@@ -136,14 +136,14 @@ def _preload_tbb() -> Path | None:
     return None
 
 
-def start() -> str:
-    """Start Numba's threads, and return the name of their layer."""
+def start_threads() -> str:
+    """Start Numba's threads; return the name of their layer."""
     if config.DISABLE_JIT:
         return "none"
     with setup_lock:
         if not _serial:
-            prepare()
-            numba.get_num_threads()  # which may restart them after a fork
+            prepare_threads()
+            numba.get_num_threads()  # restarts them after a fork, if necessary
         return numba.threading_layer()
 
 
@@ -155,12 +155,11 @@ def _started() -> bool:
     return True
 
 
-def usable() -> int:
-    """How many threads this process may use.
+def usable_threads() -> int:
+    """Return the number of threads that this process may use.
 
-    The cores that it may run on, less where a control group grants less time than that, or
-    OMP_NUM_THREADS asks for less, as for every other library of numbers. A user who sets
-    NUMBA_NUM_THREADS has decided.
+    This is NUMBA_NUM_THREADS, if it is set; otherwise the number of cores that the process may run
+    on, limited by the quotas of its control groups and by OMP_NUM_THREADS.
     """
     if os.environ.get("NUMBA_NUM_THREADS", "").strip().isdecimal():
         return config.NUMBA_NUM_THREADS
@@ -174,7 +173,7 @@ def usable() -> int:
 
 
 def _granted_cores() -> int:
-    """Whole cores of the tightest control group's quota, rounded up; very many without one."""
+    """Return the smallest quota of all control groups in cores, rounded up; or sys.maxsize."""
     return min(starmap(_cores_in, control_groups("cpu")), default=sys.maxsize)
 
 
@@ -186,15 +185,15 @@ def _cores_in(folder: Path, version: int) -> int:
             quota = (folder / "cpu.cfs_quota_us").read_text()
             period = (folder / "cpu.cfs_period_us").read_text()
         return max(1, math.ceil(int(quota) / int(period))) if int(quota) > 0 else sys.maxsize
-    except (OSError, ValueError, ArithmeticError):  # no quota ("max"), or none of this world
+    except (OSError, ValueError, ArithmeticError):  # no quota ("max"), or no valid one
         return sys.maxsize
 
 
 class parallel:  # noqa: N801  (used like a function)
-    """Have Numba use so many threads on this Python thread; enter how many tasks to make.
+    """Set the number of threads that Numba uses in this Python thread; return that of tasks.
 
-    The number of tasks decides nothing about the result. One task runs here, on no layer at all,
-    and this is a class because `contextlib` would cost more than a small prediction.
+    A single task runs in this thread, without Numba's. This is a class, because a context manager
+    of `contextlib` takes longer than a small prediction.
     """
 
     def __init__(self, threads: int) -> None:
@@ -202,12 +201,12 @@ class parallel:  # noqa: N801  (used like a function)
         self._guard: threading.Lock | None = None
 
     def __enter__(self) -> int:
-        global _shared
+        global _used_by_others
         if self._threads > 1 and not config.DISABLE_JIT:
-            if threading.get_ident() != _starter:
-                _shared = True
+            if threading.get_ident() != _starting_thread:
+                _used_by_others = True
             if numba.threading_layer() == "workqueue":
-                self._guard = _one_at_a_time
+                self._guard = _workqueue_lock
                 self._guard.acquire()
             self._before = numba.get_num_threads()
             numba.set_num_threads(min(self._threads, config.NUMBA_NUM_THREADS))
@@ -221,22 +220,22 @@ class parallel:  # noqa: N801  (used like a function)
 
 
 def _before_fork() -> None:
-    """Notice whether the child will have threads.
+    """Determine whether the child can start threads.
 
-    TBB starts them anew if the fork comes from the thread that started it, and no other has used
-    it, or else may not; OpenMP would end the child, and workqueue's are few and slow.
+    TBB can start them if the forking thread has started TBB and no other thread has used it. OpenMP
+    would end the child, and workqueue is slow.
     """
-    global _can_fork
-    with setup_lock:  # no other thread is starting them now
+    global _child_has_threads
+    with setup_lock:  # so that no other thread starts them meanwhile
         if _started():
-            alone = threading.get_ident() == _starter and not _shared
-            _can_fork = alone and numba.threading_layer() == "tbb"
+            only_user = threading.get_ident() == _starting_thread and not _used_by_others
+            _child_has_threads = only_user and numba.threading_layer() == "tbb"
 
 
 def _after_fork_in_child() -> None:
-    global _one_at_a_time, _serial
-    _one_at_a_time = threading.Lock()
-    _serial = _serial or not _can_fork
+    global _workqueue_lock, _serial
+    _workqueue_lock = threading.Lock()
+    _serial = _serial or not _child_has_threads
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,1 +1,1 @@
-"""Layers: dense, dense with zeros skipped, sparse."""
+"""Layers: dense, with and without zeros skipped, and dense over sparse features."""

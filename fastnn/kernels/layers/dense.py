@@ -1,28 +1,26 @@
 """A fully connected layer over a block of rows, or over a range of its inputs.
 
-Twin of `reference.dense`, which holds the formulas. `layer` is a row of the layer table
-(`layout.LAYER`); `rows` count from `first`, and input columns from `low` to `high`, where column
-I stands for the bias.
+See `reference.dense`. `layer` is a row of the layer table (`layout.LAYER`). A block of rows starts
+at `first`; a range of inputs goes from `low` to `high`, where input I is the bias.
 """
 
-from fastnn.kernels.gemm.product import multiply, multiply_into, multiply_listed
+from fastnn.kernels.gemm.product import multiply, multiply_listed, multiply_update
 from fastnn.kernels.gemm.tile import LISTED_INPUTS, LISTED_SAMPLES, WIDE_PANELS, operand
 from fastnn.kernels.jit.compiling import jit
 from fastnn.kernels.jit.simd import NR, ZERO, address_in, transpose_square
 from fastnn.kernels.layers.zeros import BLOCK_GROUPS, LIST_MARGIN, list_inputs, list_rows
 
-# The gradient of so many inputs and panels is computed and used at a time, so that it never leaves
-# the first cache: 16 kB.
+# Inputs and panels whose gradient is computed and applied together: 16 kB, in the L1 cache.
 INPUT_BLOCK, PANEL_BLOCK = 4 * NR, 4
 BLOCK_SIZE = INPUT_BLOCK * PANEL_BLOCK * NR
 
 
 @jit
-def dense_forward(workspace, parameters, layer, first, rows):
+def dense_forward(scratch, parameters, layer, first, rows):
     """``z = [a 1] [w; b]``: z (rows, O) written, a (rows, I + 1) and the panels read."""
     multiply(
-        operand(workspace, layer.z + first * layer.z_row, layer.z_row, NR),
-        operand(workspace, layer.a + first * layer.a_row, layer.a_row, 1),
+        operand(scratch, layer.z + first * layer.z_row, layer.z_row, NR),
+        operand(scratch, layer.a + first * layer.a_row, layer.a_row, 1),
         operand(parameters, layer.weights, NR, layer.panel_size),
         rows,
         layer.panels,
@@ -31,8 +29,8 @@ def dense_forward(workspace, parameters, layer, first, rows):
 
 
 @jit
-def dense_forward_listed(workspace, parameters, layer, first, rows, masks, stride, lists, start):
-    """Compute what `dense_forward` does, over the inputs that are not zero."""
+def dense_forward_listed(scratch, parameters, layer, first, rows, masks, stride, lists, start):
+    """Compute `dense_forward` over the inputs that are not zero; lists from `start` written."""
     groups = (layer.inputs + 1 + NR - 1) // NR
     size = BLOCK_GROUPS * NR + LIST_MARGIN
     for low in range(0, groups, BLOCK_GROUPS):
@@ -45,8 +43,8 @@ def dense_forward_listed(workspace, parameters, layer, first, rows, masks, strid
             z = layer.z + first * layer.z_row + panel * NR
             weights = layer.weights + panel * layer.panel_size
             multiply_listed(
-                operand(workspace, z, layer.z_row, NR),
-                operand(workspace, layer.a + first * layer.a_row, layer.a_row, 1),
+                operand(scratch, z, layer.z_row, NR),
+                operand(scratch, layer.a + first * layer.a_row, layer.a_row, 1),
                 operand(parameters, weights, NR, layer.panel_size),
                 rows,
                 min(WIDE_PANELS, layer.panels - panel),
@@ -59,11 +57,11 @@ def dense_forward_listed(workspace, parameters, layer, first, rows, masks, strid
 
 
 @jit
-def dense_backward_input(workspace, transposed, layer, before, first, rows):
-    """``da = dz wᵀ``: written to the dz of the layer `before`, (rows, I); dz (rows, O) read."""
+def dense_backward_input(scratch, transposed, layer, previous, first, rows):
+    """``da = dz wᵀ``: da (rows, I) written to the previous layer's dz; dz (rows, O) read."""
     multiply(
-        operand(workspace, before.dz + first * before.dz_row, before.dz_row, NR),
-        operand(workspace, layer.dz + first * layer.dz_row, layer.dz_row, 1),
+        operand(scratch, previous.dz + first * previous.dz_row, previous.dz_row, NR),
+        operand(scratch, layer.dz + first * layer.dz_row, layer.dz_row, 1),
         operand(transposed, layer.transposed, NR, layer.transposed_panel_size),
         rows,
         layer.transposed_panels,
@@ -72,23 +70,23 @@ def dense_backward_input(workspace, transposed, layer, before, first, rows):
 
 
 @jit
-def dense_backward_weights(c, workspace, layer, low, high, panel, panels, rows, rate):
-    """``[dw; db] = [a 1]ᵀ dz`` for inputs low to high and some panels, where `rate` is 0.
+def dense_backward_weights(c, scratch, layer, low, high, panel, panels, rows, rate):
+    """``[dw; db] = [a 1]ᵀ dz`` for inputs low to high and `panels` panels, written to `c`.
 
-    Written to the operand `c`. Else `c` are the weights, and ``c = c - rate · [dw; db]``: plain
-    gradient descent, without the gradient ever leaving the registers; at most DEPTH_BLOCK rows.
+    If `rate` is not 0, `c` is the weights, and ``c = c - rate · [dw; db]``: the gradient stays in
+    registers. Then there are at most DEPTH_BLOCK rows.
     """
-    a = operand(workspace, layer.a + low, 1, layer.a_row)
-    dz = operand(workspace, layer.dz + panel * NR, layer.dz_row, NR)
+    a = operand(scratch, layer.a + low, 1, layer.a_row)
+    dz = operand(scratch, layer.dz + panel * NR, layer.dz_row, NR)
     if rate == 0:
         multiply(c, a, dz, high - low, panels, rows)
     else:
-        multiply_into(c, a, dz, high - low, panels, rows, rate)
+        multiply_update(c, a, dz, high - low, panels, rows, rate)
 
 
 @jit
 def list_block(lists, start, masks, stride, low, high, rows):
-    """List the rows for each tile of the inputs low to high, for the next function."""
+    """Write the list of rows for each tile of inputs low to high; see the next function."""
     for i in range(low, high, LISTED_INPUTS):
         at = start + (i - low) // LISTED_INPUTS * (rows + LIST_MARGIN)
         list_rows(lists, at, masks, stride, i, rows)
@@ -96,13 +94,13 @@ def list_block(lists, start, masks, stride, low, high, rows):
 
 @jit
 def dense_backward_weights_listed(
-    c, workspace, layer, low, high, panel, panels, rows, rate, lists, start
+    c, scratch, layer, low, high, panel, panels, rows, rate, lists, start
 ):
-    """Compute what `dense_backward_weights` does, over the rows that `list_block` listed."""
+    """Compute `dense_backward_weights` over the rows that `list_block` listed."""
     multiply_listed(
         c,
-        operand(workspace, layer.a + low, 1, layer.a_row),
-        operand(workspace, layer.dz + panel * NR, layer.dz_row, NR),
+        operand(scratch, layer.a + low, 1, layer.a_row),
+        operand(scratch, layer.dz + panel * NR, layer.dz_row, NR),
         high - low,
         panels,
         LISTED_INPUTS,
@@ -115,9 +113,9 @@ def dense_backward_weights_listed(
 
 @jit
 def transpose(transposed, parameters, layer, low, high, panel):
-    """Copy the weights of inputs low to high in a panel into the transposed panels.
+    """Copy the weights of inputs low to high in a panel to the transposed panels.
 
-    `low` begins a panel of inputs.
+    `low` is a multiple of NR.
     """
     source = layer.weights + panel * layer.panel_size
     for i in range(low, min(high, layer.inputs), NR):

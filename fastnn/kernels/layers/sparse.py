@@ -1,9 +1,9 @@
-"""The first layer over sparse features: a chunk's entries, by rows and by columns.
+"""The first layer over sparse features.
 
-Forward, a row's product runs over its own entries. Backward, an input's gradient runs over the
-rows that have an entry in its column, so each task brings the entries of its share of the columns
-into their order. An entry is what is not zero; its products are those that a dense chain of
-multiply-adds would have, in the same order, and so the bits are.
+An entry is a feature that is stored, with its column. In the forward pass the product of a row runs
+over its entries. In the backward pass the gradient of an input runs over the rows with an entry in
+its column, so each task sorts the entries of its share of the columns. Both are chains of
+multiply-adds in the order of the dense products, so the results have the same bits.
 """
 
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from numba import types
 
 from fastnn.epoch import CHUNK_ROWS
 from fastnn.kernels.gemm.product import multiply_compact
-from fastnn.kernels.gemm.tile import down, operand
+from fastnn.kernels.gemm.tile import operand, skip_rows
 from fastnn.kernels.jit.compiling import Unit, jit
 from fastnn.kernels.jit.philox import keep_bits
 from fastnn.kernels.jit.simd import NR, ONE, ZERO, address_in, array_at, record_at
@@ -22,24 +22,24 @@ from fastnn.kernels.pointwise.elementary import all_finite
 from fastnn.kernels.workspace import JOB, PREDICT, TRAIN, address, aligned_zeros, layer_of
 from fastnn.model.randomness import BLOCK, GROUP, LEVELS
 
-# What an input costs an update of all weights, and one of those alone that have a gradient, in
-# entries of the chunk.
-_DENSE_COST, _LOOK_COST = 4.0, 0.1
+# Work for an input besides its entries, in units of an entry: if all weights are updated, and if
+# only weights with a gradient are.
+_UPDATE_WORK, _SCAN_WORK = 4.0, 0.1
 
 
 class Entries(NamedTuple):
-    """A chunk's entries.
+    """The entries of a chunk, with one more entry in each row for the bias.
 
     Attributes
     ----------
     row_starts : ndarray (chunk_rows + 1,) int64
-        Where each row's begin, the last of which is the bias's, and where the last row's end.
+        The first entry of each row, and the end of the last row.
     row_columns, row_values : ndarray, int32 and float32
-        In the order of rows, then columns; the values scaled.
+        The columns and the scaled values, ordered by row, then column; the bias is last in a row.
     column_starts : ndarray (I + 1 + 2 · tasks,) int64
-        Where those of each column begin, as `list_columns` says.
+        The first entry of each column, see `sort_columns`.
     column_rows, column_values : ndarray, int32 and float32
-        In the order of columns, then rows.
+        The rows and the values, ordered by column, then row.
     """
 
     row_starts: np.ndarray
@@ -52,7 +52,7 @@ class Entries(NamedTuple):
 
 @jit
 def entries_of(job):
-    """The entries of a job, as arrays."""
+    """Return the entries of a job as arrays."""
     size, columns = job.entries_size, layer_of(job, 0).inputs + 1
     return Entries(
         array_at(job.row_starts, job.chunk_rows + 1, np.int64),
@@ -65,7 +65,7 @@ def entries_of(job):
 
 
 class EntryBuffers:
-    """Room for a chunk's entries, biases included, and the word about it to a job."""
+    """Buffers for the entries of a chunk."""
 
     def __init__(self, size: int, inputs: int, threads: int) -> None:
         self.size = size
@@ -78,18 +78,18 @@ class EntryBuffers:
             aligned_zeros(self.size),
         )
         self.addresses = {name: address(array) for name, array in arrays._asdict().items()}
-        self._arrays = arrays  # whose memory it is
+        self._arrays = arrays  # keeps their memory alive
 
-    def tell(self, job) -> None:
-        """Write the addresses into a job."""
+    def set_addresses(self, job) -> None:
+        """Write the addresses and the size to a job."""
         job.entries_size = self.size
-        for name, place in self.addresses.items():
-            setattr(job, name, place)
+        for name, value in self.addresses.items():
+            setattr(job, name, value)
 
 
 @jit
 def source_row(job, position):
-    """Return the data's row that a position of the epoch visits."""
+    """Return the row of the data at a position of the epoch."""
     if job.order == 0:
         return position
     return array_at(job.order, job.n, np.int64)[position]
@@ -97,7 +97,7 @@ def source_row(job, position):
 
 @jit
 def feature_row(job, row):
-    """Return the row of x that has the features of one of the data's rows."""
+    """Return the row of x with the features of a row of the data."""
     if job.x_rows == 0:
         return row
     return array_at(job.x_rows, job.data_rows, np.int64)[row]
@@ -105,7 +105,7 @@ def feature_row(job, row):
 
 @jit
 def place_entries(job):
-    """Decide where each row of the chunk has its entries: one more a row, for the bias."""
+    """Write the row starts of the chunk's entries."""
     starts, entries = array_at(job.x_starts, job.source_rows + 1, np.int64), entries_of(job)
     end = np.int64(0)
     entries.row_starts[0] = end
@@ -116,20 +116,20 @@ def place_entries(job):
 
 
 @jit
-def _columns_rise(columns, at, count, inputs):
-    """Return whether `count` columns from ``columns[at]`` increase, from 0 to below `inputs`.
+def _columns_are_valid(columns, at, count, inputs):
+    """Return whether `count` columns from ``columns[at]`` increase and are from 0 to inputs - 1.
 
-    Python has checked them, but the caller's array may have changed since. This checks the chunk's
-    own copy, which nothing else changes.
+    Python has checked the user's array, which may have changed since then. This checks the copy of
+    the chunk, which does not change.
     """
-    rise = True
+    increasing = True
     for p in range(at + 1, at + count):
-        rise &= columns[p - 1] < columns[p]
-    return count == 0 or (rise and columns[at] >= 0 and columns[at + count - 1] < inputs)
+        increasing &= columns[p - 1] < columns[p]
+    return count == 0 or (increasing and columns[at] >= 0 and columns[at + count - 1] < inputs)
 
 
 def gather_entries(job_at, row, source):
-    """Copy the entries of one of the data's rows, scaled, to those of a row of the chunk."""
+    """Copy the entries of row `source` of x, scaled, to row `row` of the chunk, with dropout."""
     job = record_at(job_at, 0, JOB)
     entries, layer = entries_of(job), layer_of(job, 0)
     starts = array_at(job.x_starts, job.source_rows + 1, np.int64)
@@ -142,18 +142,18 @@ def gather_entries(job_at, row, source):
     for p in range(count):
         entries.row_columns[at + p] = columns[p]
         entries.row_values[at + p] = values[p] * job.input_scale
-    if not _columns_rise(entries.row_columns, at, count, layer.inputs):
+    if not _columns_are_valid(entries.row_columns, at, count, layer.inputs):
         job.ordered = False
         for p in range(count):
-            entries.row_columns[at + p] = layer.inputs  # a row of weights that exists
-    if job.mode == TRAIN and job.drops and layer.keep_level < LEVELS:
+            entries.row_columns[at + p] = layer.inputs  # a valid index
+    if job.mode == TRAIN and job.has_dropout and layer.keep_level < LEVELS:
         block, bits = np.int64(-1), np.int64(0)
         for p in range(count):
             column = np.int64(entries.row_columns[at + p])
             if column // BLOCK != block:
                 block = column // BLOCK
                 position = job.start + row
-                bits = keep_bits(job.key, block * GROUP, position, job.epoch, 0, layer.keep_level)
+                bits = keep_bits(job.seed, block * GROUP, position, job.epoch, 0, layer.keep_level)
             kept = (bits >> (column - block * BLOCK)) & 1
             value = entries.row_values[at + p] * layer.keep_factor
             entries.row_values[at + p] = value if kept else ZERO
@@ -165,13 +165,16 @@ UNITS = (Unit(gather_entries, *(types.int64,) * 3),)
 
 
 @jit
-def dense_forward_sparse(buffers, job, first, place, rows):
-    """``z = [a 1] [w; b]`` for rows of the chunk from `first` on; z (rows, O) at row `place`."""
+def dense_forward_sparse(buffers, job, first, to, rows):
+    """``z = [a 1] [w; b]`` for the rows of the chunk from `first` on; z (rows, O) written.
+
+    z starts at row `to` of the buffers.
+    """
     entries, layer = entries_of(job), layer_of(job, 0)
     for i in range(rows):
         start, stop = entries.row_starts[first + i], entries.row_starts[first + i + 1]
         multiply_compact(
-            operand(buffers.workspace, layer.z + (place + i) * layer.z_row, 0, NR),
+            operand(buffers.scratch, layer.z + (to + i) * layer.z_row, 0, NR),
             address_in(entries.row_values, start),
             operand(buffers.parameters, layer.weights, NR, layer.panel_size),
             layer.panels,
@@ -183,7 +186,7 @@ def dense_forward_sparse(buffers, job, first, place, rows):
 
 @jit
 def first_entry(columns, start, stop, low):
-    """Return the first place from start to stop whose column is at least `low`; increasing."""
+    """Return the index of the first column of at least `low`, from start to stop; they increase."""
     while start < stop:
         middle = (start + stop) // 2
         if columns[middle] < low:
@@ -194,15 +197,15 @@ def first_entry(columns, start, stop, low):
 
 
 @jit
-def list_columns(job, task, low, high):
-    """Bring the chunk's entries of the columns low to high into the order of columns, then rows.
+def sort_columns(job, task, low, high):
+    """Sort the chunk's entries of the columns low to high by column, then row.
 
-    Those of column k are then at the places ``column_starts[k + 2 · task]`` to the one that
-    follows. A task writes to what is its own: behind the entries of all columns before `low`.
+    The entries of column k start at ``column_starts[k + 2 · task]`` and end at the next start. A
+    task writes its entries behind those of all columns before `low`, so tasks do not overlap.
     """
     entries = entries_of(job)
     columns, starts = entries.row_columns, entries.column_starts
-    base = 2 * task  # each task has two starts more than columns
+    base = 2 * task  # a task has two more starts than columns
     end = np.int64(0)
     for k in range(low, high + 2):
         starts[base + k] = 0
@@ -222,54 +225,42 @@ def list_columns(job, task, low, high):
         p = first_entry(columns, entries.row_starts[i], stop, low)
         while p < stop and columns[p] < high:
             k = base + columns[p] + 1
-            place = starts[k]
-            entries.column_rows[place] = i
-            entries.column_values[place] = entries.row_values[p]
-            starts[k] = place + 1
+            at = starts[k]
+            entries.column_rows[at] = i
+            entries.column_values[at] = entries.row_values[p]
+            starts[k] = at + 1
             p += 1
 
 
 @jit
-def dense_backward_weights_sparse(c, buffers, job, task, low, high, panel, panels):
-    """``[dw; db] = [a 1]ᵀ dz`` for inputs low to high and some panels, written to `c`."""
-    entries, layer = entries_of(job), layer_of(job, 0)
-    dz = operand(buffers.workspace, layer.dz + panel * NR, layer.dz_row, NR)
-    for k in range(low, high):
-        start = entries.column_starts[2 * task + k]
-        multiply_compact(
-            down(c, k - low), address_in(entries.column_values, start), dz, panels,
-            address_in(entries.column_rows, start),
-            entries.column_starts[2 * task + k + 1] - start, ZERO,
-        )  # fmt: skip
+def dense_backward_weights_sparse(c, buffers, job, task, low, high, panel, panels, rate):
+    """``[dw; db] = [a 1]ᵀ dz`` for inputs low to high and `panels` panels, written to `c`.
 
-
-@jit
-def descend_sparse(buffers, job, task, low, high):
-    """Step down the gradient of the inputs low to high that have entries; no other has any."""
+    If `rate` is not 0, `c` is the weights, and ``c = c - rate · [dw; db]`` for inputs with entries.
+    """
     entries, layer = entries_of(job), layer_of(job, 0)
-    dz = operand(buffers.workspace, layer.dz, layer.dz_row, NR)
-    weights = operand(buffers.parameters, layer.weights, NR, layer.panel_size)
+    dz = operand(buffers.scratch, layer.dz + panel * NR, layer.dz_row, NR)
     for k in range(low, high):
         start, stop = entries.column_starts[2 * task + k], entries.column_starts[2 * task + k + 1]
-        if start < stop:
+        if start < stop or rate == 0:
             multiply_compact(
-                down(weights, k), address_in(entries.column_values, start), dz, layer.panels,
-                address_in(entries.column_rows, start), stop - start, job.rate,
+                skip_rows(c, k - low), address_in(entries.column_values, start), dz, panels,
+                address_in(entries.column_rows, start), stop - start, rate,
             )  # fmt: skip
 
 
-def work_of_columns(x, epoch):
-    """Return each group's share of the work of an epoch's weights, (groups,) float64.
+def estimate_column_work(x, epoch):
+    """Estimate the work of the weights of each group of inputs, (groups,) float64.
 
     Parameters
     ----------
     x : SparseRows or SelectedRows of them
     epoch : Epoch
     """
-    x = getattr(x, "source", x)  # whose rows are much like the chosen ones
+    x = getattr(x, "source", x)  # the selected rows are taken to be similar
     rows = min(epoch.batch_size, CHUNK_ROWS)
     entries = np.bincount(x.columns // NR, minlength=panels_for(x.width + 1)) * (rows / len(x))
     entries[x.width // NR] += rows  # the bias
     rule = epoch.optimizer
     plain = rule.rule == "sgd" and not (epoch.l2 or epoch.clip_norm or rule.weight_decay)
-    return entries + NR * (_LOOK_COST if plain else _DENSE_COST)
+    return entries + NR * (_SCAN_WORK if plain else _UPDATE_WORK)

@@ -1,13 +1,13 @@
-"""Zeros are free: which features of a chunk are not zero, as masks and as lists.
+"""Masks and lists of the features that are not zero, for products that skip zeros.
 
-Of MNIST's pixels 81 % are zero. A product with zero adds nothing to a sum, so the first layer's
-products run over lists of what is left: forward, the inputs that any sample of a register tile
-uses (29 % for 2 samples of MNIST); backward, the samples that use any of some neighbouring inputs
-(28 % for 4).
+81 % of MNIST's pixels are zero. Products with zero do not change a sum, so the products of the
+first layer run over lists: in the forward pass, of the inputs that are not zero in any sample of a
+register tile (29 % for 2 samples of MNIST); in the backward pass, of the samples in which any input
+of a tile is not zero (28 % for 4 inputs).
 
-A mask tells of one row and a group of NR inputs, a bit an input. Masks lie group by group, a row
-behind the other, so that both lists read them in a stretch. A list is an int32 array: how many
-there are, and then the places, increasing.
+A mask has a bit for each of the NR inputs of a group, in one row. Masks are stored group by group,
+with consecutive rows, so that both kinds of lists read consecutive masks. A list is an int32 array:
+the number of its indices, and the indices in increasing order.
 """
 
 import numpy as np
@@ -24,39 +24,39 @@ from fastnn.kernels.jit.simd import (
     nonzero_mask,
 )
 
-# Inputs of so many groups are listed and summed at a time: the panels that they meet then stay in
-# the first cache while the rows of a block pass by.
+# Groups of inputs that are listed and multiplied together: their part of the weights stays in the
+# L1 cache for all rows of a block.
 BLOCK_GROUPS = 6
 
-# int32 that a list of n places takes: the count, and what is written past the end.
+# int32 of a list besides its indices: the count, and the lanes written past the end.
 LIST_MARGIN = 1 + NR
 
-# Percent of all products: with more of them left, looking for zeros costs more than it saves.
+# Percentage of products left above which skipping zeros takes longer than it saves.
 WORTH_IT = 75
 
-# What a tile's list costs, whatever its length, in tiles that use every row.
+# Fixed cost of a tile's list, relative to the product of a tile over all rows.
 LIST_WORK = 0.1
 
-# Masks of a group, beyond the rows of a chunk: whole vectors may be read, and groups must not lie
-# a power of two apart, where they would share the few places of one set of the cache.
+# Masks of a group besides those of a chunk's rows: whole vectors are read, and groups a power of
+# two apart would compete for the same set of the cache.
 MASK_PADDING = 32
 
 
 @jit
-def mark(masks, stride, row, workspace, at, width):
-    """Write a row's masks: which of the `width` numbers from ``workspace[at]`` are not zero.
+def write_masks(masks, stride, row, scratch, at, width):
+    """Write the masks of a row, whose `width` features start at ``scratch[at]``.
 
-    masks (groups, stride) uint16, column `row` written; whole groups of NR numbers are read.
+    masks (groups, stride) uint16: column `row` written. Whole groups of NR numbers are read.
     """
     groups = (width + NR - 1) // NR
     for g in range(groups):
-        masks[g * stride + row] = nonzero_mask(workspace, at + g * NR)
+        masks[g * stride + row] = nonzero_mask(scratch, at + g * NR)
     masks[(groups - 1) * stride + row] &= (1 << (width - (groups - 1) * NR)) - 1
 
 
 @jit
-def few_marked(masks, stride, row, rows, width):
-    """Whether few enough of the inputs are used by any of some rows, to tell of their block."""
+def is_sparse_enough(masks, stride, row, rows, width):
+    """Return whether a sample of rows has so many zeros that their block should skip zeros."""
     groups = (width + NR - 1) // NR
     used = 0
     for g in range(groups):
@@ -69,7 +69,7 @@ def few_marked(masks, stride, row, rows, width):
 
 @jit
 def _append(lists, end, mask, base):
-    """Append ``base`` plus the place of each bit of a mask that is set; return the new end."""
+    """Append ``base`` plus the index of each set bit of a mask; return the new end."""
     if HAS_COMPRESS:
         return compress_places(lists, end, mask, base)
     while mask != 0:
@@ -81,7 +81,7 @@ def _append(lists, end, mask, base):
 
 @jit
 def list_inputs(lists, at, masks, stride, row, rows, low, high):
-    """List the inputs of groups `low` to `high` that any of `rows` rows from `row` uses.
+    """List the inputs of groups `low` to `high` that are not zero in any of `rows` rows from `row`.
 
     lists from `at` written; masks read.
     """
@@ -96,7 +96,7 @@ def list_inputs(lists, at, masks, stride, row, rows, low, high):
 
 @jit
 def list_rows(lists, at, masks, stride, low, rows):
-    """List the rows that use any of the LISTED_INPUTS inputs from `low`, whole tiles of them.
+    """List the rows in which any of the LISTED_INPUTS inputs from `low` is not zero.
 
     lists from `at` written; the masks of their group read.
     """
@@ -112,45 +112,51 @@ def list_rows(lists, at, masks, stride, low, rows):
 
 
 def list_size(rows, row_block, input_block):
-    """Return how many int32 a task needs for its lists, at most; whole cache lines."""
+    """Return the largest size of a task's lists in int32, in whole cache lines."""
     of_inputs = row_block // LISTED_SAMPLES * (BLOCK_GROUPS * NR + LIST_MARGIN)
     of_rows = input_block // LISTED_INPUTS * (rows + LIST_MARGIN)
     return -(-max(of_inputs, of_rows) // NR) * NR
 
 
-def work_of_groups(x):
-    """Return each group's share of the work that is left by lists; None where they do not pay.
+def estimate_group_work(x):
+    """Estimate the work of each group of inputs if zeros are skipped; None if that takes longer.
 
-    From a sample of the rows. Making and walking lists takes about a quarter of what they save at
-    best.
+    The estimate is made from a sample of the rows.
 
     Parameters
     ----------
     x : ndarray (n, I), uint8 or float32
+
+    Returns
+    -------
+    ndarray (groups,) float64, or None
+        1 for a group whose products run over all rows.
     """
     tiles = min(32, len(x) // 8)
     starts = np.linspace(0, len(x) - 8, tiles).astype(np.int64)
     used = x[(starts[:, None] + np.arange(8)).ravel()] != 0
     forward = used.reshape(-1, LISTED_SAMPLES, used.shape[1]).any(axis=1).mean()
-    whole = np.pad(used, ((0, 0), (0, -used.shape[1] % NR)))
-    tiles_used = whole.reshape(len(used), -1, NR // LISTED_INPUTS, LISTED_INPUTS).any(axis=3)
+    padded = np.pad(used, ((0, 0), (0, -used.shape[1] % NR)))
+    tiles_used = padded.reshape(len(used), -1, NR // LISTED_INPUTS, LISTED_INPUTS).any(axis=3)
     backward = tiles_used.sum() / (used.size / LISTED_INPUTS)
     if 100 * (forward + backward) >= 2 * WORTH_IT:
         return None
     work = LIST_WORK + tiles_used.mean(axis=(0, 2))
-    bias_alone = used.shape[1] % NR == 0  # a group of its own, of a single input
-    return np.append(work, 1 / NR) if bias_alone else work
+    bias_is_group = used.shape[1] % NR == 0  # the bias is the only input of the last group
+    return np.append(work, 1 / NR) if bias_is_group else work
 
 
-def balanced(work, tasks):
-    """Return which group each task begins with, and where the last one ends: int64 (tasks + 1,).
+def balance(work, tasks):
+    """Return the first group of each task, and the end of the last: int64 (tasks + 1,).
 
     Examples
     --------
-    >>> balanced(np.array([1, 1, 1, 5, 1, 1, 1, 1]), 3).tolist()
+    >>> balance(np.array([1, 1, 1, 5, 1, 1, 1, 1]), 3).tolist()
     [0, 3, 4, 8]
     """
     ends = np.cumsum(work)
     goals = ends[-1] * np.arange(1, tasks) / tasks
-    cuts = np.searchsorted(ends - work / 2, goals)  # a group goes where its middle lies
+    cuts = np.searchsorted(
+        ends - work / 2, goals
+    )  # a group belongs to the task that contains its middle
     return np.concatenate([[0], cuts, [len(work)]])

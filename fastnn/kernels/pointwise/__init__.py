@@ -1,1 +1,1 @@
-"""What is computed element by element: activations, losses, dropout, updates."""
+"""Operations element by element: activations, losses, dropout, updates."""

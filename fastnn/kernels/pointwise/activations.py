@@ -1,9 +1,8 @@
-"""Activations over a block of rows. Twin of `reference.activations`, which holds the formulas.
+"""Activations over a block of rows, in place: `z` becomes `a`, and `da` becomes `dz`.
 
-All work in place: `z` becomes `a`, and `da` becomes `dz`. Where its derivative does not follow
-from what is left there, a layer keeps its slopes on the way forward: GELU's need z, and those of
-a layer whose outputs are dropped need `a` as it was before. (A ReLU's do not: what it or dropout
-has made 0 has slope 0.)
+See `reference.activations`. The derivative is computed from `a`. If that is not possible, a layer
+stores its slopes, the derivatives, in the forward pass: for GELU, whose derivative needs z, and for
+layers whose outputs dropout changes. (ReLU does not need them: an output that is 0 has slope 0.)
 """
 
 import numpy as np
@@ -25,13 +24,13 @@ NO_SLOPES = -1
 
 
 def keeps_slopes(activation: int, drops: bool) -> bool:
-    """Return whether a layer, whose outputs are dropped or not, keeps its slopes."""
+    """Return whether a layer stores slopes; `drops` tells whether its outputs have dropout."""
     return activation == GELU or (drops and activation != RELU)
 
 
 @jit
 def relu_forward(a, stride, rows, width):
-    """``a = max(z, 0)``, NaN kept."""
+    """``a = max(z, 0)``, in place: a (rows, width) is z before. NaN stays NaN."""
     for i in range(rows):
         for j in range(i * stride, i * stride + width):
             z = a[j]
@@ -40,14 +39,14 @@ def relu_forward(a, stride, rows, width):
 
 @jit
 def relu_backward(dz, dz_stride, a, a_stride, rows, width):
-    """``dz = da`` where a > 0, else 0.
+    """``dz = da`` where a > 0, else 0, in place: dz (rows, width) is da before.
 
-    Whole vectors: lanes past the width hold zeros in dz, whatever `a` has there.
+    It computes whole vectors; past the width, dz is 0 and stays 0.
     """
     lanes = (width + NR - 1) // NR * NR
     for i in range(rows):
         for j in range(lanes):
-            da = dz[i * dz_stride + j]  # read in any case: depending on `a`, it becomes a branch
+            da = dz[i * dz_stride + j]  # always read: a conditional load becomes a branch
             dz[i * dz_stride + j] = da if a[i * a_stride + j] > ZERO else ZERO
 
 
@@ -128,7 +127,7 @@ def gelu_backward(dz, dz_stride, z, z_stride, rows, width):
 
 
 def activate(a_at, stride, rows, width, activation):
-    """Turn z (rows, width) at an address into a."""
+    """``a = activation(z)`` in place, for (rows, width) numbers at the address `a_at`."""
     a = array_at(a_at, rows * stride, np.float32)
     if activation == RELU:
         relu_forward(a, stride, rows, width)
@@ -142,8 +141,11 @@ def activate(a_at, stride, rows, width, activation):
         gelu_forward(a, stride, rows, width)
 
 
-def follow_slope(dz_at, dz_stride, a_at, a_stride, rows, width, activation):
-    """Turn da (rows, width) at an address into dz, by the slope that follows from a; GELU's z."""
+def activate_backward(dz_at, dz_stride, a_at, a_stride, rows, width, activation):
+    """``dz = da · slope`` in place, for (rows, width) numbers at the address `dz_at`.
+
+    The slope is computed from a at the address `a_at`, for GELU from z.
+    """
     dz = array_at(dz_at, rows * dz_stride, np.float32)
     a = array_at(a_at, rows * a_stride, np.float32)
     if activation == RELU:
@@ -160,50 +162,50 @@ def follow_slope(dz_at, dz_stride, a_at, a_stride, rows, width, activation):
 
 UNITS = (
     Unit(activate, *(types.int64,) * 5),
-    Unit(follow_slope, *(types.int64,) * 7),
+    Unit(activate_backward, *(types.int64,) * 7),
 )
-_activate, _follow_slope = (unit.call for unit in UNITS)
+_activate, _activate_backward = (unit.call for unit in UNITS)
 
 
 @jit
-def activation_forward(workspace, layer, first, rows, training):
-    """``a = activation(z)`` in place, ones behind it, and for training the slopes that are kept.
+def activation_forward(scratch, layer, first, rows, training):
+    """``a = activation(z)`` in place, followed by a column of ones; in training also the slopes.
 
-    z (rows, O) are the layer's from row `first` on; slopes (rows, O) lie as they do.
+    a (rows, O) and slopes (rows, O) are the layer's, from row `first` on.
     """
     stride, width = layer.z_row, layer.outputs
-    at = address_in(workspace, layer.z + first * stride)
+    at = address_in(scratch, layer.z + first * stride)
     keeps = training and layer.slopes != NO_SLOPES
-    slopes = address_in(workspace, layer.slopes + first * stride)
-    if keeps:  # a slope is what becomes of an incoming 1
+    slopes = address_in(scratch, layer.slopes + first * stride)
+    if keeps:  # the slope is the dz of da = 1
         start = layer.slopes + first * stride
         for i in range(rows):
             for j in range(start + i * stride, start + i * stride + width):
-                workspace[j] = ONE
+                scratch[j] = ONE
     if keeps and layer.activation == GELU:
-        _follow_slope(slopes, stride, at, stride, rows, width, layer.activation)
+        _activate_backward(slopes, stride, at, stride, rows, width, layer.activation)
     _activate(at, stride, rows, width, layer.activation)
     if keeps and layer.activation != GELU:
-        _follow_slope(slopes, stride, at, stride, rows, width, layer.activation)
-    ones = layer.z + first * stride + width  # the input that the next layer's bias takes
+        _activate_backward(slopes, stride, at, stride, rows, width, layer.activation)
+    ones = layer.z + first * stride + width  # the input for the next layer's bias
     for i in range(rows):
-        workspace[ones + i * stride] = ONE
+        scratch[ones + i * stride] = ONE
 
 
 @jit
-def activation_backward(workspace, layer, first, rows, a_at, a_stride):
-    """``dz = da · slope`` in place: dz (rows, O) of a layer from row `first` on.
+def activation_backward(scratch, layer, first, rows, a_at, a_stride):
+    """``dz = da · slope`` in place: dz (rows, O) of a layer, from row `first` on.
 
-    a (rows, O) are its outputs, as the next layer has got them.
+    a (rows, O) from ``scratch[a_at]`` is the layer's output after dropout.
     """
     dz, stride = layer.dz + first * layer.dz_row, layer.dz_row
     if layer.slopes == NO_SLOPES:
-        a = address_in(workspace, a_at)
-        at = address_in(workspace, dz)
-        _follow_slope(at, stride, a, a_stride, rows, layer.outputs, layer.activation)
+        a = address_in(scratch, a_at)
+        at = address_in(scratch, dz)
+        _activate_backward(at, stride, a, a_stride, rows, layer.outputs, layer.activation)
         return
     width, slopes, slopes_row = layer.outputs, layer.slopes, layer.z_row
     slopes += first * slopes_row
     for i in range(rows):
         for j in range(width):
-            workspace[dz + i * stride + j] *= workspace[slopes + i * slopes_row + j]
+            scratch[dz + i * stride + j] *= scratch[slopes + i * slopes_row + j]

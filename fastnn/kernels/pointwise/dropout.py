@@ -1,6 +1,6 @@
-"""Dropout over a block of rows, by the masks of `fastnn.model.randomness.keep_mask`.
+"""Dropout over a block of rows, with the masks of `fastnn.model.randomness.keep_mask`.
 
-Twin of `reference.dropout`.
+See `reference.dropout`.
 """
 
 import numpy as np
@@ -13,9 +13,9 @@ from fastnn.model.randomness import BLOCK, GROUP
 
 
 def mask_rows(x_at, stride, rows, width, key, epoch, layer, position, level, factor):
-    """Multiply what is kept of (rows, width) numbers at an address by the factor; 0 elsewhere.
+    """``x = x · factor`` where the mask is true, else 0: x (rows, width) at the address `x_at`.
 
-    The numbers are inputs of a layer, of the samples from `position` on. Whole vectors are
+    x is the input of layer number `layer`, for the samples from `position` on. Whole vectors are
     written: up to NR - 1 lanes past the width.
     """
     x = array_at(x_at, rows * stride, np.float32)
@@ -33,16 +33,15 @@ UNITS = (Unit(mask_rows, *(types.int64,) * 9, types.float32),)
 
 
 @jit
-def drop(workspace, at, layer, job, place, first, rows):
-    """Drop some of the numbers (rows, I) from ``workspace[at]`` as the inputs of a layer.
+def drop(scratch, at, layer, job, number, first, rows):
+    """Apply the dropout of layer `number` to (rows, I) numbers from ``scratch[at]``, in place.
 
-    The layer has this place in the network; the rows count from `first` in the chunk. The ones
-    behind the inputs, for the bias, are ones again.
+    The rows are those of the chunk from `first` on. The column of ones is restored.
     """
     stride, width = layer.a_row, layer.inputs
     _mask_rows(
-        address_in(workspace, at), stride, rows, width, job.key, job.epoch, place,
+        address_in(scratch, at), stride, rows, width, job.seed, job.epoch, number,
         job.start + first, layer.keep_level, layer.keep_factor,
     )  # fmt: skip
     for i in range(rows):
-        workspace[at + i * stride + width] = ONE
+        scratch[at + i * stride + width] = ONE

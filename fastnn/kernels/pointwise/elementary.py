@@ -1,7 +1,6 @@
-"""exp, tanh and the logistic function in float32, in operations that the compiler vectorises.
+"""exp, tanh, the logistic function and a check for finite numbers, in float32.
 
-Each is within a few units in the last place of the exact value; the figures are tested. And
-whether numbers are finite.
+The compiler vectorises them. Each function states its largest error, which is tested.
 """
 
 import numpy as np
@@ -9,9 +8,9 @@ import numpy as np
 from fastnn.kernels.jit.compiling import jit
 from fastnn.kernels.jit.simd import ONE, ZERO, array_at, fma
 
-# exp(x) = 2ⁿ · e^r with n = round(x / ln 2) and |r| ≤ ln 2 / 2; ln 2 in two parts, so that
-# n · ln 2 is exact. Below LOWEST the result would be denormal, and is 0; above HIGHEST n would
-# leave the exponent's range, and the result stays at e^HIGHEST.
+# exp(x) = 2ⁿ · e^r with n = round(x / ln 2) and |r| ≤ ln 2 / 2. ln 2 is split in two parts, so that
+# n · ln 2 is exact. Below LOWEST the result would be denormal, and is 0; above HIGHEST the exponent
+# would overflow, and the result is e^HIGHEST.
 LOWEST, HIGHEST = np.float32(-87.3), np.float32(88.3)
 LOG2_E = np.float32(1.4426950408889634)
 LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
@@ -21,11 +20,11 @@ C7, C6, C5 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.float3
 C4, C3, C2 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.float32(5.0000001201e-1)
 EXPONENT_BIAS, MANTISSA_BITS = np.int32(127), np.int32(23)
 
-# tanh x ≈ x + x³ · (T3 + x² · (T5 + …)) below TANH_SMALL, where 1 - 2 / (e²ˣ + 1) would lose
-# digits: the polynomial of Cephes' tanhf.
+# tanh x ≈ x + x³ · (T3 + x² · (T5 + …)) below TANH_SMALL, where 1 - 2 / (e²ˣ + 1) loses digits; the
+# polynomial of Cephes' tanhf.
 TANH_SMALL = np.float32(0.625)
 
-# A float32's bits but for the sign, and what they are from for an infinity or a NaN.
+# The bits of a float32 without its sign; they are at least INFINITY for infinity and NaN.
 MAGNITUDE, INFINITY = np.int32(0x7FFFFFFF), np.int32(0x7F800000)
 T11, T9, T7 = (
     np.float32(-5.70498872745e-3),
@@ -37,8 +36,8 @@ T5, T3 = np.float32(1.33314422036e-1), np.float32(-3.33332819422e-1)
 
 @jit
 def exp(x):
-    """Return e^x, from LOWEST to HIGHEST within 2 units in the last place."""
-    clamped = x if x > LOWEST else LOWEST  # a NaN too, for it has no exponent
+    """Return eˣ; from LOWEST to HIGHEST within 2 units in the last place."""
+    clamped = x if x > LOWEST else LOWEST  # NaN too: it has no exponent
     clamped = clamped if clamped < HIGHEST else HIGHEST
     n = np.floor(fma(clamped, LOG2_E, HALF))
     r = fma(n, -LN2_LOW, fma(n, -LN2_HIGH, clamped))
@@ -73,7 +72,7 @@ def tanh(x):
 
 @jit
 def all_finite(address, count):
-    """Whether so many float32 from an address are all finite: no exponent is all ones."""
+    """Return whether `count` float32 at an address are all finite: no exponent is all ones."""
     bits = array_at(address, count, np.int32)
     largest = np.int32(0)
     for k in range(count):

@@ -1,8 +1,8 @@
-"""Losses over a block of rows. Twin of `reference.losses`; `fastnn.model.losses` has the formulas.
+"""Losses over a block of rows, in place: `z` becomes the predictions `p`, and `p` becomes `dz`.
 
-A block's `z` become predictions `p` in place, and these the gradient `dz` of the batch's loss: it
-is the residual, or what the loss makes of it, times the row's weight, divided by the batch's norm.
-Targets are the chunk's: labels (rows,) int32, or values (rows, O) in the workspace.
+See `reference.losses`; `fastnn.model.losses` has the formulas. `dz` is the gradient of the batch's
+loss: the derivative of the row's loss, times its weight, divided by the batch's norm. Targets are
+labels (rows,) int32, or values (rows, O) in the scratch vector.
 """
 
 import math
@@ -13,8 +13,8 @@ from numba import types
 from fastnn.kernels.jit.compiling import Unit, jit
 from fastnn.kernels.jit.simd import NR, ONE, ZERO, address_in, record_at
 from fastnn.kernels.pointwise import activations
-from fastnn.kernels.pointwise.elementary import HALF, exp
-from fastnn.kernels.workspace import JOB, layer_of, views
+from fastnn.kernels.pointwise.elementary import HALF, HIGHEST, exp
+from fastnn.kernels.workspace import JOB, buffers_of, layer_of
 from fastnn.model.losses import LOSSES
 
 CROSS_ENTROPY, LOGISTIC, POISSON, ABSOLUTE_ERROR, HUBER = map(
@@ -25,9 +25,10 @@ _activate = activations.UNITS[0].call
 
 @jit
 def softmax(z, at, width):
-    """``p = exp(z - max z) / Σ``, in place; return max z, the sum, and the first largest place.
+    """``p = exp(z - max z) / Σ exp(z - max z)`` in place, for z (width,) from `at`.
 
-    z (width,) from `at`; the lanes behind, up to a multiple of NR, become 0.
+    The lanes behind, up to a multiple of NR, become 0. Return max z, the sum, and the index of the
+    first maximum.
     """
     lanes = (width + NR - 1) // NR * NR
     largest = 0
@@ -47,50 +48,62 @@ def softmax(z, at, width):
 
 
 @jit
-def softmax_cross_entropy_forward(losses, hits, workspace, layer, labels, first, rows):
-    """Turn z into p, and write ``losses[i] = log Σ exp(z - max z) - (z[label] - max z)``."""
+def softmax_cross_entropy_forward(losses, hits, scratch, layer, labels, first, rows):
+    """``p = softmax(z)`` in place, ``losses = log Σ exp(z - max z) - (z[label] - max z)``.
+
+    hits (rows,) is written: whether the label is the first maximum of p.
+    """
     for i in range(first, first + rows):
         at = layer.z + i * layer.z_row
-        label_z = workspace[at + labels[i]]
-        peak, total, largest = softmax(workspace, at, layer.outputs)
+        label_z = scratch[at + labels[i]]
+        peak, total, largest = softmax(scratch, at, layer.outputs)
         losses[i] = np.float32(math.log(total)) - (label_z - peak)
         hits[i] = largest == labels[i]
 
 
 @jit
-def softmax_cross_entropy_backward(workspace, layer, labels, first, rows):
-    """``dz = p - onehot`` in place."""
+def softmax_cross_entropy_backward(scratch, layer, labels, first, rows):
+    """``dz = p - onehot(label)`` in place."""
     for i in range(first, first + rows):
-        workspace[layer.dz + i * layer.dz_row + labels[i]] -= ONE
+        scratch[layer.dz + i * layer.dz_row + labels[i]] -= ONE
 
 
 @jit
-def link(workspace, layer, loss, first, rows):
-    """``p = link(z)`` in place, output by output; the lanes behind become 0."""
-    at = address_in(workspace, layer.z + first * layer.z_row)
+def poisson_mean(z):
+    """Return eᶻ without the system's `exp`, which differs in the last bit between systems."""
+    if z > HIGHEST:  # (e^(z / 2))², which becomes infinity
+        root = exp(HALF * z)
+        return root * root
+    return exp(z)
+
+
+@jit
+def link(scratch, layer, loss, first, rows):
+    """``p = link(z)`` in place for all links but the softmax; the lanes behind become 0."""
+    at = address_in(scratch, layer.z + first * layer.z_row)
     if loss == LOGISTIC:
         _activate(at, layer.z_row, rows, layer.outputs, activations.LOGISTIC)
     for i in range(first, first + rows):
         at = layer.z + i * layer.z_row
         if loss == POISSON:
             for j in range(at, at + layer.outputs):
-                workspace[j] = np.float32(math.exp(workspace[j]))
+                scratch[j] = poisson_mean(scratch[j])
         for j in range(at + layer.outputs, at + layer.panels * NR):
-            workspace[j] = ZERO
+            scratch[j] = ZERO
 
 
 @jit
 def elementwise_loss(z, y, loss):
-    """Return the loss of an output, for its target."""
-    if loss == LOGISTIC:  # log(1 + eᶻ) - y z, without the overflow of eᶻ
+    """Return the loss of one output for its target."""
+    if loss == LOGISTIC:  # log(1 + eᶻ) - y z without overflow
         size = z if z > ZERO else -z
         above = ZERO if z < ZERO else z
         return above - y * z + np.float32(math.log1p(math.exp(-size)))
     if loss == POISSON:
         if y == ZERO:
             return np.float32(math.exp(z))
-        apart = z - np.float32(math.log(y))  # the formula's terms, large, would lose its digits
-        return y * (np.float32(math.expm1(apart)) - apart)
+        d = z - np.float32(math.log(y))  # y (eᵈ - 1 - d) does not cancel near p = y
+        return y * (np.float32(math.expm1(d)) - d)
     r = z - y
     size = -r if r < ZERO else r
     if loss == ABSOLUTE_ERROR:
@@ -102,75 +115,75 @@ def elementwise_loss(z, y, loss):
 
 @jit
 def residual(p, y, loss):
-    """Return ``p - y``, or of that the sign, or what is left when it is cut off at ±1."""
+    """Return ``p - y``; its sign for the absolute error; clipped to ±1 for the Huber loss."""
     r = p - y
     if loss != ABSOLUTE_ERROR and loss != HUBER:
         return r
     if loss == ABSOLUTE_ERROR:
         return ONE if r > ZERO else -ONE if r < ZERO else r
-    cut = ONE if r > ONE else r
-    return -ONE if cut < -ONE else cut
+    clipped = ONE if r > ONE else r
+    return -ONE if clipped < -ONE else clipped
 
 
 def loss_forward(job_at, first, rows):
-    """Write each row's loss and whether it is predicted right, and turn z into p.
+    """Write losses (rows,) and hits (rows,), and turn z (rows, O) into p in place.
 
-    Rows count from `first` in the chunk of the job at an address.
+    The rows are those of the chunk from `first` on; `job_at` is the address of the job.
     """
     job = record_at(job_at, 0, JOB)
-    buffers = views(job)
+    buffers = buffers_of(job)
     layer = layer_of(job, job.n_layers - 1)
-    losses, hits, workspace = buffers.losses, buffers.hits, buffers.workspace
+    losses, hits, scratch = buffers.losses, buffers.hits, buffers.scratch
     if job.loss == CROSS_ENTROPY:
-        softmax_cross_entropy_forward(losses, hits, workspace, layer, buffers.labels, first, rows)
+        softmax_cross_entropy_forward(losses, hits, scratch, layer, buffers.row_labels, first, rows)
     else:
         for i in range(first, first + rows):
             at, y = layer.z + i * layer.z_row, layer.targets + i * layer.z_row
-            right = job.loss == LOGISTIC
+            correct = job.loss == LOGISTIC
             total = ZERO
             for j in range(layer.outputs):
-                z, target = workspace[at + j], workspace[y + j]
-                right = right and (z > ZERO) == (target > HALF)
+                z, target = scratch[at + j], scratch[y + j]
+                correct = correct and (z > ZERO) == (target > HALF)
                 total += elementwise_loss(z, target, job.loss)
             losses[i] = total
-            hits[i] = right
-        link(workspace, layer, job.loss, first, rows)
+            hits[i] = correct
+        link(scratch, layer, job.loss, first, rows)
     if job.weights != 0:
         for i in range(first, first + rows):
-            weight = buffers.weights[i]  # of 0 for a row that does not count, whatever it holds
+            weight = buffers.row_weights[i]  # 0 also for a loss that is not finite
             losses[i] = ZERO if weight == ZERO else losses[i] * weight
 
 
 def loss_backward(job_at, first, rows):
-    """``dz = residual · weight / norm`` in place, where the forward pass left p."""
+    """``dz = residual · weight / norm`` in place: p (rows, O) becomes dz."""
     job = record_at(job_at, 0, JOB)
-    buffers = views(job)
-    workspace, layer, loss = buffers.workspace, layer_of(job, job.n_layers - 1), job.loss
-    norm, lanes = job.norm, layer.panels * NR  # read once: a store could change the job
+    buffers = buffers_of(job)
+    scratch, layer, loss = buffers.scratch, layer_of(job, job.n_layers - 1), job.loss
+    norm, lanes = job.norm, layer.panels * NR  # read once: the compiler reloads after stores
     if loss == CROSS_ENTROPY:
-        softmax_cross_entropy_backward(workspace, layer, buffers.labels, first, rows)
+        softmax_cross_entropy_backward(scratch, layer, buffers.row_labels, first, rows)
     for i in range(first, first + rows):
         at, y = layer.dz + i * layer.dz_row, layer.targets + i * layer.z_row
         if loss != CROSS_ENTROPY:
             for j in range(layer.outputs):
-                workspace[at + j] = residual(workspace[at + j], workspace[y + j], loss)
+                scratch[at + j] = residual(scratch[at + j], scratch[y + j], loss)
         if job.weights != 0:
-            weight = buffers.weights[i]
+            weight = buffers.row_weights[i]
             for j in range(at, at + layer.outputs):
-                workspace[j] = ZERO if weight == ZERO else workspace[j] * weight
+                scratch[j] = ZERO if weight == ZERO else scratch[j] * weight
         for j in range(at, at + lanes):
-            workspace[j] = workspace[j] / norm
+            scratch[j] = scratch[j] / norm
 
 
 def predict(job_at, first, rows):
     """``p = link(z)`` in place; the lanes behind become 0."""
     job = record_at(job_at, 0, JOB)
-    workspace, layer = views(job).workspace, layer_of(job, job.n_layers - 1)
+    scratch, layer = buffers_of(job).scratch, layer_of(job, job.n_layers - 1)
     if job.loss == CROSS_ENTROPY:
         for i in range(first, first + rows):
-            softmax(workspace, layer.z + i * layer.z_row, layer.outputs)
+            softmax(scratch, layer.z + i * layer.z_row, layer.outputs)
     else:
-        link(workspace, layer, job.loss, first, rows)
+        link(scratch, layer, job.loss, first, rows)
 
 
 UNITS = tuple(

@@ -1,21 +1,21 @@
-"""Update rules over a run of parameters, applied while their gradient is in the cache.
+"""Update rules for consecutive parameters, whose gradient is in the cache.
 
-Twin of `reference.updates`; `fastnn.model.optimizers` holds the equations. Every rule takes the
-parameters w (count,) from ``w[at]`` on and their gradient from ``dw[dw_at]`` on; state lies as the
-parameters do, at the same place.
+See `reference.updates`; `fastnn.Optimizer` has the equations. The parameters w (count,) start at
+``w[at]``, their gradient dw (count,) at ``dw[0]`` or ``dw[dw_at]``. The state has the layout of the
+parameters, and starts at `at`, too.
 """
 
 import numpy as np
 from numba import types
 
 from fastnn.kernels.jit.compiling import Unit, jit
-from fastnn.kernels.jit.simd import array_at, fma, record_at
+from fastnn.kernels.jit.simd import NR, array_at, fma, record_at
 from fastnn.kernels.workspace import JOB, MOMENTUM, SGD, STATE_SLOTS
 
 
 @jit
 def accumulate(gradients, at, block, block_at, count, first):
-    """Add a chunk's gradient to the batch's, or begin it: gradients (count,) from `at` updated."""
+    """``gradients += block``, or ``=`` for the first chunk: gradients (count,) accumulated."""
     for i in range(count):
         dw = block[block_at + i]
         gradients[at + i] = dw if first else gradients[at + i] + dw
@@ -23,93 +23,105 @@ def accumulate(gradients, at, block, block_at, count, first):
 
 @jit
 def add_l2(dw, dw_at, w, at, count, l2):
-    """Add the penalty's gradient: ``dw = dw + l2 · w``."""
+    """``dw = dw + l2 · w``, the gradient of the penalty."""
     for i in range(count):
         dw[dw_at + i] = fma(l2, w[at + i], dw[dw_at + i])
 
 
 @jit
-def add_squares(squares, squares_at, w, at, count, lanes):
-    """Add up squares lane by lane, in order: squares (lanes,) from `squares_at` updated."""
+def add_squares(squares, squares_at, w, at, count):
+    """``squares[j] += Σ w[j + i · NR]²``, in order of i: squares (NR,) accumulated."""
     i = 0
-    while i + 4 * lanes <= count:  # a sum must not go through memory for every square
-        for j in range(lanes):
-            w0, w1 = w[at + i + j], w[at + i + lanes + j]
-            w2, w3 = w[at + i + 2 * lanes + j], w[at + i + 3 * lanes + j]
+    while i + 4 * NR <= count:  # four squares for each load and store of a sum
+        for j in range(NR):
+            w0, w1 = w[at + i + j], w[at + i + NR + j]
+            w2, w3 = w[at + i + 2 * NR + j], w[at + i + 3 * NR + j]
             total = fma(w1, w1, fma(w0, w0, squares[squares_at + j]))
             squares[squares_at + j] = fma(w3, w3, fma(w2, w2, total))
-        i += 4 * lanes
+        i += 4 * NR
     while i < count:
-        for j in range(lanes):
+        for j in range(NR):
             squares[squares_at + j] = fma(w[at + i + j], w[at + i + j], squares[squares_at + j])
-        i += lanes
+        i += NR
 
 
 @jit
-def clip_gradient(dw, dw_at, count, shrink):
-    """Shorten a gradient: ``dw = dw · shrink``, which is ``clip_norm / √Σ dw²`` over all of it."""
+def clip_gradient(dw, dw_at, count, factor):
+    """``dw = dw · factor``."""
     for i in range(count):
-        dw[dw_at + i] *= shrink
+        dw[dw_at + i] *= factor
 
 
 @jit
 def decay_weights(w, at, count, decay):
-    """Take a part off the weights: ``w = w - decay · w``."""
+    """``w = w - decay · w``."""
     for i in range(count):
         w[at + i] = fma(-decay, w[at + i], w[at + i])
 
 
 @jit
-def sgd_update(w, at, dw, dw_at, count, rate):
+def sgd_update(w, at, dw, count, rate):
     """``w = w - rate · dw``."""
     for i in range(count):
-        w[at + i] = fma(-rate, dw[dw_at + i], w[at + i])
+        w[at + i] = fma(-rate, dw[i], w[at + i])
 
 
 @jit
-def momentum_update(w, u, at, dw, dw_at, count, rate, momentum, nesterov):
-    """``u = momentum · u - rate · dw``, and w follows u, or what u will be next."""
+def momentum_update(w, u, at, dw, count, rate, momentum, nesterov):
+    """``u = momentum · u - rate · dw``, ``w += u``; Nesterov: ``w += momentum · u - rate · dw``."""
     for i in range(count):
-        step = -rate * dw[dw_at + i]
+        step = -rate * dw[i]
         velocity = fma(momentum, u[at + i], step)
         u[at + i] = velocity
         w[at + i] += fma(momentum, velocity, step) if nesterov else velocity
 
 
 @jit
-def adam_update(w, m, v, v_at, at, dw, dw_at, count, rate, beta1, rest1, beta2, rest2, eps):
-    """``m`` and ``v`` follow dw and dw², and ``w = w - rate · m / (√v + eps)``.
+def adam_update(w, state, v_at, at, dw, count, rate, beta1, rest1, beta2, rest2, eps):
+    """``m = β₁ m + (1 - β₁) dw``, ``v = β₂ v + (1 - β₂) dw²``, ``w = w - rate · m / (√v + eps)``.
 
-    v begins at ``v[v_at + at]``. `rest1` is 1 - beta1, which in float32 would lose what makes
-    0.999 what it is, and `rest2` likewise.
+    m starts at ``state[at]``, v at ``state[v_at + at]``. `rest1` is 1 - β₁ and `rest2` is 1 - β₂;
+    Python computes them in float64, because the difference would lose digits in float32.
     """
     for i in range(count):
-        g = dw[dw_at + i]
-        mean = fma(beta1, m[at + i], rest1 * g)
-        square = fma(beta2, v[v_at + at + i], rest2 * (g * g))
-        m[at + i] = mean
-        v[v_at + at + i] = square
-        w[at + i] = fma(-rate, mean / (np.sqrt(square) + eps), w[at + i])
+        g = dw[i]
+        m = fma(beta1, state[at + i], rest1 * g)
+        v = fma(beta2, state[v_at + at + i], rest2 * (g * g))
+        state[at + i] = m
+        state[v_at + at + i] = v
+        w[at + i] = fma(-rate, m / (np.sqrt(v) + eps), w[at + i])
 
 
 def update(job_at, at, dw_at, count):
-    """Update a run of parameters by the rule of the job at an address.
+    """Update parameters (count,) from ``parameters[at]`` on by the rule of the job.
 
-    The run begins at ``parameters[at]``, its gradient (count,) at the address `dw_at`.
+    `job_at` is the address of the job, `dw_at` that of the gradient (count,).
     """
     job = record_at(job_at, 0, JOB)
     size = job.parameters_size
     w, dw = array_at(job.parameters, size, np.float32), array_at(dw_at, count, np.float32)
     state = array_at(job.state, STATE_SLOTS * size, np.float32)
     if job.rule == SGD:
-        sgd_update(w, at, dw, 0, count, job.rate)
+        sgd_update(w, at, dw, count, job.rate)
     elif job.rule == MOMENTUM:
-        momentum_update(w, state, at, dw, 0, count, job.rate, job.momentum, job.nesterov)
+        momentum_update(w, state, at, dw, count, job.rate, job.momentum, job.nesterov)
     else:
         adam_update(
-            w, state, state, size, at, dw, 0, count,
+            w, state, size, at, dw, count,
             job.rate, job.beta1, job.rest1, job.beta2, job.rest2, job.eps,
         )  # fmt: skip
 
 
 UNITS = (Unit(update, *(types.int64,) * 4),)
+(_update,) = (unit.call for unit in UNITS)
+
+
+@jit
+def apply_rule(buffers, job, at, dw_at, count, weights):
+    """Apply weight decay to the first `weights` parameters from `at` on, then the rule to all.
+
+    `dw_at` is the address of the gradient (count,).
+    """
+    if job.decay != 0:
+        decay_weights(buffers.parameters, at, weights, job.decay)
+    _update(job.address, at, dw_at, count)

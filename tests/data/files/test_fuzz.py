@@ -310,7 +310,7 @@ def resume(path: Path) -> None:
     shutil.copy(path, place / sorted(path.parent.glob("seeds/*"))[0].name)
     try:
         with np.errstate(all="ignore"), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "a checkpoint is passed over", UserWarning)
+            warnings.filterwarnings("ignore", "a checkpoint is skipped", UserWarning)
             fit_some(place / "file", resume=True)
     except (fastnn.CheckpointError, fastnn.DivergenceError) as error:
         assert_one_line(error)

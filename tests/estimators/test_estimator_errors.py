@@ -1,4 +1,4 @@
-"""Settings at the ends of float32, and fits that are refused: they leave a model as it was."""
+"""Settings at the limits of float32; a rejected fit leaves the estimator unchanged."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 X, Y = np.arange(12.0).reshape(6, 2), np.array([0, 1, 0, 1, 0, 1])
 
 
-def small(engine="numpy", **settings):
+def make_classifier(engine="numpy", **settings):
     return MLPClassifier(4, max_iter=3, random_state=0, engine=engine, **settings)
 
 
@@ -21,17 +21,20 @@ def small(engine="numpy", **settings):
     ("settings", "message"),
     [
         ({"learning_rate_init": 1e39}, "learning_rate_init must be"),
-        ({"epsilon": 1e39}, r"epsilon must be a number that float32 can hold, got 1e\+39$"),
+        ({"epsilon": 1e39}, r"epsilon must be a number that float32 can represent, got 1e\+39$"),
         ({"alpha": 1e39}, "alpha must be"),
         ({"alpha": 1e39, "solver": "lbfgs"}, "alpha must be"),
         ({"weight_decay": 1e39}, "weight_decay must be"),
-        ({"dropout": 0.5, "solver": "lbfgs"}, "dropout=0.5 is not for solver='lbfgs'"),
-        ({"learning_rate": "cosine", "solver": "lbfgs"}, "learning_rate='cosine' is not for solv"),
+        ({"dropout": 0.5, "solver": "lbfgs"}, "lbfgs supports neither dropout"),
+        (
+            {"learning_rate": "cosine", "solver": "lbfgs"},
+            "solver='lbfgs' has no learning_rate, got 'cos",
+        ),
     ],
 )
-def test_settings_that_cannot_be_used_are_refused_by_name(engine, settings, message):
+def test_rejects_settings_that_float32_or_the_solver_does_not_support(engine, settings, message):
     with pytest.raises(ValueError, match=f"^{message}"):
-        small(engine, **settings).fit(X, Y)
+        make_classifier(engine, **settings).fit(X, Y)
 
 
 @pytest.mark.parametrize(
@@ -39,27 +42,27 @@ def test_settings_that_cannot_be_used_are_refused_by_name(engine, settings, mess
     [{"beta_1": 1 - 1e-12, "beta_2": 1 - 1e-12}]
     + [{"n_iter_no_change": True, "tol": True}, {"learning_rate": "adaptive", "solver": "lbfgs"}],
 )
-def test_what_scikit_learn_takes_is_taken(engine, settings):
-    model = small(engine, **settings).fit(X, Y)
+def test_accepts_extreme_settings_that_scikit_learn_accepts(engine, settings):
+    model = make_classifier(engine, **settings).fit(X, Y)
     scikit_learn.MLPClassifier(max_iter=3, **settings).fit(X, Y)
     assert np.isfinite(model.coefs_[0]).all()
 
 
-def test_class_weights_are_refused_by_their_label(engine):
+def test_rejects_invalid_class_weights_by_label(engine):
     names = np.array(["blue", "red"])[Y]
     for weight in (-5, np.inf, np.nan, "1", None):
         with pytest.raises(
             ValueError, match="^class_weight of 'red' must be a finite number of at"
         ):
-            small(engine, class_weight={"red": weight}).fit(X, names)
+            make_classifier(engine, class_weight={"red": weight}).fit(X, names)
     with pytest.raises(ValueError, match="^class_weight must not all be 0$"):
-        small(engine, class_weight={"red": 0, "blue": 0}).fit(X, names)
+        make_classifier(engine, class_weight={"red": 0, "blue": 0}).fit(X, names)
 
 
-# ---- what is refused changes nothing --------------------------------------------------------
+# ---- rejected fits --------------------------------------------------------------------------
 
-X3, Y3 = np.arange(36.0).reshape(12, 3), np.arange(12) % 3  # of other features and classes
-REFUSED = {
+X3, Y3 = np.arange(36.0).reshape(12, 3), np.arange(12) % 3  # different features and classes
+INVALID_FITS = {
     "sample_weight": ({}, {"sample_weight": np.zeros(12)}),
     "X_val": ({}, {"X_val": X, "y_val": Y}),
     "y_val": ({}, {"X_val": X3, "y_val": Y3 + 1}),
@@ -73,11 +76,11 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_a_fit_that_is_refused_leaves_the_model_as_it_was(engine, name):
+@pytest.mark.parametrize("name", INVALID_FITS)
+def test_rejected_fit_leaves_the_model_unchanged(engine, name):
     pandas = pytest.importorskip("pandas")
-    settings, given = REFUSED[name]
-    model = small(engine).fit(pandas.DataFrame(X, columns=["a", "b"]), Y)
+    settings, given = INVALID_FITS[name]
+    model = make_classifier(engine).fit(pandas.DataFrame(X, columns=["a", "b"]), Y)
     model.set_params(**settings)
     before = dict(vars(model))
     with pytest.raises((ValueError, TypeError)):
@@ -88,12 +91,12 @@ def test_a_fit_that_is_refused_leaves_the_model_as_it_was(engine, name):
     assert model.predict(pandas.DataFrame(X, columns=["a", "b"])).shape == (6,)
 
 
-def test_a_first_fit_that_is_refused_leaves_nothing():
+def test_rejected_first_fit_leaves_no_attributes():
     for fit in (
         lambda model: model.fit(X, Y, np.zeros(6)),
         lambda model: model.partial_fit(X, Y, np.zeros(6), classes=[0, 1]),
     ):
-        model = small()
+        model = make_classifier()
         with pytest.raises(ValueError, match="Sample weights must contain"):
             fit(model)
-        assert vars(model) == vars(small())
+        assert vars(model) == vars(make_classifier())

@@ -1,0 +1,199 @@
+"""The training loop: epochs, batches and chunks, callbacks, divergence and interrupts."""
+
+import math
+import time
+from contextlib import ExitStack, suppress
+from typing import NoReturn
+
+import numpy as np
+
+from fastnn.data.readahead import ReadAhead
+from fastnn.epoch import Epoch
+from fastnn.errors import DivergenceError
+from fastnn.model.layers import Parameters
+from fastnn.model.optimizers import Optimizer
+from fastnn.model.randomness import permutation
+from fastnn.system.interrupts import DeferInterrupts
+from fastnn.training.fit import Fit, is_interrupt
+from fastnn.training.lbfgs import Limits, minimize
+
+# Target duration of one call of the engine: short enough for a prompt answer to Ctrl-C, long
+# enough that the overhead of a call (a few microseconds) vanishes.
+CALL_SECONDS = 0.02
+_FIRST_BUDGET_ROWS = 512
+_WEIGHTS = "the weights are"  # not finite
+
+
+def train(fit: Fit) -> None:
+    """Train a network as a fit's plan says.
+
+    If early stopping keeps the best weights, the engine has them at the end, however it ends.
+
+    Raises
+    ------
+    DivergenceError
+        If the loss or a weight stops being finite; the engine then has the last finite weights.
+    """
+    with ExitStack() as contexts:
+        for callback in fit.callbacks:
+            callback.fit = fit
+            contexts.callback(_detach, callback)
+        for callback in fit.callbacks:
+            contexts.enter_context(callback.context())
+        try:
+            fit.begin()
+            (_minimize if fit.plan.optimizer.rule == "lbfgs" else _descend)(fit)
+        except BaseException as error:
+            fit.error = error
+            for callback in fit.callbacks:
+                with suppress(Exception):  # the first error is the one to report
+                    callback.on_fit_break()
+            raise
+        finally:
+            with DeferInterrupts():
+                fit.restore_best()
+        fit.call("on_fit_end", fit.history)
+
+
+def _detach(callback: object) -> None:
+    """Remove a callback's reference to the fit, which holds the data."""
+    vars(callback).pop("fit", None)
+
+
+def _descend(fit: Fit) -> None:
+    """Run the epochs of an optimizer that updates the weights after each batch."""
+    finite = fit.weights()
+    while not fit.is_over:
+        fit.call("on_epoch_begin", fit.epoch)
+        start = time.perf_counter()
+        epoch = _plan_epoch(fit)
+        planning = time.perf_counter() - start
+        try:
+            metrics = _run_epoch(fit, epoch)
+            if not _all_finite(parameters := fit.weights()):
+                _raise_divergence(fit.epoch, epoch.updates, fit.plan.optimizer, _WEIGHTS)
+            finite = parameters
+        except (DivergenceError, KeyboardInterrupt) as error:
+            if is_interrupt(error):
+                raise
+            with DeferInterrupts():
+                if not _all_finite(fit.weights()):
+                    fit.engine.set_parameters(finite)
+                fit.reset_optimizer()
+            raise
+        metrics["seconds"] += planning
+        fit.end_epoch(metrics)
+
+
+def _minimize(fit: Fit) -> None:
+    """Run L-BFGS, whose iterations count as epochs."""
+    plan, rows = fit.plan, len(fit.data.x)
+    l2 = plan.l2 / fit.data.total_weight if plan.l2_is_shared else plan.l2
+
+    def end_iteration(loss: float, seconds: float) -> bool:
+        metrics = {"loss": loss}
+        if fit.classifies:
+            metrics["accuracy"] = fit.engine.evaluate(fit.data)[1]
+        metrics["seconds"] = seconds
+        fit.call("on_epoch_begin", fit.epoch)  # an iteration is known by its end
+        fit.call("on_chunk_end", fit.epoch, rows)
+        fit.end_epoch(metrics)
+        return not fit.position.stopped
+
+    limits = Limits(plan.epochs, plan.max_evaluations, plan.tolerance)
+    end = minimize(fit.engine, fit.data, l2, limits, end_iteration, fit.start.epochs)
+    fit.position = fit.position._replace(stopped=fit.position.stopped or end)
+
+
+def _plan_epoch(fit: Fit) -> Epoch:
+    """Determine the order of the rows and the learning rates of the running epoch."""
+    plan, rows, number = fit.plan, fit.rows, fit.position.epochs
+    done = number - fit.start.epochs
+    updates = -(-rows // fit.batch_size)
+    if plan.shuffle:
+        order = permutation(plan.seed, number, rows, fit.data.x.nbytes // rows)
+    else:
+        order = np.arange(rows)
+    rates = plan.schedule.rates(
+        plan.optimizer.learning_rate / fit.position.rate_divisor,
+        epoch=done,
+        epochs=plan.epochs,
+        updates=updates,
+        samples_seen=fit.start.samples + done * rows,
+    )
+    return Epoch(
+        fit.data,
+        order,
+        fit.batch_size,
+        rates,
+        plan.optimizer,
+        l2=plan.l2,
+        l2_is_shared=plan.l2_is_shared,
+        clip_norm=plan.clip_norm,
+        updates_before=fit.start.updates + done * updates,
+        seed=plan.seed,
+        number=number,
+    )
+
+
+def _run_epoch(fit: Fit, epoch: Epoch) -> dict[str, float]:
+    """Run an epoch, or the rest of it, in calls of about CALL_SECONDS; return its figures.
+
+    The seconds are those of the engine, without callbacks.
+    """
+    rows, number, callbacks = len(epoch.order), fit.epoch, fit.callbacks
+    progress, total = fit.position.progress, fit.position.seconds
+    budget = _FIRST_BUDGET_ROWS
+    with ReadAhead(epoch.data, epoch.order) as ahead:
+        while progress.position < rows:
+            before = progress.position
+            call_rows = _rows_of_call(before, budget, epoch.batch_size)
+            ahead.advance(before + call_rows)
+            with DeferInterrupts():
+                start = time.perf_counter()
+                progress = fit.engine.run_chunk(epoch, progress, call_rows)
+                seconds = time.perf_counter() - start
+                total += seconds
+                if not math.isfinite(progress.loss_sum):
+                    step = progress.position // epoch.batch_size + 1
+                    _raise_divergence(number, step, epoch.optimizer)
+                fit.advance(progress, total)
+            rate = (progress.position - before) / max(seconds, 1e-9)
+            budget = max(1, min(rows, int(rate * CALL_SECONDS), 4 * budget))
+            for callback in callbacks:
+                callback.on_chunk_end(number, progress.position)
+    metrics = {"loss": progress.loss_sum / epoch.total_weight}
+    if fit.classifies:
+        metrics["accuracy"] = progress.correct / epoch.total_weight
+    return metrics | {"learning_rate": float(epoch.learning_rates[-1]), "seconds": total}
+
+
+def _rows_of_call(position: int, budget: int, batch_size: int) -> int:
+    """Return the rows of a call, which ends with a batch or within the batch it begins in.
+
+    Weights, optimizer state and the sums of losses then belong together at the end of every batch
+    that ends a call: in the middle of a batch, the weights are those of its beginning.
+    """
+    done = position % batch_size
+    if done == 0 and budget >= batch_size:
+        return budget - budget % batch_size
+    return min(budget, batch_size - done)
+
+
+def _all_finite(parameters: Parameters) -> bool:
+    """Return whether all weights and biases are finite."""
+    return all(np.isfinite(array).all() for pair in parameters for array in pair)
+
+
+def _raise_divergence(
+    epoch: int, step: int, optimizer: Optimizer, what: str = "the loss is"
+) -> NoReturn:
+    """Raise a DivergenceError that suggests a remedy; epoch and step are counted from 1."""
+    rate = optimizer.learning_rate
+    raise DivergenceError(
+        f"{what} not finite in epoch {epoch}, step {step}, at learning rate {rate:g}: training "
+        f"stopped with the last finite weights; try a smaller learning rate ({rate / 10:g}), or "
+        "check the scale of the features",
+        epoch=epoch,
+        step=step,
+    )
