@@ -13,7 +13,6 @@ import pytest
 from command_line import posix
 
 from fastnn import Callback, MLPClassifier, Network, network
-from fastnn.kernels.jit import threads
 from fastnn.system import forks
 from fastnn.system.interrupts import DeferInterrupts
 
@@ -126,24 +125,6 @@ def test_a_process_with_fewer_threads_can_use_a_pickled_network(trained, engine,
     copy = pickle.loads(pickle.dumps(trained))
     monkeypatch.setattr(network, "usable_threads", lambda: 1)
     np.testing.assert_array_equal(copy.predict_proba(X), trained.predict_proba(X))
-
-
-def test_error_if_threads_cannot_be_started(monkeypatch):
-    started = []
-
-    class Thread(threading.Thread):
-        def start(self):
-            if len(started) == 2:
-                raise RuntimeError("can't start new thread")
-            started.append(self)
-            super().start()
-
-    monkeypatch.setattr(threading, "Thread", Thread)
-    threads._check_can_start(2)
-    started.clear()
-    with pytest.raises(OSError, match="3 threads cannot be started: allow more processes"):
-        threads._check_can_start(3)
-    assert not any(thread.is_alive() for thread in started)
 
 
 def test_an_estimator_rejects_a_second_fit():

@@ -7,7 +7,6 @@ if it is installed, and otherwise Numba's choice, with locks and checks that mak
 """
 
 import ctypes
-import errno
 import math
 import os
 import platform
@@ -51,7 +50,6 @@ def prepare_threads() -> None:
     if not (config.DISABLE_JIT or _started()):
         _check_layer()
         tbb = _preload_tbb()
-        _check_can_start(config.NUMBA_NUM_THREADS)
         _starting_thread = threading.get_ident()
         _start_layer()
         _warn_fallback(tbb)
@@ -96,26 +94,6 @@ def _warn_fallback(tbb: Path | None) -> None:
         f"can take many times as long, and forked processes have one thread; {cure}, or set "
         f"NUMBA_THREADING_LAYER={layer} to keep {layer} without this warning"
     )
-
-
-def _check_can_start(threads: int) -> None:
-    """Raise an OSError if the threads cannot be started: TBB and OpenMP would end the process."""
-    done, started = threading.Event(), []
-    try:
-        for _ in range(threads):
-            started.append(threading.Thread(target=done.wait, daemon=True))
-            started[-1].start()
-    except RuntimeError:
-        started.pop()
-        text = (
-            f"{threads} threads cannot be started: allow more processes or memory, set "
-            "NUMBA_NUM_THREADS to fewer, or use the engine 'numpy'"
-        )
-        raise OSError(errno.EAGAIN, text) from None
-    finally:
-        done.set()
-        for thread in started:
-            thread.join()
 
 
 def _preload_tbb() -> Path | None:
