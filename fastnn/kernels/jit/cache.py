@@ -276,11 +276,7 @@ class _KernelFile:
 
 
 _NUMBA_SETTINGS: tuple[tuple[Any, str, Any], ...] = (
-    (
-        config,
-        "CACHE_LOCATOR_CLASSES",
-        "",
-    ),  # the user's; not in older versions
+    (config, "CACHE_LOCATOR_CLASSES", ""),  # not in older versions
     (caching.CacheImpl, "_locator_classes", [_Locator]),
     (caching, "IndexDataCacheFile", _KernelFile),
 )
