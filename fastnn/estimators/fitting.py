@@ -16,7 +16,7 @@ from sklearn.metrics import check_scoring
 from fastnn.data.features import Features, SelectedRows
 from fastnn.data.rows import Data
 from fastnn.data.sparse import SparseRows
-from fastnn.errors import CheckpointError, DivergenceError
+from fastnn.errors import CheckpointError
 from fastnn.estimators.parameters import reported_outputs
 from fastnn.network import Network
 from fastnn.system.forks import FitLock, setup_lock
@@ -135,7 +135,7 @@ class Recorder(Callback):
     def on_fit_break(self) -> None:
         """Count an epoch that diverged, without figures, if the best weights are kept."""
         rule, fitted = self.fit.plan.early_stopping, self._estimator
-        if isinstance(self.fit.error, DivergenceError) and rule is not None and fitted.n_iter_:
+        if self.fit.has_diverged and rule is not None and fitted.n_iter_:
             self.keeps_best = rule.restore_best
             if self.keeps_best:
                 self._append(math.nan, {})

@@ -145,6 +145,10 @@ class ProgressBar(Callback):
         """Stop updating the bar, and restore the terminal."""
         self._stop()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state without the bar: a copy or a pickle draws its own."""
+        return vars(self) | {"_bar": None}
+
     def _stop(self) -> None:
         if self._bar is not None:
             self._bar.stop()

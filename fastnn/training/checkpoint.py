@@ -23,7 +23,7 @@ from fastnn.errors import CheckpointError, ModelFileError
 from fastnn.model.settings import check_integer
 from fastnn.system.files import FilePath, lock_directory
 from fastnn.training.checkpoint_file import Items, read_snapshot, write_snapshot
-from fastnn.training.fit import Callback, Fit, is_interrupt
+from fastnn.training.fit import Callback, Fit
 from fastnn.training.state import History, Snapshot
 
 _NAME = re.compile(r"checkpoint-(\d{12,})\.safetensors")
@@ -131,7 +131,6 @@ class Checkpoint(Callback):
         if not self.resume:
             resolved.mkdir(parents=True, exist_ok=True)
         with ExitStack() as self._locks:
-            self._locks.callback(self._unlock)
             self._lock(resolved)
             self._unreadable.clear()
             # Until the fit begins, errors name the directory as it was given.
@@ -170,7 +169,8 @@ class Checkpoint(Callback):
 
     def on_fit_break(self) -> None:
         """Write a checkpoint at an interrupt; warn if that fails."""
-        if not self._is_active or not is_interrupt(self.fit.error):
+        is_interrupt = isinstance(self.fit.error, KeyboardInterrupt) and not self.fit.has_diverged
+        if not self._is_active or not is_interrupt:
             return
         try:
             self.write(self.fit.snapshot())
@@ -218,8 +218,9 @@ class Checkpoint(Callback):
                 "or name another directory"
             ) from None
 
-    def _unlock(self) -> None:
-        self._locks = self._is_locked = None  # neither can be pickled
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state without the lock: a copy or a pickle does not hold it."""
+        return vars(self) | {"_locks": None, "_is_locked": None}
 
     def _ensure_lock(self) -> None:
         """Lock the directory again if it was removed or moved since it was locked.

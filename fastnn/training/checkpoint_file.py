@@ -123,6 +123,11 @@ def _expected(description: dict[str, Any]) -> Iterator[tuple[str, TensorSpec]]:
         get_typed(description["callbacks"], name, dict)
     for name in _POSITION:
         get_count(description, name)
+    history, epochs = description["history"], description["epochs"] - description["start_epochs"]
+    if any(length != epochs for length in history.values()):
+        raise ModelFileError(
+            f"has a history of {short_repr(history)} figures, expected one per epoch ({epochs})"
+        )
     sizes, slots = (
         get_list(description, "sizes", int),
         get_count(description, "slots", _MOST_SLOTS + 1),
@@ -130,18 +135,14 @@ def _expected(description: dict[str, Any]) -> Iterator[tuple[str, TensorSpec]]:
     prefixes = ["", *(f"state.{i}." for i in range(slots))]
     for prefix in [*prefixes, "best."] if description["keeps_best"] else prefixes:
         yield from parameter_specs(sizes, prefix)
-    for prefix, curves in _curves(description["history"], description["callbacks"]):
+    for prefix, curves in _curves(history, description["callbacks"]):
         for name in curves:
             yield f"{prefix}.{name}", TensorSpec((get_count(curves, name),), "F64")
     yield "figures", TensorSpec((_FIGURES,), "F64")
 
 
 def _snapshot(description: dict[str, Any], tensors: Tensors) -> Snapshot:
-    """Return a snapshot, if its counts agree with each other."""
-    history = description["history"]
-    epochs = description["epochs"] - description["start_epochs"]
-    if any(length != epochs for length in history.values()):
-        raise ModelFileError(f"has a history of {short_repr(history)}, where {epochs} are needed")
+    """Return the snapshot, after a check of its figures."""
     loss_sum, correct, seconds, best, rate_divisor = tensors["figures"].tolist()
     if not math.isfinite(loss_sum + correct + seconds) or not 1 <= rate_divisor < math.inf:
         raise ModelFileError(f"has impossible figures {short_repr(tensors['figures'].tolist())}")
@@ -156,7 +157,7 @@ def _snapshot(description: dict[str, Any], tensors: Tensors) -> Snapshot:
     )
     curves = {
         prefix: {name: tensors[f"{prefix}.{name}"].tolist() for name in lengths}
-        for prefix, lengths in _curves(history, description["callbacks"])
+        for prefix, lengths in _curves(description["history"], description["callbacks"])
     }
     return Snapshot(
         start=Position(**{name: description[f"start_{name}"] for name in _COUNTS}),

@@ -1,13 +1,12 @@
 """A running fit, and the callbacks that follow it."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import numpy as np
 
 from fastnn.epoch import Progress
-from fastnn.errors import DivergenceError
 from fastnn.model.layers import Parameters
 from fastnn.model.schedules import ADAPTIVE_END, ADAPTIVE_FACTOR
 from fastnn.system.interrupts import DeferInterrupts
@@ -30,10 +29,6 @@ class Callback:
 
     Attributes
     ----------
-    fit : Fit
-        The running fit, from `context` until the fit has ended: its `epoch`, `position`,
-        `history`, `weights()`, `snapshot()` and `stop()`. One callback object can follow one fit
-        at a time.
     defers_interrupts : bool
         Whether an interrupt during `on_epoch_end` waits for its end, by default not. Such a
         method runs before those of other callbacks, and the fit counts the epoch with it.
@@ -54,8 +49,17 @@ class Callback:
     (True, True)
     """
 
-    fit: "Fit"
     defers_interrupts = False
+
+    @property
+    def fit(self) -> "Fit":
+        """The running fit: its `epoch`, `position`, `history`, `weights()`, `snapshot()`, `stop()`.
+
+        It exists from `context` until the fit has ended. A callback can follow one fit at a time.
+        """
+        if id(self) not in _fits:
+            raise AttributeError("a callback has the attribute fit only while a fit is running")
+        return _fits[id(self)]
 
     def context(self) -> AbstractContextManager[Any]:
         """Return a context that is open during the fit.
@@ -108,6 +112,11 @@ class Callback:
         """Take the state of a snapshot. It runs before `on_resume`, if the snapshot has a state."""
 
 
+# Running fits by the ids of their callbacks. An attribute of the callback would be copied and
+# pickled with it, and could not be set if the callback is a frozen dataclass.
+_fits: dict[int, "Fit"] = {}
+
+
 class Fit:
     """A running fit. Its position and history are correct at the end of every batch.
 
@@ -118,7 +127,7 @@ class Fit:
     network : Network
         Its position is kept up to date.
     prepared : Prepared
-    callbacks : sequence of Callback
+    callbacks : iterable of Callback
     score : callable, optional
         Evaluated after each epoch; its value goes into the history as ``val_score``.
     standing, rate_divisor
@@ -137,6 +146,8 @@ class Fit:
     history : dict of str to list of float
     error : BaseException or None
         The exception that ends the fit.
+    has_diverged : bool
+        Whether the loss or a weight is no longer finite.
     """
 
     def __init__(
@@ -144,7 +155,7 @@ class Fit:
         network: Any,
         prepared: Prepared,
         *,
-        callbacks: Sequence[Callback] = (),
+        callbacks: Iterable[Callback] = (),
         score: Score | None = None,
         standing: Standing | None = None,
         rate_divisor: float = 1.0,
@@ -158,6 +169,7 @@ class Fit:
         self.callbacks, self._score = check_callbacks(callbacks), score
         self.history: History = {}
         self.error: BaseException | None = None
+        self.has_diverged = False
         self._continues = network._rule == plan.optimizer.rule  # with the optimizer's state
         self.start = self.position._replace(
             updates=self.position.updates if self._continues else 0, progress=Progress(),
@@ -200,13 +212,14 @@ class Fit:
         history = {name: list(curve) for name, curve in self.history.items()}
         slots = self.plan.optimizer.slots
         states = {name: _checked_state(each) for name, each in self._named_callbacks()}
+        best = self._best and [(w.copy(), b.copy()) for w, b in self._best]
         return Snapshot(
             self.start, self.position, self.engine.get_parameters(), self.engine.get_state(slots),
-            self._best, history, {name: state for name, state in states.items() if state},
+            best, history, {name: state for name, state in states.items() if state},
         )  # fmt: skip
 
     def stop(self) -> None:
-        """End the fit after the running epoch."""
+        """End the fit after the running epoch or, between two epochs, after the next one."""
         self._stop_requested = True
 
     def resume_from(self, snapshot: Snapshot) -> None:
@@ -214,6 +227,28 @@ class Fit:
         self._resumed, self.start = snapshot, snapshot.start
 
     # ---- for the loop -----------------------------------------------------------------------
+
+    @contextmanager
+    def attach(self) -> Iterator[None]:
+        """Be the attribute `fit` of the callbacks.
+
+        Raises
+        ------
+        RuntimeError
+            If a callback follows another running fit.
+        """
+        try:
+            for callback in self.callbacks:
+                if _fits.setdefault(id(callback), self) is not self:
+                    raise RuntimeError(
+                        f"the callback {type(callback).__name__} follows another running fit: give "
+                        "each fit its own callbacks"
+                    )
+            yield
+        finally:
+            for callback in self.callbacks:
+                if _fits.get(id(callback)) is self:
+                    del _fits[id(callback)]
 
     def call(self, hook: str, *arguments: Any) -> None:
         """Call a method of every callback."""
@@ -335,20 +370,15 @@ class Fit:
             yield name if counts[name] == 1 else f"{name} {counts[name]}", callback
 
 
-def check_callbacks(callbacks: Sequence[Callback]) -> Sequence[Callback]:
-    """Return callbacks, or raise a TypeError if one is not a `Callback`."""
-    if isinstance(callbacks, Callback):
-        raise TypeError("callbacks must be a list of instances of fastnn.Callback, got one alone")
+def check_callbacks(callbacks: Iterable[Callback]) -> tuple[Callback, ...]:
+    """Return callbacks as a tuple, or raise a TypeError if one is not a `Callback`."""
+    if not isinstance(callbacks, Iterable):
+        raise TypeError(f"callbacks must be a list of callbacks, got {callbacks!r}")
+    callbacks = tuple(callbacks)
     for each in callbacks:
         if not isinstance(each, Callback):
             raise TypeError(f"callbacks must be instances of fastnn.Callback, got {each!r}")
     return callbacks
-
-
-def is_interrupt(error: BaseException | None) -> bool:
-    """Return whether an error is an interrupt that does not hide a divergence."""
-    diverged = error is not None and isinstance(error.__context__, DivergenceError)
-    return isinstance(error, KeyboardInterrupt) and not diverged
 
 
 def _checked_state(callback: Callback) -> State:

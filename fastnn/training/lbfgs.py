@@ -99,9 +99,12 @@ def minimize(
         count += 1
         engine.set_parameters(_shaped(best, start))
         seconds = time.perf_counter() - since
-        go_on = on_iteration(float(intermediate_result.fun), seconds)  # type: ignore[attr-defined]
+        try:
+            continues = on_iteration(float(intermediate_result.fun), seconds)  # type: ignore[attr-defined]
+        except StopIteration as error:  # SciPy would take it for the end of the search
+            raise RuntimeError("a callback raised StopIteration") from error
         since = time.perf_counter()
-        if not go_on:
+        if not continues:
             raise StopIteration
 
     options = {

@@ -11,17 +11,15 @@ from fastnn.data.readahead import ReadAhead
 from fastnn.epoch import Epoch
 from fastnn.errors import DivergenceError
 from fastnn.model.layers import Parameters
-from fastnn.model.optimizers import Optimizer
 from fastnn.model.randomness import permutation
 from fastnn.system.interrupts import DeferInterrupts
-from fastnn.training.fit import Fit, is_interrupt
+from fastnn.training.fit import Fit
 from fastnn.training.lbfgs import Limits, minimize
 
 # Target duration of one call of the engine: short enough for a prompt answer to Ctrl-C, long
 # enough that the overhead of a call (a few microseconds) vanishes.
 CALL_SECONDS = 0.02
 _FIRST_BUDGET_ROWS = 512
-_WEIGHTS = "the weights are"  # not finite
 
 
 def train(fit: Fit) -> None:
@@ -34,15 +32,15 @@ def train(fit: Fit) -> None:
     DivergenceError
         If the loss or a weight stops being finite; the engine then has the last finite weights.
     """
-    with ExitStack() as contexts:
-        for callback in fit.callbacks:
-            callback.fit = fit
-            contexts.callback(_detach, callback)
+    with fit.attach(), ExitStack() as contexts:
         for callback in fit.callbacks:
             contexts.enter_context(callback.context())
         try:
             fit.begin()
             (_minimize if fit.plan.optimizer.rule == "lbfgs" else _descend)(fit)
+            with DeferInterrupts():
+                fit.restore_best()
+            fit.call("on_fit_end", fit.history)
         except BaseException as error:
             fit.error = error
             for callback in fit.callbacks:
@@ -52,12 +50,6 @@ def train(fit: Fit) -> None:
         finally:
             with DeferInterrupts():
                 fit.restore_best()
-        fit.call("on_fit_end", fit.history)
-
-
-def _detach(callback: object) -> None:
-    """Remove a callback's reference to the fit, which holds the data."""
-    vars(callback).pop("fit", None)
 
 
 def _descend(fit: Fit) -> None:
@@ -71,15 +63,15 @@ def _descend(fit: Fit) -> None:
         try:
             metrics = _run_epoch(fit, epoch)
             if not _all_finite(parameters := fit.weights()):
-                _raise_divergence(fit.epoch, epoch.updates, fit.plan.optimizer, _WEIGHTS)
+                _raise_divergence(fit, epoch.updates, "the weights are")
             finite = parameters
-        except (DivergenceError, KeyboardInterrupt) as error:
-            if is_interrupt(error):
-                raise
+        except BaseException:
             with DeferInterrupts():
                 if not _all_finite(fit.weights()):
+                    fit.has_diverged = True
                     fit.engine.set_parameters(finite)
-                fit.reset_optimizer()
+                if fit.has_diverged:
+                    fit.reset_optimizer()
             raise
         metrics["seconds"] += planning
         fit.end_epoch(metrics)
@@ -156,7 +148,7 @@ def _run_epoch(fit: Fit, epoch: Epoch) -> dict[str, float]:
                 total += seconds
                 if not math.isfinite(progress.loss_sum):
                     step = progress.position // epoch.batch_size + 1
-                    _raise_divergence(number, step, epoch.optimizer)
+                    _raise_divergence(fit, step, "the loss is")
                 fit.advance(progress, total)
             rate = (progress.position - before) / max(seconds, 1e-9)
             budget = max(1, min(rows, int(rate * CALL_SECONDS), 4 * budget))
@@ -185,15 +177,14 @@ def _all_finite(parameters: Parameters) -> bool:
     return all(np.isfinite(array).all() for pair in parameters for array in pair)
 
 
-def _raise_divergence(
-    epoch: int, step: int, optimizer: Optimizer, what: str = "the loss is"
-) -> NoReturn:
-    """Raise a DivergenceError that suggests a remedy; epoch and step are counted from 1."""
-    rate = optimizer.learning_rate
+def _raise_divergence(fit: Fit, step: int, what: str) -> NoReturn:
+    """Raise a DivergenceError that suggests a remedy; `step` is counted from 1 in the epoch."""
+    rate = fit.plan.optimizer.learning_rate
+    fit.has_diverged = True
     raise DivergenceError(
-        f"{what} not finite in epoch {epoch}, step {step}, at learning rate {rate:g}: training "
+        f"{what} not finite in epoch {fit.epoch}, step {step}, at learning rate {rate:g}: training "
         f"stopped with the last finite weights; try a smaller learning rate ({rate / 10:g}), or "
         "check the scale of the features",
-        epoch=epoch,
+        epoch=fit.epoch,
         step=step,
     )

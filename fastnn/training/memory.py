@@ -29,7 +29,7 @@ def check_fit(layers: Sequence[Dense], rows: int, plan: Plan, *, checkpoints: bo
         "weights": 2 * size + kept,
         "gradients": size,
         "the optimizer's state": slots * size,
-        "a checkpoint": 3 * (1 + slots) * size + 2 * kept if checkpoints else 0,
+        "a checkpoint": 3 * (1 + slots) * size + 3 * kept if checkpoints else 0,
         "the order of the rows": 2 * rows * INDEX_BYTES + updates * _UPDATE,
     }
     advice = "narrower layers need less"

@@ -1,17 +1,31 @@
-"""What watches a fit: the order of calls, and the callbacks that come with fastnn."""
+"""Callbacks: when a fit calls them, what they can do, and the log file and the progress bar."""
 
+import copy
 import csv
 import io
 import json
 import math
+import pickle
 import signal
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 
-from fastnn import Callback, Checkpoint, DivergenceError, LogFile, Network, ProgressBar
+from fastnn import (
+    Callback,
+    Checkpoint,
+    DivergenceError,
+    EarlyStopping,
+    LogFile,
+    MLPClassifier,
+    ModelFileError,
+    Network,
+    ProgressBar,
+)
 from fastnn.data.rows import Data
 from fastnn.model.optimizers import OPTIMIZERS
 from fastnn.training.plan import Plan
@@ -23,44 +37,44 @@ def data(rng):
     return rng.normal(size=(60, 4)).astype(np.float32), rng.integers(0, 3, 60)
 
 
-class Diary(Callback):
-    """Writes down every call; raises or returns what it is told to at one of them."""
+class RecordCalls(Callback):
+    """Record every call; at the call `at`, raise `error` or return `answer`."""
 
-    def __init__(self, at=None, error=None, wish=None):
-        self.calls, self._at, self._error, self._wish = [], at, error, wish
+    def __init__(self, at=None, error=None, answer=None):
+        self.calls, self._at, self._error, self._answer = [], at, error, answer
 
-    def _note(self, *call):
+    def _record(self, *call):
         self.calls.append(call)
         if call[: len(self._at or ())] == self._at and self._error is not None:
             raise self._error
 
     def on_fit_begin(self, epochs, rows):
-        self._note("fit begin", epochs, rows)
+        self._record("fit begin", epochs, rows)
 
     def on_epoch_begin(self, epoch):
-        self._note("begin", epoch)
+        self._record("begin", epoch)
 
     def on_chunk_end(self, epoch, rows):
-        self._note("chunk", epoch, rows)
+        self._record("chunk", epoch, rows)
 
     def on_epoch_end(self, epoch, metrics):
-        self._note("end", epoch)
-        return self._wish if self._at == ("end", epoch) else None
+        self._record("end", epoch)
+        return self._answer if self._at == ("end", epoch) else None
 
     def on_fit_end(self, history):
-        self._note("fit end", len(history["loss"]))
+        self._record("fit end", len(history["loss"]))
 
     def on_fit_break(self):
-        self._note("fit break")
+        self._record("fit break")
 
 
-# ---- the calls ------------------------------------------------------------------------------
+# ---- the hooks ------------------------------------------------------------------------------
 
 
-def test_a_fit_tells_its_callbacks_everything_in_order(engine, data):
-    diary = Diary()
-    Network([4, 3]).fit(*data, epochs=2, batch_size="full", engine=engine, callbacks=[diary])
-    assert diary.calls == [
+def test_fit_calls_the_hooks_in_order(engine, data):
+    recorder = RecordCalls()
+    Network([4, 3]).fit(*data, epochs=2, batch_size="full", engine=engine, callbacks=[recorder])
+    assert recorder.calls == [
         ("fit begin", 2, 60),
         ("begin", 1),
         ("chunk", 1, 60),
@@ -72,13 +86,13 @@ def test_a_fit_tells_its_callbacks_everything_in_order(engine, data):
     ]
 
 
-def test_an_iteration_of_lbfgs_is_told_as_an_epoch(engine, data):
-    diary = Diary()
-    settings = {"optimizer": "lbfgs", "engine": engine, "callbacks": [diary]}
+def test_lbfgs_calls_the_hooks_for_each_iteration(engine, data):
+    recorder = RecordCalls()
+    settings = {"optimizer": "lbfgs", "engine": engine, "callbacks": [recorder]}
     Network([4, 3]).fit(*data, epochs=2, **settings)
-    assert diary.calls == [
+    assert recorder.calls == [
         ("fit begin", 2, 60),
-        *[(what, epoch, *rows) for epoch in (1, 2) for what, *rows in ONE_EPOCH],
+        *[(hook, epoch, *rows) for epoch in (1, 2) for hook, *rows in ONE_EPOCH],
         ("fit end", 2),
     ]
 
@@ -86,51 +100,62 @@ def test_an_iteration_of_lbfgs_is_told_as_an_epoch(engine, data):
 ONE_EPOCH = [("begin",), ("chunk", 60), ("end",)]
 
 
-def test_epochs_are_counted_through_all_fits(engine, data):
-    network, diary = Network([4, 3]), Diary()
+def test_epoch_numbers_continue_in_the_next_fit(engine, data):
+    network, recorder = Network([4, 3]), RecordCalls()
     network.fit(*data, epochs=3, engine=engine)
-    network.fit(*data, epochs=1, engine=engine, callbacks=[diary])
-    assert diary.calls[0] == ("fit begin", 1, 60) and diary.calls[1] == ("begin", 4)
+    network.fit(*data, epochs=1, engine=engine, callbacks=[recorder])
+    assert recorder.calls[0] == ("fit begin", 1, 60) and recorder.calls[1] == ("begin", 4)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "lbfgs"])
-def test_true_ends_the_fit_as_it_is(engine, data, optimizer):
-    network, diary, other = Network([4, 3]), Diary(at=("end", 2), wish=True), Diary()
+def test_fit_stops_if_on_epoch_end_returns_true(engine, data, optimizer):
+    network, recorder, other = (
+        Network([4, 3]),
+        RecordCalls(at=("end", 2), answer=True),
+        RecordCalls(),
+    )
     history = network.fit(
-        *data, epochs=9, optimizer=optimizer, engine=engine, callbacks=[diary, other]
+        *data, epochs=9, optimizer=optimizer, engine=engine, callbacks=[recorder, other]
     )
     assert len(history["loss"]) == network.epochs_trained == 2
-    assert other.calls[-2:] == [("end", 2), ("fit end", 2)]  # all see the epoch, and the end
+    assert other.calls[-2:] == [("end", 2), ("fit end", 2)]  # the other callback still sees the end
 
 
-@pytest.mark.parametrize("wish", [None, False, 1, "yes", np.False_])
-def test_nothing_but_true_ends_the_fit(engine, data, wish):
-    diary = Diary(at=("end", 1), wish=wish)
-    history = Network([4, 3]).fit(*data, epochs=2, engine=engine, callbacks=[diary])
+@pytest.mark.parametrize("answer", [None, False, 1, "yes", np.False_])
+def test_only_true_stops_the_fit(engine, data, answer):
+    recorder = RecordCalls(at=("end", 1), answer=answer)
+    history = Network([4, 3]).fit(*data, epochs=2, engine=engine, callbacks=[recorder])
     assert len(history["loss"]) == 2
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "lbfgs"])
-@pytest.mark.parametrize("at", [("fit begin",), ("begin", 2), ("chunk", 2), ("end", 2)])
-def test_an_exception_breaks_the_fit_off(engine, data, at, optimizer):
-    network, diary, other = Network([4, 3]), Diary(at=at, error=OSError("disk full")), Diary()
+@pytest.mark.parametrize(
+    "at", [("fit begin",), ("begin", 2), ("chunk", 2), ("end", 2), ("fit end",)]
+)
+def test_exception_in_a_callback_ends_the_fit(engine, data, at, optimizer):
+    network, recorder, other = (
+        Network([4, 3]),
+        RecordCalls(at=at, error=OSError("disk full")),
+        RecordCalls(),
+    )
     with pytest.raises(OSError, match="^disk full$"):
-        network.fit(*data, epochs=9, optimizer=optimizer, engine=engine, callbacks=[other, diary])
-    assert diary.calls[-1] == other.calls[-1] == ("fit break",)
-    assert "fit end" not in [call[0] for call in diary.calls + other.calls]
-    trained = {"fit begin": 0, "begin": 1, "chunk": 1, "end": 2}[at[0]]
+        network.fit(
+            *data, epochs=3, optimizer=optimizer, engine=engine, callbacks=[other, recorder]
+        )
+    assert recorder.calls[-1] == other.calls[-1] == ("fit break",)
+    trained = {"fit begin": 0, "begin": 1, "chunk": 1, "end": 2, "fit end": 3}[at[0]]
     assert network.epochs_trained == trained
-    network.fit(*data, epochs=1, engine=engine)  # goes on as if nothing had been
+    network.fit(*data, epochs=1, engine=engine)  # the network can be trained again
 
 
-def test_divergence_breaks_the_fit_off(engine, data):
-    diary = Diary()
+def test_divergence_calls_on_fit_break(engine, data):
+    recorder = RecordCalls()
     with pytest.raises(DivergenceError):
-        Network([4, 8, 3]).fit(*data, learning_rate=1e30, engine=engine, callbacks=[diary])
-    assert diary.calls[-1] == ("fit break",)
+        Network([4, 8, 3]).fit(*data, learning_rate=1e30, engine=engine, callbacks=[recorder])
+    assert recorder.calls[-1] == ("fit break",)
 
 
-def test_the_base_class_lets_everything_pass(engine, data):
+def test_base_class_has_no_effect(engine, data):
     history = Network([4, 3]).fit(*data, epochs=2, engine=engine, callbacks=[Callback()])
     assert len(history["loss"]) == 2
     Callback().on_fit_break()
@@ -145,7 +170,7 @@ def rows_of(path):
 
 
 @pytest.mark.parametrize("name", ["log.csv", "LOG.CSV"])
-def test_a_csv_file_holds_the_history(engine, data, tmp_path, name):
+def test_csv_log_equals_the_history(engine, data, tmp_path, name):
     path = tmp_path / name
     history = Network([4, 3]).fit(
         *data, epochs=3, engine=engine, validation_data=data, callbacks=[LogFile(path)]
@@ -154,11 +179,11 @@ def test_a_csv_file_holds_the_history(engine, data, tmp_path, name):
     assert [row.pop("epoch") for row in rows] == ["1", "2", "3"]
     assert list(rows[0]) == list(history)
     for name, values in history.items():
-        assert [float(row[name]) for row in rows] == values  # every digit of them
+        assert [float(row[name]) for row in rows] == values
 
 
 @pytest.mark.parametrize("name", ["log.jsonl", "log"])
-def test_any_other_file_holds_json_lines(engine, data, tmp_path, name):
+def test_other_log_files_are_json_lines(engine, data, tmp_path, name):
     path = tmp_path / name
     history = Network([4, 3]).fit(*data, epochs=3, engine=engine, callbacks=[LogFile(str(path))])
     lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
@@ -167,7 +192,7 @@ def test_any_other_file_holds_json_lines(engine, data, tmp_path, name):
     ]
 
 
-def test_figures_that_are_not_finite_are_null_in_json(tmp_path):
+def test_json_log_has_null_for_nan_and_infinity(tmp_path):
     log = LogFile(tmp_path / "log.jsonl")
     log.on_fit_begin(1, 1)
     log.on_epoch_end(1, {"loss": math.nan, "val_loss": math.inf, "accuracy": 0.5})
@@ -175,7 +200,7 @@ def test_figures_that_are_not_finite_are_null_in_json(tmp_path):
     assert text == '{"epoch": 1, "loss": null, "val_loss": null, "accuracy": 0.5}\n'
 
 
-def test_a_log_file_begins_anew_with_each_fit_and_is_whole_after_each_epoch(engine, data, tmp_path):
+def test_log_file_is_replaced_by_each_fit_and_complete_after_each_epoch(engine, data, tmp_path):
     path = tmp_path / "log.csv"
     path.write_text("something else\n" * 10, "utf-8")
     log, lengths = LogFile(path), []
@@ -192,13 +217,13 @@ def test_a_log_file_begins_anew_with_each_fit_and_is_whole_after_each_epoch(engi
     assert [row["epoch"] for row in rows_of(path)] == ["4", "5"]
 
 
-def test_a_log_file_may_go_on_from_fit_to_fit(engine, data, tmp_path):
+def test_log_file_can_be_appended_to(engine, data, tmp_path):
     log, lines = LogFile(tmp_path / "log.csv", append=True), tmp_path / "log.jsonl"
     network = Network([4, 3])
-    for _ in range(3):  # as partial_fit does, with a new log or with the same
+    for _ in range(3):  # with the same callback, and with a new one
         callbacks = [log, LogFile(lines, append=True)]
         network.fit(*data, epochs=1, engine=engine, callbacks=callbacks)
-    assert [row["epoch"] for row in rows_of(log.path)] == ["1", "2", "3"]  # and one header
+    assert [row["epoch"] for row in rows_of(log.path)] == ["1", "2", "3"]  # one header
     assert [json.loads(line)["epoch"] for line in lines.read_text("utf-8").splitlines()] == [
         1,
         2,
@@ -206,7 +231,7 @@ def test_a_log_file_may_go_on_from_fit_to_fit(engine, data, tmp_path):
     ]
 
 
-def test_a_file_that_cannot_be_written_is_known_before_training(engine, data, tmp_path):
+def test_log_file_that_cannot_be_written_ends_the_fit_before_training(engine, data, tmp_path):
     network = Network([4, 3])
     with pytest.raises(FileNotFoundError):
         network.fit(*data, engine=engine, callbacks=[LogFile(tmp_path / "no" / "log.csv")])
@@ -217,14 +242,14 @@ def test_a_file_that_cannot_be_written_is_known_before_training(engine, data, tm
 
 
 class Terminal(io.StringIO):
-    """Keeps every character that is written."""
+    """A terminal that keeps its output."""
 
     def isatty(self):
         return True
 
 
 def terminal_on_stderr(monkeypatch):
-    """Put a terminal in standard error's place: in a test, for pytest has its own in a fixture."""
+    """Replace standard error; called in the test because pytest replaces it after fixtures."""
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
@@ -232,8 +257,8 @@ def terminal_on_stderr(monkeypatch):
     return terminal
 
 
-def assert_gone(threads):
-    for thread in threads:  # one that was told to end may take a moment
+def assert_ended(threads):
+    for thread in threads:
         thread.join(timeout=10)
         assert not thread.is_alive()
 
@@ -241,7 +266,9 @@ def assert_gone(threads):
 SHOW_CURSOR, HIDE_CURSOR = "\x1b[?25h", "\x1b[?25l"
 
 
-def test_the_bar_shows_the_last_figures_and_goes(engine, data, monkeypatch, capsys):
+def test_progress_bar_shows_the_last_figures_and_restores_the_terminal(
+    engine, data, monkeypatch, capsys
+):
     terminal = terminal_on_stderr(monkeypatch)
     threads = set(threading.enumerate())
     history = Network([4, 3]).fit(
@@ -253,22 +280,26 @@ def test_the_bar_shows_the_last_figures_and_goes(engine, data, monkeypatch, caps
         assert f"{name} {history[name][-1]:.4g}" in last
     assert "seconds" not in shown and "learning_rate" not in shown
     assert shown.count(HIDE_CURSOR) == shown.count(SHOW_CURSOR) == 1
-    assert_gone(set(threading.enumerate()) - threads)
+    assert_ended(set(threading.enumerate()) - threads)
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("at", [("fit begin",), ("begin", 2), ("end", 1)])
-def test_the_bar_gives_the_terminal_back_when_a_fit_is_broken_off(engine, data, monkeypatch, at):
+@pytest.mark.parametrize("at", [("fit begin",), ("begin", 2), ("end", 1), ("fit end",)])
+def test_progress_bar_restores_the_terminal_if_an_exception_ends_the_fit(
+    engine, data, monkeypatch, at
+):
     terminal = terminal_on_stderr(monkeypatch)
     threads = set(threading.enumerate())
-    callbacks = [ProgressBar(), Diary(at=at, error=KeyboardInterrupt())]
+    callbacks = [ProgressBar(), RecordCalls(at=at, error=KeyboardInterrupt())]
+    if at == ("fit end",):
+        callbacks.reverse()  # the bar's own on_fit_end is never called
     with pytest.raises(KeyboardInterrupt):
         Network([4, 3]).fit(*data, epochs=3, engine=engine, callbacks=callbacks)
     assert terminal.getvalue().count(HIDE_CURSOR) == terminal.getvalue().count(SHOW_CURSOR) == 1
-    assert_gone(set(threading.enumerate()) - threads)
+    assert_ended(set(threading.enumerate()) - threads)
 
 
-def test_a_bar_serves_several_fits(engine, data, monkeypatch):
+def test_progress_bar_can_be_used_in_several_fits(engine, data, monkeypatch):
     terminal = terminal_on_stderr(monkeypatch)
     bar, network = ProgressBar(), Network([4, 3])
     for _ in range(2):
@@ -276,7 +307,9 @@ def test_a_bar_serves_several_fits(engine, data, monkeypatch):
     assert "epoch 1 " in terminal.getvalue() and "epoch 2 " in terminal.getvalue()
 
 
-def test_without_a_terminal_the_bar_is_one_line_at_the_end(engine, data, capsys, monkeypatch):
+def test_progress_bar_without_a_terminal_prints_one_line_at_the_end(
+    engine, data, capsys, monkeypatch
+):
     for name in ("FORCE_COLOR", "TTY_COMPATIBLE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "120")
@@ -286,8 +319,8 @@ def test_without_a_terminal_the_bar_is_one_line_at_the_end(engine, data, capsys,
     assert "epoch 2 loss" in err and "epoch 1" not in err
 
 
-@pytest.mark.parametrize("wrong", [ProgressBar(), [print], "x"])
-def test_callbacks_are_callbacks(wrong, data):
+@pytest.mark.parametrize("wrong", [ProgressBar(), [print], "x", None])
+def test_rejects_other_objects_as_callbacks(wrong, data):
     network = Network([data[0].shape[1], 4])
     with pytest.raises(TypeError, match="^callbacks must be "):
         network.fit(*data, callbacks=wrong)
@@ -298,7 +331,7 @@ def test_callbacks_are_callbacks(wrong, data):
 
 
 class Observer(Callback):
-    """Record what a callback can read of its fit, and keep the sum of losses."""
+    """Record what `self.fit` shows, and keep the sum of losses as state."""
 
     def __init__(self):
         self.ends, self.boundaries, self.total = [], [], 0.0
@@ -321,7 +354,7 @@ class Observer(Callback):
 
 
 class StopAfter(Callback):
-    """Stop a fit by its method in the middle of an epoch."""
+    """Call `fit.stop()` in the middle of an epoch."""
 
     def __init__(self, epoch):
         self.last = epoch
@@ -331,7 +364,7 @@ class StopAfter(Callback):
             self.fit.stop()
 
 
-def test_callback_reads_and_stops_its_fit(engine, data):
+def test_fit_shows_its_state_to_callbacks_and_stops(engine, data):
     network, observer = Network([4, 3], seed=1), Observer()
     history = network.fit(
         *data, epochs=5, batch_size=16, optimizer="adam", engine=engine,
@@ -339,7 +372,7 @@ def test_callback_reads_and_stops_its_fit(engine, data):
     )  # fmt: skip
     assert len(history["loss"]) == network.epochs_trained == 2
     assert observer.boundaries == [(0, False), (1, False), (2, True)]
-    assert not hasattr(observer, "fit")  # which would hold the data
+    assert not hasattr(observer, "fit")  # a reference would keep the data alive
     (weights, first), (_, second) = observer.ends
     assert [each.position[:3] for each in (first, second)] == [(1, 60, 4), (2, 120, 8)]
     assert first.history["loss"] == history["loss"][:1] and len(first.state) == 2
@@ -349,18 +382,18 @@ def test_callback_reads_and_stops_its_fit(engine, data):
     assert second.callbacks == {"Observer": {"total": [sum(history["loss"])]}}
 
 
-def test_state_of_a_callback_survives_a_resumed_fit(data, tmp_path):
+def test_resumed_fit_restores_the_state_of_callbacks(data, tmp_path):
     settings = {"batch_size": 16, "optimizer": "adam", "engine": "numpy"}
-    whole, first, second = Observer(), Observer(), Observer()
-    Network([4, 3]).fit(*data, epochs=4, callbacks=[whole], **settings)
+    uninterrupted, first, second = Observer(), Observer(), Observer()
+    Network([4, 3]).fit(*data, epochs=4, callbacks=[uninterrupted], **settings)
     Network([4, 3]).fit(*data, epochs=2, callbacks=[first, Checkpoint(tmp_path)], **settings)
     resumed = [Checkpoint(tmp_path, resume=True), second]
     Network([4, 3]).fit(*data, epochs=4, callbacks=resumed, **settings)
-    assert second.total == whole.total != first.total
+    assert second.total == uninterrupted.total != first.total
     assert second.boundaries == [(3, False), (4, True)]
 
 
-def test_callbacks_of_one_class_keep_their_states_apart(data, tmp_path):
+def test_callbacks_of_the_same_class_have_separate_states(data, tmp_path):
     def run(epochs, resume):
         observers = Observer(), Observer()
         observers[1].total = 100.0
@@ -376,7 +409,7 @@ def test_callbacks_of_one_class_keep_their_states_apart(data, tmp_path):
 
 
 @pytest.mark.parametrize("state", [None, [1.0], {"a": 1.0}, {"a": ["x"]}, {"a": [None]}])
-def test_state_that_a_checkpoint_cannot_keep_is_refused(state, data, tmp_path):
+def test_rejects_state_that_is_not_lists_of_numbers(state, data, tmp_path):
     class Wrong(Callback):
         def state(self):
             return state
@@ -387,7 +420,7 @@ def test_state_that_a_checkpoint_cannot_keep_is_refused(state, data, tmp_path):
     assert network.epochs_trained == 0
 
 
-def test_context_spans_the_fit_and_may_refuse_it(engine, data):
+def test_context_is_open_during_the_fit_and_may_refuse_it(engine, data):
     class Refuse(Callback):
         def __init__(self, refuses):
             self.refuses, self.events = refuses, []
@@ -420,7 +453,7 @@ def test_context_spans_the_fit_and_may_refuse_it(engine, data):
     np.testing.assert_equal(after, [before, *state])
 
 
-def test_interrupt_waits_for_callbacks_that_defer_it(data):
+def test_defers_interrupts_until_on_epoch_end_returns(data):
     class Record(Callback):
         def __init__(self, defers):
             self.defers_interrupts, self.epochs = defers, []
@@ -436,7 +469,7 @@ def test_interrupt_waits_for_callbacks_that_defer_it(data):
     assert network.epochs_trained == 2 and deferring.epochs == [1, 2] and other.epochs == [1]
 
 
-def test_only_prepared_data_of_the_same_network_are_trained_on(data):
+def test_train_accepts_only_data_prepared_for_the_network(data):
     network, other = Network([4, 3]), Network([4, 5, 3])
     plan = Plan(1, "full", OPTIMIZERS["sgd"])
     network.use_engine("numpy")
@@ -445,3 +478,124 @@ def test_only_prepared_data_of_the_same_network_are_trained_on(data):
             network._train(wrong)
     network._train(prepare(network, plan, *data))
     assert network.epochs_trained == 1
+
+
+@pytest.mark.parametrize("form", [list, tuple, iter])
+def test_accepts_any_iterable_of_callbacks(data, form):
+    recorders = [RecordCalls(), RecordCalls()]
+    Network([4, 3]).fit(*data, epochs=1, engine="numpy", callbacks=form(recorders))
+    assert [len(each.calls) for each in recorders] == [5, 5]
+
+
+def test_callback_may_be_a_frozen_dataclass(data):
+    @dataclass(frozen=True)
+    class StopAfterOneEpoch(Callback):
+        def on_epoch_end(self, epoch, metrics):
+            self.fit.stop()
+
+    fits = Network([4, 3]), Network([4, 3])
+    callback = StopAfterOneEpoch()
+    for network in fits:
+        assert len(network.fit(*data, engine="numpy", callbacks=[callback])["loss"]) == 1
+
+
+def test_rejects_a_callback_of_another_running_fit(data):
+    class FitAnother(Callback):
+        def on_epoch_end(self, epoch, metrics):
+            with pytest.raises(RuntimeError, match="^the callback FitAnother follows another run"):
+                other.fit(*data, epochs=1, engine="numpy", callbacks=[self])
+            assert self.fit.network is network
+
+    network, other = Network([4, 3]), Network([4, 3])
+    network.fit(*data, epochs=2, engine="numpy", callbacks=[FitAnother()])
+    assert (network.epochs_trained, other.epochs_trained) == (2, 0)
+
+
+class CopyEstimator(Callback):
+    """Copy an estimator in several ways while it is fitted, its callbacks included."""
+
+    model: list = []  # of the class, because attributes of the object are copied with it
+    copies: list = []
+
+    def on_epoch_end(self, epoch, metrics):
+        model = self.model[0]
+        self.copies += [copy.deepcopy(model), clone(model), pickle.loads(pickle.dumps(model))]
+
+
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+def test_estimator_can_be_copied_and_pickled_in_a_callback(data, tmp_path):
+    callbacks = [CopyEstimator(), Checkpoint(tmp_path), ProgressBar(), LogFile(tmp_path / "log")]
+    model = MLPClassifier((3,), engine="numpy", max_iter=1, callbacks=callbacks)
+    CopyEstimator.model[:], CopyEstimator.copies[:] = [model], []
+    model.fit(*data)
+    for each in CopyEstimator.copies:
+        assert not any(hasattr(callback, "fit") for callback in each.callbacks)
+        each.set_params(callbacks=None).fit(*data)
+    assert len(CopyEstimator.copies) == 3
+
+
+def test_fit_resumed_from_a_snapshot_equals_the_uninterrupted_fit(engine, rng):
+    x, y = rng.normal(size=(2000, 4)).astype(np.float32), rng.integers(0, 3, 2000)
+
+    class TakeSnapshots(Callback):
+        def __init__(self):
+            self.snapshots = []
+
+        def on_chunk_end(self, epoch, rows):
+            self.snapshots.append(self.fit.snapshot())
+
+    class Resume(Callback):
+        def __init__(self, snapshot):
+            self.snapshot = snapshot
+
+        def context(self):
+            self.fit.resume_from(self.snapshot)
+            return nullcontext()
+
+    def run(callback):
+        network = Network([4, 3], dropout=0.2)
+        settings = {"batch_size": 1300, "optimizer": "adam", "engine": engine, "epochs": 2}
+        history = network.fit(x, y, callbacks=[callback], **settings)
+        return history["loss"], network.weights_sha256()
+
+    recorder = TakeSnapshots()
+    uninterrupted = run(recorder)
+    rows = [each.position.progress.position for each in recorder.snapshots]
+    assert {0, 1300, 2000} <= set(rows)  # in the middle of a batch, the last end of a batch
+    for snapshot in recorder.snapshots:
+        assert run(Resume(snapshot)) == uninterrupted
+
+
+def test_weights_and_snapshots_are_copies(engine, data):
+    class Overwrite(Callback):
+        def on_epoch_end(self, epoch, metrics):
+            snapshot = self.fit.snapshot()
+            parts = [self.fit.weights(), snapshot.parameters, snapshot.best, *snapshot.state]
+            for w, b in (pair for part in parts for pair in part):
+                w[:], b[:] = 7, 7
+            snapshot.history["loss"].clear()
+
+    def run(callbacks):
+        network, rule = Network([4, 3]), EarlyStopping("val_loss", patience=2)
+        settings = {"validation_data": data, "early_stopping": rule, "learning_rate": 1.0}
+        history = network.fit(*data, epochs=5, engine=engine, callbacks=callbacks, **settings)
+        return history["loss"], network.weights_sha256()
+
+    assert run([Overwrite()]) == run([])
+
+
+def test_lbfgs_reports_a_stop_iteration_of_a_callback(data):
+    callback = RecordCalls(at=("end", 2), error=StopIteration())
+    with pytest.raises(RuntimeError, match="^a callback raised StopIteration$"):
+        Network([4, 3]).fit(*data, optimizer="lbfgs", engine="numpy", callbacks=[callback])
+
+
+def test_rejects_a_checkpoint_of_a_history_that_has_missing_figures(data, tmp_path):
+    class AddTwoFigures(Callback):
+        def on_epoch_end(self, epoch, metrics):
+            self.fit.history.setdefault("own", []).extend([1.0, 2.0])
+
+    with pytest.raises(ModelFileError, match=r"'own': 2.* figures, expected one per epoch \(1\)$"):
+        Network([4, 3]).fit(
+            *data, engine="numpy", callbacks=[AddTwoFigures(), Checkpoint(tmp_path)]
+        )

@@ -1,7 +1,7 @@
-"""`fastnn.Checkpoint`: a fit that is broken off goes on to the same bits, or is refused.
+"""`fastnn.Checkpoint`: an interrupted fit resumes with the same bits, or is refused.
 
-`test_resume` does the same with processes that are killed. What is long here runs with ``pytest -m
-long tests/training/test_checkpoint.py``, in so many rounds as `FASTNN_ROUNDS` says.
+`test_resume` does the same with processes that are killed. The long tests run with ``pytest -m long
+tests/training/test_checkpoint.py``; `FASTNN_ROUNDS` sets their number of rounds.
 """
 
 import errno
@@ -11,6 +11,7 @@ import random
 import shutil
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,18 @@ import numpy as np
 import pytest
 from failing_calls import failing
 from fits import FITS, digest, fitted, names, numbers, small_fit
+from parameters import assert_finite
 from scipy.sparse import csr_array
 
 import fastnn
-from fastnn import Checkpoint, CheckpointError, MLPClassifier, MLPRegressor, Network
+from fastnn import (
+    Checkpoint,
+    CheckpointError,
+    DivergenceError,
+    MLPClassifier,
+    MLPRegressor,
+    Network,
+)
 from fastnn.data.sets import Dataset, load_dataset
 from fastnn.kernels.engine import NumbaEngine
 from fastnn.training import callbacks
@@ -36,8 +45,8 @@ def digits() -> Dataset:
     return load_dataset("digits")
 
 
-class Break(callbacks.Callback):
-    """Interrupts a fit at its call number `at`, counted from 0."""
+class Interrupt(callbacks.Callback):
+    """Interrupt a fit at the call number `at` of the callback, counted from 0."""
 
     def __init__(self, at: int) -> None:
         self._left = at
@@ -54,46 +63,50 @@ class Break(callbacks.Callback):
         self._count()
 
 
-def broken_off(run: Callable[..., Any], folder: Path, at: int) -> bool:
-    """Run until the call number `at`; return whether it came to that."""
+def interrupted(run: Callable[..., Any], folder: Path, at: int) -> bool:
+    """Start or resume a fit that call number `at` interrupts; return whether it was interrupted."""
     resume = folder.exists()
     try:
-        run(callbacks=[Break(at), Checkpoint(folder, resume=resume)])
+        run(callbacks=[Interrupt(at), Checkpoint(folder, resume=resume)])
     except KeyboardInterrupt:
         return True
     return False
 
 
-# ---- the same bits --------------------------------------------------------------------------
+# ---- resumed fits ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", FITS)
-def test_a_fit_goes_on_to_the_same_bits(
+def test_resumed_fit_equals_uninterrupted_fit(
     name: str, engine: str, digits: Dataset, tmp_path: Path, rng: np.random.Generator
 ) -> None:
     settings = {"engine": engine, "threads": None, "epochs": 8}
-    whole = fitted(name, digits, **settings)
+    uninterrupted = fitted(name, digits, **settings)
 
     def run(**more: Any) -> Any:
         return fitted(name, digits, **settings, **more)
 
-    breaks = 0
-    while broken_off(run, tmp_path / "fit", int(rng.integers(0, 4))):
-        breaks += 1
+    interrupts = 0
+    while interrupted(run, tmp_path / "fit", int(rng.integers(0, 4))):
+        interrupts += 1
         assert 1 <= len(names(tmp_path / "fit")) <= 2
-        assert breaks < 100
-    assert breaks > 2
-    again = run(callbacks=[Checkpoint(tmp_path / "fit", resume=True)])
-    assert digest(again[0].parameters, again[1]) == digest(whole[0].parameters, whole[1])
-    assert again[0]._position[:3] == whole[0]._position[:3]
-    # What comes after is the same, too: the optimizer's state is.
-    for network, _ in (again, whole):
+        assert interrupts < 100
+    assert interrupts > 2
+    resumed = run(callbacks=[Checkpoint(tmp_path / "fit", resume=True)])
+    assert digest(resumed[0].parameters, resumed[1]) == digest(
+        uninterrupted[0].parameters, uninterrupted[1]
+    )
+    assert resumed[0]._position[:3] == uninterrupted[0]._position[:3]
+    # The optimizer's state is the same, and so is the result of a further fit.
+    for network, _ in (resumed, uninterrupted):
         network.fit(digits.x_train, digits.y_train, epochs=1, engine=engine, optimizer="adam")
-    assert digest(again[0].parameters, {}) == digest(whole[0].parameters, {})
+    assert digest(resumed[0].parameters, {}) == digest(uninterrupted[0].parameters, {})
 
 
 @pytest.mark.parametrize("form", ["sparse", "weighted", "a further fit"])
-def test_other_forms_of_fits(form: str, engine: str, tmp_path: Path, rng: Any) -> None:
+def test_resumed_fit_of_other_forms_equals_uninterrupted_fit(
+    form: str, engine: str, tmp_path: Path, rng: Any
+) -> None:
     x = rng.normal(size=(700, 5)).astype(np.float32) * (rng.random((700, 5)) < 0.4)
     y = rng.integers(0, 3, 700)
     more: dict[str, Any] = {"validation_fraction": 0.1}
@@ -110,17 +123,19 @@ def test_other_forms_of_fits(form: str, engine: str, tmp_path: Path, rng: Any) -
         return network
 
     at = 1
-    while broken_off(run, tmp_path / "fit", at):
+    while interrupted(run, tmp_path / "fit", at):
         at += 1
     assert at > 2
-    again = run(callbacks=[Checkpoint(tmp_path / "fit", resume=True)])
-    whole = run()
-    assert digest(again.parameters, {}) == digest(whole.parameters, {})
-    assert again._position[:3] == whole._position[:3]
+    resumed = run(callbacks=[Checkpoint(tmp_path / "fit", resume=True)])
+    uninterrupted = run()
+    assert digest(resumed.parameters, {}) == digest(uninterrupted.parameters, {})
+    assert resumed._position[:3] == uninterrupted._position[:3]
 
 
 @pytest.mark.parametrize("kind", [MLPClassifier, MLPRegressor])
-def test_estimators(kind: Any, engine: str, tmp_path: Path, rng: Any) -> None:
+def test_resumed_estimator_equals_uninterrupted_estimator(
+    kind: Any, engine: str, tmp_path: Path, rng: Any
+) -> None:
     x = rng.normal(size=(300, 4))
     y = x @ rng.normal(size=(4, 3))
     y = y.argmax(axis=1) if kind is MLPClassifier else y
@@ -133,19 +148,19 @@ def test_estimators(kind: Any, engine: str, tmp_path: Path, rng: Any) -> None:
         with pytest.warns(Warning):  # interrupted, or not converged
             return estimator.set_params(**callbacks).fit(x, y)
 
-    whole, folder = run(), tmp_path / "fit"
-    for at in (0, 1, 2, 3):  # an estimator tells an interrupt by a warning
-        run(callbacks=[Break(at), Checkpoint(folder, resume=folder.exists())])
-    again = run(callbacks=[Checkpoint(folder, resume=True)])
-    for estimator in (again, whole):
+    uninterrupted, folder = run(), tmp_path / "fit"
+    for at in (0, 1, 2, 3):  # an interrupted estimator warns, and raises no error
+        run(callbacks=[Interrupt(at), Checkpoint(folder, resume=folder.exists())])
+    resumed = run(callbacks=[Checkpoint(folder, resume=True)])
+    for estimator in (resumed, uninterrupted):
         del estimator.history_["seconds"]
     for name in ("loss_curve_", "history_", "validation_scores_", "n_iter_", "t_", "best_loss_"):
-        assert getattr(again, name) == getattr(whole, name), name
-    assert digest(again._network.parameters, {}) == digest(whole._network.parameters, {})
+        assert getattr(resumed, name) == getattr(uninterrupted, name), name
+    assert resumed._network.weights_sha256() == uninterrupted._network.weights_sha256()
 
 
-def test_an_estimator_that_goes_on_after_an_interrupt(tmp_path: Path, rng: Any) -> None:
-    """It has the figures of the epochs before already, and of another fit."""
+def test_resumed_warm_start_equals_uninterrupted_warm_start(tmp_path: Path, rng: Any) -> None:
+    """The estimator already has the figures of an earlier fit and of the interrupted one."""
     x = rng.normal(size=(200, 4))
     y = (x[:, 0] > 0).astype(int)
 
@@ -160,7 +175,7 @@ def test_an_estimator_that_goes_on_after_an_interrupt(tmp_path: Path, rng: Any) 
     for model in models:
         fits(model, [])
     fits(models[0], [])
-    fits(models[1], [Break(7), Checkpoint(tmp_path)])
+    fits(models[1], [Interrupt(7), Checkpoint(tmp_path)])
     assert 5 < len(models[1].loss_curve_) < 10
     fits(models[1], [Checkpoint(tmp_path, resume=True)])
     for model in models:
@@ -170,21 +185,25 @@ def test_an_estimator_that_goes_on_after_an_interrupt(tmp_path: Path, rng: Any) 
     assert len(models[0].loss_curve_) == 10 and models[0].t_ == 2000
 
 
-def test_more_epochs(engine: str, digits: Dataset, tmp_path: Path) -> None:
+def test_resumed_fit_may_have_more_epochs_and_not_fewer(
+    engine: str, digits: Dataset, tmp_path: Path
+) -> None:
     name, settings = "several chunks a batch", {"engine": engine, "threads": None}
     fitted(name, digits, epochs=3, **settings, callbacks=[Checkpoint(tmp_path)])
-    resumed = [Checkpoint(tmp_path, resume=True)]
-    again = fitted(name, digits, epochs=5, **settings, callbacks=resumed)
-    assert resumed[0].snapshot is not None and resumed[0].snapshot.epochs == 3
-    assert again[1] == fitted(name, digits, epochs=5, **settings)[1]
+    checkpoint = Checkpoint(tmp_path, resume=True)
+    resumed = fitted(name, digits, epochs=5, **settings, callbacks=[checkpoint])
+    assert checkpoint.snapshot is not None and checkpoint.snapshot.epochs == 3
+    assert resumed[1] == fitted(name, digits, epochs=5, **settings)[1]
     with pytest.raises(CheckpointError, match="5 epochs are done, but the fit has 4: set"):
-        fitted(name, digits, epochs=4, **settings, callbacks=resumed)
+        fitted(name, digits, epochs=4, **settings, callbacks=[checkpoint])
 
 
 @pytest.mark.parametrize("name", ["log.csv", "log.jsonl"])
-def test_a_log_file_is_whole_again(name: str, digits: Dataset, tmp_path: Path) -> None:
+def test_log_of_a_resumed_fit_equals_log_of_the_uninterrupted_fit(
+    name: str, digits: Dataset, tmp_path: Path
+) -> None:
     def lines(path: Path) -> list[Any]:
-        """Return what a log says, but for the seconds."""
+        """Return the lines of a log without the seconds."""
         texts = path.read_text().splitlines()
         if name == "log.jsonl":
             return [{k: v for k, v in json.loads(each).items() if k != "seconds"} for each in texts]
@@ -192,25 +211,27 @@ def test_a_log_file_is_whole_again(name: str, digits: Dataset, tmp_path: Path) -
 
     fit = next(iter(FITS))
     settings = {"engine": "numpy", "threads": None, "epochs": 4}
-    fitted(fit, digits, **settings, callbacks=[callbacks.LogFile(tmp_path / f"whole.{name}")])
+    fitted(fit, digits, **settings, callbacks=[callbacks.LogFile(tmp_path / f"full.{name}")])
 
     def run(callbacks: list[Any]) -> Any:
         logs = [fastnn.LogFile(tmp_path / name), fastnn.ProgressBar()]
         return fitted(fit, digits, **settings, callbacks=[*logs, *callbacks])
 
-    breaks = 0
-    while broken_off(run, tmp_path / "fit", 3):
-        breaks += 1
-    assert breaks > 1
-    assert lines(tmp_path / name) == lines(tmp_path / f"whole.{name}")
+    interrupts = 0
+    while interrupted(run, tmp_path / "fit", 3):
+        interrupts += 1
+    assert interrupts > 1
+    assert lines(tmp_path / name) == lines(tmp_path / f"full.{name}")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
 @pytest.mark.parametrize("at", [0, 1, 4, 5, 7])
-def test_a_log_file_that_is_added_to(at: int, error: type[BaseException], tmp_path: Path) -> None:
-    """Checkpoint and log are written at different moments: the log is brought to the other's."""
+def test_resumed_fit_appends_each_epoch_to_the_log_once(
+    at: int, error: type[BaseException], tmp_path: Path
+) -> None:
+    """The log may be ahead of the last checkpoint: its lines are then written again."""
 
-    class Fail(Break):
+    class Fail(Interrupt):
         def _count(self) -> None:
             try:
                 super()._count()
@@ -226,10 +247,10 @@ def test_a_log_file_that_is_added_to(at: int, error: type[BaseException], tmp_pa
     assert epochs == [1, 2, 1, 2, 3, 4]
 
 
-# ---- what is refused ---------------------------------------------------------------------------
+# ---- refused fits ------------------------------------------------------------------------------
 
 
-def test_a_fit_that_is_refused_leaves_the_optimizer_its_state(engine: str, tmp_path: Path) -> None:
+def test_refused_fit_keeps_the_state_of_the_optimizer(engine: str, tmp_path: Path) -> None:
     small_fit(tmp_path)
     x, y = np.eye(4, dtype=np.float32), [0, 1, 0, 1]
     networks = [Network([4, 3, 2]), Network([4, 3, 2])]
@@ -243,26 +264,26 @@ def test_a_fit_that_is_refused_leaves_the_optimizer_its_state(engine: str, tmp_p
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_an_estimator_that_is_refused_is_what_it_was(resume: bool, tmp_path: Path) -> None:
+def test_refused_fit_of_an_estimator_changes_nothing(resume: bool, tmp_path: Path) -> None:
     small_fit(tmp_path)
     x, y = np.eye(9), np.arange(9) % 3
     model = MLPClassifier((4,), max_iter=30, n_iter_no_change=99, engine="numpy")
     with pytest.warns(Warning, match="Maximum iterations"):
         model.fit(x, y)
-    before, shown = model.predict_proba(x), dict(vars(model))
+    before, attributes = model.predict_proba(x), dict(vars(model))
     model.set_params(callbacks=[Checkpoint(tmp_path, resume=resume)])
     with pytest.raises(CheckpointError):
         model.fit(x, y)
     np.testing.assert_array_equal(model.predict_proba(x), before)
-    assert {**vars(model), "callbacks": None} == {**shown, "callbacks": None}
+    assert {**vars(model), "callbacks": None} == {**attributes, "callbacks": None}
     with pytest.raises(ValueError, match="^partial_fit has no checkpoints: save the model"):
         model.partial_fit(x, y)
 
 
-# ---- what a fit is --------------------------------------------------------------------------
+# ---- the identity of a fit ------------------------------------------------------------------
 
 
-def with_cell(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def change_a_cell(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     x[7, 1] = np.nextafter(x[7, 1], np.float32(9))
     return x, y
 
@@ -280,12 +301,14 @@ def with_cell(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         ({"shuffle": False}, "shuffle was True, and is False"),
         ({"sample_weight": np.ones(40)}, "training weights was none, and is given$"),
         ({"validation_fraction": 0.5}, "batch_size|training rows was 40, and is 20; "),
-        ({"data": with_cell}, "training features were different$"),
+        ({"data": change_a_cell}, "training features were different$"),
         ({"data": lambda x, y: (x, 1 - y)}, "training targets were different$"),
         ({"early_stopping": fastnn.EarlyStopping("loss")}, "early_stopping was None, and is Early"),
     ],
 )  # fmt: skip
-def test_another_fit_is_refused(change: dict[str, Any], item: str, tmp_path: Path) -> None:
+def test_rejects_a_checkpoint_of_another_fit(
+    change: dict[str, Any], item: str, tmp_path: Path
+) -> None:
     small_fit(tmp_path)
     before = {name: (tmp_path / name).read_bytes() for name in names(tmp_path)}
     with pytest.raises(CheckpointError, match=rf"^{tmp_path}/checkpoint-0+12.*: {item}") as raised:
@@ -294,12 +317,14 @@ def test_another_fit_is_refused(change: dict[str, Any], item: str, tmp_path: Pat
     assert {name: (tmp_path / name).read_bytes() for name in names(tmp_path)} == before
 
 
-def test_one_and_1_0_are_the_same(tmp_path: Path) -> None:
-    whole = small_fit(tmp_path, learning_rate=1)
-    assert small_fit(tmp_path, learning_rate=1.0, resume=True) == whole
+def test_settings_1_and_1_0_are_equal(tmp_path: Path) -> None:
+    result = small_fit(tmp_path, learning_rate=1)
+    assert small_fit(tmp_path, learning_rate=1.0, resume=True) == result
 
 
-def test_what_computes_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejects_a_checkpoint_of_other_arithmetic(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     small_fit(tmp_path, engine="numba")
     for name, value in (("numba", "0.1"), ("fused multiply-add", "perhaps")):
         with monkeypatch.context() as patch:
@@ -309,7 +334,7 @@ def test_what_computes_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("library", ["fastnn", "numpy"])
-def test_another_version_is_refused(
+def test_rejects_a_checkpoint_of_another_version(
     library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_fit(tmp_path)
@@ -320,15 +345,15 @@ def test_another_version_is_refused(
         small_fit(tmp_path, resume=True)
 
 
-def test_a_plan_is_compared_in_full() -> None:
-    """Every setting is an item, or belongs to an optimizer without checkpoints."""
+def test_every_field_of_a_plan_is_compared() -> None:
+    """A new field must become an item, or belong to an optimizer without checkpoints."""
     known = {"epochs", "batch_size", "optimizer", "schedule", "l2", "l2_is_shared", "clip_norm"}
     known |= {"shuffle", "seed", "early_stopping"}  # items
     known |= {"max_evaluations", "tolerance"}  # of L-BFGS, which has no checkpoints
     assert set(Plan.__dataclass_fields__) == known
 
 
-def test_selected_rows_are_what_a_copy_of_them_is(rng: np.random.Generator) -> None:
+def test_selected_rows_have_the_hash_of_their_copy(rng: np.random.Generator) -> None:
     from fastnn.data.features import select_rows
     from fastnn.data.sparse import SparseRows
 
@@ -341,7 +366,7 @@ def test_selected_rows_are_what_a_copy_of_them_is(rng: np.random.Generator) -> N
     assert checkpoints._digest(select_rows(sparse, rows)) == checkpoints._digest(sparse[rows])
 
 
-def test_lbfgs_and_two_at_once_are_refused(tmp_path: Path) -> None:
+def test_rejects_lbfgs_and_two_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="^lbfgs does not support checkpoints"):
         small_fit(tmp_path, optimizer="lbfgs", batch_size=None)
     with pytest.raises(ValueError, match="^a fit has one Checkpoint, got 2$"):
@@ -351,33 +376,33 @@ def test_lbfgs_and_two_at_once_are_refused(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-# ---- two things at once -------------------------------------------------------------------------
+# ---- infinities and interrupts ------------------------------------------------------------------
 
 
 @pytest.mark.filterwarnings("ignore:the network has not learned")
-def test_a_mean_square_may_overflow(engine: str, tmp_path: Path) -> None:
-    """Such weights stand still; with checkpoints as without."""
+def test_checkpoint_may_hold_infinite_mean_squares(engine: str, tmp_path: Path) -> None:
+    """Adam no longer changes such weights, with and without checkpoints."""
     x = np.full((20, 2), 1e20, np.float32)
     x[:, 1] = np.arange(20)
 
-    def run(*keeper: Checkpoint) -> str:
+    def run(*callbacks: Checkpoint) -> str:
         network = Network([2, 1], loss="squared_error")
         network.parameters = [(np.float32([[1e-20], [0]]), np.float32([0]))]
         settings = {"epochs": 3, "optimizer": "adam", "engine": engine}
-        history = network.fit(x, np.arange(20.0), **settings, callbacks=keeper)
+        history = network.fit(x, np.arange(20.0), **settings, callbacks=callbacks)
         return digest(network.parameters, {"loss": history["loss"]})
 
-    whole = run()
-    assert run(Checkpoint(tmp_path)) == whole
+    expected = run()
+    assert run(Checkpoint(tmp_path)) == expected
     snapshot, _ = checkpoints.read_snapshot(tmp_path / names(tmp_path)[-1])
     assert not np.isfinite(snapshot.state[1][0][0]).all()
-    assert run(Checkpoint(tmp_path, resume=True)) == whole
+    assert run(Checkpoint(tmp_path, resume=True)) == expected
 
 
-def test_an_interrupt_at_the_moment_of_a_divergence(
+def test_interrupt_during_divergence_writes_no_checkpoint(
     engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The weights are the last finite ones, and no checkpoint is written of others."""
+    """The network keeps the last finite weights."""
     x = np.ones((400, 2), np.float32)
     y = np.ones(400)
     y[-1] = np.finfo(np.float32).max
@@ -396,18 +421,30 @@ def test_an_interrupt_at_the_moment_of_a_divergence(
         network.fit(x, y, shuffle=False, engine=engine, batch_size=10,
                     callbacks=[Checkpoint(tmp_path)])  # fmt: skip
     assert numbers(tmp_path) == [0]
-    assert all(np.isfinite(array).all() for pair in network.parameters for array in pair)
+    assert_finite(network.parameters)
+
+
+def test_interrupt_while_a_divergence_is_handled_writes_a_checkpoint(tmp_path: Path) -> None:
+    """A fit with a smaller learning rate may run in the ``except`` block of the diverged one."""
+    with suppress(DivergenceError):
+        try:
+            raise DivergenceError("the loss is not finite", epoch=1, step=1)
+        finally:
+            with pytest.raises(KeyboardInterrupt) as raised:
+                small_fit(tmp_path, every=9, callbacks=[Interrupt(3)])
+    assert isinstance(raised.value.__context__, DivergenceError)
+    assert numbers(tmp_path) == [0, 8]
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_checkpoint_that_fails_at_an_interrupt_hides_nothing(
+def test_checkpoint_that_fails_at_an_interrupt_raises_the_interrupt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = []
+    calls = []
 
-    class Look(Break):
+    class RecordBreak(Interrupt):
         def on_fit_break(self) -> None:
-            told.append(True)
+            calls.append("on_fit_break")
 
     write = checkpoints.write_snapshot
 
@@ -418,66 +455,69 @@ def test_a_checkpoint_that_fails_at_an_interrupt_hides_nothing(
 
     monkeypatch.setattr(checkpoints, "write_snapshot", fail)
     with pytest.raises(KeyboardInterrupt):
-        small_fit(tmp_path, callbacks=[Look(0)])
-    assert told == [True]
+        small_fit(tmp_path, callbacks=[RecordBreak(0)])
+    assert calls == ["on_fit_break"]
 
 
-# ---- a system that fails --------------------------------------------------------------------
+# ---- failing system calls -------------------------------------------------------------------
 
 
-def saves_that_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int) -> int:
-    """Let call after call of the system fail: the fit goes on from what is there, all the same."""
-    whole, failures = small_fit(Path()), 0
+def resume_after_failing_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int) -> int:
+    """Let each system call fail in turn, and resume; return the number of fits that failed."""
+    uninterrupted, failures = small_fit(Path()), 0
     for name in ("write", "fsync", "replace", "open"):
         for code in (errno.ENOSPC, errno.EIO):
             for at in range(1, most):
                 folder = tmp_path / f"{name} {code} {at}"
-                made: list[str] = []
+                calls: list[str] = []
                 error = OSError(code, os.strerror(code))
                 with monkeypatch.context() as patch:
-                    patch.setattr(os, name, failing(name, at, error, made))
+                    patch.setattr(os, name, failing(name, at, error, calls))
                     try:
                         small_fit(folder)
                     except OSError as raised:
                         assert raised.errno == code
                         failures += 1
-                if len(made) < at:
+                if len(calls) < at:
                     break
                 assert not any(".tmp" in each for each in names(folder))
-                assert small_fit(folder, resume=bool(names(folder))) == whole
+                assert small_fit(folder, resume=bool(names(folder))) == uninterrupted
     return failures
 
 
-def test_saves_that_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert saves_that_fail(tmp_path, monkeypatch, 100) >= 2 * 3 * 4
+def test_fit_resumes_after_a_failed_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resume_after_failing_calls(tmp_path, monkeypatch, 100) >= 2 * 3 * 4
 
 
 @pytest.mark.long
-def test_many_saves_that_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any call fails, and the one after it that tidies up may, too; writes may be short."""
-    whole, chance, write, failures = small_fit(Path()), random.Random(0), os.write, 0
+def test_fit_resumes_after_many_failed_saves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any call may fail, also the one that removes the temporary file; writes may be short."""
+    uninterrupted, chance, write = small_fit(Path()), random.Random(0), os.write
+    failures = 0
     for _ in range(int(os.environ.get("FASTNN_ROUNDS", 5000))):
         shutil.rmtree(tmp_path / "fit", ignore_errors=True)
         code = chance.choice([errno.ENOSPC, errno.EIO, errno.EDQUOT])
         error, part = OSError(code, os.strerror(code)), chance.choice([1, 2, 7])
-        made: list[str] = []
+        calls: list[str] = []
         with monkeypatch.context() as patch:
             patch.setattr(
                 os, "write", lambda file, data, part=part: write(file, data[: part * 999])
             )
             for name in {chance.choice(["write", "fsync", "replace", "close"]), "unlink"}:
-                patch.setattr(os, name, failing(name, chance.randrange(1, 12), error, made))
+                patch.setattr(os, name, failing(name, chance.randrange(1, 12), error, calls))
             try:
                 small_fit(tmp_path / "fit")
             except OSError:
                 failures += 1
         found = list((tmp_path / "fit").glob("checkpoint-*"))
-        assert small_fit(tmp_path / "fit", resume=bool(found)) == whole
+        assert small_fit(tmp_path / "fit", resume=bool(found)) == uninterrupted
     assert failures
 
 
-def test_short_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_survive_short_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = os.write
-    whole = small_fit(Path())
+    expected = small_fit(Path())
     monkeypatch.setattr(os, "write", lambda file, data: write(file, data[: len(data) // 2 + 1]))
-    assert small_fit(tmp_path) == whole == small_fit(tmp_path, resume=True)
+    assert small_fit(tmp_path) == expected == small_fit(tmp_path, resume=True)

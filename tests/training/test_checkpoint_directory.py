@@ -1,4 +1,4 @@
-"""A directory of checkpoints: what is kept in it, what is passed over, and who is kept out."""
+"""The directory of checkpoints: the last two files, damaged files, and its lock."""
 
 import errno
 import os
@@ -20,47 +20,47 @@ from fastnn.system.files import lock_directory
 from fastnn.training import callbacks, checkpoint
 
 
-def test_the_last_two_are_kept(tmp_path: Path) -> None:
-    seen = []
+def test_keeps_the_last_two_checkpoints(tmp_path: Path) -> None:
+    found = []
 
-    class Look(callbacks.Callback):
+    class ListFiles(callbacks.Callback):
         def on_epoch_begin(self, epoch: int) -> None:
-            seen.append(numbers(tmp_path / "new" / "fit"))
+            found.append(numbers(tmp_path / "new" / "fit"))
 
-    small_fit(tmp_path / "new" / "fit", epochs=7, every=2, callbacks=[Look()])
-    assert seen == [[0], [0], [0, 8], [0, 8], [8, 16], [8, 16], [16, 24]]
+    small_fit(tmp_path / "new" / "fit", epochs=7, every=2, callbacks=[ListFiles()])
+    assert found == [[0], [0], [0, 8], [0, 8], [8, 16], [8, 16], [16, 24]]
     assert numbers(tmp_path / "new" / "fit") == [24, 28]
 
 
-def damaged(path: Path) -> None:
+def damage(path: Path) -> None:
     contents = bytearray(path.read_bytes())
     contents[-1] ^= 1
     path.write_bytes(contents)
 
 
-@pytest.mark.parametrize("harm", [damaged, lambda path: path.write_bytes(b""), os.truncate])
-def test_a_damaged_one_is_passed_over(harm: Any, tmp_path: Path) -> None:
-    whole = small_fit(tmp_path)
+@pytest.mark.parametrize("harm", [damage, lambda path: path.write_bytes(b""), os.truncate])
+def test_skips_a_damaged_checkpoint(harm: Any, tmp_path: Path) -> None:
+    expected = small_fit(tmp_path)
     last = tmp_path / names(tmp_path)[-1]
     harm(*[last, 100][: 2 if harm is os.truncate else 1])
     with pytest.warns(UserWarning, match=f"^a checkpoint is skipped: {last}: is ") as warned:
-        assert small_fit(tmp_path, resume=True) == whole
+        assert small_fit(tmp_path, resume=True) == expected
     assert len(warned) == 1 and numbers(tmp_path) == [8, 12]
-    assert small_fit(tmp_path, resume=True) == whole  # without a warning
+    assert small_fit(tmp_path, resume=True) == expected  # without a warning
 
 
-def test_all_are_damaged(tmp_path: Path) -> None:
+def test_rejects_a_directory_of_damaged_checkpoints(tmp_path: Path) -> None:
     small_fit(tmp_path)
     for name in names(tmp_path):
-        damaged(tmp_path / name)
+        damage(tmp_path / name)
     before = names(tmp_path)
     with pytest.warns(UserWarning), pytest.raises(CheckpointError, match="that can be read$"):
         small_fit(tmp_path, resume=True)
     assert names(tmp_path) == before
 
 
-def test_leftovers_of_the_dead_are_removed(tmp_path: Path) -> None:
-    """Their numbers may be in use again: the directory is locked, so nobody else writes there."""
+def test_removes_temporary_files_of_killed_processes(tmp_path: Path) -> None:
+    """Their process numbers may be in use again; the lock excludes that another fit writes."""
     name = ".checkpoint-000000000004.safetensors.{}.0123456789abcdef.tmp"
     others = ["other.tmp", f".x.{os.getpid()}.tmp"]
     for each in [name.format(os.getpid()), name.format(1), name.format(10**30), *others]:
@@ -69,7 +69,7 @@ def test_leftovers_of_the_dead_are_removed(tmp_path: Path) -> None:
     assert {each for each in names(tmp_path) if "tmp" in each} == set(others)
 
 
-def test_nothing_to_go_on_from(tmp_path: Path) -> None:
+def test_rejects_a_directory_without_checkpoints(tmp_path: Path) -> None:
     for folder, why in ((tmp_path, "has no checkpoint"), (tmp_path / "none", "is not a directory")):
         with pytest.raises(CheckpointError) as raised:
             small_fit(folder, resume=True)
@@ -77,7 +77,7 @@ def test_nothing_to_go_on_from(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-def test_another_fit_does_not_begin_there(tmp_path: Path) -> None:
+def test_new_fit_rejects_a_directory_with_checkpoints(tmp_path: Path) -> None:
     small_fit(tmp_path)
     with pytest.raises(CheckpointError, match=f"^{tmp_path}: holds the checkpoints of a fit; "):
         small_fit(tmp_path)
@@ -86,10 +86,10 @@ def test_another_fit_does_not_begin_there(tmp_path: Path) -> None:
 
 @posix
 @pytest.mark.process
-def test_a_fit_that_runs_keeps_others_out(tmp_path: Path) -> None:
-    """Of this process and of others, until it ends, however that is."""
+def test_running_fit_locks_the_directory(tmp_path: Path) -> None:
+    """Fits of this and of other processes are refused until the running one ends."""
 
-    class Intruder(callbacks.Callback):
+    class StartOthers(callbacks.Callback):
         def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
             for resume in (False, True):
                 with pytest.raises(CheckpointError, match=f"^{tmp_path}: a running fit "):
@@ -103,18 +103,18 @@ def test_a_fit_that_runs_keeps_others_out(tmp_path: Path) -> None:
             assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 3
             if os.fork() == 0:
                 time.sleep(0.5)
-                os._exit(0)  # which has the lock's descriptor for longer than the fit lasts
+                os._exit(0)  # this child had the lock's descriptor for longer than the fit
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        small_fit(tmp_path, callbacks=[Intruder()])
+        small_fit(tmp_path, callbacks=[StartOthers()])
     small_fit(tmp_path, resume=True)
     assert numbers(tmp_path) == [8, 12]
 
 
 @posix
 @pytest.mark.process
-def test_a_child_does_not_keep_others_out_when_the_fit_is_killed(tmp_path: Path) -> None:
+def test_child_does_not_hold_the_lock_if_its_parent_is_killed(tmp_path: Path) -> None:
     class Fork(callbacks.Callback):
         def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
             if epoch == 1 and os.fork() == 0:
@@ -130,42 +130,42 @@ def test_a_child_does_not_keep_others_out_when_the_fit_is_killed(tmp_path: Path)
     small_fit(tmp_path, resume=True)
 
 
-def test_a_process_may_go_elsewhere_meanwhile(
+def test_checkpoints_stay_in_place_if_the_working_directory_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Go(callbacks.Callback):
+    class ChangeDirectory(callbacks.Callback):
         def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
             os.chdir(tmp_path / "there")
 
     small_fit(tmp_path / "there" / "fit", epochs=4)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    small_fit(Path("fit"), callbacks=[Go()])
+    small_fit(Path("fit"), callbacks=[ChangeDirectory()])
     assert numbers(tmp_path / "here" / "fit") == [8, 12]
     assert numbers(tmp_path / "there" / "fit") == [12, 16]
 
 
-def test_a_damaged_one_does_not_count_as_one_of_two(tmp_path: Path) -> None:
-    whole = small_fit(tmp_path / "whole", epochs=4)
+def test_damaged_checkpoint_does_not_count_as_one_of_the_last_two(tmp_path: Path) -> None:
+    expected = small_fit(tmp_path / "expected", epochs=4)
     small_fit(tmp_path / "fit")
-    damaged(tmp_path / "fit" / names(tmp_path / "fit")[-1])
+    damage(tmp_path / "fit" / names(tmp_path / "fit")[-1])
 
-    class Break(callbacks.Callback):
+    class Fail(callbacks.Callback):
         def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
             raise OSError("the end")
 
     with pytest.warns(UserWarning, match="is skipped"), pytest.raises(OSError, match="the end"):
-        small_fit(tmp_path / "fit", resume=True, epochs=4, callbacks=[Break()])
+        small_fit(tmp_path / "fit", resume=True, epochs=4, callbacks=[Fail()])
     assert numbers(tmp_path / "fit") == [8, 12]  # nothing has been written
     with pytest.warns(UserWarning, match="is skipped"):
         small_fit(tmp_path / "fit", resume=True, epochs=4, every=2)
     assert numbers(tmp_path / "fit") == [8, 16]
-    damaged(tmp_path / "fit" / names(tmp_path / "fit")[-1])
+    damage(tmp_path / "fit" / names(tmp_path / "fit")[-1])
     with pytest.warns(UserWarning, match="is skipped"):
-        assert small_fit(tmp_path / "fit", resume=True, epochs=4) == whole
+        assert small_fit(tmp_path / "fit", resume=True, epochs=4) == expected
 
 
-def test_where_none_can_be_read_nothing_is_changed(
+def test_changes_nothing_if_no_checkpoint_can_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_fit(tmp_path)
@@ -185,10 +185,10 @@ def test_where_none_can_be_read_nothing_is_changed(
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.EISDIR])
-def test_an_unreadable_one_is_passed_over_and_written_anew(
+def test_skips_an_unreadable_checkpoint_and_writes_it_again(
     code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = small_fit(tmp_path / "whole", epochs=4)
+    expected = small_fit(tmp_path / "expected", epochs=4)
     folder, read = tmp_path / "fit", checkpoint.read_snapshot
     small_fit(folder)
     last = folder / names(folder)[-1]
@@ -203,49 +203,49 @@ def test_an_unreadable_one_is_passed_over_and_written_anew(
 
     monkeypatch.setattr(checkpoint, "read_snapshot", fail)
     with pytest.warns(UserWarning) as warned:
-        assert small_fit(folder, resume=True, epochs=4) == whole
+        assert small_fit(folder, resume=True, epochs=4) == expected
     (warning,) = warned
     text = f"a checkpoint is skipped: {last}: {os.strerror(code)}"
     assert str(warning.message) == text
-    aside = [name for name in names(folder) if name.endswith(".unreadable")]
-    assert aside == [f"{last.name}.unreadable"]
+    renamed = [name for name in names(folder) if name.endswith(".unreadable")]
+    assert renamed == [f"{last.name}.unreadable"]
     assert numbers(folder) == [12, 12, 16]
 
 
-class AtTheEndOf(callbacks.Callback):
-    """Do something at the end of an epoch."""
+class CallAtEnd(callbacks.Callback):
+    """Call a function at the end of an epoch."""
 
-    def __init__(self, epoch: int, deed: Callable[[], None]) -> None:
-        self._epoch, self._deed = epoch, deed
+    def __init__(self, epoch: int, function: Callable[[], None]) -> None:
+        self._epoch, self._function = epoch, function
 
     def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
         if epoch == self._epoch:
-            self._deed()
+            self._function()
 
 
 @posix
-@pytest.mark.parametrize("made_anew", [False, True])
-def test_a_directory_that_is_moved_away_is_begun_anew(made_anew: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_fit_continues_in_a_new_directory_if_it_is_moved(is_replaced: bool, tmp_path: Path) -> None:
     folder = tmp_path / "fit"
 
     def move() -> None:
         folder.rename(tmp_path / "moved")
-        if made_anew:
+        if is_replaced:
             folder.mkdir()
 
-    def intrude() -> None:
+    def start_another() -> None:
         with pytest.raises(CheckpointError, match=f"^{folder}: a running fit "):
             small_fit(folder, resume=True)
 
-    hooks = [AtTheEndOf(2, move), AtTheEndOf(4, intrude)]
+    hooks = [CallAtEnd(2, move), CallAtEnd(4, start_another)]
     with pytest.warns(UserWarning, match=f"^{folder}: was removed during the fit; new checkpoints"):
-        whole = small_fit(folder, epochs=4, callbacks=hooks)
+        expected = small_fit(folder, epochs=4, callbacks=hooks)
     assert numbers(folder) == [12, 16] and numbers(tmp_path / "moved") == [0, 4]
-    assert small_fit(folder, epochs=4, resume=True) == whole
+    assert small_fit(folder, epochs=4, resume=True) == expected
 
 
 @posix
-def test_two_fits_do_not_write_into_a_directory_that_was_made_anew(tmp_path: Path) -> None:
+def test_ends_if_another_fit_uses_the_replaced_directory(tmp_path: Path) -> None:
     folder = tmp_path / "fit"
 
     def replace() -> None:
@@ -253,10 +253,10 @@ def test_two_fits_do_not_write_into_a_directory_that_was_made_anew(tmp_path: Pat
         small_fit(folder)
 
     with pytest.raises(CheckpointError, match="and now holds the checkpoints of another fit"):
-        small_fit(folder, epochs=5, callbacks=[AtTheEndOf(1, replace)])
+        small_fit(folder, epochs=5, callbacks=[CallAtEnd(1, replace)])
     assert numbers(folder) == [8, 12]
 
-    def enter() -> None:
+    def lock() -> None:
         shutil.rmtree(folder)
         folder.mkdir()
         another.enter_context(lock_directory(folder))
@@ -265,19 +265,19 @@ def test_two_fits_do_not_write_into_a_directory_that_was_made_anew(tmp_path: Pat
         ExitStack() as another,
         pytest.raises(CheckpointError, match="a running fit writes its checkpoints there"),
     ):
-        small_fit(folder, resume=True, epochs=5, callbacks=[AtTheEndOf(4, enter)])
+        small_fit(folder, resume=True, epochs=5, callbacks=[CallAtEnd(4, lock)])
     assert names(folder) == []
 
 
-def test_a_checkpoint_can_be_pickled_after_a_fit(tmp_path: Path) -> None:
-    keeper = Checkpoint(tmp_path)
-    small_fit(Path(), callbacks=[keeper])
-    assert pickle.loads(pickle.dumps(keeper)).directory == tmp_path
+def test_checkpoint_can_be_pickled_after_a_fit(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path)
+    small_fit(Path(), callbacks=[checkpoint])
+    assert pickle.loads(pickle.dumps(checkpoint)).directory == tmp_path
 
 
-@pytest.mark.parametrize("moment", ["on_fit_begin", "on_resume"])
-def test_an_interrupt_before_it_goes_on_writes_nothing(
-    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("hook", ["on_fit_begin", "on_resume"])
+def test_interrupt_before_a_resumed_fit_trains_writes_nothing(
+    hook: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_fit(tmp_path)
     before = {name: (tmp_path / name).stat().st_mtime_ns for name in names(tmp_path)}
@@ -285,45 +285,45 @@ def test_an_interrupt_before_it_goes_on_writes_nothing(
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(callbacks.Callback, moment, stop)
+    monkeypatch.setattr(callbacks.Callback, hook, stop)
     with pytest.raises(KeyboardInterrupt):
         small_fit(tmp_path, resume=True, callbacks=[callbacks.Callback()])
     assert {name: (tmp_path / name).stat().st_mtime_ns for name in names(tmp_path)} == before
 
 
-def test_one_object_serves_one_fit_after_another(tmp_path: Path) -> None:
-    """It forgets the fit before: where it stood, and what was written of it."""
+def test_one_checkpoint_object_can_be_used_in_several_fits(tmp_path: Path) -> None:
+    """A new fit resets the position and the names of written files."""
     folder = tmp_path / "fit"
-    keeper = checkpoint.Checkpoint(folder)
-    whole = small_fit(Path(), callbacks=[keeper])
+    one = Checkpoint(folder)
+    expected = small_fit(Path(), callbacks=[one])
     for _ in range(2):
         shutil.rmtree(folder)
-        assert small_fit(Path(), callbacks=[keeper]) == whole
+        assert small_fit(Path(), callbacks=[one]) == expected
         assert numbers(folder) == [8, 12]
-    keeper.resume = True
-    longer = small_fit(Path(), epochs=5, callbacks=[keeper])
-    assert keeper.snapshot is not None and longer == small_fit(Path(), epochs=5)
-    keeper.resume = False
+    one.resume = True
+    longer = small_fit(Path(), epochs=5, callbacks=[one])
+    assert one.snapshot is not None and longer == small_fit(Path(), epochs=5)
+    one.resume = False
     shutil.rmtree(folder)
-    assert small_fit(Path(), callbacks=[keeper]) == whole and keeper.snapshot is None
+    assert small_fit(Path(), callbacks=[one]) == expected and one.snapshot is None
 
 
-def test_no_place_is_written_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not at the end of a fit, whose last epoch has ended; nor where a fit was over already."""
+def test_no_position_is_written_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither at the end of a fit, after its last epoch, nor by resuming a finished fit."""
     written, write = [], checkpoint.write_snapshot
 
-    def noted(path: Path, *arguments: Any) -> None:
+    def record(path: Path, *arguments: Any) -> None:
         written.append(path.name)
         write(path, *arguments)
 
-    monkeypatch.setattr(checkpoint, "write_snapshot", noted)
+    monkeypatch.setattr(checkpoint, "write_snapshot", record)
     small_fit(tmp_path)
     assert len(written) == len(set(written)) == 4
     small_fit(tmp_path, resume=True)
     assert len(written) == 4
 
 
-def test_what_a_kill_has_spared_is_removed_as_a_fit_goes_on(tmp_path: Path) -> None:
+def test_resumed_fit_removes_old_checkpoints_of_killed_processes(tmp_path: Path) -> None:
     small_fit(tmp_path)
     for number in (1, 2, 3):
         copy = tmp_path / f"checkpoint-{number:012d}.safetensors"

@@ -1,4 +1,4 @@
-"""Checkpoints that are damaged, or made to do harm: passed over or refused, in little memory."""
+"""Damaged and malicious checkpoints are skipped or refused, in little memory."""
 
 import json
 from pathlib import Path
@@ -31,18 +31,18 @@ def last(tmp_path: Path) -> Path:
     return sorted((tmp_path / "fit").iterdir())[-1]
 
 
-def test_the_forge_is_good(last: Path) -> None:
+def test_forged_file_without_changes_is_valid(last: Path) -> None:
     last.write_bytes(forged(last.read_bytes(), lambda description, tensors: None, KEY))
     snapshot, items = read_snapshot(last)
     assert snapshot.epochs == 3 and items["seed"] == "0"
 
 
-@pytest.mark.process  # it takes seconds
-def test_no_changed_byte_makes_another_checkpoint(last: Path) -> None:
+@pytest.mark.process  # takes seconds
+def test_detects_every_changed_byte(last: Path) -> None:
     contents = last.read_bytes()
     original, read = read_snapshot(last), 0
     for number, damaged in enumerate(changed(contents)):
-        if number % 997:  # a prime: all places and changes take part
+        if number % 997:  # a prime: all bytes and all changes take part
             continue
         last.write_bytes(damaged)
         try:
@@ -52,11 +52,11 @@ def test_no_changed_byte_makes_another_checkpoint(last: Path) -> None:
             continue
         read += 1
         assert items == original[1] and snapshot.history == original[0].history
-    assert read < 9  # a space of the padding, for another
+    assert read < 9  # changed spaces of the padding
 
 
-@pytest.mark.process  # it takes seconds
-def test_no_prefix_is_a_checkpoint(last: Path) -> None:
+@pytest.mark.process  # takes seconds
+def test_rejects_every_truncated_file(last: Path) -> None:
     contents = last.read_bytes()
     for length in range(0, len(contents), 7):
         last.write_bytes(contents[:length])
@@ -88,20 +88,21 @@ W0 = "layers.0.weights"
         (says(keeps_best=0), "keeps_best is 0, expected a bool"),
         (says(sizes=[2**31, 2**31]), "layers.0.weights: shape is"),
         (says(sizes=[1] * 100_000), "layers.0.weights: shape is"),
-        (says(epochs=4), "has a history of .* where 4 are needed"),
-        (says(start_epochs=1), "has a history of .* 2 are needed"),
+        (says(epochs=4), r"has a history of .* expected one per epoch \(4\)"),
+        (says(start_epochs=1), r"has a history of .* expected one per epoch \(2\)"),
         (says(epochs=-1), "epochs is -1, expected 0"),
         (says(row=2**53), "row is 9007199254740992"),
         (says(stopped=None), "stopped is None, expected a string"),
         (says(items=[]), r"items is \[\], expected an object"),
         (within("items", seed=0), "seed is 0, "),
-        (within("history", loss=2**40), "history.loss: shape is"),
-        (within("history", more=0), "history.more is missing"),
+        (says(epochs=2**40, history={"loss": 2**40}), "history.loss: shape is"),
+        (within("history", more=3), "history.more is missing"),
+        (within("history", more=0), "has a history of"),
         (within("callbacks", LogFile={"more": -1}), "more is -1, expected 0"),
         (within("callbacks", LogFile=[]), r"LogFile is \[\], expected an object"),
     ],
 )  # fmt: skip
-def test_what_a_checkpoint_says_is_checked(change: Change, message: str, last: Path) -> None:
+def test_rejects_an_invalid_description(change: Change, message: str, last: Path) -> None:
     last.write_bytes(forged(last.read_bytes(), change, KEY))
     assert_refused_in_little_memory(last, message, read_snapshot)
     with pytest.warns(UserWarning, match="^a checkpoint is skipped: "):
@@ -109,7 +110,7 @@ def test_what_a_checkpoint_says_is_checked(change: Change, message: str, last: P
 
 
 @pytest.mark.parametrize("name", [W0, "state.1.layers.0.biases", "figures"])
-def test_numbers_that_no_fit_has(name: str, last: Path) -> None:
+def test_rejects_impossible_numbers(name: str, last: Path) -> None:
     header, data = parts(last.read_bytes())
     start, stop = header[name]["data_offsets"]
     data = data[:start] + b"\xff" * (stop - start) + data[stop:]
@@ -119,21 +120,21 @@ def test_numbers_that_no_fit_has(name: str, last: Path) -> None:
 
 
 @pytest.mark.parametrize("position", [7, 41, 50, 2**52])
-def test_a_place_that_is_none(position: int, last: Path) -> None:
-    """Kernels trust the position: it is refused before they see it."""
+def test_rejects_an_impossible_position(position: int, last: Path) -> None:
+    """The kernels do not check the position."""
     last.write_bytes(forged(last.read_bytes(), says(row=position), KEY))
     with pytest.raises(CheckpointError, match="is not a possible checkpoint of this fit$"):
         small_fit(last.parent, resume=True)
 
 
-def test_another_network_under_the_same_items(last: Path) -> None:
+def test_rejects_a_snapshot_that_contradicts_its_items(last: Path) -> None:
     small_fit(last.parent.parent / "other", batch_size=40)
     other = sorted((last.parent.parent / "other").iterdir())[-1]
     description = json.loads(parts(last.read_bytes())[0]["__metadata__"][KEY])
     change = within("items", **description["items"])
     last.write_bytes(forged(other.read_bytes(), change, KEY))
     with pytest.raises(CheckpointError, match="is not a possible checkpoint of this fit$"):
-        small_fit(last.parent, resume=True)  # it has fewer updates for as many epochs
+        small_fit(last.parent, resume=True)  # larger batches: fewer updates per epoch
     wrong = says(items=description["items"] | {"layers": "3-4-9"})
     last.write_bytes(forged(other.read_bytes(), wrong, KEY))
     with pytest.raises(CheckpointError, match="layers was 3-4-9, and is 3-4-2"):

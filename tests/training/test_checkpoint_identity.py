@@ -1,4 +1,4 @@
-"""What a checkpoint says that its fit was: every item of it, changed alone, is refused by name."""
+"""The identity of a fit: each changed item is refused, and named in the message."""
 
 import re
 from copy import copy
@@ -34,20 +34,20 @@ def rows(seed: int, count: int) -> Data:
 def fit_of(
     network: Any = (), engine: str = "numba", data: Any = (), plan: Any = (), validation: Any = ()
 ) -> Fit:
-    """Return the same fit every time, but for what is given."""
+    """Return the same fit each time, with the given changes."""
     settings = NETWORK | dict(network)
-    made = Network(settings.pop("layers"), **settings)
-    made.use_engine(engine, threads=1)
+    built = Network(settings.pop("layers"), **settings)
+    built.use_engine(engine, threads=1)
     given = [
         rows(seed, count)._replace(**dict(part)) for seed, count, part in
         ((0, 40, data), (1, 20, validation))
     ]  # fmt: skip
     settings = replace(PLAN, **dict(plan))
-    return Fit(made, Prepared(made.layers, made.loss, *given, settings, True))
+    return Fit(built, Prepared(built.layers, built.loss, *given, settings, True))
 
 
-def otherwise(array: np.ndarray) -> np.ndarray:
-    """Return the array with its last number changed as little as can be."""
+def changed(array: np.ndarray) -> np.ndarray:
+    """Return a copy of the array whose last number is the next larger one."""
     array = array.copy()
     array.reshape(-1)[-1] = np.nextafter(array.reshape(-1)[-1], np.float32(9))
     return array
@@ -55,10 +55,10 @@ def otherwise(array: np.ndarray) -> np.ndarray:
 
 def optimizer(**changes: Any) -> dict[str, Any]:
     """Change Adam's fields, even those that its constructor refuses."""
-    changed = copy(PLAN.optimizer)
+    other = copy(PLAN.optimizer)
     for name, value in changes.items():
-        object.__setattr__(changed, name, value)
-    return {"plan": {"optimizer": changed}}
+        object.__setattr__(other, name, value)
+    return {"plan": {"optimizer": other}}
 
 
 def schedule(**changes: Any) -> dict[str, Any]:
@@ -69,8 +69,8 @@ def stopping(**changes: Any) -> dict[str, Any]:
     return {"plan": {"early_stopping": EarlyStopping(**changes)}}
 
 
-TRAINING, KEPT = rows(0, 40), rows(1, 20)
-# By the item's name: all the changes of a fit that it stands for.
+TRAINING, VALIDATION = rows(0, 40), rows(1, 20)
+# All changes of a fit that an item detects, by its name.
 CHANGES: dict[str, list[dict[str, Any]]] = {
     "layers": [{"network": {"layers": [3, 5, 2]}}],
     "activation": [{"network": {"activation": "tanh"}}],
@@ -104,67 +104,67 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "warmup_epochs": [schedule(warmup_epochs=1.5)],
     "power_t": [schedule(power_t=0.25)],
     "training rows": [{"data": rows(0, 39)._asdict()}],
-    "training features": [{"data": {"x": otherwise(TRAINING.x)}}],
-    "training targets": [{"data": {"targets": otherwise(TRAINING.targets)}}],
+    "training features": [{"data": {"x": changed(TRAINING.x)}}],
+    "training targets": [{"data": {"targets": changed(TRAINING.targets)}}],
     "training weights": [
         {"data": {"weights": None}},
-        {"data": {"weights": otherwise(np.ones(40, np.float32))}},
+        {"data": {"weights": changed(np.ones(40, np.float32))}},
     ],
     "validation rows": [{"validation": rows(1, 19)._asdict()}],
-    "validation features": [{"validation": {"x": otherwise(KEPT.x)}}],
-    "validation targets": [{"validation": {"targets": otherwise(KEPT.targets)}}],
+    "validation features": [{"validation": {"x": changed(VALIDATION.x)}}],
+    "validation targets": [{"validation": {"targets": changed(VALIDATION.targets)}}],
     "validation weights": [{"validation": {"weights": None}}],
 }
-# What computes is changed by a patch: of a version its module and name, and parts of arithmetic.
+# Items that the tests change by a patch: versions, by module and name, and parts of arithmetic.
 VERSIONS = {"fastnn": (checkpoints, "__version__"), "numpy": (np, "__version__")}
 ARITHMETIC = ("numba", "fused multiply-add")
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write the checkpoint of the fit as it is."""
+    """Write the checkpoint of the unchanged fit."""
     folder, fit = tmp_path_factory.mktemp("identity") / "fit", fit_of()
-    keeper = Checkpoint(folder)
-    keeper.fit = fit
-    with keeper.context():
-        keeper.write(fit.snapshot())
+    checkpoint = Checkpoint(folder)
+    fit.callbacks = (checkpoint,)
+    with fit.attach(), checkpoint.context():
+        checkpoint.write(fit.snapshot())
     return folder
 
 
 def differences(folder: Path, fit: Fit) -> set[str]:
-    """Return the names of the items for which the fit is refused to go on; none where it does."""
+    """Return the names of the items that differ from the checkpoint."""
     try:
         checkpoint = Checkpoint(folder, resume=True)
-        checkpoint.fit = fit
-        with checkpoint.context():
+        fit.callbacks = (checkpoint,)
+        with fit.attach(), checkpoint.context():
             return set()
     except CheckpointError as error:
-        told = str(error).partition(": is of another fit: ")[2]
-        return {re.split(" (?:was|were) ", each)[0] for each in told.split("; ")}
+        items = str(error).partition(": is of another fit: ")[2].split("; ")
+        return {re.split(" (?:was|were) ", each)[0] for each in items}
 
 
-def test_every_item_that_is_written_is_changed_here() -> None:
+def test_changes_cover_every_item() -> None:
     items = checkpoints.items_of(fit_of())
     assert set(items) == {*CHANGES, *VERSIONS, *ARITHMETIC}
     names = checkpoints.items_of(fit_of(plan={"schedule": Schedule("invscaling")}))
-    assert set(items) - set(names) == {"epochs"}  # which only some schedules depend on
+    assert set(items) - set(names) == {"epochs"}  # only some schedules depend on it
 
 
-def test_the_fit_itself_goes_on(written: Path) -> None:
+def test_accepts_the_same_fit(written: Path) -> None:
     assert differences(written, fit_of()) == set()
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_an_item_that_differs_is_named(name: str, written: Path) -> None:
-    also = {"engine": {"BLAS", *ARITHMETIC}}
+def test_names_each_item_that_differs(name: str, written: Path) -> None:
+    others = {"engine": {"BLAS", *ARITHMETIC}}
     for which in ("training", "validation"):
-        also[f"{which} rows"] = {f"{which} {each}" for each in ("features", "targets", "weights")}
+        others[f"{which} rows"] = {f"{which} {each}" for each in ("features", "targets", "weights")}
     for change in CHANGES[name]:
-        assert differences(written, fit_of(**change)) == {name} | also.get(name, set()), change
+        assert differences(written, fit_of(**change)) == {name} | others.get(name, set()), change
 
 
 @pytest.mark.parametrize("name", VERSIONS)
-def test_a_version_that_differs_is_named(
+def test_names_a_version_that_differs(
     name: str, written: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fit = fit_of()
@@ -173,14 +173,15 @@ def test_a_version_that_differs_is_named(
 
 
 @pytest.mark.parametrize("name", ARITHMETIC)
-def test_arithmetic_that_differs_is_named(name: str, written: Path) -> None:
+def test_names_arithmetic_that_differs(name: str, written: Path) -> None:
     fit = fit_of()
     fit.engine.arithmetic = {**fit.engine.arithmetic, name: "other"}
     assert differences(written, fit) == {name}
 
 
-def test_rows_to_validate_that_are_missing_are_named(written: Path) -> None:
+def test_names_missing_validation_data(written: Path) -> None:
     fit = fit_of()
     fit.validation = None
-    named = differences(written, fit)
-    assert named == {f"validation {each}" for each in ("rows", "features", "targets", "weights")}
+    assert differences(written, fit) == {
+        f"validation {each}" for each in ("rows", "features", "targets", "weights")
+    }
