@@ -261,7 +261,7 @@ class Network:
             raise TypeError("the data must come from `prepare`, for this network")
         with self._training:
             fit = Fit(self, prepared, **options)
-            self._position.check_room(fit.plan.epochs, fit.rows)
+            self._position.check_counts(fit.plan.epochs, fit.rows)
             checkpoints = checkpoint_in(fit.callbacks) is not None
             check_fit(self.layers, fit.rows, fit.plan, checkpoints=checkpoints)
             train(fit)

@@ -8,7 +8,7 @@ data, network, settings and versions. A fit that differs in one of these is refu
 import hashlib
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -86,10 +86,10 @@ class Checkpoint(Callback):
         self.snapshot: Snapshot | None = None
         self._items: Items = {}
         self._resolved = self.directory  # absolute, in case the process changes its directory
-        self._last = ""  # name of the last valid file
+        self._last: int | None = None  # number of the last valid file
         self._written: tuple[Any, ...] | None = None  # position stored in that file
         self._is_active = False  # whether an interrupt writes a checkpoint
-        self._unreadable: set[str] = set()  # names of skipped files
+        self._unreadable: set[int] = set()  # numbers of skipped files
         self._locks: ExitStack | None = None  # during a fit
         self._is_locked: Callable[[], bool] | None = None
 
@@ -134,8 +134,8 @@ class Checkpoint(Callback):
             self._lock(resolved)
             self._unreadable.clear()
             # Until the fit begins, errors name the directory as it was given.
-            self._resolved, self._last, self.snapshot = self.directory, "", None
-            self._written, self._is_active = None, False
+            self._resolved, self._is_active = self.directory, False
+            self._last = self._written = self.snapshot = None
             self.check()
             self._remove_leftovers()
             self._items = items_of(self.fit)
@@ -146,16 +146,14 @@ class Checkpoint(Callback):
 
     def _resume(self) -> None:
         """Read the last checkpoint, and let the fit start from it."""
-        path, snapshot, items = self._latest()
+        number, path, snapshot, items = self._latest()
         if different := _differences(items, self._items):
             raise CheckpointError(f"{path}: is of another fit: {'; '.join(different)}")
         self.fit.resume_from(snapshot)
         _check_position(path, snapshot, self.fit)
-        older = [each for each in self._paths() if _number(each.name) < _number(path.name)]
-        for each in older[:-1]:  # left by a process that was killed
-            with suppress(OSError):
-                each.unlink()
-        self.snapshot, self._last, self._written = snapshot, path.name, _place(snapshot)
+        older = [other for each, other in self._paths().items() if each < number]
+        _remove(older[:-1])  # left by a process that was killed
+        self.snapshot, self._last, self._written = snapshot, number, _place(snapshot)
 
     def on_resume(self, epoch: int, rows: int, history: History) -> None:
         """Write a checkpoint if an interrupt comes from now on."""
@@ -188,22 +186,20 @@ class Checkpoint(Callback):
         OSError
             If the file cannot be written.
         """
-        name = f"checkpoint-{snapshot.position.updates:012d}.safetensors"
+        number = snapshot.position.updates
+        path = self._resolved / f"checkpoint-{number:012d}.safetensors"
         self._ensure_lock()
         if _place(snapshot) == self._written:
             return
-        if name in self._unreadable:
+        if number in self._unreadable:
             with suppress(OSError):  # it may be a directory, which cannot be overwritten
-                (self._resolved / name).rename(self._resolved / f"{name}.unreadable")
-        write_snapshot(self._resolved / name, snapshot, self._items)
-        others = [path for path in self._paths() if path.name != name]
-        before = [path.name for path in others if _number(path.name) < _number(name)]
-        previous = self._last if self._last != name else max(before, default="")
-        self._written, self._last = _place(snapshot), name
-        for path in others:  # some may be damaged, and have been skipped
-            if path.name != previous:
-                with suppress(OSError):
-                    path.unlink()
+                path.rename(f"{path}.unreadable")
+        write_snapshot(path, snapshot, self._items)
+        before = [each for each in self._paths() if each < number]
+        previous = self._last if self._last != number else max(before, default=None)
+        self._written, self._last = _place(snapshot), number
+        # The others may be damaged checkpoints that were skipped.
+        _remove(other for each, other in self._paths().items() if each not in (number, previous))
 
     # ---- the directory ----------------------------------------------------------------------
 
@@ -239,34 +235,30 @@ class Checkpoint(Callback):
                 f"{self.directory}: was removed during the fit, and now holds the checkpoints of "
                 "another fit; name another directory"
             )
-        self._written, self._last = None, ""
+        self._written = self._last = None
         self.warn(f"{self.directory}: was removed during the fit; new checkpoints go there")
 
-    def _paths(self) -> list[Path]:
-        """Return the checkpoints in order, the last one at the end."""
-        if not self._resolved.is_dir():
-            return []
-        found = [path for path in self._resolved.iterdir() if _NAME.fullmatch(path.name)]
-        return sorted(found, key=lambda path: _number(path.name))
+    def _paths(self) -> dict[int, Path]:
+        """Return the checkpoints by their number of updates, in ascending order."""
+        paths = self._resolved.iterdir() if self._resolved.is_dir() else ()
+        matches = {path: _NAME.fullmatch(path.name) for path in paths}
+        return dict(sorted((int(match[1]), path) for path, match in matches.items() if match))
 
-    def _latest(self) -> tuple[Path, Snapshot, Items]:
-        """Return the last checkpoint that can be read."""
-        for path in reversed(self._paths()):
+    def _latest(self) -> tuple[int, Path, Snapshot, Items]:
+        """Return the last checkpoint that can be read: number, path, snapshot and items."""
+        for number, path in reversed(self._paths().items()):
             try:
-                return path, *read_snapshot(path)
+                return number, path, *read_snapshot(path)
             except ModelFileError as error:
                 self.warn(f"a checkpoint is skipped: {error}")
             except OSError as error:
-                self._unreadable.add(path.name)
+                self._unreadable.add(number)
                 self.warn(f"a checkpoint is skipped: {path}: {error.strerror or error}")
         raise CheckpointError(f"{self.directory}: has no checkpoint that can be read")
 
     def _remove_leftovers(self) -> None:
         """Remove temporary files of killed processes; no other process writes here."""
-        for path in self._resolved.iterdir():
-            if _LEFTOVER.fullmatch(path.name):
-                with suppress(OSError):
-                    path.unlink()
+        _remove(path for path in self._resolved.iterdir() if _LEFTOVER.fullmatch(path.name))
 
 
 def checkpoint_in(callbacks: Sequence[Callback]) -> Checkpoint | None:
@@ -283,10 +275,11 @@ def checkpoint_in(callbacks: Sequence[Callback]) -> Checkpoint | None:
     return found[0] if found else None
 
 
-def _number(name: str) -> int:
-    match = _NAME.fullmatch(name)
-    assert match is not None
-    return int(match[1])
+def _remove(paths: Iterable[Path]) -> None:
+    """Remove files as far as possible."""
+    for path in paths:
+        with suppress(OSError):
+            path.unlink()
 
 
 def _place(snapshot: Snapshot) -> tuple[Any, ...]:
@@ -344,13 +337,10 @@ def _digest(rows: Features) -> str:
     """
     sparse = isinstance(rows[:1], SparseRows)
     digest = hashlib.sha256(f"{'sparse' if sparse else 'dense'} {rows.dtype} {rows.shape}".encode())
-    parts: list[Callable[[Any], np.ndarray]] = [lambda part: part]
-    if sparse:
-        parts = [lambda part: part.counts, lambda part: part.columns, lambda part: part.values]
-    for array_of in parts:
-        for start in range(0, len(rows), _HASHED_ROWS):
-            part = array_of(rows[start : start + _HASHED_ROWS])
-            digest.update(np.ascontiguousarray(part).ravel().data)
+    for start in range(0, len(rows), _HASHED_ROWS):
+        part: Any = rows[start : start + _HASHED_ROWS]
+        for array in (part.counts, part.columns, part.values) if sparse else (part,):
+            digest.update(np.ascontiguousarray(array).ravel().data)
     return digest.hexdigest()
 
 

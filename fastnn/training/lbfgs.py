@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,34 +13,17 @@ from fastnn.engine import Engine
 from fastnn.errors import DivergenceError
 from fastnn.model.layers import Parameters
 from fastnn.system.forks import fork_safe_lock, setup_lock
+from fastnn.training.plan import Plan
 
 # SciPy's status of a search that reached a limit. Every other search ends when the loss no longer
 # falls. In float32 that is a minimum only if the gradient is a small part of the initial one.
 _LIMIT_REACHED, _SMALL = 1, 1e-3
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Limits of a search.
-
-    Attributes
-    ----------
-    iterations, evaluations : int
-        Maximum numbers of iterations and of evaluations of the loss.
-    tolerance : float
-        The search has converged when no component of the gradient is larger.
-    """
-
-    iterations: int
-    evaluations: int = 15_000
-    tolerance: float = 1e-5
-
-
 def minimize(
     engine: Engine,
     data: Data,
-    l2: float,
-    limits: Limits,
+    plan: Plan,
     on_iteration: Callable[[float, float], bool],
     first_epoch: int = 0,
 ) -> str:
@@ -52,8 +34,9 @@ def minimize(
 
     Parameters
     ----------
-    l2 : float
-        Factor of the penalty, ``l2 / 2 · Σ w²``.
+    plan : Plan
+        The search ends after `epochs` iterations or `max_evaluations` evaluations of the loss. It
+        has converged when no component of the gradient is larger than `tolerance`.
     on_iteration : callable
         Called with the loss after each iteration and its seconds, when the engine has the weights
         of that iteration; returns whether to continue.
@@ -68,6 +51,7 @@ def minimize(
     with setup_lock:  # fork() waits for the import: a child could not finish it
         from scipy.optimize import minimize as scipy_minimize
 
+    l2 = plan.l2 / data.total_weight if plan.l2_is_shared else plan.l2
     start = engine.get_parameters()
     best, count, since = _flat(start), first_epoch, time.perf_counter()
     last: tuple[float, np.ndarray] | None = None  # finite loss and gradient
@@ -107,11 +91,7 @@ def minimize(
         if not continues:
             raise StopIteration
 
-    options = {
-        "maxiter": limits.iterations,
-        "maxfun": limits.evaluations,
-        "gtol": limits.tolerance,
-    }
+    options = {"maxiter": plan.epochs, "maxfun": plan.max_evaluations, "gtol": plan.tolerance}
     try:
         with nullcontext() if engine.threads is None else _quiet_blas:
             result = scipy_minimize(
@@ -126,7 +106,7 @@ def minimize(
             on_iteration(float(result.fun), time.perf_counter() - since)
         if result.status == _LIMIT_REACHED:
             return ""
-        small = max(limits.tolerance, _SMALL * steepest)
+        small = max(plan.tolerance, _SMALL * steepest)
         return "converged" if np.abs(result.jac).max() <= small else "stalled"
     finally:  # the line search may have left other weights
         engine.set_parameters(_shaped(best, start))

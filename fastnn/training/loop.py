@@ -14,7 +14,7 @@ from fastnn.model.layers import Parameters
 from fastnn.model.randomness import permutation
 from fastnn.system.interrupts import DeferInterrupts
 from fastnn.training.fit import Fit
-from fastnn.training.lbfgs import Limits, minimize
+from fastnn.training.lbfgs import minimize
 
 # Target duration of one call of the engine: short enough for a prompt answer to Ctrl-C, long
 # enough that the overhead of a call (a few microseconds) vanishes.
@@ -79,8 +79,6 @@ def _descend(fit: Fit) -> None:
 
 def _minimize(fit: Fit) -> None:
     """Run L-BFGS, whose iterations count as epochs."""
-    plan, rows = fit.plan, len(fit.data.x)
-    l2 = plan.l2 / fit.data.total_weight if plan.l2_is_shared else plan.l2
 
     def end_iteration(loss: float, seconds: float) -> bool:
         metrics = {"loss": loss}
@@ -88,12 +86,11 @@ def _minimize(fit: Fit) -> None:
             metrics["accuracy"] = fit.engine.evaluate(fit.data)[1]
         metrics["seconds"] = seconds
         fit.call("on_epoch_begin", fit.epoch)  # an iteration is known by its end
-        fit.call("on_chunk_end", fit.epoch, rows)
+        fit.call("on_chunk_end", fit.epoch, fit.rows)
         fit.end_epoch(metrics)
         return not fit.position.stopped
 
-    limits = Limits(plan.epochs, plan.max_evaluations, plan.tolerance)
-    end = minimize(fit.engine, fit.data, l2, limits, end_iteration, fit.start.epochs)
+    end = minimize(fit.engine, fit.data, fit.plan, end_iteration, fit.start.epochs)
     fit.position = fit.position._replace(stopped=fit.position.stopped or end)
 
 
@@ -133,7 +130,7 @@ def _run_epoch(fit: Fit, epoch: Epoch) -> dict[str, float]:
 
     The seconds are those of the engine, without callbacks.
     """
-    rows, number, callbacks = len(epoch.order), fit.epoch, fit.callbacks
+    rows, number = fit.rows, fit.epoch
     progress, total = fit.position.progress, fit.position.seconds
     budget = _FIRST_BUDGET_ROWS
     with ReadAhead(epoch.data, epoch.order) as ahead:
@@ -152,8 +149,7 @@ def _run_epoch(fit: Fit, epoch: Epoch) -> dict[str, float]:
                 fit.advance(progress, total)
             rate = (progress.position - before) / max(seconds, 1e-9)
             budget = max(1, min(rows, int(rate * CALL_SECONDS), 4 * budget))
-            for callback in callbacks:
-                callback.on_chunk_end(number, progress.position)
+            fit.call("on_chunk_end", number, progress.position)
     metrics = {"loss": progress.loss_sum / epoch.total_weight}
     if fit.classifies:
         metrics["accuracy"] = progress.correct / epoch.total_weight

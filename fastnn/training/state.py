@@ -70,7 +70,7 @@ class Position(NamedTuple):
     rate_divisor: float = 1.0
     stopped: str = ""
 
-    def check_room(self, epochs: int, rows: int) -> None:
+    def check_counts(self, epochs: int, rows: int) -> None:
         """Raise a ValueError if a fit would reach a count that files cannot store."""
         if max(self.epochs + epochs, self.samples + epochs * rows) >= COUNT_LIMIT:
             raise ValueError(

@@ -19,7 +19,7 @@ from fastnn.model.layers import dense_layers
 from fastnn.model.losses import LOSSES
 from fastnn.model.optimizers import get_optimizer
 from fastnn.training.early_stopping import EarlyStopping
-from fastnn.training.lbfgs import Limits, _quiet_blas, _shaped, minimize
+from fastnn.training.lbfgs import _quiet_blas, _shaped, minimize
 from fastnn.training.plan import Plan
 from fastnn.training.preparation import prepare
 
@@ -254,7 +254,8 @@ def test_interrupted_search_leaves_the_weights_of_the_last_iteration(data, evalu
         return True
 
     with pytest.raises(KeyboardInterrupt) if error else nullcontext():
-        minimize(engine, Data(*data), 0.0, Limits(100), on_iteration, first_epoch=7)
+        plan = Plan(epochs=100, batch_size="full", optimizer=get_optimizer("lbfgs"))
+        minimize(engine, Data(*data), plan, on_iteration, first_epoch=7)
     assert len(iterates) >= 2
     assert_same_parameters(engine.get_parameters(), iterates[-1])
 
