@@ -138,23 +138,16 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         ValueError
             If a parameter or the data cannot be used, or the weights stop being finite.
         """
-        return self._fit(X, y, sample_weight, (X_val, y_val, sample_weight_val))
+        return self._fit(X, y, sample_weight, X_val, y_val, sample_weight_val)
 
     @one_at_a_time
-    def _fit(
-        self,
-        X: Any,
-        y: Any,
-        sample_weight: Any,
-        own_validation: tuple[Any, Any, Any] = (None, None, None),
-        incremental: bool = False,
-        classes: Any = None,
-    ) -> Self:
+    def _fit(self, *data: Any, incremental: bool = False, classes: Any = None) -> Self:
+        """Train with the data that `fit` takes, in its order."""
         before, run, tasks = dict(vars(self)), None, None
         try:
-            run = self._prepared(X, y, sample_weight, own_validation, incremental, classes)
+            run = self._prepared(*data, incremental=incremental, classes=classes)
             if not incremental and getattr(self, "_skl_callbacks", None):
-                tasks = Tasks(self, X, y, sample_weight)
+                tasks = Tasks(self, *data[:3])
             self._train(run, tasks, incremental)
         except BaseException:
             if run is None or not run.recorder.has_begun:  # a refused fit changes nothing
@@ -170,7 +163,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         X: Any,
         y: Any,
         sample_weight: Any,
-        own_validation: tuple[Any, Any, Any],
+        *validation_data: Any,
         incremental: bool,
         classes: Any,
     ) -> Run:
@@ -179,8 +172,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
             raise ValueError(f"partial_fit does not support early_stopping={self.early_stopping!r}")
         if incremental and is_classifier(self):
             _check_partial_fit_first_call(self, classes)
-        given = (X, y, sample_weight, *own_validation)
-        for name, values in zip(_ARRAYS, given, strict=True):
+        for name, values in zip(_ARRAYS, (X, y, sample_weight, *validation_data), strict=False):
             check_unmasked(values, name)
         callbacks = callbacks_of(self)
         if incremental and checkpoint_in(callbacks):
@@ -194,7 +186,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
             self._begin(X.shape[1], self._n_outputs_of(targets), dtype, keep=continues)
         else:
             self._continue(X.shape[1], self._n_outputs_of(targets))
-        own = self._own_validation(*own_validation)
+        own = self._own_validation(*validation_data)
         rule = stopping_rule_of(self)
         sets_aside = own is None and rule is not None and rule.monitor.startswith("val_")
         score_name = ""
@@ -289,7 +281,9 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
             )
         self._take_weights()
 
-    def _own_validation(self, X: Any, y: Any, weight: Any) -> tuple[Any, Any, Any] | None:
+    def _own_validation(
+        self, X: Any = None, y: Any = None, weight: Any = None
+    ) -> tuple[Any, Any, Any] | None:
         """Return the validation data given to `fit`, checked and encoded, if any."""
         if (X is None) != (y is None):
             raise ValueError("X_val and y_val must be given together.")

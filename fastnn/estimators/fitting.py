@@ -101,13 +101,11 @@ class Recorder(Callback):
         samples, self._squares = state["numbers"]
         fitted.t_, fitted.loss_curve_ = int(samples), losses
         fitted.loss_ = losses[-1] if losses else math.nan
-        finite = [loss for loss in losses if loss == loss]
         if fitted.best_loss_ is not None:
-            fitted.best_loss_ = min(finite, default=math.inf)
+            fitted.best_loss_ = min((x for x in losses if x == x), default=math.inf)
         if fitted.validation_scores_ is not None:
             fitted.validation_scores_ = scores
-            finite = [score for score in scores if score == score]
-            fitted.best_validation_score_ = max(finite, default=-math.inf)
+            fitted.best_validation_score_ = max((x for x in scores if x == x), default=-math.inf)
         curves = {name: curve for name, curve in state.items() if name.startswith(_HISTORY)}
         fitted.history_ = {name.removeprefix(_HISTORY): curve for name, curve in curves.items()}
         self._is_restored = True

@@ -140,7 +140,7 @@ class ProgressBar(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state of a copy or a pickle, which draws its own bar."""
-        return {}
+        return vars(self) | {"_bar": None, "_stack": None}
 
 
 _SHOWN = ("loss", "accuracy", "val_loss", "val_accuracy", "val_r2", "val_score")

@@ -8,7 +8,7 @@ data, network, settings and versions. A fit that differs in one of these is refu
 import hashlib
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -84,14 +84,7 @@ class Checkpoint(Callback):
         self.every = check_integer(every, "every", low=1)
         self.resume = bool(resume)
         self.snapshot: Snapshot | None = None
-        self._items: Items = {}
         self._resolved = self.directory  # absolute, in case the process changes its directory
-        self._last: int | None = None  # number of the last valid file
-        self._written: tuple[Any, ...] | None = None  # position stored in that file
-        self._is_active = False  # whether an interrupt writes a checkpoint
-        self._unreadable: set[int] = set()  # numbers of skipped files
-        self._locks: ExitStack | None = None  # during a fit
-        self._is_locked: Callable[[], bool] | None = None
 
     def warn(self, text: str) -> None:
         """Warn of a problem that does not end the fit."""
@@ -132,12 +125,15 @@ class Checkpoint(Callback):
             resolved.mkdir(parents=True, exist_ok=True)
         with ExitStack() as self._locks:
             self._lock(resolved)
-            self._unreadable.clear()
+            self._last: int | None = None  # number of the last valid file
+            self._written: tuple[Any, ...] | None = None  # position stored in that file
+            self._is_active = False  # whether an interrupt writes a checkpoint
+            self._unreadable: set[int] = set()  # numbers of skipped files
             # Until the fit begins, errors name the directory as it was given.
-            self._resolved, self._is_active = self.directory, False
-            self._last = self._written = self.snapshot = None
+            self._resolved, self.snapshot = self.directory, None
             self.check()
-            self._remove_leftovers()
+            # Temporary files of killed processes: no other process writes here.
+            _remove(each for each in resolved.iterdir() if _LEFTOVER.fullmatch(each.name))
             self._items = items_of(self.fit)
             if self.resume:
                 self._resume()
@@ -195,17 +191,17 @@ class Checkpoint(Callback):
             with suppress(OSError):  # it may be a directory, which cannot be overwritten
                 path.rename(f"{path}.unreadable")
         write_snapshot(path, snapshot, self._items)
-        before = [each for each in self._paths() if each < number]
+        paths = self._paths()
+        before = [each for each in paths if each < number]
         previous = self._last if self._last != number else max(before, default=None)
         self._written, self._last = _place(snapshot), number
         # The others may be damaged checkpoints that were skipped.
-        _remove(other for each, other in self._paths().items() if each not in (number, previous))
+        _remove(other for each, other in paths.items() if each not in (number, previous))
 
     # ---- the directory ----------------------------------------------------------------------
 
     def _lock(self, directory: Path) -> None:
         """Lock the directory; raise a CheckpointError if another fit holds the lock."""
-        assert self._locks is not None
         try:
             self._is_locked = self._locks.enter_context(lock_directory(directory))
         except BlockingIOError:
@@ -226,7 +222,7 @@ class Checkpoint(Callback):
         CheckpointError
             If another fit now uses the path.
         """
-        if self._is_locked is None or self._is_locked():
+        if self._is_locked():
             return
         self._resolved.mkdir(parents=True, exist_ok=True)
         self._lock(self._resolved)
@@ -255,10 +251,6 @@ class Checkpoint(Callback):
                 self._unreadable.add(number)
                 self.warn(f"a checkpoint is skipped: {path}: {error.strerror or error}")
         raise CheckpointError(f"{self.directory}: has no checkpoint that can be read")
-
-    def _remove_leftovers(self) -> None:
-        """Remove temporary files of killed processes; no other process writes here."""
-        _remove(path for path in self._resolved.iterdir() if _LEFTOVER.fullmatch(path.name))
 
 
 def checkpoint_in(callbacks: Sequence[Callback]) -> Checkpoint | None:

@@ -311,7 +311,7 @@ class Fit:
             self._call_epoch_end(number, metrics, deferring=True)
         self._call_epoch_end(number, metrics, deferring=False)
         if self._stop_requested and not self.position.stopped:
-            self.position = self.position._replace(stopped="callback")
+            self.end_early("callback")
         self.call("on_epoch_boundary", self.position.epochs - self.start.epochs)
 
     def _call_epoch_end(self, number: int, metrics: dict[str, float], deferring: bool) -> None:
@@ -320,6 +320,10 @@ class Fit:
                 answer = callback.on_epoch_end(number, metrics)
                 if isinstance(answer, bool | np.bool_) and answer:
                     self.stop()
+
+    def end_early(self, reason: str) -> None:
+        """Record why no further epoch follows, as `Position.stopped`."""
+        self.position = self.position._replace(stopped=reason)
 
     def reset_optimizer(self) -> None:
         """Clear the optimizer's state, which led to divergence."""

@@ -37,7 +37,7 @@ def train(fit: Fit) -> None:
             contexts.enter_context(callback.context())
         try:
             fit.begin()
-            (_minimize if fit.plan.optimizer.rule == "lbfgs" else _descend)(fit)
+            (minimize if fit.plan.optimizer.rule == "lbfgs" else _descend)(fit)
             with DeferInterrupts():
                 fit.restore_best()
             fit.call("on_fit_end", fit.history)
@@ -75,23 +75,6 @@ def _descend(fit: Fit) -> None:
             raise
         metrics["seconds"] += planning
         fit.end_epoch(metrics)
-
-
-def _minimize(fit: Fit) -> None:
-    """Run L-BFGS, whose iterations count as epochs."""
-
-    def end_iteration(loss: float, seconds: float) -> bool:
-        metrics = {"loss": loss}
-        if fit.classifies:
-            metrics["accuracy"] = fit.engine.evaluate(fit.data)[1]
-        metrics["seconds"] = seconds
-        fit.call("on_epoch_begin", fit.epoch)  # an iteration is known by its end
-        fit.call("on_chunk_end", fit.epoch, fit.rows)
-        fit.end_epoch(metrics)
-        return not fit.position.stopped
-
-    end = minimize(fit.engine, fit.data, fit.plan, end_iteration, fit.start.epochs)
-    fit.position = fit.position._replace(stopped=fit.position.stopped or end)
 
 
 def _plan_epoch(fit: Fit) -> Epoch:

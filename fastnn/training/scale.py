@@ -216,24 +216,25 @@ def _constant_loss(targets: np.ndarray, weights: np.ndarray | None, loss: Loss) 
     If that is 0 because all targets of a regression are equal, return the loss of predicting 0.
     """
     if loss.takes_labels:
-        shares = np.bincount(targets, weights)
-        shares = shares[shares > 0] / shares.sum()
-        return -float((shares * np.log(shares)).sum())
+        counts = np.bincount(targets, weights)
+        return -float(_x_log_x(counts / counts.sum()).sum())
     y = targets.astype(np.float64)
     mean = _mean(y, weights)
     if loss.link == "logistic":
-        shares = np.concatenate([mean, 1 - mean])
-        shares = shares[shares > 0]
-        return -float((shares * np.log(shares)).sum())
+        return -float((_x_log_x(mean) + _x_log_x(1 - mean)).sum())
     if loss.link == "exp":
-        logs = _mean(y * np.log(np.where(y > 0, y, 1)), weights)
-        return float((logs - mean * np.log(np.where(mean > 0, mean, 1))).sum())
+        return float((_mean(_x_log_x(y), weights) - _x_log_x(mean)).sum())
     if (y == y[0]).all():  # their mean may be rounded
         return float(_mean_losses(y, weights, loss).sum())
     best = _mean_losses(y - mean, weights, loss)
     if loss.name != "squared_error":
         best = np.minimum(best, _mean_losses(y - np.median(y, axis=0), weights, loss))
     return float(best.sum())
+
+
+def _x_log_x(x: np.ndarray) -> np.ndarray:
+    """Return x log x, which is 0 for x = 0."""
+    return x * np.log(np.where(x > 0, x, 1))
 
 
 def _mean_losses(residual: np.ndarray, weights: np.ndarray | None, loss: Loss) -> np.ndarray:

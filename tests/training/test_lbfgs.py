@@ -14,12 +14,9 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from fastnn import Callback, DivergenceError, MLPClassifier, Network
 from fastnn.data.rows import Data
-from fastnn.engine import get_engine
-from fastnn.model.layers import dense_layers
-from fastnn.model.losses import LOSSES
 from fastnn.model.optimizers import get_optimizer
 from fastnn.training.early_stopping import EarlyStopping
-from fastnn.training.lbfgs import _quiet_blas, _shaped, minimize
+from fastnn.training.lbfgs import _quiet_blas, _shaped
 from fastnn.training.plan import Plan
 from fastnn.training.preparation import prepare
 
@@ -226,15 +223,11 @@ def test_infinite_initial_loss_changes_nothing(engine):
 class FailingEngine:
     """Reference engine whose loss is infinite or raises an error after some evaluations."""
 
-    threads = None
+    def __init__(self, engine, evaluations, error=None):
+        self._engine, self._left, self._error = engine, evaluations, error
 
-    def __init__(self, evaluations, error=None):
-        self._engine = get_engine(
-            "numpy", dense_layers([4, 3]), LOSSES["cross_entropy"], input_scale=1.0
-        )
-        self.get_parameters = self._engine.get_parameters
-        self.set_parameters = self._engine.set_parameters
-        self._left, self._error = evaluations, error
+    def __getattr__(self, name):
+        return getattr(self._engine, name)
 
     def loss_and_grad(self, data, *, l2):
         self._left -= 1
@@ -247,17 +240,19 @@ class FailingEngine:
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt()])
 @pytest.mark.parametrize("evaluations", [4, 6, 9])
 def test_interrupted_search_leaves_the_weights_of_the_last_iteration(data, evaluations, error):
-    engine, iterates = FailingEngine(evaluations, error), []
+    iterates = []
 
-    def on_iteration(loss, seconds):
-        iterates.append(engine.get_parameters())
-        return True
+    class RecordWeights(Callback):
+        def on_epoch_end(self, epoch, metrics):
+            iterates.append(self.fit.weights())
 
-    with pytest.raises(KeyboardInterrupt) if error else nullcontext():
-        plan = Plan(epochs=100, batch_size="full", optimizer=get_optimizer("lbfgs"))
-        minimize(engine, Data(*data), plan, on_iteration, first_epoch=7)
+    network = Network([4, 3])
+    network._engine = FailingEngine(network.use_engine("numpy"), evaluations, error)
+    settings = {"optimizer": "lbfgs", "engine": "numpy", "callbacks": [RecordWeights()]}
+    with pytest.raises(KeyboardInterrupt) if error else pytest.warns(ConvergenceWarning):
+        network.fit(*data, epochs=100, **settings)
     assert len(iterates) >= 2
-    assert_same_parameters(engine.get_parameters(), iterates[-1])
+    assert_same_parameters(network.parameters, iterates[-1])
 
 
 def test_line_search_recovers_from_an_infinite_loss(engine, rng):
