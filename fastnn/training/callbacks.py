@@ -57,12 +57,12 @@ class LogFile(Callback):
         self._size = 0  # bytes before the lines of this fit
 
     def on_fit_begin(self, epochs: int, rows: int) -> None:
-        """Open the file, so that a file that cannot be written ends the fit before it trains."""
+        """Create the file; if it cannot be written, the fit ends before it trains."""
         self.path.open("a" if self.append else "w", encoding="utf-8").close()
         self._size = self.path.stat().st_size
 
     def on_resume(self, epoch: int, rows: int, history: History) -> None:
-        """Write the lines of the past epochs, and remove those of this fit that are there."""
+        """Remove the lines of this fit, and write those of the completed epochs."""
         size = self.path.stat().st_size
         if self._size < size:
             os.truncate(self.path, self._size)
@@ -71,7 +71,7 @@ class LogFile(Callback):
             self.on_epoch_end(number, metrics)
 
     def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Append a line; in CSV, a header stands before the first."""
+        """Append a line; an empty CSV file gets a header first."""
         row = {"epoch": epoch, **metrics}
         with self.path.open("a", encoding="utf-8", newline="") as file:
             if self.path.suffix.lower() == ".csv":
@@ -88,7 +88,7 @@ class LogFile(Callback):
         return {f"bytes in {self.path} before": [self._size]}
 
     def set_state(self, state: State) -> None:
-        """Take the size of the same file when the fit began."""
+        """Restore the size of the file when the fit began."""
         for size in state.get(f"bytes in {self.path} before", []):
             self._size = int(size)
 
@@ -122,7 +122,7 @@ class ProgressBar(Callback):
         self._bar: Any = self._stack.enter_context(bar)
 
     def on_resume(self, epoch: int, rows: int, history: History) -> None:
-        """Show the past epochs."""
+        """Show the completed epochs."""
         for number, metrics in past_epochs(epoch, history):
             self.on_epoch_end(number, metrics)
         self.on_chunk_end(epoch, rows)

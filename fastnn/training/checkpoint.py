@@ -1,8 +1,8 @@
-"""Checkpoints: a fit that was interrupted or killed resumes, with the same bits as an unbroken one.
+"""Checkpoints: an interrupted or killed fit resumes with the same bits as an uninterrupted one.
 
 A directory holds the last two checkpoints of one fit, ``checkpoint-UPDATES.safetensors``, in the
-format of `checkpoint_file`. Besides the state of the fit they record its identity: SHA-256 of the
-data, network, settings and versions. A fit that differs in one of these is refused.
+format of `checkpoint_file`. A checkpoint contains the state of the fit and its identity: the
+SHA-256 of the data, and the network, settings and versions. A fit with another identity is refused.
 """
 
 import hashlib
@@ -29,17 +29,16 @@ from fastnn.training.state import History, Snapshot
 _NAME = re.compile(r"checkpoint-(\d{12,})\.safetensors")
 _LEFTOVER = re.compile(r"\.checkpoint-\d{12,}\.safetensors\.\d+\.[0-9a-f]+\.tmp")
 _HASH = "SHA-256 "
-_HASHED_ROWS = 8192  # at a time: selected rows are copied for the hash
-_OF_ALL_EPOCHS = ("cosine", "one_cycle")  # schedules that depend on the number of epochs
+_HASHED_ROWS = 8192  # hashed at a time; selected rows are copied for it
+_DEPENDS_ON_EPOCHS = ("cosine", "one_cycle")  # schedules
 
 
 class Checkpoint(Callback):
     """Write checkpoints of a fit to a directory, and resume from them.
 
     A checkpoint is written before the first epoch, after every `every` epochs, at the end of the
-    fit and at an interrupt. The last two are kept. A directory serves one fit at a time: a running
-    fit locks it (not on Windows). Callbacks and scorers are not compared when a fit resumes: give
-    the same ones.
+    fit and at an interrupt. The last two are kept. A running fit locks the directory (not on
+    Windows). Use the same callbacks and scorers to resume a fit: they are not compared.
 
     Parameters
     ----------
@@ -87,7 +86,7 @@ class Checkpoint(Callback):
         self._resolved = self.directory  # absolute, in case the process changes its directory
 
     def warn(self, text: str) -> None:
-        """Warn of a problem that does not end the fit."""
+        """Issue a warning about a problem that does not end the fit."""
         warnings.warn(text, stacklevel=2)
 
     def check(self) -> None:
@@ -106,12 +105,12 @@ class Checkpoint(Callback):
 
     @contextmanager
     def context(self) -> Iterator[None]:
-        """Lock the directory during a fit, and resume the fit from its last checkpoint if asked to.
+        """Lock the directory during a fit; with `resume`, start the fit from its last checkpoint.
 
         Raises
         ------
         ValueError, CheckpointError
-            As the class says.
+            As documented for the class.
         OSError
             If the directory cannot be created.
         """
@@ -132,7 +131,7 @@ class Checkpoint(Callback):
             # Until the fit begins, errors name the directory as it was given.
             self._resolved, self.snapshot = self.directory, None
             self.check()
-            # Temporary files of killed processes: no other process writes here.
+            # These temporary files are of killed processes: no other process writes here.
             _remove(each for each in resolved.iterdir() if _LEFTOVER.fullmatch(each.name))
             self._items = items_of(self.fit)
             if self.resume:
@@ -141,7 +140,7 @@ class Checkpoint(Callback):
             yield
 
     def _resume(self) -> None:
-        """Read the last checkpoint, and let the fit start from it."""
+        """Start the fit from the last checkpoint."""
         number, path, snapshot, items = self._latest()
         if different := _differences(items, self._items):
             raise CheckpointError(f"{path}: is of another fit: {'; '.join(different)}")
@@ -149,10 +148,10 @@ class Checkpoint(Callback):
         _check_position(path, snapshot, self.fit)
         older = [other for each, other in self._paths().items() if each < number]
         _remove(older[:-1])  # left by a process that was killed
-        self.snapshot, self._last, self._written = snapshot, number, _place(snapshot)
+        self.snapshot, self._last, self._written = snapshot, number, _progress_of(snapshot)
 
     def on_resume(self, epoch: int, rows: int, history: History) -> None:
-        """Write a checkpoint if an interrupt comes from now on."""
+        """Write a checkpoint at interrupts from now on."""
         self._is_active = True
 
     def on_epoch_boundary(self, epochs: int) -> None:
@@ -169,11 +168,11 @@ class Checkpoint(Callback):
         try:
             self.write(self.fit.snapshot())
         except Exception as error:
-            with suppress(Exception):  # a warning that is turned into an error
+            with suppress(Exception):  # warnings may be errors
                 self.warn(f"no checkpoint was written at the interrupt: {error}")
 
     def write(self, snapshot: Snapshot) -> None:
-        """Write a checkpoint, unless its position is stored already; keep only the one before it.
+        """Write a checkpoint, unless its position is stored already; remove all but the last two.
 
         Raises
         ------
@@ -185,7 +184,7 @@ class Checkpoint(Callback):
         number = snapshot.position.updates
         path = self._resolved / f"checkpoint-{number:012d}.safetensors"
         self._ensure_lock()
-        if _place(snapshot) == self._written:
+        if _progress_of(snapshot) == self._written:
             return
         if number in self._unreadable:
             with suppress(OSError):  # it may be a directory, which cannot be overwritten
@@ -194,7 +193,7 @@ class Checkpoint(Callback):
         paths = self._paths()
         before = [each for each in paths if each < number]
         previous = self._last if self._last != number else max(before, default=None)
-        self._written, self._last = _place(snapshot), number
+        self._written, self._last = _progress_of(snapshot), number
         # The others may be damaged checkpoints that were skipped.
         _remove(other for each, other in paths.items() if each not in (number, previous))
 
@@ -211,7 +210,7 @@ class Checkpoint(Callback):
             ) from None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state without the lock: a copy or a pickle does not hold it."""
+        """Return the state of a copy or a pickle, which does not hold the lock."""
         return vars(self) | {"_locks": None, "_is_locked": None}
 
     def _ensure_lock(self) -> None:
@@ -253,28 +252,29 @@ class Checkpoint(Callback):
         raise CheckpointError(f"{self.directory}: has no checkpoint that can be read")
 
 
-def checkpoint_in(callbacks: Sequence[Callback]) -> Checkpoint | None:
-    """Return the checkpoint among callbacks.
+def has_checkpoint(callbacks: Sequence[Callback]) -> bool:
+    """Return whether there is a `Checkpoint` among callbacks.
 
     Raises
     ------
     ValueError
         If there is more than one.
     """
-    found = [callback for callback in callbacks if isinstance(callback, Checkpoint)]
-    if len(found) > 1:
-        raise ValueError(f"a fit has one Checkpoint, got {len(found)}")
-    return found[0] if found else None
+    found = sum(isinstance(callback, Checkpoint) for callback in callbacks)
+    if found > 1:
+        raise ValueError(f"a fit has at most one Checkpoint, got {found}")
+    return found == 1
 
 
 def _remove(paths: Iterable[Path]) -> None:
-    """Remove files as far as possible."""
+    """Remove files; ignore errors."""
     for path in paths:
         with suppress(OSError):
             path.unlink()
 
 
-def _place(snapshot: Snapshot) -> tuple[Any, ...]:
+def _progress_of(snapshot: Snapshot) -> tuple[Any, ...]:
+    """Return what identifies the position of a snapshot within its fit."""
     position = snapshot.position
     return position.epochs, position.progress.position, position.stopped
 
@@ -283,7 +283,7 @@ def _place(snapshot: Snapshot) -> tuple[Any, ...]:
 
 
 def items_of(fit: Fit) -> Items:
-    """Return everything that determines the bits of a fit, as texts by name."""
+    """Return the identity of a fit: all that determines its bits, as texts by name."""
     network, plan, layers = fit.network, fit.plan, fit.network.layers
     sizes = layers[0].inputs, *(layer.outputs for layer in layers)
     items: dict[str, Any] = {
@@ -303,7 +303,7 @@ def items_of(fit: Fit) -> Items:
     }
     items |= {each: getattr(plan, each) for each in ("l2", "l2_is_shared", "clip_norm", "shuffle")}
     items["early_stopping"] = plan.early_stopping
-    if plan.schedule.name in _OF_ALL_EPOCHS:
+    if plan.schedule.name in _DEPENDS_ON_EPOCHS:
         items["epochs"] = plan.epochs
     for part, rows in (("training", fit.data), ("validation", fit.validation)):
         items[f"{part} rows"] = 0 if rows is None else len(rows.x)
@@ -315,7 +315,7 @@ def items_of(fit: Fit) -> Items:
 
 
 def _settings(record: Any, **names: str) -> Items:
-    """Return a record's fields by their names, or those given here; 1 is the same as 1.0."""
+    """Return the fields of a record, some under other names. Integers are shown as floats."""
     return {
         names.get(name, name): str(value if isinstance(value, (str, bool)) else float(value))
         for name, value in asdict(record).items()
@@ -323,9 +323,9 @@ def _settings(record: Any, **names: str) -> Items:
 
 
 def _digest(rows: Features) -> str:
-    """Return the SHA-256 of rows: of their form, dtype and shape, and of their bytes.
+    """Return the SHA-256 of the form, dtype, shape and bytes of rows.
 
-    Selected rows have the hash of a copy of them.
+    Selected rows and a copy of them have the same hash.
     """
     sparse = isinstance(rows[:1], SparseRows)
     digest = hashlib.sha256(f"{'sparse' if sparse else 'dense'} {rows.dtype} {rows.shape}".encode())
@@ -337,7 +337,7 @@ def _digest(rows: Features) -> str:
 
 
 def _differences(before: Items, now: Items) -> list[str]:
-    """Describe the items that differ, with both values; a file may hold any texts."""
+    """Describe the items that differ, with both values. Texts from a file may be long."""
 
     def shown(text: str) -> str:
         return "given" if text.startswith(_HASH) else " ".join(text.split())[:200]
@@ -353,7 +353,7 @@ def _differences(before: Items, now: Items) -> list[str]:
 
 
 def _check_position(path: Path, snapshot: Snapshot, fit: Fit) -> None:
-    """Refuse a snapshot that this fit, which starts from it, cannot have written."""
+    """Raise a CheckpointError if this fit cannot have written the snapshot it starts from."""
     shapes = [w.shape for w, _ in snapshot.parameters]
     position, size = snapshot.position, fit.batch_size
     row = position.progress.position

@@ -16,16 +16,16 @@ from fastnn.system.interrupts import DeferInterrupts
 from fastnn.training.fit import Fit
 from fastnn.training.lbfgs import minimize
 
-# Target duration of one call of the engine: short enough for a prompt answer to Ctrl-C, long
-# enough that the overhead of a call (a few microseconds) vanishes.
+# Target duration of one call of the engine: short enough for a prompt reaction to Ctrl-C, long
+# enough that the overhead of a call, a few microseconds, is negligible.
 CALL_SECONDS = 0.02
 _FIRST_BUDGET_ROWS = 512
 
 
 def train(fit: Fit) -> None:
-    """Train a network as a fit's plan says.
+    """Train a network by the plan of a fit.
 
-    If early stopping keeps the best weights, the engine has them at the end, however it ends.
+    If early stopping keeps the best weights, the engine has them at the end, also of a failed fit.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def train(fit: Fit) -> None:
         except BaseException as error:
             fit.error = error
             for callback in fit.callbacks:
-                with suppress(Exception):  # the first error is the one to report
+                with suppress(Exception):  # the first error is reported
                     callback.on_fit_break()
             raise
         finally:
@@ -78,7 +78,7 @@ def _descend(fit: Fit) -> None:
 
 
 def _plan_epoch(fit: Fit) -> Epoch:
-    """Determine the order of the rows and the learning rates of the running epoch."""
+    """Return the running epoch, with the order of its rows and its learning rates."""
     plan, rows, number = fit.plan, fit.rows, fit.position.epochs
     done = number - fit.start.epochs
     updates = -(-rows // fit.batch_size)
@@ -109,9 +109,9 @@ def _plan_epoch(fit: Fit) -> Epoch:
 
 
 def _run_epoch(fit: Fit, epoch: Epoch) -> dict[str, float]:
-    """Run an epoch, or the rest of it, in calls of about CALL_SECONDS; return its figures.
+    """Run the rest of an epoch in calls of about CALL_SECONDS; return its figures.
 
-    The seconds are those of the engine, without callbacks.
+    The figure "seconds" is the time in the engine, without callbacks.
     """
     rows, number = fit.rows, fit.epoch
     progress, total = fit.position.progress, fit.position.seconds
@@ -140,10 +140,10 @@ def _run_epoch(fit: Fit, epoch: Epoch) -> dict[str, float]:
 
 
 def _rows_of_call(position: int, budget: int, batch_size: int) -> int:
-    """Return the rows of a call, which ends with a batch or within the batch it begins in.
+    """Return the number of rows for a call: complete batches, or a part of one batch.
 
-    Weights, optimizer state and the sums of losses then belong together at the end of every batch
-    that ends a call: in the middle of a batch, the weights are those of its beginning.
+    If a call ends in the middle of a batch, the weights are those before this batch, and the last
+    recorded position is its beginning. So a snapshot is consistent after every call.
     """
     done = position % batch_size
     if done == 0 and budget >= batch_size:

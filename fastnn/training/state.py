@@ -47,7 +47,7 @@ class Position(NamedTuple):
     samples : int
         Rows of these epochs.
     updates : int
-        Updates that the optimizer's state has seen, those of the running epoch included.
+        Updates that the optimizer's state includes, also those of the running epoch.
     progress : Progress
         Progress in the running epoch, at the end of its last complete batch.
     seconds : float

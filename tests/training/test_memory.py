@@ -16,7 +16,7 @@ from fastnn import EarlyStopping, MLPClassifier, Network
 from fastnn.data.conversion import as_features
 from fastnn.data.features import SelectedRows
 from fastnn.engine import check_engine
-from fastnn.estimators.fitting import plain
+from fastnn.estimators.fitting import as_sklearn
 from fastnn.kernels import engine as numba_engine
 from fastnn.model.layers import dense_layers
 from fastnn.model.optimizers import OPTIMIZERS
@@ -286,7 +286,7 @@ def test_estimator_checks_memory_for_copies(monkeypatch):
     with pytest.raises(MemoryError, match=r"^X needs 48 MB \(a copy 48\)"):
         MLPClassifier(engine="numpy").fit(x, np.zeros(3_000_000, np.int64))
     with pytest.raises(MemoryError, match=r"^scoring needs 64 MB"):
-        plain(SelectedRows(np.broadcast_to(np.float32(1), (16, 10**6)), np.arange(16)))
+        as_sklearn(SelectedRows(np.broadcast_to(np.float32(1), (16, 10**6)), np.arange(16)))
 
 
 def test_rejects_an_estimator_that_is_too_large(engine):
