@@ -18,7 +18,7 @@ from fastnn.storage.model_file import model_from_network, write_model
 from fastnn.storage.onnx_export import network_graph, write_onnx
 from fastnn.system.files import FilePath
 from fastnn.system.forks import FitLock, setup_lock
-from fastnn.training.checkpoint import checkpoint_in
+from fastnn.training.checkpoint import has_checkpoint
 from fastnn.training.early_stopping import EarlyStopping
 from fastnn.training.evaluation import evaluate
 from fastnn.training.fit import Callback, Fit
@@ -232,8 +232,8 @@ class Network:
         DivergenceError
             If the loss or a weight stops being finite; the last finite weights are kept.
         RuntimeError
-            If the network is already being trained, by another thread or by the caller of a
-            callback.
+            If the network is already being trained, by another thread or because a callback calls
+            this method; or if a callback is in use by another running fit.
         """
         chosen = get_optimizer(
             optimizer, learning_rate=learning_rate, momentum=momentum, weight_decay=weight_decay
@@ -261,8 +261,8 @@ class Network:
             raise TypeError("the data must come from `prepare`, for this network")
         with self._training:
             fit = Fit(self, prepared, **options)
-            self._position.check_room(fit.plan.epochs, fit.rows)
-            checkpoints = checkpoint_in(fit.callbacks) is not None
+            self._position.check_counts(fit.plan.epochs, fit.rows)
+            checkpoints = has_checkpoint(fit.callbacks)
             check_fit(self.layers, fit.rows, fit.plan, checkpoints=checkpoints)
             train(fit)
             if not prepared.warned:
@@ -332,7 +332,15 @@ class Network:
         return self._current_engine().predict(as_features(x, self.layers[0].inputs, finite=False))
 
     def use_engine(self, name: str, *, threads: int | None = None) -> Engine:
-        """Move the network to an engine, unless it is being trained, and return the engine."""
+        """Move the network to an engine, and return the engine.
+
+        Raises
+        ------
+        ValueError
+            If there is no such engine, or `threads` is out of range.
+        RuntimeError
+            If the network is being trained with another engine.
+        """
         if threads is not None:
             threads = check_integer(threads, "threads", low=1)
         with setup_lock:
@@ -351,11 +359,11 @@ class Network:
     def _current_engine(self) -> Engine:
         if self._engine is not None:
             return self._engine
-        name, threads = self._engine_choice  # maybe of another process, with more threads
+        name, threads = self._engine_choice  # from a pickle, maybe of a machine with more threads
         return self.use_engine(name, threads=threads and min(threads, usable_threads()))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state without the engine: a copy or a pickle creates its own."""
+        """Return the state of a copy or a pickle, which creates its own engine."""
         own: dict[str, Any] = {"_training": FitLock(), "_engine": None}
         own |= {"_parameters": self.parameters, "_state": self._current_state()}
         return self.__dict__ | own

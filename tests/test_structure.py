@@ -1,4 +1,4 @@
-"""The structure of the package: which module imports which, who prints, how long files are."""
+"""The structure of the code: allowed imports, printing, and sizes of files and functions."""
 
 import ast
 import os
@@ -16,8 +16,8 @@ from source_tree import PACKAGE, SOURCES, TREES, imports, own_imports
 import fastnn
 
 ROOT = Path(__file__).parents[1]
-# Who may import whom: a package, or a module beside them, and those that it stands on.
-STANDS_ON = {
+# Packages, and modules outside of packages, with those that they may import.
+ALLOWED_IMPORTS = {
     "errors": "",
     "system": "errors",
     "model": "errors system",
@@ -40,7 +40,7 @@ STANDS_ON = {
 }
 HEAVY = {"numba", "llvmlite", "scipy", "sklearn", "matplotlib", "rich", "requests", "joblib"}
 HEAVY |= {"onnx", "skl2onnx", "PIL"}
-COMMAND_LINES = {"system.terminal"}
+MAY_PRINT = {"system.terminal"}
 ESTIMATORS = {
     f"estimators.{name}"
     for name in ("base", "classifier", "exchange", "regressor", "sklearn_exchange")
@@ -52,18 +52,18 @@ MODULES = [name for name in SOURCES if name]
 
 
 def top(name: str) -> str:
-    """Return the floor's entry for a module: a room, or the module itself."""
+    """Return the first part of a dotted name."""
     return name.split(".")[0]
 
 
 @cache
-def tops(module: str) -> set[str]:
-    """Return the packages, ours aside, that a module imports."""
+def libraries(module: str) -> set[str]:
+    """Return the libraries that a module imports, apart from fastnn."""
     return {top(name) for name in imports(TREES[module])} - {"fastnn"}
 
 
 def immediate_imports(node: ast.AST) -> set[str]:
-    """Return what is imported as soon as a module is: not in functions, nor for type checkers."""
+    """Return the imports outside of functions that are not for type checkers only."""
     if isinstance(node, ast.FunctionDef):
         return set()
     if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
@@ -75,59 +75,59 @@ def immediate_imports(node: ast.AST) -> set[str]:
 # ---- imports --------------------------------------------------------------------------------
 
 
-def place(module: str) -> str:
-    """Return the package that a module is in, or the module beside them."""
+def package(module: str) -> str:
+    """Return the package of a module, or the name of a module outside of packages."""
     inner = ".".join(module.split(".")[:2])
-    return inner if inner in STANDS_ON else top(module)
+    return inner if inner in ALLOWED_IMPORTS else top(module)
 
 
-def test_imports_point_down():
-    assert {place(module) for module in MODULES} == set(STANDS_ON)
-    # The root, whose version anyone may ask for, has no place.
-    arrows = [(module, name) for module in MODULES for name in own_imports(module) - {""}]
-    allowed = {each: {each, *below.split()} for each, below in STANDS_ON.items()}
-    assert [(m, name) for m, name in arrows if place(name) not in allowed[place(m)]] == []
+def test_packages_import_only_allowed_packages():
+    assert {package(module) for module in MODULES} == set(ALLOWED_IMPORTS)
+    # Every module may import the version from the root.
+    pairs = [(module, name) for module in MODULES for name in own_imports(module) - {""}]
+    allowed = {each: {each, *below.split()} for each, below in ALLOWED_IMPORTS.items()}
+    assert [(m, name) for m, name in pairs if package(name) not in allowed[package(m)]] == []
 
 
-def test_the_places_stand_on_each_other_in_few_levels():
+def test_packages_have_at_most_12_levels():
+    graph: dict[str, set[str]] = {each: set() for each in ALLOWED_IMPORTS}
+    for module in MODULES:
+        graph[package(module)] |= {package(name) for name in own_imports(module) - {""}}
     levels: dict[str, int] = {}
-    used = {each: {place(n) for m in MODULES if place(m) == each for n in own_imports(m) - {""}}
-            for each in STANDS_ON}  # fmt: skip
-    graph = {each: below - {each} for each, below in used.items()}
+    graph = {each: below - {each} for each, below in graph.items()}
     for each in TopologicalSorter(graph).static_order():
         levels[each] = 1 + max((levels[below] for below in graph[each]), default=0)
     assert max(levels.values()) <= 12, levels
 
 
-def test_the_root_gives_nothing_but_the_version_to_modules():
+def test_modules_import_only_the_version_from_the_root():
     for name, tree in TREES.items():
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and node.module == "fastnn" and name:
-                asked = {alias.name for alias in node.names} - set(SOURCES)
-                assert asked <= {"__version__"}, name
+                imported = {alias.name for alias in node.names} - set(SOURCES)
+                assert imported <= {"__version__"}, name
 
 
-def test_no_imports_go_in_circles():
+def test_imports_have_no_cycles():
     graph = {name: own_imports(name) - {""} for name in SOURCES if name}
     tuple(TopologicalSorter(graph).static_order())  # raises CycleError
 
 
-def test_only_engine_knows_both_rooms():
+def test_only_engine_imports_both_engines():
+    engines = {"reference", "kernels"}
     for name in SOURCES:
-        rooms = {top(imported) for imported in own_imports(name)} & {"reference", "kernels"}
-        assert rooms == ({"reference", "kernels"} if name == "engine" else rooms & {top(name)}), (
-            name
-        )
+        imported = {top(each) for each in own_imports(name)} & engines
+        assert imported == (engines if name == "engine" else imported & {top(name)}), name
 
 
-def test_the_reference_needs_nothing_but_numpy():
+def test_reference_imports_no_library_but_numpy():
     for name in SOURCES:
         if top(name) == "reference":
-            assert tops(name) - sys.stdlib_module_names <= {"numpy"}, name
+            assert libraries(name) - sys.stdlib_module_names <= {"numpy"}, name
 
 
-def test_a_library_is_known_in_its_place_only():
-    places = {
+def test_libraries_are_imported_only_in_their_modules():
+    allowed = {
         "llvmlite": {"kernels.jit.simd", "kernels.gemm.tile", "kernels.jit.philox"},
         "numba": {name for name in SOURCES if top(name) == "kernels"},
         "matplotlib": {"plots.curves", "plots.images", "plots.window"},
@@ -139,36 +139,34 @@ def test_a_library_is_known_in_its_place_only():
         "scipy": {"training.lbfgs", "estimators.base", "estimators.fitting"},
         "sklearn": {"data.sets.sets", "data.splitting", "training.scale"} | ESTIMATORS,
     }
-    users = {library: {n for n in SOURCES if library in tops(n)} for library in places}
-    strangers = {library: users[library] - places[library] for library in places}
-    assert {library: names for library, names in strangers.items() if names} == {}
-    assert [library for library in places if not users[library]] == [], "nobody uses it any more"
+    users = {library: {n for n in SOURCES if library in libraries(n)} for library in allowed}
+    others = {library: users[library] - allowed[library] for library in allowed}
+    assert {library: names for library, names in others.items() if names} == {}
+    assert [library for library in allowed if not users[library]] == [], "no longer used"
 
 
-def test_heavy_libraries_are_imported_when_they_are_needed():
-    exempt = {"kernels", "estimators"}  # whose bases need them
-    at_once = {
+def test_heavy_libraries_are_imported_lazily():
+    exempt = {"kernels", "estimators"}  # they need Numba and scikit-learn
+    immediate = {
         name: {top(each) for each in immediate_imports(TREES[name])} & HEAVY
         for name in MODULES
         if top(name) not in exempt
     }
-    assert {name: found for name, found in at_once.items() if found} == {}
+    assert {name: found for name, found in immediate.items() if found} == {}
 
 
-def test_only_the_window_uses_pyplot():
-    """It needs a display and has global state; `--show` needs its toolkits and event loops."""
-    users = {name for name, path in SOURCES.items() if "pyplot" in path.read_text("utf-8")}
-    assert {name for name in users if "import pyplot" in SOURCES[name].read_text("utf-8")} == {
-        "plots.window"
-    }
-    for name in SOURCES:
-        assert "matplotlib.pyplot" not in imports(TREES[name]), name
+def test_only_the_window_imports_pyplot():
+    """Pyplot has global state and may need a display; the window needs its event loops."""
+    texts = {name: path.read_text("utf-8") for name, path in SOURCES.items()}
+    users = {name for name, text in texts.items() if "import pyplot" in text}
+    users |= {name for name in SOURCES if "matplotlib.pyplot" in imports(TREES[name])}
+    assert users == {"plots.window"}
 
 
-# ---- the JIT, the twins, the prints ---------------------------------------------------------
+# ---- compiled functions, reference functions, printing --------------------------------------
 
 
-def test_every_jitted_function_goes_through_jit():
+def test_only_the_module_compiling_uses_the_decorators_of_numba():
     compilers = {"jit", "njit", "cfunc", "vectorize", "guvectorize", "stencil", "jitclass"}
     for name, tree in TREES.items():
         if name == "kernels.jit.compiling":
@@ -181,11 +179,12 @@ def test_every_jitted_function_goes_through_jit():
 
 
 def public_functions(module: str) -> set[str]:
+    """Return the public functions of a module, without methods."""
     found = (n.name for n in TREES[module].body if isinstance(n, ast.FunctionDef))
     return {name for name in found if not name.startswith("_")}
 
 
-def test_the_reference_has_a_kernel_for_each_of_its_functions():
+def test_every_reference_function_has_a_kernel():
     kernels = {name.rpartition(".")[2]: name for name in SOURCES if name.startswith("kernels.")
                and not name.startswith("kernels.layers.sparse")}  # fmt: skip
     for name in SOURCES:
@@ -195,17 +194,18 @@ def test_the_reference_has_a_kernel_for_each_of_its_functions():
             assert public_functions(name) <= public_functions(kernels[file]), name
 
 
-def test_only_command_lines_print():
+def test_only_command_lines_and_estimators_print():
     for name, tree in TREES.items():
         calls = [n.func for n in ast.walk(tree) if isinstance(n, ast.Call)]
         prints = any(isinstance(func, ast.Name) and func.id == "print" for func in calls)
-        assert not prints or name in COMMAND_LINES | ESTIMATORS
+        assert not prints or name in MAY_PRINT | ESTIMATORS, name
 
 
-# ---- size and text --------------------------------------------------------------------------
+# ---- sizes and texts ------------------------------------------------------------------------
 
 
-def lines_of(function: ast.FunctionDef) -> int:
+def body_lines(function: ast.FunctionDef) -> int:
+    """Return the number of lines of a function's body, without its docstring."""
     body = function.body[1:] if ast.get_docstring(function) else function.body
     return body[-1].end_lineno - body[0].lineno + 1 if body else 0
 
@@ -214,7 +214,7 @@ def test_files_and_functions_are_short():
     files = {name: len(SOURCES[name].read_text("utf-8").splitlines()) for name in MODULES}
     assert {name: lines for name, lines in files.items() if lines > 400} == {}
     functions = {
-        f"{name}: {node.name}": lines_of(node)
+        f"{name}: {node.name}": body_lines(node)
         for name in MODULES
         for node in ast.walk(TREES[name])
         if isinstance(node, ast.FunctionDef)
@@ -222,22 +222,22 @@ def test_files_and_functions_are_short():
     assert {name: lines for name, lines in functions.items() if lines > 70} == {}
 
 
-def test_no_text_names_a_place_on_some_machine():
-    places = re.compile(r"(?<![\w.\-])/(work|opt|home|root|Users)/\w")
+def test_no_text_has_a_path_of_a_machine():
+    paths = re.compile(r"(?<![\w.\-])/(work|opt|home|root|Users)/\w")
     texts = [ROOT / name for name in ("pyproject.toml", "README.md", "CHANGELOG.md", ".ci/run")]
     for folder in ("fastnn", "tests", "bench"):
         texts += [p for p in (ROOT / folder).rglob("*") if p.suffix in (".py", ".md", ".toml")]
     for path in texts:
         if path.exists():
-            found = places.search(path.read_text("utf-8"))
+            found = paths.search(path.read_text("utf-8"))
             assert found is None, f"{path.relative_to(ROOT)}: {found.group()}"
 
 
-# ---- the package as it is imported ----------------------------------------------------------
+# ---- imports at run time --------------------------------------------------------------------
 
 
 def run(code: str) -> str:
-    """Run code in a fresh interpreter, and return what it prints."""
+    """Run code in a new interpreter; return its output."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-P", "-c", code],
         capture_output=True,
@@ -250,13 +250,13 @@ def run(code: str) -> str:
 
 
 @pytest.mark.process
-def test_importing_fastnn_imports_next_to_nothing():
+def test_importing_fastnn_imports_no_library():
     code = f"import sys, fastnn; print({HEAVY | {'numpy'}} & sys.modules.keys())"
     assert run(code) == "set()"
 
 
 @pytest.mark.process
-def test_the_front_door_does_not_wait_for_the_heavy_libraries():
+def test_fit_with_the_reference_engine_imports_no_heavy_library():
     code = f"""
 import sys
 from fastnn import DataError, EarlyStopping, Network, ProgressBar, load_dataset
@@ -267,24 +267,24 @@ print({HEAVY} & sys.modules.keys())
     assert run(code) == "set()"
 
 
-def test_public_names_resolve_and_are_listed():
+def test_public_names_exist_and_are_listed():
     for name in fastnn.__all__:
         assert getattr(fastnn, name) is not None
         assert name in dir(fastnn)
     expected = {"Network", "load_dataset", "DataError", "DivergenceError", "__version__"}
     expected |= {"MLPClassifier", "MLPRegressor", "EarlyStopping", "Schedule"}
     assert expected <= set(fastnn.__all__)
-    for name, home in fastnn._HOME.items():
-        assert getattr(fastnn, name) is getattr(import_module(home), name)
+    for name, module in fastnn._HOME.items():
+        assert getattr(fastnn, name) is getattr(import_module(module), name)
 
 
-def test_other_names_are_unknown():
+def test_unknown_name_raises_an_attribute_error():
     with pytest.raises(AttributeError, match="^module 'fastnn' has no attribute 'Netwrok'$"):
         fastnn.Netwrok  # noqa: B018
 
 
 @pytest.mark.process
-def test_the_reference_engine_needs_no_numba():
+def test_reference_engine_works_without_numba():
     code = """
 import sys
 

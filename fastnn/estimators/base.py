@@ -25,7 +25,7 @@ from fastnn.estimators.fitting import (
     Tasks,
     exposed,
     one_at_a_time,
-    say_how_it_ended,
+    report_end,
     score_of,
     with_callbacks,
 )
@@ -41,14 +41,14 @@ from fastnn.estimators.summary import summary_of
 from fastnn.model.layers import dense_layers
 from fastnn.model.losses import Loss
 from fastnn.system.memory import check_copy
-from fastnn.training.checkpoint import checkpoint_in
+from fastnn.training.checkpoint import has_checkpoint
 from fastnn.training.early_stopping import Standing
 from fastnn.training.fit import Callback
 from fastnn.training.preparation import prepare
 
-_DTYPES = [np.float64, np.float32, np.uint8]  # stay as they are; all else becomes the first
+_DTYPES = [np.float64, np.float32, np.uint8]  # not converted; other dtypes become float64
 _ARRAYS = ("X", "y", "sample_weight", "X_val", "y_val", "sample_weight_val")
-_NOTHING_KNOWN = ("", Standing(), 1.0)
+_NEW_STANDING = ("", Standing(), 1.0)  # monitor, early stopping's state, divisor of the rate
 
 _CLIPPED = "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped"
 _DIVERGED = (
@@ -60,8 +60,8 @@ _DIVERGED = (
 class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
     """Base class of multi-layer perceptrons with scikit-learn's interface.
 
-    `coefs_` and `intercepts_` show the weights of the network in read-only arrays. Assigning other
-    arrays to them changes the network.
+    `coefs_` and `intercepts_` are copies of the network's weights, in read-only arrays. Assigning
+    other arrays to these attributes changes the network.
     """
 
     _parameter_constraints = CONSTRAINTS
@@ -87,7 +87,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         raise NotImplementedError
 
     def _encoded(self, y: np.ndarray, new: bool, incremental: bool, name: str = "y") -> np.ndarray:
-        """Return targets as `data.conversion` accepts them; set `classes_` if the fit is new."""
+        """Return targets in the form of `fastnn.data.conversion`; a new fit sets `classes_`."""
         raise NotImplementedError
 
     def _decoded(self, targets: np.ndarray) -> np.ndarray:
@@ -95,7 +95,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         raise NotImplementedError
 
     def _class_weights(self, incremental: bool) -> Any:
-        """Return the weights of classes, by their numbers, or "balanced" or None."""
+        """Return the weights of the classes by their numbers, "balanced" or None."""
         return None
 
     # ---- training ---------------------------------------------------------------------------
@@ -138,23 +138,16 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         ValueError
             If a parameter or the data cannot be used, or the weights stop being finite.
         """
-        return self._fit(X, y, sample_weight, (X_val, y_val, sample_weight_val))
+        return self._fit(X, y, sample_weight, X_val, y_val, sample_weight_val)
 
     @one_at_a_time
-    def _fit(
-        self,
-        X: Any,
-        y: Any,
-        sample_weight: Any,
-        own_validation: tuple[Any, Any, Any] = (None, None, None),
-        incremental: bool = False,
-        classes: Any = None,
-    ) -> Self:
+    def _fit(self, *data: Any, incremental: bool = False, classes: Any = None) -> Self:
+        """Train with the data that `fit` takes, in its order."""
         before, run, tasks = dict(vars(self)), None, None
         try:
-            run = self._prepared(X, y, sample_weight, own_validation, incremental, classes)
+            run = self._prepared(*data, incremental=incremental, classes=classes)
             if not incremental and getattr(self, "_skl_callbacks", None):
-                tasks = Tasks(self, X, y, sample_weight)
+                tasks = Tasks(self, *data[:3])
             self._train(run, tasks, incremental)
         except BaseException:
             if run is None or not run.recorder.has_begun:  # a refused fit changes nothing
@@ -170,20 +163,19 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         X: Any,
         y: Any,
         sample_weight: Any,
-        own_validation: tuple[Any, Any, Any],
+        *validation_data: Any,
         incremental: bool,
         classes: Any,
     ) -> Run:
-        """Check the arguments of a fit, and create or continue a network."""
+        """Check the arguments of a fit, and create a network or continue with the present one."""
         if incremental and self.early_stopping:
             raise ValueError(f"partial_fit does not support early_stopping={self.early_stopping!r}")
         if incremental and is_classifier(self):
             _check_partial_fit_first_call(self, classes)
-        given = (X, y, sample_weight, *own_validation)
-        for name, values in zip(_ARRAYS, given, strict=True):
+        for name, values in zip(_ARRAYS, (X, y, sample_weight, *validation_data), strict=False):
             check_unmasked(values, name)
         callbacks = callbacks_of(self)
-        if incremental and checkpoint_in(callbacks):
+        if incremental and has_checkpoint(callbacks):
             raise ValueError("partial_fit has no checkpoints: save the model between its calls")
         continues = incremental or self.warm_start
         new = not (continues and "_network" in vars(self))
@@ -194,7 +186,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
             self._begin(X.shape[1], self._n_outputs_of(targets), dtype, keep=continues)
         else:
             self._continue(X.shape[1], self._n_outputs_of(targets))
-        own = self._own_validation(*own_validation)
+        own = self._own_validation(*validation_data)
         rule = stopping_rule_of(self)
         sets_aside = own is None and rule is not None and rule.monitor.startswith("val_")
         score_name = ""
@@ -232,7 +224,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         return Run(prepared, score, Recorder(self, score_name), callbacks)
 
     def _checked(self, X: Any, y: Any, reset: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Return arrays as scikit-learn checks them, without the check that features are finite."""
+        """Return arrays after scikit-learn's checks, except that features are finite."""
         if isinstance(X, np.ndarray) and X.dtype not in _DTYPES:
             check_copy("X", X.size, 8)
         return validate_data(
@@ -241,7 +233,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         )  # fmt: skip
 
     def _checked_weight(self, weight: Any, X: np.ndarray) -> np.ndarray | None:
-        """Return sample weights as scikit-learn checks them."""
+        """Return sample weights after scikit-learn's checks."""
         if weight is None:
             return None
         return _check_sample_weight(weight, X, ensure_non_negative=True)
@@ -264,13 +256,13 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
     def _begin(self, inputs: int, outputs: int, dtype: Any, keep: bool) -> None:
         """Create a network, and reset the fitted attributes.
 
-        With `keep`, it starts from `coefs_` and `intercepts_` if they have been set.
+        With `keep`, it starts from `coefs_` and `intercepts_` if they are set.
         """
         given = None
         if keep and hasattr(self, "coefs_"):
             given = list(zip(self.coefs_, self.intercepts_, strict=True))
         self._network = new_network_of(self, inputs, outputs, given)
-        self._dtype, self._standing = np.dtype(dtype), _NOTHING_KNOWN
+        self._dtype, self._standing = np.dtype(dtype), _NEW_STANDING
         self.n_layers_, self.n_outputs_ = len(self._network.layers) + 1, outputs
         self.out_activation_ = self._network.loss.link
         self.t_, self.loss_, self.loss_curve_, self.history_ = 0, math.nan, [], {}
@@ -279,7 +271,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         self._show_weights()
 
     def _continue(self, inputs: int, outputs: int) -> None:
-        """Take the weights from `coefs_` and `intercepts_`, for a network of the same structure."""
+        """Check that the structure is the same, and apply changes of `coefs_` and `intercepts_`."""
         structure = structure_of(self, inputs, outputs)
         network = self._network
         if (dense_layers(**structure), self._objective()) != (network.layers, network.loss):
@@ -289,8 +281,10 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
             )
         self._take_weights()
 
-    def _own_validation(self, X: Any, y: Any, weight: Any) -> tuple[Any, Any, Any] | None:
-        """Return the validation data given to `fit`, checked and encoded, if any."""
+    def _own_validation(
+        self, X: Any = None, y: Any = None, weight: Any = None
+    ) -> tuple[Any, Any, Any] | None:
+        """Return the validation data that `fit` got, if any, checked and encoded."""
         if (X is None) != (y is None):
             raise ValueError("X_val and y_val must be given together.")
         if X is None:
@@ -300,11 +294,11 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         return X, targets, self._checked_weight(weight, X)
 
     def _train(self, run: Run, tasks: Callback | None, incremental: bool) -> None:
-        """Train, and report how it ended."""
+        """Train, update the fitted attributes, and report how training ended."""
         rule = run.prepared.plan.early_stopping
         monitor = "" if rule is None else rule.monitor
-        before = self._standing if self._standing[0] == monitor else _NOTHING_KNOWN
-        self._standing = _NOTHING_KNOWN  # after a fit that an exception ends
+        before = self._standing if self._standing[0] == monitor else _NEW_STANDING
+        self._standing = _NEW_STANDING  # remains if an exception ends the fit
         self.n_iter_ = 0
         callbacks = [run.recorder, *run.callbacks, *([tasks] if tasks else [])]
         try:
@@ -324,7 +318,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
             self._show_weights()
         self._standing = (monitor, fit.position.standing, fit.position.rate_divisor)
         if not incremental:
-            say_how_it_ended(self, fit.position.stopped, rule)
+            report_end(self, fit.position.stopped, rule)
 
     def _is_stochastic(self) -> bool:
         if self.solver == "lbfgs":
@@ -333,7 +327,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
             )
         return True
 
-    # ---- the network, and what is shown of it -----------------------------------------------
+    # ---- the network and its attributes -----------------------------------------------------
 
     def _engine(self) -> Engine:
         """Return the engine, with at most as many threads as the process may use."""
@@ -346,9 +340,9 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         self.__dict__.update(exposed(self._network, self._dtype))
 
     def _take_weights(self) -> None:
-        """Give the network the weights in `coefs_` and `intercepts_`, if they were replaced."""
-        shown = (*self.coefs_, *self.intercepts_)
-        if len(shown) != len(self._exposed) or not all(map(is_, shown, self._exposed)):
+        """Set the network's weights to `coefs_` and `intercepts_` if these were replaced."""
+        arrays = (*self.coefs_, *self.intercepts_)
+        if len(arrays) != len(self._exposed) or not all(map(is_, arrays, self._exposed)):
             self._network.parameters = list(zip(self.coefs_, self.intercepts_, strict=True))
 
     def __sklearn_tags__(self) -> Any:

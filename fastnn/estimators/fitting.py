@@ -38,9 +38,9 @@ except ImportError:  # scikit-learn before 1.9
 
 
 def exposed(network: Network, dtype: np.dtype) -> dict[str, Any]:
-    """Return a network's weights as attributes of an estimator, in read-only arrays.
+    """Return a network's weights as attributes of an estimator.
 
-    Writing to them would not change the network, so it raises an error.
+    The arrays are read-only: writing to these copies would not change the network.
     """
     arrays = [array.astype(dtype, copy=False) for pair in network.parameters for array in pair]
     for array in arrays:
@@ -70,7 +70,7 @@ _HISTORY = "history_."
 
 
 class Recorder(Callback):
-    """Update an estimator's fitted attributes after each epoch.
+    """Callback that updates an estimator's fitted attributes after each epoch.
 
     Parameters
     ----------
@@ -96,30 +96,28 @@ class Recorder(Callback):
         return {"numbers": numbers, "losses": fitted.loss_curve_, "scores": scores, **history}
 
     def set_state(self, state: State) -> None:
-        """Replace the figures of the estimator by those of a checkpoint."""
+        """Replace the estimator's figures by those of a checkpoint."""
         fitted, losses, scores = self._estimator, state["losses"], state["scores"]
         samples, self._squares = state["numbers"]
         fitted.t_, fitted.loss_curve_ = int(samples), losses
         fitted.loss_ = losses[-1] if losses else math.nan
-        finite = [loss for loss in losses if loss == loss]
         if fitted.best_loss_ is not None:
-            fitted.best_loss_ = min(finite, default=math.inf)
+            fitted.best_loss_ = min((x for x in losses if x == x), default=math.inf)
         if fitted.validation_scores_ is not None:
             fitted.validation_scores_ = scores
-            finite = [score for score in scores if score == score]
-            fitted.best_validation_score_ = max(finite, default=-math.inf)
+            fitted.best_validation_score_ = max((x for x in scores if x == x), default=-math.inf)
         curves = {name: curve for name, curve in state.items() if name.startswith(_HISTORY)}
         fitted.history_ = {name.removeprefix(_HISTORY): curve for name, curve in curves.items()}
         self._is_restored = True
 
     def on_resume(self, epoch: int, rows: int, history: History) -> None:
-        """Count the iterations of the checkpoint."""
+        """Set the number of iterations to that of the checkpoint."""
         if not self._is_restored:
             raise CheckpointError("the checkpoint is not of an estimator's fit")
         self._estimator.n_iter_ = len(history.get("loss", []))
 
     def on_epoch_begin(self, epoch: int) -> None:
-        """Note that the fit was not refused."""
+        """Record that the fit was not refused."""
         self.has_begun = True
 
     def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
@@ -143,7 +141,7 @@ class Recorder(Callback):
     def _append(self, loss: float, metrics: dict[str, float]) -> None:
         fitted = self._estimator
         fitted.n_iter_ += 1
-        if fitted.solver != "lbfgs":  # for which scikit-learn counts none
+        if fitted.solver != "lbfgs":  # scikit-learn counts no samples for L-BFGS
             fitted.t_ += self.fit.rows
         fitted.loss_ = loss
         fitted.loss_curve_.append(loss)
@@ -158,10 +156,10 @@ class Recorder(Callback):
             fitted.history_.setdefault(name, []).append(value)
 
     def _as_reported(self, loss: float) -> float:
-        """Divide a loss, without its penalty, by the number of outputs.
+        """Divide a loss, except its penalty, by the number of outputs.
 
-        The penalty changes with every update. Over an epoch its mean is estimated by the mean of
-        its values at both ends; an iteration of L-BFGS has the value at its end.
+        The penalty changes with every update. Its mean over an epoch is estimated by the mean of
+        its values before and after the epoch. With L-BFGS it is the value after the iteration.
         """
         before, squares = self._squares, self._sum_of_squares()
         self._squares, fitted, fit = squares, self._estimator, self.fit
@@ -189,16 +187,16 @@ def score_of(estimator: Any, data: Data) -> Callable[[], float]:
     scorer = check_scoring(estimator, estimator.scoring)
     y = estimator._decoded(data.targets)
     weights = {} if data.weights is None else {"sample_weight": data.weights}
-    # The same network without feature names, because checked data have none.
+    # The validation data have no feature names, so neither has this copy of the estimator.
     unnamed = object.__new__(type(estimator))
     vars(unnamed).update(vars(estimator))
     vars(unnamed).pop("feature_names_in_", None)
-    x = plain(data.x)
+    x = as_sklearn(data.x)
     return lambda: scorer(unnamed, x, y, **weights)
 
 
-def plain(x: Features) -> Any:
-    """Return features in a form that scikit-learn accepts: an array, dense or sparse."""
+def as_sklearn(x: Features) -> Any:
+    """Return features as an array, dense or sparse, that scikit-learn accepts."""
     if isinstance(x, SelectedRows):
         check_copy("scoring", math.prod(x.shape), x.dtype.itemsize)
         x = x[:]
@@ -207,10 +205,10 @@ def plain(x: Features) -> Any:
     return x
 
 
-def say_how_it_ended(estimator: Any, stopped: str, rule: EarlyStopping | None) -> None:
-    """Warn of a fit that reached `max_iter`, or, if `verbose`, print why it stopped earlier.
+def report_end(estimator: Any, stopped: str, rule: EarlyStopping | None) -> None:
+    """Warn if a fit reached `max_iter`; if `verbose`, print why it stopped before.
 
-    Without a rule, `max_iter` is the intended end.
+    Without a rule of early stopping, `max_iter` is the intended end: there is no warning.
     """
     advice = ""
     if not stopped and estimator.solver == "lbfgs":
@@ -224,46 +222,46 @@ def say_how_it_ended(estimator: Any, stopped: str, rule: EarlyStopping | None) -
             "optimization hasn't converged yet."
         )
     elif estimator.verbose and stopped == "converged" and rule and estimator.solver != "lbfgs":
-        what = "Validation score" if estimator.early_stopping else "Training loss"
+        figure = "Validation score" if estimator.early_stopping else "Training loss"
         least, epochs = f"tol={estimator.tol:f}", estimator.n_iter_no_change
         if isinstance(estimator.early_stopping, EarlyStopping):
-            what, least, epochs = rule.monitor, f"min_delta={rule.min_delta:g}", rule.patience
+            figure, least, epochs = rule.monitor, f"min_delta={rule.min_delta:g}", rule.patience
         print(
-            f"{what} did not improve more than {least} for {epochs} consecutive epochs. Stopping."
+            f"{figure} did not improve more than {least} for {epochs} consecutive epochs. Stopping."
         )
     if advice:
         warnings.warn(advice, ConvergenceWarning, stacklevel=2)
 
 
 class Tasks(Callback):
-    """Report a fit to scikit-learn's callbacks, as a task with one subtask per epoch."""
+    """Callback that reports a fit to scikit-learn's callbacks: a task with a subtask per epoch."""
 
     def __init__(self, estimator: Any, X: Any, y: Any, sample_weight: Any) -> None:
         self._estimator = estimator
-        self._epoch: Any = None
         metadata = None if sample_weight is None else {"sample_weight": sample_weight}
-        self._told = {"estimator": estimator, "X": X, "y": y, "metadata": metadata}
+        self._arguments = {"estimator": estimator, "X": X, "y": y, "metadata": metadata}
         self._fit = estimator._init_callback_context(max_subtasks=estimator.max_iter)
-        self._fit.call_on_fit_task_begin(**self._told)
+        self._fit.call_on_fit_task_begin(**self._arguments)
 
     def on_epoch_begin(self, epoch: int) -> None:
         """Begin the task of an epoch."""
-        self._epoch = self._fit.subcontext(task_name="epoch")
-        self._epoch.call_on_fit_task_begin(**self._told, reconstruction_attributes=self._snapshot)
+        self._epoch: Any = self._fit.subcontext(task_name="epoch")
+        self._epoch.call_on_fit_task_begin(
+            **self._arguments, reconstruction_attributes=self._snapshot
+        )
 
     def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> bool:
         """End the task; return whether a callback of scikit-learn asks to stop."""
-        if self._epoch is None:  # an iteration of L-BFGS is known by its end
-            self.on_epoch_begin(epoch)
-        ended, self._epoch = self._epoch, None
-        return ended.call_on_fit_task_end(**self._told, reconstruction_attributes=self._snapshot)
+        return self._epoch.call_on_fit_task_end(
+            **self._arguments, reconstruction_attributes=self._snapshot
+        )
 
     def end(self) -> None:
         """End the task of the fit."""
-        self._fit.call_on_fit_task_end(**self._told, reconstruction_attributes=dict)
+        self._fit.call_on_fit_task_end(**self._arguments, reconstruction_attributes=dict)
 
     def _snapshot(self) -> dict[str, Any]:
-        """Return the attributes with which a copy of the estimator predicts as it would now."""
+        """Return the attributes that a copy of the estimator needs for its present predictions."""
         fitted = self._estimator
-        network = copy.copy(fitted._network)  # with the weights that its engine has
+        network = copy.copy(fitted._network)  # with the present weights
         return {"_network": network, **exposed(network, fitted._dtype)}

@@ -5,6 +5,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +57,12 @@ class LogFile(Callback):
         self._size = 0  # bytes before the lines of this fit
 
     def on_fit_begin(self, epochs: int, rows: int) -> None:
-        """Open the file, so that a file that cannot be written ends the fit before it trains."""
+        """Create the file; if it cannot be written, the fit ends before it trains."""
         self.path.open("a" if self.append else "w", encoding="utf-8").close()
         self._size = self.path.stat().st_size
 
     def on_resume(self, epoch: int, rows: int, history: History) -> None:
-        """Write the lines of the past epochs, and remove those of this fit that are there."""
+        """Remove the lines of this fit, and write those of the completed epochs."""
         size = self.path.stat().st_size
         if self._size < size:
             os.truncate(self.path, self._size)
@@ -70,7 +71,7 @@ class LogFile(Callback):
             self.on_epoch_end(number, metrics)
 
     def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Append a line; in CSV, a header stands before the first."""
+        """Append a line; an empty CSV file gets a header first."""
         row = {"epoch": epoch, **metrics}
         with self.path.open("a", encoding="utf-8", newline="") as file:
             if self.path.suffix.lower() == ".csv":
@@ -87,7 +88,7 @@ class LogFile(Callback):
         return {f"bytes in {self.path} before": [self._size]}
 
     def set_state(self, state: State) -> None:
-        """Take the size of the same file when the fit began."""
+        """Restore the size of the file when the fit began."""
         for size in state.get(f"bytes in {self.path} before", []):
             self._size = int(size)
 
@@ -103,56 +104,43 @@ class ProgressBar(Callback):
     >>> history = Network([4, 2]).fit(x, y, epochs=2, callbacks=[ProgressBar()])
     """
 
-    def __init__(self) -> None:
-        self._bar: Any = None
+    @contextmanager
+    def context(self) -> Iterator[None]:
+        """Restore the terminal at the end of the fit, also after an exception."""
+        with ExitStack() as self._stack:
+            yield
 
     def on_fit_begin(self, epochs: int, rows: int) -> None:
         """Draw the empty bar."""
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self._stop()
-        self._rows, self._done = rows, 0
+        self._done = 0
         columns = BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn()
-        self._bar = Progress(*columns, console=Console(stderr=True))
-        self._task = self._bar.add_task("", total=epochs * rows)
-        self._bar.start()
+        bar = Progress(*columns, console=Console(stderr=True))
+        self._task = bar.add_task("", total=epochs * rows)
+        self._bar: Any = self._stack.enter_context(bar)
 
     def on_resume(self, epoch: int, rows: int, history: History) -> None:
-        """Show the past epochs."""
+        """Show the completed epochs."""
         for number, metrics in past_epochs(epoch, history):
             self.on_epoch_end(number, metrics)
         self.on_chunk_end(epoch, rows)
 
     def on_chunk_end(self, epoch: int, rows: int) -> None:
         """Advance the bar."""
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self._done + rows)
+        self._bar.update(self._task, completed=self._done + rows)
 
     def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
         """Show the figures of an epoch."""
-        if self._bar is not None:
-            self._done += self._rows
-            shown = [f"{name} {metrics[name]:.4g}" for name in metrics if name in _SHOWN]
-            text = " ".join([f"epoch {epoch}", *shown])
-            self._bar.update(self._task, completed=self._done, description=text)
-
-    def on_fit_end(self, history: History) -> None:
-        """Stop updating the bar."""
-        self._stop()
-
-    def on_fit_break(self) -> None:
-        """Stop updating the bar, and restore the terminal."""
-        self._stop()
+        self._done += self.fit.rows
+        shown = [f"{name} {metrics[name]:.4g}" for name in metrics if name in _SHOWN]
+        text = " ".join([f"epoch {epoch}", *shown])
+        self._bar.update(self._task, completed=self._done, description=text)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state without the bar: a copy or a pickle draws its own."""
-        return vars(self) | {"_bar": None}
-
-    def _stop(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        """Return the state of a copy or a pickle, which draws its own bar."""
+        return vars(self) | {"_bar": None, "_stack": None}
 
 
 _SHOWN = ("loss", "accuracy", "val_loss", "val_accuracy", "val_r2", "val_score")

@@ -1,14 +1,14 @@
-"""Checkpoints: a fit that was interrupted or killed resumes, with the same bits as an unbroken one.
+"""Checkpoints: an interrupted or killed fit resumes with the same bits as an uninterrupted one.
 
 A directory holds the last two checkpoints of one fit, ``checkpoint-UPDATES.safetensors``, in the
-format of `checkpoint_file`. Besides the state of the fit they record its identity: SHA-256 of the
-data, network, settings and versions. A fit that differs in one of these is refused.
+format of `checkpoint_file`. A checkpoint contains the state of the fit and its identity: the
+SHA-256 of the data, and the network, settings and versions. A fit with another identity is refused.
 """
 
 import hashlib
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -29,17 +29,16 @@ from fastnn.training.state import History, Snapshot
 _NAME = re.compile(r"checkpoint-(\d{12,})\.safetensors")
 _LEFTOVER = re.compile(r"\.checkpoint-\d{12,}\.safetensors\.\d+\.[0-9a-f]+\.tmp")
 _HASH = "SHA-256 "
-_HASHED_ROWS = 8192  # at a time: selected rows are copied for the hash
-_OF_ALL_EPOCHS = ("cosine", "one_cycle")  # schedules that depend on the number of epochs
+_HASHED_ROWS = 8192  # hashed at a time; selected rows are copied for it
+_DEPENDS_ON_EPOCHS = ("cosine", "one_cycle")  # schedules
 
 
 class Checkpoint(Callback):
     """Write checkpoints of a fit to a directory, and resume from them.
 
     A checkpoint is written before the first epoch, after every `every` epochs, at the end of the
-    fit and at an interrupt. The last two are kept. A directory serves one fit at a time: a running
-    fit locks it (not on Windows). Callbacks and scorers are not compared when a fit resumes: give
-    the same ones.
+    fit and at an interrupt. The last two are kept. A running fit locks the directory (not on
+    Windows). Use the same callbacks and scorers to resume a fit: they are not compared.
 
     Parameters
     ----------
@@ -84,17 +83,10 @@ class Checkpoint(Callback):
         self.every = check_integer(every, "every", low=1)
         self.resume = bool(resume)
         self.snapshot: Snapshot | None = None
-        self._items: Items = {}
         self._resolved = self.directory  # absolute, in case the process changes its directory
-        self._last = ""  # name of the last valid file
-        self._written: tuple[Any, ...] | None = None  # position stored in that file
-        self._is_active = False  # whether an interrupt writes a checkpoint
-        self._unreadable: set[str] = set()  # names of skipped files
-        self._locks: ExitStack | None = None  # during a fit
-        self._is_locked: Callable[[], bool] | None = None
 
     def warn(self, text: str) -> None:
-        """Warn of a problem that does not end the fit."""
+        """Issue a warning about a problem that does not end the fit."""
         warnings.warn(text, stacklevel=2)
 
     def check(self) -> None:
@@ -113,12 +105,12 @@ class Checkpoint(Callback):
 
     @contextmanager
     def context(self) -> Iterator[None]:
-        """Lock the directory during a fit, and resume the fit from its last checkpoint if asked to.
+        """Lock the directory during a fit; with `resume`, start the fit from its last checkpoint.
 
         Raises
         ------
         ValueError, CheckpointError
-            As the class says.
+            As documented for the class.
         OSError
             If the directory cannot be created.
         """
@@ -132,12 +124,15 @@ class Checkpoint(Callback):
             resolved.mkdir(parents=True, exist_ok=True)
         with ExitStack() as self._locks:
             self._lock(resolved)
-            self._unreadable.clear()
+            self._last: int | None = None  # number of the last valid file
+            self._written: tuple[Any, ...] | None = None  # position stored in that file
+            self._is_active = False  # whether an interrupt writes a checkpoint
+            self._unreadable: set[int] = set()  # numbers of skipped files
             # Until the fit begins, errors name the directory as it was given.
-            self._resolved, self._last, self.snapshot = self.directory, "", None
-            self._written, self._is_active = None, False
+            self._resolved, self.snapshot = self.directory, None
             self.check()
-            self._remove_leftovers()
+            # These temporary files are of killed processes: no other process writes here.
+            _remove(each for each in resolved.iterdir() if _LEFTOVER.fullmatch(each.name))
             self._items = items_of(self.fit)
             if self.resume:
                 self._resume()
@@ -145,20 +140,18 @@ class Checkpoint(Callback):
             yield
 
     def _resume(self) -> None:
-        """Read the last checkpoint, and let the fit start from it."""
-        path, snapshot, items = self._latest()
+        """Start the fit from the last checkpoint."""
+        number, path, snapshot, items = self._latest()
         if different := _differences(items, self._items):
             raise CheckpointError(f"{path}: is of another fit: {'; '.join(different)}")
         self.fit.resume_from(snapshot)
         _check_position(path, snapshot, self.fit)
-        older = [each for each in self._paths() if _number(each.name) < _number(path.name)]
-        for each in older[:-1]:  # left by a process that was killed
-            with suppress(OSError):
-                each.unlink()
-        self.snapshot, self._last, self._written = snapshot, path.name, _place(snapshot)
+        older = [other for each, other in self._paths().items() if each < number]
+        _remove(older[:-1])  # left by a process that was killed
+        self.snapshot, self._last, self._written = snapshot, number, _progress_of(snapshot)
 
     def on_resume(self, epoch: int, rows: int, history: History) -> None:
-        """Write a checkpoint if an interrupt comes from now on."""
+        """Write a checkpoint at interrupts from now on."""
         self._is_active = True
 
     def on_epoch_boundary(self, epochs: int) -> None:
@@ -175,11 +168,11 @@ class Checkpoint(Callback):
         try:
             self.write(self.fit.snapshot())
         except Exception as error:
-            with suppress(Exception):  # a warning that is turned into an error
+            with suppress(Exception):  # warnings may be errors
                 self.warn(f"no checkpoint was written at the interrupt: {error}")
 
     def write(self, snapshot: Snapshot) -> None:
-        """Write a checkpoint, unless its position is stored already; keep only the one before it.
+        """Write a checkpoint, unless its position is stored already; remove all but the last two.
 
         Raises
         ------
@@ -188,28 +181,26 @@ class Checkpoint(Callback):
         OSError
             If the file cannot be written.
         """
-        name = f"checkpoint-{snapshot.position.updates:012d}.safetensors"
+        number = snapshot.position.updates
+        path = self._resolved / f"checkpoint-{number:012d}.safetensors"
         self._ensure_lock()
-        if _place(snapshot) == self._written:
+        if _progress_of(snapshot) == self._written:
             return
-        if name in self._unreadable:
+        if number in self._unreadable:
             with suppress(OSError):  # it may be a directory, which cannot be overwritten
-                (self._resolved / name).rename(self._resolved / f"{name}.unreadable")
-        write_snapshot(self._resolved / name, snapshot, self._items)
-        others = [path for path in self._paths() if path.name != name]
-        before = [path.name for path in others if _number(path.name) < _number(name)]
-        previous = self._last if self._last != name else max(before, default="")
-        self._written, self._last = _place(snapshot), name
-        for path in others:  # some may be damaged, and have been skipped
-            if path.name != previous:
-                with suppress(OSError):
-                    path.unlink()
+                path.rename(f"{path}.unreadable")
+        write_snapshot(path, snapshot, self._items)
+        paths = self._paths()
+        before = [each for each in paths if each < number]
+        previous = self._last if self._last != number else max(before, default=None)
+        self._written, self._last = _progress_of(snapshot), number
+        # The others may be damaged checkpoints that were skipped.
+        _remove(other for each, other in paths.items() if each not in (number, previous))
 
     # ---- the directory ----------------------------------------------------------------------
 
     def _lock(self, directory: Path) -> None:
         """Lock the directory; raise a CheckpointError if another fit holds the lock."""
-        assert self._locks is not None
         try:
             self._is_locked = self._locks.enter_context(lock_directory(directory))
         except BlockingIOError:
@@ -219,7 +210,7 @@ class Checkpoint(Callback):
             ) from None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state without the lock: a copy or a pickle does not hold it."""
+        """Return the state of a copy or a pickle, which does not hold the lock."""
         return vars(self) | {"_locks": None, "_is_locked": None}
 
     def _ensure_lock(self) -> None:
@@ -230,7 +221,7 @@ class Checkpoint(Callback):
         CheckpointError
             If another fit now uses the path.
         """
-        if self._is_locked is None or self._is_locked():
+        if self._is_locked():
             return
         self._resolved.mkdir(parents=True, exist_ok=True)
         self._lock(self._resolved)
@@ -239,57 +230,51 @@ class Checkpoint(Callback):
                 f"{self.directory}: was removed during the fit, and now holds the checkpoints of "
                 "another fit; name another directory"
             )
-        self._written, self._last = None, ""
+        self._written = self._last = None
         self.warn(f"{self.directory}: was removed during the fit; new checkpoints go there")
 
-    def _paths(self) -> list[Path]:
-        """Return the checkpoints in order, the last one at the end."""
-        if not self._resolved.is_dir():
-            return []
-        found = [path for path in self._resolved.iterdir() if _NAME.fullmatch(path.name)]
-        return sorted(found, key=lambda path: _number(path.name))
+    def _paths(self) -> dict[int, Path]:
+        """Return the checkpoints by their number of updates, in ascending order."""
+        paths = self._resolved.iterdir() if self._resolved.is_dir() else ()
+        matches = {path: _NAME.fullmatch(path.name) for path in paths}
+        return dict(sorted((int(match[1]), path) for path, match in matches.items() if match))
 
-    def _latest(self) -> tuple[Path, Snapshot, Items]:
-        """Return the last checkpoint that can be read."""
-        for path in reversed(self._paths()):
+    def _latest(self) -> tuple[int, Path, Snapshot, Items]:
+        """Return the last checkpoint that can be read: number, path, snapshot and items."""
+        for number, path in reversed(self._paths().items()):
             try:
-                return path, *read_snapshot(path)
+                return number, path, *read_snapshot(path)
             except ModelFileError as error:
                 self.warn(f"a checkpoint is skipped: {error}")
             except OSError as error:
-                self._unreadable.add(path.name)
+                self._unreadable.add(number)
                 self.warn(f"a checkpoint is skipped: {path}: {error.strerror or error}")
         raise CheckpointError(f"{self.directory}: has no checkpoint that can be read")
 
-    def _remove_leftovers(self) -> None:
-        """Remove temporary files of killed processes; no other process writes here."""
-        for path in self._resolved.iterdir():
-            if _LEFTOVER.fullmatch(path.name):
-                with suppress(OSError):
-                    path.unlink()
 
-
-def checkpoint_in(callbacks: Sequence[Callback]) -> Checkpoint | None:
-    """Return the checkpoint among callbacks.
+def has_checkpoint(callbacks: Sequence[Callback]) -> bool:
+    """Return whether there is a `Checkpoint` among callbacks.
 
     Raises
     ------
     ValueError
         If there is more than one.
     """
-    found = [callback for callback in callbacks if isinstance(callback, Checkpoint)]
-    if len(found) > 1:
-        raise ValueError(f"a fit has one Checkpoint, got {len(found)}")
-    return found[0] if found else None
+    found = sum(isinstance(callback, Checkpoint) for callback in callbacks)
+    if found > 1:
+        raise ValueError(f"a fit has at most one Checkpoint, got {found}")
+    return found == 1
 
 
-def _number(name: str) -> int:
-    match = _NAME.fullmatch(name)
-    assert match is not None
-    return int(match[1])
+def _remove(paths: Iterable[Path]) -> None:
+    """Remove files; ignore errors."""
+    for path in paths:
+        with suppress(OSError):
+            path.unlink()
 
 
-def _place(snapshot: Snapshot) -> tuple[Any, ...]:
+def _progress_of(snapshot: Snapshot) -> tuple[Any, ...]:
+    """Return what identifies the position of a snapshot within its fit."""
     position = snapshot.position
     return position.epochs, position.progress.position, position.stopped
 
@@ -298,7 +283,7 @@ def _place(snapshot: Snapshot) -> tuple[Any, ...]:
 
 
 def items_of(fit: Fit) -> Items:
-    """Return everything that determines the bits of a fit, as texts by name."""
+    """Return the identity of a fit: all that determines its bits, as texts by name."""
     network, plan, layers = fit.network, fit.plan, fit.network.layers
     sizes = layers[0].inputs, *(layer.outputs for layer in layers)
     items: dict[str, Any] = {
@@ -318,7 +303,7 @@ def items_of(fit: Fit) -> Items:
     }
     items |= {each: getattr(plan, each) for each in ("l2", "l2_is_shared", "clip_norm", "shuffle")}
     items["early_stopping"] = plan.early_stopping
-    if plan.schedule.name in _OF_ALL_EPOCHS:
+    if plan.schedule.name in _DEPENDS_ON_EPOCHS:
         items["epochs"] = plan.epochs
     for part, rows in (("training", fit.data), ("validation", fit.validation)):
         items[f"{part} rows"] = 0 if rows is None else len(rows.x)
@@ -330,7 +315,7 @@ def items_of(fit: Fit) -> Items:
 
 
 def _settings(record: Any, **names: str) -> Items:
-    """Return a record's fields by their names, or those given here; 1 is the same as 1.0."""
+    """Return the fields of a record, some under other names. Integers are shown as floats."""
     return {
         names.get(name, name): str(value if isinstance(value, (str, bool)) else float(value))
         for name, value in asdict(record).items()
@@ -338,24 +323,21 @@ def _settings(record: Any, **names: str) -> Items:
 
 
 def _digest(rows: Features) -> str:
-    """Return the SHA-256 of rows: of their form, dtype and shape, and of their bytes.
+    """Return the SHA-256 of the form, dtype, shape and bytes of rows.
 
-    Selected rows have the hash of a copy of them.
+    Selected rows and a copy of them have the same hash.
     """
     sparse = isinstance(rows[:1], SparseRows)
     digest = hashlib.sha256(f"{'sparse' if sparse else 'dense'} {rows.dtype} {rows.shape}".encode())
-    parts: list[Callable[[Any], np.ndarray]] = [lambda part: part]
-    if sparse:
-        parts = [lambda part: part.counts, lambda part: part.columns, lambda part: part.values]
-    for array_of in parts:
-        for start in range(0, len(rows), _HASHED_ROWS):
-            part = array_of(rows[start : start + _HASHED_ROWS])
-            digest.update(np.ascontiguousarray(part).ravel().data)
+    for start in range(0, len(rows), _HASHED_ROWS):
+        part: Any = rows[start : start + _HASHED_ROWS]
+        for array in (part.counts, part.columns, part.values) if sparse else (part,):
+            digest.update(np.ascontiguousarray(array).ravel().data)
     return digest.hexdigest()
 
 
 def _differences(before: Items, now: Items) -> list[str]:
-    """Describe the items that differ, with both values; a file may hold any texts."""
+    """Describe the items that differ, with both values. Texts from a file may be long."""
 
     def shown(text: str) -> str:
         return "given" if text.startswith(_HASH) else " ".join(text.split())[:200]
@@ -371,7 +353,7 @@ def _differences(before: Items, now: Items) -> list[str]:
 
 
 def _check_position(path: Path, snapshot: Snapshot, fit: Fit) -> None:
-    """Refuse a snapshot that this fit, which starts from it, cannot have written."""
+    """Raise a CheckpointError if this fit cannot have written the snapshot it starts from."""
     shapes = [w.shape for w, _ in snapshot.parameters]
     position, size = snapshot.position, fit.batch_size
     row = position.progress.position

@@ -128,10 +128,8 @@ def _expected(description: dict[str, Any]) -> Iterator[tuple[str, TensorSpec]]:
         raise ModelFileError(
             f"has a history of {short_repr(history)} figures, expected one per epoch ({epochs})"
         )
-    sizes, slots = (
-        get_list(description, "sizes", int),
-        get_count(description, "slots", _MOST_SLOTS + 1),
-    )
+    sizes = get_list(description, "sizes", int)
+    slots = get_count(description, "slots", _MOST_SLOTS + 1)
     prefixes = ["", *(f"state.{i}." for i in range(slots))]
     for prefix in [*prefixes, "best."] if description["keeps_best"] else prefixes:
         yield from parameter_specs(sizes, prefix)

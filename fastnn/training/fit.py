@@ -1,4 +1,4 @@
-"""A running fit, and the callbacks that follow it."""
+"""The state of a running fit, and the base class of callbacks."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -25,13 +25,14 @@ class Callback:
     """Base class of callbacks: methods that run during training. Override the ones you need.
 
     Callbacks run in Python between calls of the engine. An exception in a callback ends the fit;
-    the network keeps its present weights, or the best ones if early stopping keeps those.
+    the network keeps its current weights, or the best ones if early stopping restores those.
 
     Attributes
     ----------
     defers_interrupts : bool
-        Whether an interrupt during `on_epoch_end` waits for its end, by default not. Such a
-        method runs before those of other callbacks, and the fit counts the epoch with it.
+        Whether an interrupt during `on_epoch_end` takes effect only when the method returns, by
+        default not. The fit calls these callbacks first, in the same uninterrupted block that
+        counts the epoch.
 
     Examples
     --------
@@ -55,17 +56,18 @@ class Callback:
     def fit(self) -> "Fit":
         """The running fit: its `epoch`, `position`, `history`, `weights()`, `snapshot()`, `stop()`.
 
-        It exists from `context` until the fit has ended. A callback can follow one fit at a time.
+        The attribute exists from the call of `context` to the end of the fit. A callback can be in
+        use by one fit at a time.
         """
         if id(self) not in _fits:
-            raise AttributeError("a callback has the attribute fit only while a fit is running")
+            raise AttributeError("a callback has the attribute `fit` only during a fit")
         return _fits[id(self)]
 
     def context(self) -> AbstractContextManager[Any]:
         """Return a context that is open during the fit.
 
         It is entered before the fit changes anything: an exception refuses the fit. It may call
-        `Fit.resume_from`.
+        ``self.fit.resume_from``.
         """
         return nullcontext()
 
@@ -73,10 +75,10 @@ class Callback:
         """Run before the first epoch; the fit has at most `epochs` epochs of `rows` rows."""
 
     def on_resume(self, epoch: int, rows: int, history: History) -> None:
-        """Run after `on_fit_begin` if a fit is resumed from a checkpoint.
+        """Run after `on_fit_begin` if the fit resumes from a snapshot.
 
         `rows` rows of epoch number `epoch`, counted from 1, are done. `history` holds the figures
-        of the epochs before.
+        of the previous epochs.
         """
 
     def on_epoch_begin(self, epoch: int) -> None:
@@ -92,46 +94,47 @@ class Callback:
         """
 
     def on_epoch_boundary(self, epochs: int) -> None:
-        """Run between epochs, when this fit has completed `epochs` of them.
+        """Run between epochs; this fit has completed `epochs` of them.
 
-        That is before the first epoch of a fit that is not resumed, and after each epoch, when
-        every callback's `on_epoch_end` has returned: the time to store the fit.
+        This is the time to store the fit. The method runs before the first epoch of a fit that does
+        not resume, and after each epoch, when `on_epoch_end` of all callbacks has returned.
         """
 
     def on_fit_end(self, history: History) -> None:
         """Run after the last epoch."""
 
     def on_fit_break(self) -> None:
-        """Run if an exception ends the fit, which is in ``self.fit.error``."""
+        """Run if an exception ends the fit; ``self.fit.error`` is the exception."""
 
     def state(self) -> State:
-        """Return the state that a snapshot keeps for this callback: lists of numbers by name."""
+        """Return the state of the callback for a snapshot: lists of numbers by name."""
         return {}
 
     def set_state(self, state: State) -> None:
-        """Take the state of a snapshot. It runs before `on_resume`, if the snapshot has a state."""
+        """Restore the state from a snapshot; runs before `on_resume` if the snapshot has one."""
 
 
-# Running fits by the ids of their callbacks. An attribute of the callback would be copied and
-# pickled with it, and could not be set if the callback is a frozen dataclass.
+# Running fits by the ids of their callbacks. They are not attributes of the callbacks, because
+# copies and pickles would include them, and frozen dataclasses do not allow it.
 _fits: dict[int, "Fit"] = {}
 
 
 class Fit:
-    """A running fit. Its position and history are correct at the end of every batch.
+    """A running fit.
 
-    An interrupt finds all of the records of an epoch or none.
+    Its position and history are correct at the end of every batch. Interrupts are deferred while
+    they change.
 
     Parameters
     ----------
     network : Network
-        Its position is kept up to date.
+        Its position is updated during the fit.
     prepared : Prepared
     callbacks : iterable of Callback
     score : callable, optional
         Evaluated after each epoch; its value goes into the history as ``val_score``.
     standing, rate_divisor
-        Of the fit that this one continues, as in `Position`.
+        Attributes of the `Position` of an earlier fit that this one continues.
 
     Attributes
     ----------
@@ -142,7 +145,7 @@ class Fit:
         Rows per update: all rows for "full".
     data, validation : Data, Data or None
     start : Position
-        At the beginning of the fit.
+        Position at the beginning of the fit.
     history : dict of str to list of float
     error : BaseException or None
         The exception that ends the fit.
@@ -170,7 +173,7 @@ class Fit:
         self.history: History = {}
         self.error: BaseException | None = None
         self.has_diverged = False
-        self._continues = network._rule == plan.optimizer.rule  # with the optimizer's state
+        self._continues = network._rule == plan.optimizer.rule  # keeps the optimizer's state
         self.start = self.position._replace(
             updates=self.position.updates if self._continues else 0, progress=Progress(),
             seconds=0.0, standing=standing or Standing(), rate_divisor=rate_divisor, stopped="",
@@ -223,26 +226,26 @@ class Fit:
         self._stop_requested = True
 
     def resume_from(self, snapshot: Snapshot) -> None:
-        """Start this fit from a snapshot; for `Callback.context`."""
+        """Start this fit from a snapshot; only `Callback.context` may call it."""
         self._resumed, self.start = snapshot, snapshot.start
 
     # ---- for the loop -----------------------------------------------------------------------
 
     @contextmanager
     def attach(self) -> Iterator[None]:
-        """Be the attribute `fit` of the callbacks.
+        """Make this fit the attribute `fit` of its callbacks.
 
         Raises
         ------
         RuntimeError
-            If a callback follows another running fit.
+            If a callback is in use by another running fit.
         """
         try:
             for callback in self.callbacks:
                 if _fits.setdefault(id(callback), self) is not self:
                     raise RuntimeError(
-                        f"the callback {type(callback).__name__} follows another running fit: give "
-                        "each fit its own callbacks"
+                        f"the callback {type(callback).__name__} is in use by another running fit: "
+                        "give each fit its own callbacks"
                     )
             yield
         finally:
@@ -256,7 +259,7 @@ class Fit:
             getattr(callback, hook)(*arguments)
 
     def begin(self) -> None:
-        """Run the callbacks' beginning, and take the position and state of a snapshot, if any."""
+        """Set the initial state, or that of a snapshot, and call the callbacks."""
         rule, snapshot = self._rule, self._resumed
         with DeferInterrupts():
             self.position = self.start
@@ -265,7 +268,7 @@ class Fit:
                 self.network._rule, self.network._slots = optimizer.rule, optimizer.slots
                 self.engine.set_state([])
             if rule is not None and rule.restore_best and self.start.standing.best_epoch:
-                self._best = self.weights()  # of the fit that this one continues
+                self._best = self.weights()  # from the fit that this one continues
         self.call("on_fit_begin", self.plan.epochs, self.rows)
         if snapshot is None:
             self.call("on_epoch_boundary", 0)
@@ -300,7 +303,7 @@ class Fit:
         )
 
     def end_epoch(self, metrics: dict[str, float]) -> None:
-        """Record the figures of the running epoch, which is complete, and run the callbacks."""
+        """Record the figures of a completed epoch, and call the callbacks."""
         metrics |= self._validate()
         number = self.epoch
         with DeferInterrupts():
@@ -312,7 +315,7 @@ class Fit:
             self._call_epoch_end(number, metrics, deferring=True)
         self._call_epoch_end(number, metrics, deferring=False)
         if self._stop_requested and not self.position.stopped:
-            self.position = self.position._replace(stopped="callback")
+            self.end_early("callback")
         self.call("on_epoch_boundary", self.position.epochs - self.start.epochs)
 
     def _call_epoch_end(self, number: int, metrics: dict[str, float], deferring: bool) -> None:
@@ -322,19 +325,23 @@ class Fit:
                 if isinstance(answer, bool | np.bool_) and answer:
                     self.stop()
 
+    def end_early(self, reason: str) -> None:
+        """Record why no further epoch follows, as `Position.stopped`."""
+        self.position = self.position._replace(stopped=reason)
+
     def reset_optimizer(self) -> None:
-        """Clear the optimizer's state, which led to divergence."""
+        """Clear the optimizer's state after a divergence."""
         self.engine.set_state([])
         self.position = self.position._replace(updates=0)
 
     def restore_best(self) -> None:
-        """Give the engine the weights of the best epoch, if they are kept."""
+        """Set the weights of the best epoch, if early stopping keeps them."""
         if self._best is not None:
             self.engine.set_parameters(self._best)
 
     @property
     def classifies(self) -> bool:
-        """Whether predictions are right or wrong."""
+        """Whether the network is a classifier, which has an accuracy."""
         return self.network.loss.score == "accuracy"
 
     def _validate(self) -> dict[str, float]:
@@ -363,7 +370,7 @@ class Fit:
         self.position = position._replace(standing=standing, rate_divisor=divisor, stopped=stopped)
 
     def _named_callbacks(self) -> Iterator[tuple[str, Callback]]:
-        """Yield each callback with a name: its class, and a number from the second of a class."""
+        """Yield the callbacks with unique names: "Class", "Class 2" and so on."""
         counts: dict[str, int] = {}
         for callback in self.callbacks:
             name = type(callback).__name__
@@ -383,7 +390,7 @@ def check_callbacks(callbacks: Iterable[Callback]) -> tuple[Callback, ...]:
 
 
 def _checked_state(callback: Callback) -> State:
-    """Return a callback's state; raise a TypeError if a snapshot cannot keep it."""
+    """Return a callback's state, or raise a TypeError if it is not lists of numbers by name."""
     state = callback.state()
     with suppress(AttributeError, TypeError, ValueError):
         return {str(name): [float(value) for value in values] for name, values in state.items()}

@@ -2,63 +2,29 @@
 
 import math
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from fastnn.data.rows import Data
-from fastnn.engine import Engine
 from fastnn.errors import DivergenceError
 from fastnn.model.layers import Parameters
 from fastnn.system.forks import fork_safe_lock, setup_lock
+from fastnn.training.fit import Fit
 
 # SciPy's status of a search that reached a limit. Every other search ends when the loss no longer
 # falls. In float32 that is a minimum only if the gradient is a small part of the initial one.
 _LIMIT_REACHED, _SMALL = 1, 1e-3
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Limits of a search.
+def minimize(fit: Fit) -> None:
+    """Minimize the mean loss over all rows with L-BFGS. Each iteration counts as an epoch.
 
-    Attributes
-    ----------
-    iterations, evaluations : int
-        Maximum numbers of iterations and of evaluations of the loss.
-    tolerance : float
-        The search has converged when no component of the gradient is larger.
-    """
-
-    iterations: int
-    evaluations: int = 15_000
-    tolerance: float = 1e-5
-
-
-def minimize(
-    engine: Engine,
-    data: Data,
-    l2: float,
-    limits: Limits,
-    on_iteration: Callable[[float, float], bool],
-    first_epoch: int = 0,
-) -> str:
-    """Minimize the mean loss over all rows; return how the search ended.
-
-    Return "converged"; "stalled" if the loss no longer fell although the gradient was above the
-    tolerance and above 1e-3 of the initial one; or "" if a limit or a callback ended the search.
-
-    Parameters
-    ----------
-    l2 : float
-        Factor of the penalty, ``l2 / 2 · Σ w²``.
-    on_iteration : callable
-        Called with the loss after each iteration and its seconds, when the engine has the weights
-        of that iteration; returns whether to continue.
-    first_epoch : int
-        Number of the first iteration, counted from 0.
+    The search ends after `epochs` iterations or `max_evaluations` evaluations of the loss, or when
+    no component of the gradient is larger than `tolerance` (see `Plan`). Afterwards
+    ``fit.position.stopped`` is "converged"; "stalled" if the loss no longer fell although the
+    gradient was above the tolerance and above 1e-3 of the initial one; "callback", or "" if the
+    search reached a limit.
 
     Raises
     ------
@@ -68,8 +34,10 @@ def minimize(
     with setup_lock:  # fork() waits for the import: a child could not finish it
         from scipy.optimize import minimize as scipy_minimize
 
+    engine, data, plan = fit.engine, fit.data, fit.plan
+    l2 = plan.l2 / data.total_weight if plan.l2_is_shared else plan.l2
     start = engine.get_parameters()
-    best, count, since = _flat(start), first_epoch, time.perf_counter()
+    best, since = _flat(start), time.perf_counter()
     last: tuple[float, np.ndarray] | None = None  # finite loss and gradient
     steepest = 0.0
 
@@ -85,33 +53,27 @@ def minimize(
             return last
         if last is None:
             raise DivergenceError(
-                f"the loss is not finite in epoch {first_epoch + 1}: training stopped before its "
-                "first step; check the scale of the features",
-                epoch=first_epoch + 1,
+                f"the loss is not finite in epoch {fit.epoch}: training stopped before its first "
+                "step; check the scale of the features",
+                epoch=fit.epoch,
                 step=1,
             )
         # The line search went too far: a higher loss makes it try a smaller step.
         return 10 * abs(last[0]) + 1, -last[1]
 
-    def after_iteration(intermediate_result: "object") -> None:
-        nonlocal best, count, since
-        best = intermediate_result.x.copy()  # type: ignore[attr-defined]
-        count += 1
+    def after_iteration(intermediate_result: Any) -> None:
+        nonlocal best, since
+        best = intermediate_result.x.copy()
         engine.set_parameters(_shaped(best, start))
-        seconds = time.perf_counter() - since
         try:
-            continues = on_iteration(float(intermediate_result.fun), seconds)  # type: ignore[attr-defined]
+            _end_iteration(fit, intermediate_result.fun, time.perf_counter() - since)
         except StopIteration as error:  # SciPy would take it for the end of the search
             raise RuntimeError("a callback raised StopIteration") from error
         since = time.perf_counter()
-        if not continues:
+        if fit.position.stopped:
             raise StopIteration
 
-    options = {
-        "maxiter": limits.iterations,
-        "maxfun": limits.evaluations,
-        "gtol": limits.tolerance,
-    }
+    options = {"maxiter": plan.epochs, "maxfun": plan.max_evaluations, "gtol": plan.tolerance}
     try:
         with nullcontext() if engine.threads is None else _quiet_blas:
             result = scipy_minimize(
@@ -122,14 +84,24 @@ def minimize(
                 callback=after_iteration,
                 options=options,
             )
-        if count == first_epoch:  # the initial weights are optimal: report one iteration
-            on_iteration(float(result.fun), time.perf_counter() - since)
-        if result.status == _LIMIT_REACHED:
-            return ""
-        small = max(limits.tolerance, _SMALL * steepest)
-        return "converged" if np.abs(result.jac).max() <= small else "stalled"
+        if fit.position.epochs == fit.start.epochs:  # the initial weights are optimal
+            _end_iteration(fit, result.fun, time.perf_counter() - since)
+        if result.status != _LIMIT_REACHED and not fit.position.stopped:
+            is_small = np.abs(result.jac).max() <= max(plan.tolerance, _SMALL * steepest)
+            fit.end_early("converged" if is_small else "stalled")
     finally:  # the line search may have left other weights
         engine.set_parameters(_shaped(best, start))
+
+
+def _end_iteration(fit: Fit, loss: float, seconds: float) -> None:
+    """Run the callbacks of an iteration, which is known only by its end."""
+    metrics = {"loss": float(loss)}
+    if fit.classifies:
+        metrics["accuracy"] = fit.engine.evaluate(fit.data)[1]
+    metrics["seconds"] = seconds
+    fit.call("on_epoch_begin", fit.epoch)
+    fit.call("on_chunk_end", fit.epoch, fit.rows)
+    fit.end_epoch(metrics)
 
 
 class _QuietBlas:
@@ -168,11 +140,9 @@ def _flat(parameters: Parameters) -> np.ndarray:
 
 def _shaped(flat: np.ndarray, like: Parameters) -> Parameters:
     """Return a vector's float32 weights and biases; numbers above float32's range become inf."""
-    parameters, at = [], 0
     with np.errstate(over="ignore"):
         flat = flat.astype(np.float32)
-    for w, b in like:
-        middle, end = at + w.size, at + w.size + b.size
-        parameters.append((flat[at:middle].reshape(w.shape), flat[middle:end]))
-        at = end
-    return parameters
+    arrays = [array for pair in like for array in pair]
+    parts = np.split(flat, np.cumsum([array.size for array in arrays])[:-1])
+    parts = [part.reshape(array.shape) for part, array in zip(parts, arrays, strict=True)]
+    return list(zip(parts[::2], parts[1::2], strict=True))

@@ -14,18 +14,18 @@ from fastnn.model.layers import Parameters
 from fastnn.model.randomness import permutation
 from fastnn.system.interrupts import DeferInterrupts
 from fastnn.training.fit import Fit
-from fastnn.training.lbfgs import Limits, minimize
+from fastnn.training.lbfgs import minimize
 
-# Target duration of one call of the engine: short enough for a prompt answer to Ctrl-C, long
-# enough that the overhead of a call (a few microseconds) vanishes.
+# Target duration of one call of the engine: short enough for a prompt reaction to Ctrl-C, long
+# enough that the overhead of a call, a few microseconds, is negligible.
 CALL_SECONDS = 0.02
 _FIRST_BUDGET_ROWS = 512
 
 
 def train(fit: Fit) -> None:
-    """Train a network as a fit's plan says.
+    """Train a network by the plan of a fit.
 
-    If early stopping keeps the best weights, the engine has them at the end, however it ends.
+    If early stopping keeps the best weights, the engine has them at the end, also of a failed fit.
 
     Raises
     ------
@@ -37,14 +37,14 @@ def train(fit: Fit) -> None:
             contexts.enter_context(callback.context())
         try:
             fit.begin()
-            (_minimize if fit.plan.optimizer.rule == "lbfgs" else _descend)(fit)
+            (minimize if fit.plan.optimizer.rule == "lbfgs" else _descend)(fit)
             with DeferInterrupts():
                 fit.restore_best()
             fit.call("on_fit_end", fit.history)
         except BaseException as error:
             fit.error = error
             for callback in fit.callbacks:
-                with suppress(Exception):  # the first error is the one to report
+                with suppress(Exception):  # the first error is reported
                     callback.on_fit_break()
             raise
         finally:
@@ -77,28 +77,8 @@ def _descend(fit: Fit) -> None:
         fit.end_epoch(metrics)
 
 
-def _minimize(fit: Fit) -> None:
-    """Run L-BFGS, whose iterations count as epochs."""
-    plan, rows = fit.plan, len(fit.data.x)
-    l2 = plan.l2 / fit.data.total_weight if plan.l2_is_shared else plan.l2
-
-    def end_iteration(loss: float, seconds: float) -> bool:
-        metrics = {"loss": loss}
-        if fit.classifies:
-            metrics["accuracy"] = fit.engine.evaluate(fit.data)[1]
-        metrics["seconds"] = seconds
-        fit.call("on_epoch_begin", fit.epoch)  # an iteration is known by its end
-        fit.call("on_chunk_end", fit.epoch, rows)
-        fit.end_epoch(metrics)
-        return not fit.position.stopped
-
-    limits = Limits(plan.epochs, plan.max_evaluations, plan.tolerance)
-    end = minimize(fit.engine, fit.data, l2, limits, end_iteration, fit.start.epochs)
-    fit.position = fit.position._replace(stopped=fit.position.stopped or end)
-
-
 def _plan_epoch(fit: Fit) -> Epoch:
-    """Determine the order of the rows and the learning rates of the running epoch."""
+    """Return the running epoch, with the order of its rows and its learning rates."""
     plan, rows, number = fit.plan, fit.rows, fit.position.epochs
     done = number - fit.start.epochs
     updates = -(-rows // fit.batch_size)
@@ -129,11 +109,11 @@ def _plan_epoch(fit: Fit) -> Epoch:
 
 
 def _run_epoch(fit: Fit, epoch: Epoch) -> dict[str, float]:
-    """Run an epoch, or the rest of it, in calls of about CALL_SECONDS; return its figures.
+    """Run the rest of an epoch in calls of about CALL_SECONDS; return its figures.
 
-    The seconds are those of the engine, without callbacks.
+    The figure "seconds" is the time in the engine, without callbacks.
     """
-    rows, number, callbacks = len(epoch.order), fit.epoch, fit.callbacks
+    rows, number = fit.rows, fit.epoch
     progress, total = fit.position.progress, fit.position.seconds
     budget = _FIRST_BUDGET_ROWS
     with ReadAhead(epoch.data, epoch.order) as ahead:
@@ -152,8 +132,7 @@ def _run_epoch(fit: Fit, epoch: Epoch) -> dict[str, float]:
                 fit.advance(progress, total)
             rate = (progress.position - before) / max(seconds, 1e-9)
             budget = max(1, min(rows, int(rate * CALL_SECONDS), 4 * budget))
-            for callback in callbacks:
-                callback.on_chunk_end(number, progress.position)
+            fit.call("on_chunk_end", number, progress.position)
     metrics = {"loss": progress.loss_sum / epoch.total_weight}
     if fit.classifies:
         metrics["accuracy"] = progress.correct / epoch.total_weight
@@ -161,10 +140,10 @@ def _run_epoch(fit: Fit, epoch: Epoch) -> dict[str, float]:
 
 
 def _rows_of_call(position: int, budget: int, batch_size: int) -> int:
-    """Return the rows of a call, which ends with a batch or within the batch it begins in.
+    """Return the number of rows for a call: complete batches, or a part of one batch.
 
-    Weights, optimizer state and the sums of losses then belong together at the end of every batch
-    that ends a call: in the middle of a batch, the weights are those of its beginning.
+    If a call ends in the middle of a batch, the weights are those before this batch, and the last
+    recorded position is its beginning. So a snapshot is consistent after every call.
     """
     done = position % batch_size
     if done == 0 and budget >= batch_size:

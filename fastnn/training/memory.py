@@ -17,19 +17,19 @@ _UPDATE = 60  # bytes per update for its learning rate and its intermediate resu
 def check_fit(layers: Sequence[Dense], rows: int, plan: Plan, *, checkpoints: bool) -> None:
     """Raise a MemoryError if a fit needs more memory, besides its engine, than is available.
 
-    After each epoch the weights are copied, to be restored after a divergence, while the previous
-    copy still exists. The best weights and the order of the rows are kept, too. A checkpoint exists
+    After each epoch the weights are copied, for the case of divergence, while the previous copy
+    still exists. The best weights and the order of the rows take memory, too. A checkpoint exists
     three times: as arrays, as bytes and in the buffer of the file.
     """
     size = weight_bytes(layers)
     slots = _LBFGS if plan.optimizer.rule == "lbfgs" else plan.optimizer.slots
-    kept = size if plan.early_stopping is not None and plan.early_stopping.restore_best else 0
+    best = size if plan.early_stopping is not None and plan.early_stopping.restore_best else 0
     updates = 1 if plan.batch_size == "full" else -(-rows // plan.batch_size)
     needs = {
-        "weights": 2 * size + kept,
+        "weights": 2 * size + best,
         "gradients": size,
         "the optimizer's state": slots * size,
-        "a checkpoint": 3 * (1 + slots) * size + 3 * kept if checkpoints else 0,
+        "a checkpoint": 3 * (1 + slots) * size + 3 * best if checkpoints else 0,
         "the order of the rows": 2 * rows * INDEX_BYTES + updates * _UPDATE,
     }
     advice = "narrower layers need less"

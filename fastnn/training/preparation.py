@@ -1,4 +1,4 @@
-"""Prepare a fit: convert and check its data, set validation rows aside, weigh the rows."""
+"""Prepare a fit: check and convert its data, set aside validation rows, apply class weights."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -27,7 +27,7 @@ def prepare(
 ) -> Prepared:
     """Check all data and settings of a fit; `fastnn.Network.fit` explains the parameters.
 
-    Every fit of a network, of an estimator and of the command line passes through here.
+    It prepares all fits: of networks, of estimators and of the command line.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def prepare(
     scored : bool
         Whether a scorer of the estimator is evaluated after each epoch.
     warn : bool
-        Whether to warn of targets that float32 cannot tell apart.
+        Whether to warn of targets whose differences float32 cannot represent.
 
     Raises
     ------

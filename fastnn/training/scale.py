@@ -24,14 +24,14 @@ _SMALL = 0.05  # largest distance from a column's mean that may be too small
 # A loss above this share of a constant prediction's loss is no better: compared first with an
 # estimate of the constant's loss, then with its loss on the same rows.
 _MAYBE_NO_BETTER, _NO_BETTER = 0.95, 0.99
-_JUDGED_UPDATE = 250  # update at which fits of one epoch, such as partial fits, are judged, once
+_JUDGED_UPDATE = 250  # update at which fits of one epoch, such as partial fits, are judged
 _CONSTANT_ROWS, _SAMPLE_ROWS, _SAMPLE_VALUES = 8192, 1024, 2**22
 
-_TARGET_CURE = (
+_TARGET_ADVICE = (
     "scale the targets to mean 0 and spread 1 "
     "(scikit-learn's TransformedTargetRegressor with a StandardScaler)"
 )
-_FEATURE_CURE = (
+_FEATURE_ADVICE = (
     "scale the features to mean 0 and spread 1 (scikit-learn's StandardScaler; "
     "input_scale=1/255 for pixels from 0 to 255)"
 )
@@ -86,7 +86,7 @@ def warn_of_offset(y: Any, data: Data, loss: Loss) -> bool:
     worst = int(np.argmax(np.where(is_far, offset / np.where(is_far, spread, 1), 0)))
     _warn(
         f"{_targets_text(columns, worst)}: at such an offset float32 has too few digits for their "
-        f"differences; {_TARGET_CURE}"
+        f"differences; {_TARGET_ADVICE}"
     )
     return True
 
@@ -101,8 +101,8 @@ def warn_of_scale(fit: Fit) -> None:
     data, loss, input_scale = fit.data, fit.network.loss, fit.network.input_scale
     losses, has_stalled = fit.history.get("loss", []), fit.position.stopped == "stalled"
     if not has_stalled:
-        crossed = fit.start.updates < _JUDGED_UPDATE <= fit.position.updates
-        if len(losses) <= 1 and not crossed:
+        is_due = fit.start.updates < _JUDGED_UPDATE <= fit.position.updates
+        if len(losses) <= 1 and not is_due:
             return
         if losses[-1] < _MAYBE_NO_BETTER * _constant_loss(*_some_targets(data), loss):
             return
@@ -127,22 +127,22 @@ def warn_of_scale(fit: Fit) -> None:
 
 def _reasons(sample: Data, loss: Loss, input_scale: float, has_stalled: bool) -> str:
     """Return which features and targets have an unsuitable scale, if any, and what to do."""
-    found, cures = [], []
+    found, advice = [], []
     if _is_centred(loss):
         columns = _columns_of(sample.targets.astype(np.float64), sample.weights)
         worst = _unsuitable(columns, _LARGE_FEATURE if has_stalled else _LARGE_TARGET)
         if worst is not None:
             found.append(_targets_text(columns, worst))
-            cures.append(_TARGET_CURE)
+            advice.append(_TARGET_ADVICE)
     columns = _feature_columns(sample.x, input_scale)
     worst = _unsuitable(columns, _LARGE_FEATURE)
     if worst is not None:
         scaled = "" if input_scale == 1 else " after input_scale"
         found.append(f"feature {worst} has {columns.text(worst)}{scaled}")
-        cures.append(_FEATURE_CURE)
-    if has_stalled and not cures:
-        cures = [_FEATURE_CURE, _TARGET_CURE] if _is_centred(loss) else [_FEATURE_CURE]
-    return ": ".join(part for part in (" and ".join(found), " and ".join(cures)) if part)
+        advice.append(_FEATURE_ADVICE)
+    if has_stalled and not advice:
+        advice = [_FEATURE_ADVICE, _TARGET_ADVICE] if _is_centred(loss) else [_FEATURE_ADVICE]
+    return ": ".join(part for part in (" and ".join(found), " and ".join(advice)) if part)
 
 
 def _unsuitable(columns: _Columns, large: float) -> int | None:
@@ -158,8 +158,8 @@ def _is_centred(loss: Loss) -> bool:
 
 
 def _targets_text(columns: _Columns, output: int) -> str:
-    whose = "" if len(columns.mean) == 1 else f" of output {output}"
-    return f"the targets{whose} have {columns.text(output)}"
+    of_output = "" if len(columns.mean) == 1 else f" of output {output}"
+    return f"the targets{of_output} have {columns.text(output)}"
 
 
 # ---- figures --------------------------------------------------------------------------------
@@ -169,12 +169,12 @@ def _columns_of(values: np.ndarray, weights: np.ndarray | None = None) -> _Colum
     """Return the statistics of (rows, columns) float64, weighted by the rows' weights."""
     if weights is not None:
         values, weights = values[weights > 0], weights[weights > 0]
-    # The mean of equal numbers may be rounded, as if they differed.
+    # The rounded mean of equal numbers may differ from them.
     is_same = values.max(axis=0) == values.min(axis=0)
     mean = np.where(is_same, values[0], _mean(values, weights))
-    apart = values - mean
-    spread = np.sqrt(_mean(np.square(apart), weights))
-    return _Columns(mean, spread, np.abs(apart).max(axis=0))
+    distances = values - mean
+    spread = np.sqrt(_mean(np.square(distances), weights))
+    return _Columns(mean, spread, np.abs(distances).max(axis=0))
 
 
 def _feature_columns(x: Features, input_scale: float) -> _Columns:
@@ -184,22 +184,20 @@ def _feature_columns(x: Features, input_scale: float) -> _Columns:
     rows, values = len(x), x.values.astype(np.float64) * input_scale
     entries = np.bincount(x.columns, minlength=x.width)
     mean = np.bincount(x.columns, values, x.width) / rows
-    apart = values - mean[x.columns]
-    squares = np.bincount(x.columns, np.square(apart), x.width) + (rows - entries) * np.square(mean)
+    distances = values - mean[x.columns]
+    squares = np.bincount(x.columns, np.square(distances), x.width)
+    squares += (rows - entries) * np.square(mean)
     deviation = np.where(entries < rows, np.abs(mean), 0)
-    np.maximum.at(deviation, x.columns, np.abs(apart))
+    np.maximum.at(deviation, x.columns, np.abs(distances))
     return _Columns(mean, np.sqrt(squares / rows), deviation)
 
 
 def _some_rows(data: Data, rows: int) -> np.ndarray:
     """Return the sorted numbers of at most `rows` rows of nonzero weight, always the same ones."""
-    counted = None if data.weights is None else np.flatnonzero(data.weights)
-    n_counted = len(data.x) if counted is None else len(counted)
-    if n_counted <= rows:
-        picked = np.arange(n_counted)
-    else:
-        picked = np.sort(np.random.default_rng(0).integers(n_counted, size=rows))
-    return picked if counted is None else counted[picked]
+    numbers = np.arange(len(data.x)) if data.weights is None else np.flatnonzero(data.weights)
+    if len(numbers) <= rows:
+        return numbers
+    return numbers[np.sort(np.random.default_rng(0).integers(len(numbers), size=rows))]
 
 
 def _some_targets(data: Data) -> tuple[np.ndarray, np.ndarray | None]:
@@ -216,24 +214,25 @@ def _constant_loss(targets: np.ndarray, weights: np.ndarray | None, loss: Loss) 
     If that is 0 because all targets of a regression are equal, return the loss of predicting 0.
     """
     if loss.takes_labels:
-        shares = np.bincount(targets, weights)
-        shares = shares[shares > 0] / shares.sum()
-        return -float((shares * np.log(shares)).sum())
+        counts = np.bincount(targets, weights)
+        return -float(_x_log_x(counts / counts.sum()).sum())
     y = targets.astype(np.float64)
     mean = _mean(y, weights)
     if loss.link == "logistic":
-        shares = np.concatenate([mean, 1 - mean])
-        shares = shares[shares > 0]
-        return -float((shares * np.log(shares)).sum())
+        return -float((_x_log_x(mean) + _x_log_x(1 - mean)).sum())
     if loss.link == "exp":
-        logs = _mean(y * np.log(np.where(y > 0, y, 1)), weights)
-        return float((logs - mean * np.log(np.where(mean > 0, mean, 1))).sum())
-    if (y == y[0]).all():  # their mean may be rounded
+        return float((_mean(_x_log_x(y), weights) - _x_log_x(mean)).sum())
+    if (y == y[0]).all():  # the rounded mean may differ
         return float(_mean_losses(y, weights, loss).sum())
     best = _mean_losses(y - mean, weights, loss)
     if loss.name != "squared_error":
         best = np.minimum(best, _mean_losses(y - np.median(y, axis=0), weights, loss))
     return float(best.sum())
+
+
+def _x_log_x(x: np.ndarray) -> np.ndarray:
+    """Return x log x, which is 0 for x = 0."""
+    return x * np.log(np.where(x > 0, x, 1))
 
 
 def _mean_losses(residual: np.ndarray, weights: np.ndarray | None, loss: Loss) -> np.ndarray:

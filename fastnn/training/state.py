@@ -47,7 +47,7 @@ class Position(NamedTuple):
     samples : int
         Rows of these epochs.
     updates : int
-        Updates that the optimizer's state has seen, those of the running epoch included.
+        Updates that the optimizer's state includes, also those of the running epoch.
     progress : Progress
         Progress in the running epoch, at the end of its last complete batch.
     seconds : float
@@ -70,7 +70,7 @@ class Position(NamedTuple):
     rate_divisor: float = 1.0
     stopped: str = ""
 
-    def check_room(self, epochs: int, rows: int) -> None:
+    def check_counts(self, epochs: int, rows: int) -> None:
         """Raise a ValueError if a fit would reach a count that files cannot store."""
         if max(self.epochs + epochs, self.samples + epochs * rows) >= COUNT_LIMIT:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""How an epoch is cut into batches, and batches into chunks."""
+"""The division of an epoch into batches, and of batches into chunks."""
 
 import numpy as np
 import pytest
@@ -10,13 +10,13 @@ from fastnn.epoch import CHUNK_ROWS, Chunk, Epoch, Progress, next_chunk
 
 
 def chunks(rows: int, batch_size: int) -> list[Chunk]:
-    """Cut an epoch from its start to its end."""
-    cut, position = [], 0
+    """Return all chunks of an epoch."""
+    found, position = [], 0
     while position < rows:
-        cut.append(next_chunk(position, rows, batch_size))
-        assert cut[-1].stop > position  # or it would never end
-        position = cut[-1].stop
-    return cut
+        found.append(next_chunk(position, rows, batch_size))
+        assert found[-1].stop > position  # else the loop would not end
+        position = found[-1].stop
+    return found
 
 
 def epoch(rows: int, batch_size: int) -> Epoch:
@@ -25,11 +25,11 @@ def epoch(rows: int, batch_size: int) -> Epoch:
 
 
 def test_chunks_hold_at_most_512_rows():
-    assert CHUNK_ROWS == 512  # part of the arithmetic: sums restart with every chunk
+    assert CHUNK_ROWS == 512  # the bits of results depend on it: each chunk starts a new sum
 
 
 sizes = given(rows=st.integers(1, 5000), batch_size=st.integers(1, 5000))
-unhurried = settings(deadline=None)  # other programs may hold the machine up
+no_deadline = settings(deadline=None)  # the machine may be busy
 
 
 @sizes
@@ -39,8 +39,8 @@ unhurried = settings(deadline=None)  # other programs may hold the machine up
 @example(rows=1024, batch_size=1024)
 @example(rows=1025, batch_size=512)
 @example(rows=2000, batch_size=1)
-@unhurried
-def test_chunks_cover_every_row_once_and_respect_the_batches(rows, batch_size):
+@no_deadline
+def test_chunks_cover_every_row_once_and_end_with_their_batch(rows, batch_size):
     batch_size = min(batch_size, rows)
     expected_start = 0
     for chunk in chunks(rows, batch_size):
@@ -52,7 +52,7 @@ def test_chunks_cover_every_row_once_and_respect_the_batches(rows, batch_size):
         assert chunk.batch_rows == batch_stop - batch_start
         assert chunk.first == (chunk.start == batch_start)
         assert chunk.last == (chunk.stop == batch_stop)
-        # Only a batch's last chunk is short: no more chunks than it takes.
+        # Only the last chunk of a batch may be short.
         assert chunk.last or chunk.stop - chunk.start == CHUNK_ROWS
         expected_start = chunk.stop
     assert expected_start == rows
@@ -81,17 +81,17 @@ def test_chunks_cover_every_row_once_and_respect_the_batches(rows, batch_size):
         ),
     ],
 )
-def test_cuts_worked_by_hand(rows, batch_size, expected):
+def test_chunks_worked_by_hand(rows, batch_size, expected):
     assert chunks(rows, batch_size) == expected
 
 
 @sizes
-@unhurried
-def test_an_epoch_has_one_update_for_every_last_chunk(rows, batch_size):
+@no_deadline
+def test_epoch_has_one_update_per_batch(rows, batch_size):
     batch_size = min(batch_size, rows)
     last = [chunk.last for chunk in chunks(rows, batch_size)]
     assert epoch(rows, batch_size).updates == sum(last)
 
 
-def test_progress_begins_at_nothing():
+def test_progress_starts_at_zero():
     assert Progress() == (0, 0.0, 0)

@@ -502,7 +502,7 @@ def test_callback_may_be_a_frozen_dataclass(data):
 def test_rejects_a_callback_of_another_running_fit(data):
     class FitAnother(Callback):
         def on_epoch_end(self, epoch, metrics):
-            with pytest.raises(RuntimeError, match="^the callback FitAnother follows another run"):
+            with pytest.raises(RuntimeError, match="^the callback FitAnother is in use by another"):
                 other.fit(*data, epochs=1, engine="numpy", callbacks=[self])
             assert self.fit.network is network
 

@@ -369,7 +369,7 @@ def test_selected_rows_have_the_hash_of_their_copy(rng: np.random.Generator) -> 
 def test_rejects_lbfgs_and_two_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="^lbfgs does not support checkpoints"):
         small_fit(tmp_path, optimizer="lbfgs", batch_size=None)
-    with pytest.raises(ValueError, match="^a fit has one Checkpoint, got 2$"):
+    with pytest.raises(ValueError, match="^a fit has at most one Checkpoint, got 2$"):
         small_fit(tmp_path, callbacks=[Checkpoint(tmp_path)])
     with pytest.raises(ValueError, match="^every must be a whole number of at least 1, got 0$"):
         Checkpoint(tmp_path, every=0)

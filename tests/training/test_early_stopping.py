@@ -1,4 +1,4 @@
-"""When to stop: the state machine, and a fit that obeys it."""
+"""Early stopping: its state machine, and fits that stop early."""
 
 import math
 
@@ -10,39 +10,39 @@ from hypothesis import strategies as st
 from fastnn import Callback, DivergenceError, Network
 from fastnn.training.early_stopping import EarlyStopping, Standing, is_over, judge
 
-unhurried = settings(deadline=None)  # other programs may hold the machine up
+no_deadline = settings(deadline=None)  # the machine may be busy
 
 
 def run(rule, figures):
-    """How things stand after each epoch, up to the one that ends the fit."""
-    standing, seen = Standing(), []
+    """Return the state after each epoch, up to the epoch that ends the fit."""
+    standing, states = Standing(), []
     for epoch, figure in enumerate(figures, start=1):
         standing = judge(rule, standing, epoch, figure)
-        seen.append(standing)
+        states.append(standing)
         if is_over(rule, standing):
             break
-    return seen
+    return states
 
 
 # ---- the state machine ----------------------------------------------------------------------
 
 
-def test_patience_is_how_many_epochs_are_put_up_with():
+def test_stops_after_patience_plus_one_epochs_without_improvement():
     for patience in (0, 1, 3):
         rule = EarlyStopping("val_loss", patience=patience)
         assert len(run(rule, [3, 2, 1, *20 * [1.5]])) == 3 + patience + 1
 
 
-def test_a_loss_is_to_fall_and_all_else_to_rise():
+def test_losses_should_decrease_and_other_figures_increase():
     for monitor in ("loss", "val_loss"):
         assert run(EarlyStopping(monitor), [3, 1, 2])[-1] == Standing(1, 2, 1)
     for monitor in ("accuracy", "val_accuracy", "val_r2", "val_score"):
         assert run(EarlyStopping(monitor), [3, 1, 4, 2])[-1] == Standing(4, 3, 1)
 
 
-def test_a_gain_below_min_delta_is_the_best_but_does_not_end_the_waiting():
-    seen = run(EarlyStopping("loss", patience=10, min_delta=0.5), [3, 2.75, 2.5, 2.0, 2.25])
-    assert seen == [
+def test_gain_below_min_delta_is_the_best_but_no_improvement():
+    states = run(EarlyStopping("loss", patience=10, min_delta=0.5), [3, 2.75, 2.5, 2.0, 2.25])
+    assert states == [
         Standing(3, 1, 0),
         Standing(2.75, 2, 1),
         Standing(2.5, 3, 2),
@@ -51,13 +51,13 @@ def test_a_gain_below_min_delta_is_the_best_but_does_not_end_the_waiting():
     ]
 
 
-def test_with_a_min_delta_of_0_standing_still_is_not_waiting():
-    seen = run(EarlyStopping("loss", patience=1, min_delta=0), [1, 1, 1, 1.5, 1])
-    assert seen[:3] == 3 * [Standing(1, 1, 0)]  # the first of equals is the best
-    assert seen[3:] == [Standing(1, 1, 1), Standing(1, 1, 0)]
+def test_equal_figure_is_an_improvement_if_min_delta_is_0():
+    states = run(EarlyStopping("loss", patience=1, min_delta=0), [1, 1, 1, 1.5, 1])
+    assert states[:3] == 3 * [Standing(1, 1, 0)]  # the first of equal figures is the best
+    assert states[3:] == [Standing(1, 1, 1), Standing(1, 1, 0)]
 
 
-def test_a_nan_is_no_improvement():
+def test_nan_is_no_improvement():
     rule = EarlyStopping("loss", patience=2)
     assert run(rule, [math.nan, 2, math.nan, 1])[-1] == Standing(1, 4, 0)
     nothing = run(rule, 5 * [math.nan])
@@ -65,10 +65,10 @@ def test_a_nan_is_no_improvement():
     assert math.isnan(nothing[-1].best) and nothing[-1].best_epoch == 0
 
 
-def test_an_infinite_loss_is_a_beginning():
-    seen = run(EarlyStopping("loss", patience=3), [math.inf, math.inf, 2, 1])
-    assert [standing.waited for standing in seen] == [0, 1, 0, 0]
-    assert seen[-1] == Standing(1, 4, 0)
+def test_infinite_loss_can_improve():
+    states = run(EarlyStopping("loss", patience=3), [math.inf, math.inf, 2, 1])
+    assert [standing.waited for standing in states] == [0, 1, 0, 0]
+    assert states[-1] == Standing(1, 4, 0)
 
 
 figures = st.lists(
@@ -82,23 +82,23 @@ figures = st.lists(
     min_delta=st.sampled_from([0, 1e-4, 1.0]),
     falls=st.booleans(),
 )
-@unhurried
-def test_the_best_is_the_first_of_the_best_and_the_end_is_where_patience_is(
+@no_deadline
+def test_finds_the_first_best_figure_and_stops_when_patience_is_exceeded(
     figures, patience, min_delta, falls
 ):
     rule = EarlyStopping("loss" if falls else "score", patience=patience, min_delta=min_delta)
-    seen = run(rule, figures)
-    known = [x for x in figures[: len(seen)] if not math.isnan(x)]
+    states = run(rule, figures)
+    known = [x for x in figures[: len(states)] if not math.isnan(x)]
     if known:
         best = min(known) if falls else max(known)
-        assert (seen[-1].best, seen[-1].best_epoch) == (best, figures.index(best) + 1)
-    assert all(standing.waited <= patience for standing in seen[:-1])
-    assert len(seen) == len(figures) or seen[-1].waited == patience + 1
+        assert (states[-1].best, states[-1].best_epoch) == (best, figures.index(best) + 1)
+    assert all(standing.waited <= patience for standing in states[:-1])
+    assert len(states) == len(figures) or states[-1].waited == patience + 1
 
 
 @given(figures=figures, patience=st.integers(0, 6))
-@unhurried
-def test_a_rising_score_is_judged_as_its_falling_negative(figures, patience):
+@no_deadline
+def test_score_is_judged_like_a_loss_of_the_opposite_sign(figures, patience):
     rising = run(EarlyStopping("score", patience=patience), figures)
     falling = run(EarlyStopping("loss", patience=patience), [-x for x in figures])
     assert [s[1:] for s in rising] == [s[1:] for s in falling]
@@ -106,18 +106,18 @@ def test_a_rising_score_is_judged_as_its_falling_negative(figures, patience):
 
 @pytest.mark.parametrize("value", [-1, math.nan, "3", None, True, np.True_])
 @pytest.mark.parametrize("name", ["patience", "min_delta"])
-def test_settings_out_of_range_are_refused(name, value):
+def test_rejects_settings_out_of_range(name, value):
     with pytest.raises(ValueError, match=f"^{name} must be a number of at least 0, got {value!r}"):
         EarlyStopping(**{name: value})
 
 
 @pytest.mark.parametrize("monitor", [None, 3, ["val_loss"], b"loss"])
-def test_a_figure_without_a_name_is_refused(monitor):
+def test_rejects_a_monitor_that_is_no_string(monitor):
     with pytest.raises(ValueError, match="^monitor must be the name of a figure, got "):
         EarlyStopping(monitor)
 
 
-def test_patience_may_be_endless():
+def test_patience_may_be_infinite():
     assert len(run(EarlyStopping("loss", patience=math.inf), 200 * [1.0])) == 200
 
 
@@ -126,13 +126,13 @@ def test_patience_may_be_endless():
 
 @pytest.fixture
 def data(rng):
-    """Rows of noise to learn by heart, and others, which get worse by that."""
+    """Return noise to overfit, and other rows, whose loss grows meanwhile."""
     x, labels = rng.normal(size=(60, 10)).astype(np.float32), rng.integers(0, 3, 60)
     return (x[:40], labels[:40]), (x[40:], labels[40:])
 
 
 @pytest.mark.parametrize("monitor", ["val_loss", "val_accuracy"])
-def test_a_fit_ends_with_the_best_weights(engine, data, monitor):
+def test_fit_ends_with_the_best_weights(engine, data, monitor):
     train, held_out = data
     network = Network([10, 32, 3], seed=1)
     rule = EarlyStopping(monitor, patience=3, min_delta=0)
@@ -145,15 +145,15 @@ def test_a_fit_ends_with_the_best_weights(engine, data, monitor):
     assert 4 <= len(figures) < 200
     assert best != figures[-1]
     assert network.evaluate(*held_out)[monitor == "val_accuracy"] == best
-    assert network.epochs_trained == len(figures)  # all of them were
-    # The weights are those of the first epoch that was so good, which another fit ends with.
+    assert network.epochs_trained == len(figures)
+    # A fit that ends after the best epoch has the same weights.
     other = Network([10, 32, 3], seed=1)
     other.fit(*train, epochs=figures.index(best) + 1, batch_size=10, engine=engine)
     for (w, b), (other_w, other_b) in zip(network.parameters, other.parameters, strict=True):
         assert (w == other_w).all() and (b == other_b).all()
 
 
-def test_without_restoring_a_fit_ends_with_the_last_weights(engine, data):
+def test_fit_ends_with_the_last_weights_without_restore_best(engine, data):
     train, held_out = data
     network = Network([10, 32, 3], seed=1)
     rule = EarlyStopping(patience=3, restore_best=False)
@@ -165,7 +165,7 @@ def test_without_restoring_a_fit_ends_with_the_last_weights(engine, data):
     assert network.evaluate(*held_out)[0] == history["val_loss"][-1] > min(history["val_loss"])
 
 
-def test_the_best_weights_are_kept_where_the_epochs_run_out(engine, data):
+def test_restores_the_best_weights_after_the_last_epoch(engine, data):
     train, held_out = data
     network = Network([10, 32, 3], seed=1)
     history = network.fit(
@@ -176,26 +176,26 @@ def test_the_best_weights_are_kept_where_the_epochs_run_out(engine, data):
     assert network.evaluate(*held_out)[0] == min(history["val_loss"]) < history["val_loss"][-1]
 
 
-class Break(Callback):
+class Interrupt(Callback):
     def on_epoch_begin(self, epoch):
         if epoch == 40:
             raise KeyboardInterrupt
 
 
-def test_the_best_weights_are_kept_where_a_fit_is_broken_off(engine, data):
+def test_restores_the_best_weights_after_an_interrupt(engine, data):
     train, held_out = data
     network, other = Network([10, 32, 3], seed=1), Network([10, 32, 3], seed=1)
     rule = EarlyStopping(patience=1000)
     settings = {"batch_size": 10, "validation_data": held_out, "engine": engine}
     with pytest.raises(KeyboardInterrupt):
-        network.fit(*train, epochs=60, early_stopping=rule, callbacks=[Break()], **settings)
+        network.fit(*train, epochs=60, early_stopping=rule, callbacks=[Interrupt()], **settings)
     history = other.fit(*train, epochs=39, **settings)
     assert network.epochs_trained == 39
     assert network.evaluate(*held_out)[0] == min(history["val_loss"]) < history["val_loss"][-1]
 
 
-def test_the_best_weights_are_kept_where_a_fit_diverges(engine):
-    """At x = 1e20, the second step takes the logits beyond float32."""
+def test_restores_the_best_weights_after_divergence(engine):
+    """With x = 1e20, the logits overflow after the second step."""
     network = Network([1, 2])
     network.parameters = [(np.zeros((1, 2)), np.zeros(2))]
     with pytest.raises(DivergenceError):
@@ -207,7 +207,7 @@ def test_the_best_weights_are_kept_where_a_fit_diverges(engine):
     assert network.parameters[0][0].tolist() == [[np.float32(5e19), np.float32(-5e19)]]
 
 
-def test_the_training_loss_may_be_monitored(engine, data):
+def test_can_monitor_the_training_loss(engine, data):
     train, _ = data
     history = Network([10, 3]).fit(
         *train, epochs=500, batch_size="full", learning_rate=0.5, engine=engine,
@@ -226,7 +226,9 @@ def test_the_training_loss_may_be_monitored(engine, data):
         ("accuracy", True, "squared_error", "loss, val_loss, val_r2 here, got 'accuracy'$"),
     ],
 )
-def test_what_is_no_figure_of_the_history_is_refused(engine, monitor, validated, loss, figures):
+def test_rejects_a_monitor_that_the_history_does_not_have(
+    engine, monitor, validated, loss, figures
+):
     network = Network([2, 2], loss=loss)
     x = np.zeros((2, 2))
     y = [0, 1] if loss == "cross_entropy" else x

@@ -1,4 +1,4 @@
-"""L-BFGS over both engines: how far it gets, how it ends, and what it leaves behind."""
+"""L-BFGS with both engines: its minima, how it ends, and the weights it leaves."""
 
 import math
 import time
@@ -7,42 +7,33 @@ from contextlib import nullcontext
 
 import numpy as np
 import pytest
+from parameters import assert_same_parameters
 from scipy.optimize import minimize as scipy_minimize
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from fastnn import Callback, DivergenceError, MLPClassifier, Network
 from fastnn.data.rows import Data
-from fastnn.engine import get_engine
-from fastnn.model.layers import dense_layers
-from fastnn.model.losses import LOSSES
 from fastnn.model.optimizers import get_optimizer
 from fastnn.training.early_stopping import EarlyStopping
-from fastnn.training.lbfgs import Limits, _quiet_blas, _shaped, minimize
+from fastnn.training.lbfgs import _quiet_blas, _shaped
 from fastnn.training.plan import Plan
 from fastnn.training.preparation import prepare
 
 
 @pytest.fixture
 def data(rng):
-    """Classes that overlap: a loss with a minimum above 0."""
+    """Return classes that overlap, so that the loss has a minimum above 0."""
     labels = rng.integers(0, 3, 120)
     x = rng.normal(size=(120, 4)) + np.eye(3, 4)[labels]
     return x.astype(np.float32), labels.astype(np.int32)
 
 
-def same_bits(one, other):
-    return all(
-        (w == other_w).all() and (b == other_b).all()
-        for (w, b), (other_w, other_b) in zip(one, other, strict=True)
-    )
-
-
-# ---- how far ---------------------------------------------------------------------------------
+# ---- minima ----------------------------------------------------------------------------------
 
 
 def exact_regression(flat, x, labels, l2):
-    """Softmax regression's loss and gradient, float64, straight from the formula."""
+    """Return the loss and gradient of softmax regression in float64, by the formula."""
     w, b = flat[:12].reshape(4, 3), flat[12:]
     z = x.astype(np.float64) @ w + b
     p = np.exp(z - z.max(axis=1, keepdims=True))
@@ -52,7 +43,7 @@ def exact_regression(flat, x, labels, l2):
     return loss, np.append(x.T @ p / len(x) + l2 * w, p.mean(axis=0))
 
 
-def test_a_convex_problem_ends_at_its_minimum(engine, data):
+def test_finds_the_minimum_of_a_convex_problem(engine, data):
     l2 = 0.01
     network = Network([4, 3])
     history = network.fit(*data, epochs=200, optimizer="lbfgs", l2=l2, engine=engine)
@@ -61,11 +52,12 @@ def test_a_convex_problem_ends_at_its_minimum(engine, data):
     )
     assert history["loss"][-1] == pytest.approx(exact.fun, rel=1e-6)
     assert len(history["loss"]) < 100
-    # The loss is minimal to some roundings of float32, 1e-7 of it; it has a curvature of at least
-    # l2 along the weights, and so these are right to √(2e-7 / 0.01), which is 4e-3.
+    # The loss is minimal up to a relative error of 1e-7. Its curvature along the weights is at
+    # least l2, so their error is at most √(2e-7 / 0.01) = 4e-3.
     ((w, b),) = network.parameters
     assert np.abs(w.ravel() - exact.x[:12]).max() <= 4e-3
-    b_exact = exact.x[12:] - exact.x[12:].mean()  # nothing says where the biases' mean is
+    # The loss does not depend on the mean of the biases.
+    b_exact = exact.x[12:] - exact.x[12:].mean()
     assert np.abs(b - b.mean() - b_exact).max() <= 4e-3
 
 
@@ -73,7 +65,7 @@ def test_a_convex_problem_ends_at_its_minimum(engine, data):
     ("activation", "loss"),
     [("tanh", "cross_entropy"), ("relu", "squared_error"), ("gelu", "logistic")],
 )
-def test_it_gets_much_lower_than_gradient_descent(engine, rng, activation, loss):
+def test_reaches_a_much_lower_loss_than_gradient_descent(engine, rng, activation, loss):
     x = rng.uniform(-1, 1, (200, 2)).astype(np.float32)
     above = np.sin(3 * x[:, 0]) > x[:, 1]
     y = above.astype(int) if loss != "squared_error" else np.sin(3 * x[:, :1]) * x[:, 1:]
@@ -89,25 +81,25 @@ def test_it_gets_much_lower_than_gradient_descent(engine, rng, activation, loss)
     assert losses["lbfgs"] < losses["sgd"] / 5
 
 
-def test_engines_take_the_same_way_at_first(data):
+def test_first_iterations_of_the_engines_agree(data):
     losses = []
     for engine in ("numba", "numpy"):
         network = Network([4, 8, 3], activation="tanh", seed=1)
         losses.append(network.fit(*data, epochs=8, optimizer="lbfgs", engine=engine)["loss"])
-    # A line search may turn a rounding into another step; in eight iterations it has not yet.
+    # Rounding may change a step of the line search, but does not in the first eight iterations.
     np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
 # ---- history and weights ---------------------------------------------------------------------
 
 
-def test_an_epoch_is_an_iteration_and_its_figures_are_those_of_its_weights(engine, data):
-    seen = []
+def test_each_iteration_is_an_epoch_with_the_figures_of_its_weights(engine, data):
+    epochs = []
 
-    class Watcher(Callback):
+    class CheckFigures(Callback):
         def on_epoch_end(self, epoch, metrics):
             loss, accuracy = running.evaluate(Data(*data))
-            seen.append((epoch, metrics["loss"], metrics["accuracy"]))
+            epochs.append(epoch)
             assert metrics["loss"] == pytest.approx(loss, rel=1e-6)
             assert metrics["accuracy"] == accuracy
 
@@ -115,9 +107,9 @@ def test_an_epoch_is_an_iteration_and_its_figures_are_those_of_its_weights(engin
     running = network.use_engine(engine)
     history = network.fit(
         *data, epochs=7, optimizer="lbfgs", engine=engine, validation_data=data,
-        callbacks=[Watcher()],
+        callbacks=[CheckFigures()],
     )  # fmt: skip
-    assert [epoch for epoch, *_ in seen] == list(range(1, 8))
+    assert epochs == list(range(1, 8))
     assert history.keys() == {"loss", "accuracy", "val_loss", "val_accuracy", "seconds"}
     assert all(len(values) == 7 for values in history.values())
     assert (np.diff(history["loss"]) < 0).all()
@@ -126,8 +118,8 @@ def test_an_epoch_is_an_iteration_and_its_figures_are_those_of_its_weights(engin
     assert network.epochs_trained == 7
 
 
-def test_the_weights_at_the_end_are_those_of_the_last_iteration(engine, data):
-    """Not those that the line search tried last."""
+def test_final_weights_are_those_of_the_last_iteration(engine, data):
+    """The line search may have tried others afterwards."""
     for epochs in range(1, 25, 2):
         network = Network([4, 8, 3], seed=1)
         history = network.fit(
@@ -136,14 +128,14 @@ def test_the_weights_at_the_end_are_those_of_the_last_iteration(engine, data):
         assert network.evaluate(*data) == (history["val_loss"][-1], history["val_accuracy"][-1])
 
 
-def test_weights_of_rows_and_the_penalty_are_in_the_loss(engine, data, rng):
+def test_loss_includes_row_weights_and_the_penalty(engine, data, rng):
     x, labels = data
     weights = rng.integers(0, 4, 120)
-    doubled = np.repeat(np.arange(120), weights)
+    repeated = np.repeat(np.arange(120), weights)
     networks = Network([4, 3]), Network([4, 3])
     settings = {"epochs": 100, "optimizer": "lbfgs", "l2": 0.05, "engine": engine}
     history = networks[0].fit(x, labels, sample_weight=weights, **settings)
-    other = networks[1].fit(x[doubled], labels[doubled], **settings)
+    other = networks[1].fit(x[repeated], labels[repeated], **settings)
     assert history["loss"][-1] == pytest.approx(other["loss"][-1], rel=1e-6)
     squares = (networks[0].parameters[0][0].astype(np.float64) ** 2).sum()
     unpenalised, _ = networks[0].evaluate(x, labels, weights)
@@ -154,12 +146,12 @@ def test_weights_of_rows_and_the_penalty_are_in_the_loss(engine, data, rng):
 
 
 def trained(network, data, **settings):
-    """Return a finished fit, which says why it ended."""
+    """Return a finished fit."""
     plan = Plan(batch_size="full", optimizer=get_optimizer("lbfgs"), **settings)
     return network._train(prepare(network, plan, *data))
 
 
-def test_it_ends_where_the_gradient_is_small(engine, data):
+def test_converges_when_the_gradient_is_small(engine, data):
     network = Network([4, 3])
     running = network.use_engine(engine)
     fit = trained(network, data, epochs=500, l2=0.01, tolerance=1e-3)
@@ -168,7 +160,7 @@ def test_it_ends_where_the_gradient_is_small(engine, data):
     assert max(np.abs(dw).max(), np.abs(db).max()) <= 1e-3
 
 
-def test_it_ends_where_epochs_or_evaluations_do(engine, data):
+def test_stops_at_the_limit_of_iterations_or_evaluations(engine, data):
     network = Network([4, 8, 3])
     network.use_engine(engine)
     assert trained(network, data, epochs=3).position.stopped == ""
@@ -176,8 +168,8 @@ def test_it_ends_where_epochs_or_evaluations_do(engine, data):
     assert fit.position.stopped == "" and len(fit.history["loss"]) <= 6
 
 
-def test_an_end_with_a_gradient_that_is_not_small_is_no_convergence(engine, rng):
-    """A first step of length 1 lowers a loss of 1e17 by less than float32 shows."""
+def test_stalls_if_the_loss_does_not_fall_although_the_gradient_is_large(engine, rng):
+    """A first step of length 1 changes a loss of 1e17 by less than float32 can represent."""
     x = rng.normal(size=(150, 6)).astype(np.float32)
     for size, stopped in ((1.0, "converged"), (1e9, "stalled")):
         network = Network([6, 1], loss="squared_error")
@@ -202,20 +194,20 @@ def test_early_stopping_restores_the_best_weights(engine, rng):
     assert min(history["val_loss"]) < history["val_loss"][-1]
 
 
-def test_weights_that_are_right_already_take_no_step(engine, data):
+def test_takes_no_step_from_weights_that_are_optimal(engine, data):
     network = Network([4, 3])
     network.use_engine(engine)
     trained(network, data, epochs=500, l2=0.01)
     before = network.parameters
     fit = trained(network, data, epochs=500, l2=0.01, tolerance=1.0)
     assert len(fit.history["loss"]) == 1 and fit.position.stopped == "converged"
-    assert same_bits(network.parameters, before)
+    assert_same_parameters(network.parameters, before)
 
 
 # ---- divergence ------------------------------------------------------------------------------
 
 
-def test_a_loss_that_is_not_finite_at_the_start_changes_nothing(engine):
+def test_infinite_initial_loss_changes_nothing(engine):
     network = Network([1, 2])
     network.parameters = [([[1e30, -1e30]], [0, 0])]
     before = network.parameters
@@ -225,21 +217,17 @@ def test_a_loss_that_is_not_finite_at_the_start_changes_nothing(engine):
         network.fit([[1e30]], [0], optimizer="lbfgs", engine=engine)
     assert (caught.value.epoch, caught.value.step) == (1, 1)
     assert network.epochs_trained == 0
-    assert same_bits(network.parameters, before)
+    assert_same_parameters(network.parameters, before)
 
 
 class FailingEngine:
-    """The reference, which after some evaluations raises an error, or finds an infinite loss."""
+    """Reference engine whose loss is infinite or raises an error after some evaluations."""
 
-    threads = None
+    def __init__(self, engine, evaluations, error=None):
+        self._engine, self._left, self._error = engine, evaluations, error
 
-    def __init__(self, evaluations, error=None):
-        self._engine = get_engine(
-            "numpy", dense_layers([4, 3]), LOSSES["cross_entropy"], input_scale=1.0
-        )
-        self.get_parameters = self._engine.get_parameters
-        self.set_parameters = self._engine.set_parameters
-        self._left, self._error = evaluations, error
+    def __getattr__(self, name):
+        return getattr(self._engine, name)
 
     def loss_and_grad(self, data, *, l2):
         self._left -= 1
@@ -251,21 +239,24 @@ class FailingEngine:
 
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt()])
 @pytest.mark.parametrize("evaluations", [4, 6, 9])
-def test_a_search_that_is_broken_off_leaves_the_last_iterations_weights(data, evaluations, error):
-    engine, kept = FailingEngine(evaluations, error), []
+def test_interrupted_search_leaves_the_weights_of_the_last_iteration(data, evaluations, error):
+    iterates = []
 
-    def on_iteration(loss, seconds):
-        kept.append(engine.get_parameters())
-        return True
+    class RecordWeights(Callback):
+        def on_epoch_end(self, epoch, metrics):
+            iterates.append(self.fit.weights())
 
-    with pytest.raises(KeyboardInterrupt) if error else nullcontext():
-        minimize(engine, Data(*data), 0.0, Limits(100), on_iteration, first_epoch=7)
-    assert len(kept) >= 2
-    assert same_bits(engine.get_parameters(), kept[-1])
+    network = Network([4, 3])
+    network._engine = FailingEngine(network.use_engine("numpy"), evaluations, error)
+    settings = {"optimizer": "lbfgs", "engine": "numpy", "callbacks": [RecordWeights()]}
+    with pytest.raises(KeyboardInterrupt) if error else pytest.warns(ConvergenceWarning):
+        network.fit(*data, epochs=100, **settings)
+    assert len(iterates) >= 2
+    assert_same_parameters(network.parameters, iterates[-1])
 
 
-def test_a_line_search_that_goes_too_far_turns_back(engine, rng):
-    """The first steps of this one overflow e^z."""
+def test_line_search_recovers_from_an_infinite_loss(engine, rng):
+    """In the first steps, e^z overflows."""
     x = 3 * rng.standard_normal((200, 8)).astype(np.float32)
     y = rng.poisson(np.exp(np.clip(x[:, 0], -3, 5)))
     network = Network([8, 32, 1], loss="poisson", seed=0)
@@ -273,55 +264,46 @@ def test_a_line_search_that_goes_too_far_turns_back(engine, rng):
     assert history["loss"][-1] < history["loss"][0] / 10
 
 
-def test_blas_is_quiet_beside_the_kernels(data):
-    pools = []
-
-    class Look(Callback):
-        def on_epoch_end(self, epoch, metrics):
-            blas = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
-            pools.append({pool["num_threads"] for pool in blas})
-
-    Network([4, 3]).fit(*data, epochs=2, optimizer="lbfgs", callbacks=[Look()])
-    assert pools == [{1}, {1}]
-
-
-def test_a_step_beyond_float32_is_infinite_and_no_warning():
-    """SciPy searches in float64; what the engine gets then is seen on the loss."""
+def test_step_that_overflows_float32_is_infinite_without_a_warning():
+    """SciPy searches in float64. The loss of infinite weights is not finite."""
     like = [(np.zeros((1, 2), np.float32), np.zeros(1, np.float32))]
     ((w, b),) = _shaped(np.array([1e39, -2.0, -1e300]), like)
     assert (w.tolist(), b.tolist()) == ([[math.inf, -2.0]], [-math.inf])
     assert w.dtype == b.dtype == np.float32
 
 
+# ---- BLAS threads and time -------------------------------------------------------------------
+
+
 def blas_threads():
     return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
 
 
-def test_blas_has_its_threads_back_after_the_last_of_several_fits():
+def test_threads_of_blas_are_restored_after_the_last_of_several_fits():
     with threadpool_limits(2, user_api="blas"):
         before = blas_threads()
         with _quiet_blas:
-            with _quiet_blas:  # of another Python thread, say
+            with _quiet_blas:  # as by another Python thread
                 assert blas_threads() == {1}
             assert blas_threads() == {1}
         assert blas_threads() == before
 
 
-def test_the_reference_engine_keeps_the_threads_of_its_products(data):
-    seen = []
+def test_blas_has_one_thread_beside_the_kernels_only(engine, data):
+    threads = []
 
-    class Look(Callback):
+    class RecordThreads(Callback):
         def on_epoch_end(self, epoch, metrics):
-            seen.append(blas_threads())
+            threads.append(blas_threads())
 
+    settings = {"epochs": 2, "optimizer": "lbfgs", "engine": engine}
     with threadpool_limits(2, user_api="blas"):
         before = blas_threads()
-        Network([4, 3]).fit(*data, epochs=1, optimizer="lbfgs", engine="numpy", callbacks=[Look()])
-    assert seen == [before]
+        Network([4, 3]).fit(*data, callbacks=[RecordThreads()], **settings)
+    assert threads == 2 * [{1} if engine == "numba" else before]
 
 
-def test_the_seconds_of_iterations_are_no_more_than_all_of_them(engine, data):
-    """Each is counted from the end of the one before, and callbacks do not count."""
+def test_seconds_of_iterations_exclude_callbacks(engine, data):
 
     class Pause(Callback):
         def on_epoch_end(self, epoch, metrics):
@@ -336,14 +318,14 @@ def test_the_seconds_of_iterations_are_no_more_than_all_of_them(engine, data):
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_the_rows_share_the_penalty_of_an_estimator(engine, data, weighted):
-    """As in scikit-learn: alpha / 2 · Σ w², divided by the rows, or by what they weigh."""
+def test_penalty_of_an_estimator_is_divided_by_the_weight_of_the_rows(engine, data, weighted):
+    """As in scikit-learn, it is alpha / 2 · Σ w², divided by the number or weight of the rows."""
     x, y = data
     weights = np.linspace(0.5, 3, len(x)) if weighted else np.ones(len(x))
     model = MLPClassifier((5,), solver="lbfgs", alpha=30.0, max_iter=4, random_state=0)
     model.set_params(engine=engine)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it did not converge
+        warnings.simplefilter("ignore")  # about convergence
         model.fit(x, y, sample_weight=weights if weighted else None)
     own = -np.log(model.predict_proba(x)[np.arange(len(x)), y])
     penalty = 30 / 2 * sum((w.astype("f8") ** 2).sum() for w in model.coefs_) / weights.sum()
