@@ -209,19 +209,3 @@ class JsonLog(Callback):
         fields["seconds"] = metrics["seconds"]
         fields["samples_per_second"] = self._rows / metrics["seconds"]
         self.write("epoch", epoch=epoch, **fields)
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of fastnn, Python, NumPy, Numba and scikit-learn."""
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
-
-    from fastnn import __version__
-
-    found = {"fastnn": __version__, "python": platform.python_version()}
-    for package in ("numpy", "numba", "scikit-learn"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # the reference engine only needs NumPy
-            pass
-    return found

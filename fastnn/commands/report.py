@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastnn.commands import running, session
-from fastnn.commands.console import counted, versions
+from fastnn.commands.console import counted
 from fastnn.commands.options import (
     SEED_LIMIT,
     Parser,
@@ -24,7 +24,6 @@ from fastnn.commands.report_text import (
     BATCH_SIZES,
     OPTIMIZER_CONTEST,
     Contest,
-    Work,
     by_method,
     picture_of,
     report_text,
@@ -94,13 +93,11 @@ class Setup:
 
 def report(options: argparse.Namespace) -> None:
     """Train the runs of a report and write it."""
-    from fastnn.commands.machine import flops_per_sample, sgemm_peak
-
     contest = OPTIMIZER_CONTEST if options.optimizers else BATCH_SIZES
     if options.quick:
         contest = contest.quick()
     _check_writable(options.out, contest.files)
-    session.import_early(PROGRAM, "fastnn.network", "fastnn.data.sets", "fastnn.commands.machine")
+    session.import_early(PROGRAM, "fastnn.network", "fastnn.data.sets")
     data = session.load(PROGRAM, options)
     setup = Setup(data, options.engine, options.threads, options.seed)
     network, engine = prepare(setup)
@@ -109,17 +106,12 @@ def report(options: argparse.Namespace) -> None:
         print_line(f"{name:<16} {text}")
     epochs = max(plan.epochs for plan in contest.plans)
     print_line(f"training {len(contest.plans)} runs of at most {epochs} epochs:")
-    seconds = 0.1 if options.quick else 1.0
-    peak = sgemm_peak(engine.threads, seconds=seconds)
     runs = train_runs(contest.plans, setup)
     if not any(run.epochs for run in runs):
         text = "every run diverged in its first epoch: check the scale of the features"
         raise DivergenceError(text, epoch=1, step=1)
     repeated = [] if options.quick else repeat_best(runs, setup)
-    # The larger of two measurements, because other load on the machine can only lower it.
-    peak = max(peak, sgemm_peak(engine.threads, seconds=seconds))
-    work = Work(flops_per_sample(network.layers), peak)
-    text = report_text(contest, runs, facts, work, repeated=repeated, quick=options.quick)
+    text = report_text(contest, runs, facts, repeated=repeated, quick=options.quick)
     write_report(options.out, contest, runs, text)
     print_line(f"wrote {', '.join(contest.files)} in {options.out}")
     session.print_note(PROGRAM, data, short=True)
@@ -170,7 +162,7 @@ def describe(setup: Setup, network: "Network", engine: "Engine") -> dict[str, st
     import platform
     from datetime import date
 
-    from fastnn.commands.machine import cpu_name
+    from fastnn.commands.machine import cpu_name, versions
 
     data = setup.data
     widths = "-".join(map(str, session.widths_of(network)))

@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import NamedTuple
 
 from fastnn.commands.console import loss_text
 from fastnn.commands.report_runs import (
@@ -127,16 +126,9 @@ OPTIMIZER_CONTEST = Contest(
 )
 
 
-class Work(NamedTuple):
-    """Operations per sample, as `machine` counts them, and the machine's peak in GFLOP/s."""
-
-    flops_per_sample: int
-    peak: float
-
-
-def comparison_table(runs: Sequence[Run], work: Work) -> str:
+def comparison_table(runs: Sequence[Run]) -> str:
     """Return the figures of the runs as a Markdown table with a column for each run."""
-    columns = [_figures(run, work) for run in runs]
+    columns = [_figures(run) for run in runs]
     rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
     return _table([["", *(run.name for run in runs)], ["---", *("---:" for _ in runs)], *rows])
 
@@ -155,7 +147,7 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _figures(run: Run, work: Work) -> dict[str, str]:
+def _figures(run: Run) -> dict[str, str]:
     """Return the figures of a run by the names of the table's rows."""
     diverged = f", diverged in epoch {run.diverged_in:,}" if run.diverged_in else ""
     figures = {
@@ -169,7 +161,6 @@ def _figures(run: Run, work: Work) -> dict[str, str]:
             at = run.reached(mark)
             text = number_text(getattr(at, unit)) if at else "not reached"
             figures[f"{unit} to {mark:.0%} test accuracy"] = text
-    share = run.rows * work.flops_per_sample / (run.seconds_per_epoch * work.peak * 1e9)
     return figures | {
         "final training loss": _final(run, "loss", loss_text),
         "final test loss": _final(run, "val_loss", loss_text),
@@ -177,7 +168,6 @@ def _figures(run: Run, work: Work) -> dict[str, str]:
         "final test accuracy": _final(run, "val_accuracy", "{:.2%}".format),
         "training seconds": number_text(run.seconds[-1]) if run.epochs else "none",
         "seconds per epoch (median)": number_text(run.seconds_per_epoch) if run.epochs else "none",
-        "share of the matrix-product peak": f"{share:.0%}" if run.epochs else "none",
     }
 
 
@@ -190,7 +180,6 @@ def report_text(
     contest: Contest,
     runs: Sequence[Run],
     setup: Mapping[str, str],
-    work: Work,
     *,
     repeated: Sequence[Sequence[Run]] = (),
     quick: bool = False,
@@ -204,7 +193,6 @@ def report_text(
         One for each of the contest's plans.
     setup : dict of str to str
         Settings that the runs have in common, by their names in the report.
-    work : Work
     repeated : sequence of sequence of Run
         For each method its best run, and the same with other seeds.
     quick : bool, default False
@@ -219,14 +207,14 @@ def report_text(
         f"![Test accuracy and training loss of all methods]({contest.comparison})",
         "All axes are logarithmic; the accuracy axis is logarithmic in the error.",
         "## Results",
-        comparison_table(shown, work),
+        comparison_table(shown),
         "## Learning rates",
         learning_rate_table(runs),
     ]
     for run in map(best, by_method(runs)):
         picture = f"![Loss and accuracy of {run.name}]({picture_of(run.plan.method)})"
         parts += [f"## {run.name[0].upper()}{run.name[1:]}", picture]
-    parts += ["## How it was measured", _measurement(contest, work, runs[0].rows)]
+    parts += ["## How it was measured", _measurement(contest)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -236,8 +224,7 @@ _QUICK_NOTE = (
 )
 
 
-def _measurement(contest: Contest, work: Work, rows: int) -> str:
-    gflop = work.flops_per_sample * rows / 1e9
+def _measurement(contest: Contest) -> str:
     notes = (
         "All runs start from the same weights and see the rows in the same order.",
         "Figures are of one run with one seed, so small differences can be noise. The page names "
@@ -249,11 +236,5 @@ def _measurement(contest: Contest, work: Work, rows: int) -> str:
         "rates are compared by training loss only.",
         "Training figures are means over the batches of an epoch, measured before each update.",
         *contest.notes,
-        f"An epoch is {gflop:.3g} GFLOP: each multiply-add of the matrix products counts as two "
-        "operations, also with zeros. An engine that skips zeros does less work, so its share of "
-        "the peak can exceed 100%.",
-        f"The peak, {number_text(work.peak)} GFLOP/s, is that of a float32 product of two 2,048 x "
-        "2,048 matrices by NumPy's BLAS with as many threads as the engine has, measured before "
-        "and after the runs in a separate process.",
     )
     return "\n".join(f"- {note}" for note in notes)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runs import WORK, runs_of
+from runs import runs_of
 
 from fastnn.commands import report
 from fastnn.commands.options import UsageError
@@ -39,7 +39,7 @@ def test_report_is_written_for_any_runs(tmp_path: Path, contest: Contest, diverg
     lost = {name: None for name in ALL_DIVERGED if diverged == "all" or diverged in name}
     out = tmp_path / "new" / "out"
     runs = runs_of(contest, lost)
-    report.write_report(out, contest, runs, report_text(contest, runs, {}, WORK))
+    report.write_report(out, contest, runs, report_text(contest, runs, {}))
     assert {path.name for path in out.iterdir()} == set(contest.files)
 
 

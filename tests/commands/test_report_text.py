@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from runs import FAST, RATES, SLOW, WORK, run, runs_of
+from runs import FAST, RATES, SLOW, run, runs_of
 
 from fastnn.commands.report_runs import Run
 from fastnn.commands.report_text import (
@@ -19,7 +19,7 @@ from fastnn.model.optimizers import OPTIMIZERS
 
 def table_of(*runs: Run) -> dict[str, list[str]]:
     """Return the rows of the table by their names."""
-    lines = comparison_table(runs, WORK).splitlines()
+    lines = comparison_table(runs).splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert all(len(row) == 1 + len(runs) for row in rows)
     return {row[0]: row[1:] for row in rows}
@@ -43,11 +43,6 @@ def test_table_contains_the_figures() -> None:
     assert table["seconds per epoch (median)"] == ["1", "2"]
 
 
-def test_share_of_the_peak_is_operations_per_second_over_peak() -> None:
-    quick = run("quick", [0.5], seconds=0.001)  # 1,000 rows of 500 ns at the peak
-    assert table_of(quick)["share of the matrix-product peak"] == ["50%"]
-
-
 def test_seconds_per_epoch_is_the_median() -> None:
     disturbed = run("disturbed", [0.5] * 3)
     disturbed.history["seconds"][0] = 100.0
@@ -60,7 +55,7 @@ def test_table_contains_diverged_runs() -> None:
     assert table["epochs to 90% test accuracy"] == ["1", "not reached"]
     assert table["final test accuracy"] == ["95.00%", "none"]
     assert table["seconds per epoch (median)"] == ["1", "none"]
-    assert "nan" not in comparison_table([run("b", [], diverged_in=1)], WORK)
+    assert "nan" not in comparison_table([run("b", [], diverged_in=1)])
 
 
 def test_lbfgs_has_a_line_search_in_place_of_a_learning_rate() -> None:
@@ -86,12 +81,12 @@ def test_best_run_of_each_optimizer_is_shown_under_its_method() -> None:
 @pytest.mark.parametrize("contest", [BATCH_SIZES, OPTIMIZER_CONTEST], ids=lambda c: c.page)
 def test_page_refers_to_its_plots_and_contains_the_setup(contest: Contest) -> None:
     runs = runs_of(contest, {})
-    text = report_text(contest, runs, {"Data": "made up"}, WORK)
+    text = report_text(contest, runs, {"Data": "made up"})
     assert text.startswith(f"# {contest.title}\n")
     assert "- Data: made up" in text and text.endswith("\n") and "quick" not in text
     assert set(re.findall(r"\((\w+\.png)\)", text)) == set(contest.files) - {contest.page}
     assert all(f"- {note}" in text for note in contest.notes)
-    assert "(quick run)" in report_text(contest, runs, {}, WORK, quick=True).splitlines()[0]
+    assert "(quick run)" in report_text(contest, runs, {}, quick=True).splitlines()[0]
 
 
 def test_learning_rates_of_optimizers_are_a_table() -> None:
@@ -101,13 +96,13 @@ def test_learning_rates_of_optimizers_are_a_table() -> None:
     assert "| SGD | 0.5000 at 0.1, **0.1000 at 0.3**, none at 1 |" in table
     assert "| Adam | 0.5000 at 0.0003, **0.2000 at 0.001**, 0.5000 at 0.003 |" in table
     assert "L-BFGS" not in table  # it has no learning rate
-    assert table in report_text(OPTIMIZER_CONTEST, runs, {}, WORK)
+    assert table in report_text(OPTIMIZER_CONTEST, runs, {})
 
 
 def test_page_names_the_fastest_method_only_if_repeated_runs_show_it() -> None:
     runs = runs_of(BATCH_SIZES, {})
-    assert "was the first" not in report_text(BATCH_SIZES, runs, {}, WORK)
-    text = report_text(BATCH_SIZES, runs, {}, WORK, repeated=[[FAST, FAST], [SLOW, SLOW]])
+    assert "was the first" not in report_text(BATCH_SIZES, runs, {})
+    text = report_text(BATCH_SIZES, runs, {}, repeated=[[FAST, FAST], [SLOW, SLOW]])
     assert "With each of 2 seeds, fast was the first to reach 95% test accuracy" in text
 
 

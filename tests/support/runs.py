@@ -3,9 +3,7 @@
 from typing import Any
 
 from fastnn.commands.report_runs import Plan, Run
-from fastnn.commands.report_text import BATCH_SIZES, Contest, Work
-
-WORK = Work(flops_per_sample=1_000, peak=2.0)  # 500 ns per row at the peak
+from fastnn.commands.report_text import BATCH_SIZES, Contest
 
 
 def run(name: str, accuracies: list[float], *, batch_size: int = 1_000, **settings: Any) -> Run:
