@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastnn.commands import running
-from fastnn.commands.console import counted
 from fastnn.commands.options import UsageError
+from fastnn.commands.text import counted
 from fastnn.errors import DivergenceError
 from fastnn.system.address_space import check_libraries
 from fastnn.system.terminal import print_line

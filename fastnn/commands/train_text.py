@@ -4,9 +4,9 @@ import argparse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fastnn.commands.console import counted, loss_text
 from fastnn.commands.machine import versions
 from fastnn.commands.session import threads_text, widths_of
+from fastnn.commands.text import counted, loss_text
 from fastnn.training.early_stopping import EarlyStopping, Standing, is_over, judge
 
 if TYPE_CHECKING:
