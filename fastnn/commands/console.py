@@ -1,21 +1,21 @@
-"""The output of a training run: lines, a progress bar on a terminal, and a log of JSON lines.
+"""The output of a training run: lines, and a progress bar on a terminal.
 
-Displays and the log are callbacks of the fit. Their output is ASCII except for file names.
+Displays are callbacks of the fit. Their output is ASCII except for file names.
 """
 
-import json
-import math
+import argparse
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import AbstractContextManager
 from typing import Any
 
 from fastnn.commands.text import loss_text
+from fastnn.commands.train_text import describe, evaluated
+from fastnn.data.sets import Dataset
 from fastnn.system.terminal import print_line, printable
 from fastnn.training.callbacks import past_epochs
 from fastnn.training.fit import Callback
+from fastnn.training.state import History
 
 
 class Display(Callback):
@@ -23,14 +23,12 @@ class Display(Callback):
 
     Parameters
     ----------
-    rows : int
-        Number of training rows, for the samples per second.
-    evaluated : {"test", "val"}
-        The rows that are evaluated after each epoch.
+    options : Namespace
+    data : Dataset
     """
 
-    def __init__(self, rows: int, evaluated: str = "test") -> None:
-        self._rows, self._evaluated = rows, evaluated
+    def __init__(self, options: argparse.Namespace, data: Dataset) -> None:
+        self._options, self._data = options, data
 
     def say(self, line: str = "", style: str | None = None) -> None:
         """Print a line; the style is for terminals only."""
@@ -40,19 +38,15 @@ class Display(Callback):
         """Print the last line, also with --quiet."""
         self.say(line, "bold")
 
-    @contextmanager
-    def table(self, epochs: int) -> Iterator[None]:
-        """Enclose the fit, whose epochs are printed as a table."""
-        yield
-        self.say()
-
     def on_fit_begin(self, epochs: int, rows: int) -> None:
-        """Print the table's header."""
-        loss, accuracy = f"{self._evaluated} loss", f"{self._evaluated} accuracy"
+        """Print the settings, and the table's header."""
+        for line in describe(self._options, self._data, self.fit):
+            self.say(line)
+        loss, accuracy = (f"{evaluated(self._options)} {name}" for name in ("loss", "accuracy"))
         self.say()
         self.say(f"epoch    loss  accuracy {loss:>10} {accuracy:>14}  seconds   samples/s", "bold")
 
-    def on_resume(self, epoch: int, rows: int, history: dict[str, list[float]]) -> None:
+    def on_resume(self, epoch: int, rows: int, history: History) -> None:
         """Print the rows of the epochs before the checkpoint."""
         for number, metrics in past_epochs(epoch, history):
             self.on_epoch_end(number, metrics)
@@ -63,8 +57,12 @@ class Display(Callback):
         self.say(
             f"{epoch:5} {loss_text(metrics['loss']):>7} {metrics['accuracy']:>9.2%}"
             f" {loss_text(metrics['val_loss']):>10} {metrics['val_accuracy']:>14.2%}"
-            f" {seconds:8.3f} {self._rows / seconds:11,.0f}"
+            f" {seconds:8.3f} {self.fit.rows / seconds:11,.0f}"
         )
+
+    def on_fit_end(self, history: History) -> None:
+        """Print a blank line below the table."""
+        self.say()
 
 
 class QuietDisplay(Display):
@@ -87,10 +85,10 @@ class TerminalDisplay(Display):
 
     REFRESH_SECONDS = 0.1
 
-    def __init__(self, rows: int, evaluated: str = "test") -> None:
+    def __init__(self, options: argparse.Namespace, data: Dataset) -> None:
         from rich.console import Console
 
-        super().__init__(rows, evaluated)
+        super().__init__(options, data)
         self._console = Console(highlight=False)
         self._next_refresh = 0.0
 
@@ -98,93 +96,27 @@ class TerminalDisplay(Display):
         """Print a line above the bar without wrapping it."""
         self._console.out(printable(line), style=style, highlight=False)
 
-    @contextmanager
-    def table(self, epochs: int) -> Iterator[None]:
-        """Enclose the fit, whose table is printed above a progress bar."""
+    def context(self) -> AbstractContextManager[Any]:
+        """Return the progress bar, which is shown during the fit."""
         from rich.progress import Progress
 
-        bar = Progress(console=self._console, auto_refresh=False, transient=True)
-        with super().table(epochs), bar as self._progress:
-            self._epochs = epochs
-            self._task = self._progress.add_task(f"epoch 1/{epochs}", total=epochs * self._rows)
-            yield
+        self._bar = Progress(console=self._console, auto_refresh=False, transient=True)
+        epochs = self.fit.plan.epochs
+        self._task = self._bar.add_task(f"epoch 1/{epochs}", total=epochs * self.fit.rows)
+        return self._bar
 
     def on_chunk_end(self, epoch: int, rows: int) -> None:
         """Move the bar if `REFRESH_SECONDS` have passed."""
         now = time.monotonic()
         if now >= self._next_refresh:
             self._next_refresh = now + self.REFRESH_SECONDS
-            done = (epoch - 1) * self._rows + rows
-            text = f"epoch {epoch}/{self._epochs}"
-            self._progress.update(self._task, completed=done, description=text, refresh=True)
+            done = (epoch - 1) * self.fit.rows + rows
+            text = f"epoch {epoch}/{self.fit.plan.epochs}"
+            self._bar.update(self._task, completed=done, description=text, refresh=True)
 
 
-def open_display(rows: int, evaluated: str = "test", *, quiet: bool) -> Display:
+def open_display(options: argparse.Namespace, data: Dataset) -> Display:
     """Return the display for standard output: a terminal, a pipe or a file, or quiet."""
-    if quiet:
-        return QuietDisplay(rows)
-    terminal = sys.stdout is not None and sys.stdout.isatty()
-    return (TerminalDisplay if terminal else Display)(rows, evaluated)
-
-
-class JsonLog(Callback):
-    """Write a JSON object per line to a file, without buffering.
-
-    Parameters
-    ----------
-    path : Path
-        The file; the first event replaces its content.
-    rows : int
-        Number of training rows, for the samples per second.
-    evaluated : {"test", "val"}
-        The rows that are evaluated after each epoch; the figures of the others are null.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be written.
-    """
-
-    def __init__(self, path: Path, rows: int, evaluated: str = "test") -> None:
-        self._path, self._rows, self._evaluated = path, rows, evaluated
-        self._file: Any = None
-
-    def close(self) -> None:
-        """Close the file, if there is one."""
-        if self._file is not None:
-            self._file.close()
-
-    @property
-    def begun(self) -> bool:
-        """Whether an event has been written."""
-        return self._file is not None
-
-    def write(self, event: str, **fields: Any) -> None:
-        """Append an event. NaN and infinity, which JSON does not have, become null."""
-        for name, value in fields.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                fields[name] = None
-        line = json.dumps({"event": event, **fields}, allow_nan=False).encode() + b"\n"
-        if self._file is None:
-            self._file = self._path.open("wb", buffering=0)
-        try:
-            while line:
-                line = line[self._file.write(line) :]
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self._path)) from None
-
-    def check(self) -> None:
-        """Raise an OSError if the file has been removed."""
-        self._path.stat()
-
-    def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Append the figures of an epoch."""
-        fields: dict[str, float | None] = {name: metrics[name] for name in ("loss", "accuracy")}
-        for rows in ("test", "val"):
-            for name in ("loss", "accuracy"):
-                known = rows == self._evaluated
-                fields[f"{rows}_{name}"] = metrics[f"val_{name}"] if known else None
-        fields["learning_rate"] = metrics.get("learning_rate")  # lbfgs has none
-        fields["seconds"] = metrics["seconds"]
-        fields["samples_per_second"] = self._rows / metrics["seconds"]
-        self.write("epoch", epoch=epoch, **fields)
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    display = QuietDisplay if options.quiet else TerminalDisplay if is_terminal else Display
+    return display(options, data)

@@ -117,11 +117,10 @@ def describe(data: "Dataset", network: "Network", engine: "Engine") -> dict[str,
 
     from fastnn.commands.machine import cpu_name, versions
 
-    widths = "-".join(map(str, session.widths_of(network)))
     return {
         "Data": f"{printable(data.name)}, {len(data.x_train):,} training, {len(data.x_test):,} "
         f"test rows, from {printable(data.source)}",
-        "Network": f"{widths}, {counted(network.n_parameters, 'parameter')}; "
+        "Network": f"{session.widths_text(network)}, {counted(network.n_parameters, 'parameter')}; "
         "ReLU, then softmax with categorical cross-entropy",
         "Initial weights": f"He normal, biases 0, seed {network.seed}",
         "Engine": f"{engine.name}, float32, {session.threads_text(engine)}",
