@@ -35,7 +35,7 @@ def confusion_matrix(
     path: FilePath,
     *,
     title: str,
-    classes: int | None = None,
+    classes: int,
 ) -> None:
     """Draw how many rows of each class were predicted as each class, as a PNG file.
 
@@ -48,8 +48,8 @@ def confusion_matrix(
     path : path-like
         The file; an existing file is replaced completely or not at all.
     title : str
-    classes : int, optional
-        Number of classes, at most 1,000; by default one more than the largest class number.
+    classes : int
+        Number of classes, at most 1,000.
 
     Raises
     ------
@@ -60,12 +60,10 @@ def confusion_matrix(
     """
     if np.size(labels) == 0:
         raise DataError("labels has no rows")
-    limit = MOST_CLASSES if classes is None else classes
-    if limit > MOST_CLASSES:
-        raise DataError(f"classes must be at most {MOST_CLASSES:,}, got {limit:,}")
-    labels = as_labels(labels, np.size(labels), limit, "labels")
-    predicted = as_labels(predicted, len(labels), limit, "predicted")
-    classes = classes or 1 + int(max(labels.max(), predicted.max()))
+    if classes > MOST_CLASSES:
+        raise DataError(f"classes must be at most {MOST_CLASSES:,}, got {classes:,}")
+    labels = as_labels(labels, np.size(labels), classes, "labels")
+    predicted = as_labels(predicted, len(labels), classes, "predicted")
     cells = labels.astype(np.int64) * classes + predicted
     counts = np.bincount(cells, minlength=classes**2).reshape(classes, classes)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
