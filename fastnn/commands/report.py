@@ -10,13 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastnn.commands import running, session
-from fastnn.commands.options import (
-    SEED_LIMIT,
-    Parser,
-    add_dataset_options,
-    add_engine_options,
-    seed,
-)
+from fastnn.commands.options import SEED_LIMIT, Parser, add_data_options, add_engine_options
 from fastnn.commands.report_runs import (
     BATCH_SIZES,
     OPTIMIZER_CONTEST,
@@ -67,9 +61,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     quick = "train for a few epochs only, to test that the command works"
     add("--quick", action="store_true", help=quick)
     add_engine_options(parser)
-    add_dataset_options(parser)
-    random = "determines the initial weights and the order of the rows (default: 0)"
-    add("--seed", metavar="N", type=seed, default=0, help=random)
+    add_data_options(parser)
     return parser.parse_args(argv)
 
 
@@ -132,16 +124,15 @@ def describe(data: "Dataset", network: "Network", engine: "Engine") -> dict[str,
 
 def repeat_best(
     runs: Sequence[Run], data: "Dataset", options: argparse.Namespace
-) -> list[list[Run]]:
+) -> list[tuple[Run, ...]]:
     """Train the best run of each method with other seeds; return all its runs for each method."""
-    methods = [[best(tried)] for tried in by_method(runs)]
+    repeats = [[best(tried) for tried in by_method(runs)]]
+    plans = [run.plan for run in repeats[0]]
     for number in range(1, SEEDS):
         seed = (options.seed + number) % SEED_LIMIT
         print_line(f"the best run of each method with seed {seed}:")
-        again = train_runs([tried[0].plan for tried in methods], data, options, seed)
-        for tried, run in zip(methods, again, strict=True):
-            tried.append(run)
-    return methods
+        repeats.append(train_runs(plans, data, options, seed))
+    return list(zip(*repeats, strict=True))
 
 
 def train_runs(

@@ -76,15 +76,11 @@ def first_to_converge(methods: Sequence[Sequence[Run]]) -> str:
         times = seconds.pop(first)
         if max(times) == math.inf:
             continue
-        next_time, second = min((min(others), name) for name, others in seconds.items())
-        if next_time <= max(times):
+        if max(times) >= min(map(min, seconds.values())):
             return ""
-        rest = "no other method reached it"
-        if next_time < math.inf:
-            rest = f"{second} was next, after at least {number_text(next_time)} s"
         return (
             f"With each of {len(times)} seeds, {first} was the first to reach {mark:.0%} test "
-            f"accuracy, after {number_text(min(times))} to {number_text(max(times))} s; {rest}."
+            f"accuracy, after {number_text(min(times))} to {number_text(max(times))} s."
         )
     return ""
 
@@ -118,8 +114,7 @@ def report_text(
     """
     shown = contest.shown(runs)
     parts = [
-        f"# {contest.title}{' (quick run)' if quick else ''}",
-        _QUICK_NOTE if quick else "",
+        f"# {contest.title}{' (quick run, too short for conclusions)' if quick else ''}",
         "\n".join(f"- {name}: {text}" for name, text in setup.items()),
         first_to_converge(repeated) if repeated else "",
         f"![Test accuracy and training loss of all methods]({contest.comparison})",
@@ -134,12 +129,6 @@ def report_text(
         parts += [f"## {run.plan.name[0].upper()}{run.plan.name[1:]}", picture]
     parts += ["## How it was measured", _measurement(contest)]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-_QUICK_NOTE = (
-    "> **A quick run of a few epochs, to test that the report works.** Its figures say nothing "
-    "about convergence; run without `--quick` for a real comparison."
-)
 
 
 def _measurement(contest: Contest) -> str:

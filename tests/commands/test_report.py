@@ -204,7 +204,7 @@ def test_command_writes_its_files_and_prints_plain_lines(
     out = small.parent / "reports" / "new"
     assert {path.name for path in out.iterdir()} == set(contest.files)
     text = (out / contest.page).read_text(encoding="utf-8")
-    assert "(quick run)" in text.splitlines()[0]
+    assert "(quick run, too short for conclusions)" in text.splitlines()[0]
     assert "small, 1,000 training, 200 test rows" in text
     assert "4-128-64-3, 9,091 parameters" in text
     for name in contest.files[1:]:

@@ -72,7 +72,7 @@ def test_page_refers_to_its_plots_and_contains_the_setup(contest: Contest) -> No
     assert "- Data: made up" in text and text.endswith("\n") and "quick" not in text
     assert set(re.findall(r"\((\w+\.png)\)", text)) == set(contest.files) - {contest.page}
     assert all(f"- {note}" in text for note in contest.notes)
-    assert "(quick run)" in report_text(contest, runs, {}, quick=True).splitlines()[0]
+    assert "(quick run, " in report_text(contest, runs, {}, quick=True).splitlines()[0]
 
 
 def test_learning_rates_of_optimizers_are_a_table() -> None:
@@ -101,8 +101,7 @@ def test_fastest_method_is_named_if_all_its_runs_are_faster() -> None:
     fast, slow = runs_with("fast", 1.0, 1.5, 1.2), runs_with("slow", 2.5, 1.6, 1.7)
     for methods in ([fast, slow], [slow, fast]):
         assert first_to_converge(methods) == (
-            "With each of 3 seeds, fast was the first to reach 90% test accuracy, after 1 to 1.5 "
-            "s; slow was next, after at least 1.6 s."
+            "With each of 3 seeds, fast was the first to reach 90% test accuracy, after 1 to 1.5 s."
         )
 
 
@@ -116,8 +115,7 @@ def test_highest_accuracy_that_all_runs_of_a_method_reach_decides() -> None:
     late = runs_with("late", 3.0, 3.5, accuracy=0.96)
     early = runs_with("early", 1.0, 1.0)
     text = first_to_converge([early, late])
-    assert "late was the first to reach 95% test accuracy, after 3 to 3.5 s" in text
-    assert text.endswith("; no other method reached it.")
+    assert "late was the first to reach 95% test accuracy, after 3 to 3.5 s." in text
     lucky = [*runs_with("early", 1.0, accuracy=0.96), *runs_with("early", 1.0)]
     assert first_to_converge([lucky, late]) == ""
     assert "to reach 90%" in first_to_converge([lucky, runs_with("late", 3.0, 3.0)])
