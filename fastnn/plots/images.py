@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_CLASSES = 1000  # in a confusion matrix, which is 900 pixels wide
-_MOST_COUNTED = 20  # classes: larger matrices have no counts in their cells
-_MOST_TICKS = 20
+_MOST_LABELLED = 20  # classes: larger matrices have fewer labels, and no counts in their cells
 _MOST_UNITS, _UNIT_COLUMNS = 64, 8
 _MOST_MISTAKES, _MISTAKE_COLUMNS = 24, 6
 _TALLEST = 1.25  # height of all images together, relative to the width
@@ -77,9 +76,9 @@ def confusion_matrix(
         bar = figure.colorbar(image, ax=axes, label="share of the true class (%)", aspect=30)
         bar.set_ticks(list(_SHARE_TICKS), labels=[f"{100 * share:g}" for share in _SHARE_TICKS])
         axes.grid(False)
-        ticks = range(0, classes, math.ceil(classes / _MOST_TICKS))
+        ticks = range(0, classes, math.ceil(classes / _MOST_LABELLED))
         axes.set(xlabel="predicted class", ylabel="true class", xticks=ticks, yticks=ticks)
-        if classes <= _MOST_COUNTED:
+        if classes <= _MOST_LABELLED:
             cell_points = _POINTS * (height - 1.6) / classes
             size = min(10.5, 0.85 * cell_points / (_CHARACTER * len(f"{counts.max():,}")))
             for (row, column), count in np.ndenumerate(counts):
