@@ -1,20 +1,27 @@
-"""The output of a training run: lines, and a progress bar on a terminal.
+"""The output of a training run: lines, a progress bar on a terminal, and a log of JSON lines.
 
-Displays are callbacks of the fit. Their output is ASCII except for file names.
+Displays and the log are callbacks of the fit. Their output is ASCII except for file names.
 """
 
 import argparse
+import json
+import math
+import os
 import sys
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
+from fastnn.commands import running
 from fastnn.commands.text import loss_text
-from fastnn.commands.train_text import describe, evaluated
+from fastnn.commands.train_text import describe, evaluated, start_fields
 from fastnn.data.sets import Dataset
+from fastnn.errors import DivergenceError
 from fastnn.system.terminal import print_line, printable
 from fastnn.training.callbacks import past_epochs
-from fastnn.training.fit import Callback
+from fastnn.training.fit import Callback, Fit
 from fastnn.training.state import History
 
 
@@ -31,12 +38,13 @@ class Display(Callback):
         self._options, self._data = options, data
 
     def say(self, line: str = "", style: str | None = None) -> None:
-        """Print a line; the style is for terminals only."""
-        print_line(line)
+        """Print a line, but not with --quiet."""
+        if not self._options.quiet:
+            self.print(line, style)
 
-    def conclude(self, line: str) -> None:
-        """Print the last line, also with --quiet."""
-        self.say(line, "bold")
+    def print(self, line: str, style: str | None) -> None:
+        """Print a line, also with --quiet; the style is for terminals only."""
+        print_line(line)
 
     def on_fit_begin(self, epochs: int, rows: int) -> None:
         """Print the settings, and the table's header."""
@@ -65,17 +73,6 @@ class Display(Callback):
         self.say()
 
 
-class QuietDisplay(Display):
-    """Print only the last line."""
-
-    def say(self, line: str = "", style: str | None = None) -> None:
-        """Print nothing."""
-
-    def conclude(self, line: str) -> None:
-        """Print the last line, also with --quiet."""
-        super().say(line)
-
-
 class TerminalDisplay(Display):
     """Print lines above a progress bar, which is removed when the run ends.
 
@@ -92,7 +89,7 @@ class TerminalDisplay(Display):
         self._console = Console(highlight=False)
         self._next_refresh = 0.0
 
-    def say(self, line: str = "", style: str | None = None) -> None:
+    def print(self, line: str, style: str | None) -> None:
         """Print a line above the bar without wrapping it."""
         self._console.out(printable(line), style=style, highlight=False)
 
@@ -118,5 +115,111 @@ class TerminalDisplay(Display):
 def open_display(options: argparse.Namespace, data: Dataset) -> Display:
     """Return the display for standard output: a terminal, a pipe or a file, or quiet."""
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
-    display = QuietDisplay if options.quiet else TerminalDisplay if is_terminal else Display
-    return display(options, data)
+    return (TerminalDisplay if is_terminal and not options.quiet else Display)(options, data)
+
+
+class Log(Callback):
+    """Write a JSON object per line to the file of --log-json, without buffering.
+
+    A test or validation loss that is not finite ends the run.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    """
+
+    defers_interrupts = True
+
+    def __init__(self, options: argparse.Namespace, data: Dataset) -> None:
+        # Without --log-json the events go to the null device, so that only this line knows it.
+        self.path = options.log_json or Path(os.devnull)
+        self._options, self._data = options, data
+        self._file: Any = None
+        self._begun: Fit | None = None  # the fit, also after its end
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Append an event; the first one replaces the file's content.
+
+        NaN and infinity, which JSON does not have, become null.
+        """
+        for name, value in fields.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                fields[name] = None
+        line = json.dumps({"event": event, **fields}, allow_nan=False).encode() + b"\n"
+        if self._file is None:
+            self._file = self.path.open("wb", buffering=0)
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
+
+    def on_fit_begin(self, epochs: int, rows: int) -> None:
+        """Begin the log here, so that a run with invalid settings keeps the existing file."""
+        self.write("start", **start_fields(self._options, self._data, self.fit))
+        self._begun = self.fit
+
+    def on_resume(self, epoch: int, rows: int, history: History) -> None:
+        """Log the epochs before the checkpoint, and that the run continues."""
+        for number, metrics in past_epochs(epoch, history):
+            self.on_epoch_end(number, metrics)
+        self.write("resumed", epoch=epoch, step=rows // self.fit.batch_size + 1)
+
+    def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
+        """Log the figures of an epoch; those of rows that are not evaluated are null."""
+        known = evaluated(self._options)
+        check_loss(metrics["val_loss"], known, self._options, self.fit)
+        fields: dict[str, float | None] = {name: metrics[name] for name in ("loss", "accuracy")}
+        for rows in ("test", "val"):
+            for name in ("loss", "accuracy"):
+                fields[f"{rows}_{name}"] = metrics[f"val_{name}"] if rows == known else None
+        fields["learning_rate"] = metrics.get("learning_rate")  # lbfgs has none
+        fields["seconds"] = metrics["seconds"]
+        fields["samples_per_second"] = self.fit.rows / metrics["seconds"]
+        self.write("epoch", epoch=epoch, **fields)
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Close the file at the end; log the reason if the context is left early.
+
+        The message of an interrupt names the position in the fit.
+        """
+        try:
+            yield
+        except DivergenceError as error:
+            self.write("stopped", reason="diverged", epoch=error.epoch, step=error.step)
+            raise
+        except KeyboardInterrupt as error:
+            why, options, fit = running.reason(error), self._options, self._begun
+            epoch, measured, hint = 1, "", ""
+            if fit is not None:
+                epoch = min(fit.epoch, options.epochs)
+                step = fit.position.progress.position // fit.batch_size + 1
+                self.write("stopped", reason=why, epoch=epoch, step=step)
+                if accuracies := fit.history.get("val_accuracy"):
+                    last = f"{evaluated(options)} accuracy after {len(accuracies)}"
+                    measured = f"; {last}: {accuracies[-1]:.2%}"
+            directory = options.resume or options.checkpoint
+            if directory is not None and any(directory.glob("checkpoint-*.safetensors")):
+                hint = f"; to continue, run the same command with --resume {directory}"
+            place = f"in epoch {epoch} of {options.epochs}"
+            raise KeyboardInterrupt(f"{why} {place}{measured}{hint}") from None
+        finally:
+            if self._file is not None:
+                self._file.close()
+
+
+def check_loss(loss: float, rows: str, options: argparse.Namespace, fit: Fit) -> None:
+    """Raise a DivergenceError if the loss on the test or validation rows is not finite.
+
+    Finite weights can still be too large for rows that they were not trained on.
+    """
+    if math.isfinite(loss):
+        return
+    epoch = len(fit.history["loss"])
+    text = f"the {rows} loss is not finite after epoch {epoch}"
+    if (rate := options.learning_rate) is not None:
+        text += f", at learning rate {rate:g}: try a smaller one ({rate / 10:g})"
+    text += "; check the scale of the features"
+    raise DivergenceError(text, epoch=epoch, step=-(-fit.rows // fit.batch_size))

@@ -2,7 +2,7 @@
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from fastnn.commands import running, session
 from fastnn.commands.train_options import PROGRAM, parse
@@ -22,16 +22,10 @@ def train(options: argparse.Namespace) -> None:
         session.check_replaceable(options.save)
     if options.plots is not None:
         session.check_new_directory(options.plots)
-    session.import_early(PROGRAM, *modules_of(options))
+    modules = ["fastnn.commands.train_run"]
+    if options.dataset == "digits" or options.validation_fraction is not None:
+        modules += ["sklearn.datasets", "sklearn.model_selection"]
+    session.import_early(PROGRAM, *modules)
     from fastnn.commands.train_run import train_run
 
     train_run(options, start)
-
-
-def modules_of(options: argparse.Namespace) -> Iterator[str]:
-    """Yield the modules that a run needs and that are slow to import."""
-    yield from ("fastnn.commands.train_run", "fastnn.data.sets")
-    if options.dataset == "digits":
-        yield "sklearn.datasets"
-    if options.dataset == "digits" or options.validation_fraction is not None:
-        yield "sklearn.model_selection"

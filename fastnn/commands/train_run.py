@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fastnn.commands import running, session
-from fastnn.commands.console import Display, open_display
-from fastnn.commands.train_log import Log, check_loss
+from fastnn.commands.console import Display, Log, check_loss, open_display
 from fastnn.commands.train_options import PROGRAM
 from fastnn.commands.train_text import ending_text, evaluated, result_text
 from fastnn.data.sets import Dataset
@@ -55,7 +54,7 @@ def train_run(options: argparse.Namespace, start: float) -> None:
         finish(options, data, fit, display, result)
         log.path.stat()  # raises an error if the log was removed
     finally:  # print the result even if a file cannot be written
-        display.conclude(result_text(result))
+        display.print(result_text(result), "bold")
         session.print_note(PROGRAM, data, short=not options.quiet)
     if options.show:
         show(draw_curves(options, data, fit))

@@ -1,8 +1,9 @@
-"""The settings and results of a training run, as lines of text."""
+"""The settings and results of a training run, as lines of text and as fields of the log."""
 
 import argparse
 from typing import Any
 
+from fastnn.commands.machine import versions
 from fastnn.commands.session import threads_text, widths_text
 from fastnn.commands.text import counted, loss_text
 from fastnn.data.sets import Dataset
@@ -88,6 +89,47 @@ def _training_parts(options: argparse.Namespace) -> list[str]:
     if options.class_weight:
         parts.append(f"class weight {options.class_weight}")
     return [*parts, f"seed {options.seed}"]
+
+
+def start_fields(options: argparse.Namespace, data: Dataset, fit: Fit) -> dict[str, Any]:
+    """Return the fields of the log's first event."""
+    layers = fit.network.layers
+    settings = (
+        "epochs",
+        "optimizer",
+        "learning_rate",
+        "momentum",
+        "weight_decay",
+        "l2",
+        "clip_norm",
+        "schedule",
+        "warmup_epochs",
+        "class_weight",
+        "validation_fraction",
+        "early_stopping",
+        "monitor",
+        "patience",
+        "min_delta",
+        "seed",
+    )
+    return {
+        "schema": 1,
+        "engine": fit.engine.name,
+        "dataset": data.name,
+        "data_source": data.source,
+        "layers": [layers[0].inputs, *(layer.outputs for layer in layers)],
+        "activations": [layer.activation for layer in layers[:-1]],
+        "dropout": [layer.dropout for layer in layers],
+        "parameters": fit.network.n_parameters,
+        "train_rows": fit.rows,
+        "validation_rows": validation_rows(options, fit),
+        "test_rows": len(data.x_test),
+        "batch_size": fit.batch_size,
+        **{name: getattr(options, name) for name in settings},
+        "threads": fit.engine.threads,
+        "threading_layer": fit.engine.threading_layer,
+        "versions": versions(),
+    }
 
 
 def ending_text(fit: Fit) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from command_line import PATIENCE, arguments, command, events, posix, read_all
 
-from fastnn.commands.train_log import Log
+from fastnn.commands.console import Log
 
 
 def test_log_replaces_nan_by_null(tmp_path: Path) -> None:
