@@ -16,7 +16,13 @@ from typing import Any
 
 from fastnn.commands import running
 from fastnn.commands.text import loss_text
-from fastnn.commands.train_text import describe, evaluated, start_fields
+from fastnn.commands.train_text import (
+    describe,
+    evaluated,
+    start_fields,
+    step_at,
+    updates_per_epoch,
+)
 from fastnn.data.sets import Dataset
 from fastnn.errors import DivergenceError
 from fastnn.system.terminal import print_line, printable
@@ -164,7 +170,7 @@ class Log(Callback):
         """Log the epochs before the checkpoint, and that the run continues."""
         for number, metrics in past_epochs(epoch, history):
             self.on_epoch_end(number, metrics)
-        self.write("resumed", epoch=epoch, step=rows // self.fit.batch_size + 1)
+        self.write("resumed", epoch=epoch, step=step_at(rows, self.fit))
 
     def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
         """Log the figures of an epoch; those of rows that are not evaluated are null."""
@@ -195,7 +201,7 @@ class Log(Callback):
             epoch, measured, hint = 1, "", ""
             if fit is not None:
                 epoch = min(fit.epoch, options.epochs)
-                step = fit.position.progress.position // fit.batch_size + 1
+                step = step_at(fit.position.progress.position, fit)
                 self.write("stopped", reason=why, epoch=epoch, step=step)
                 if accuracies := fit.history.get("val_accuracy"):
                     last = f"{evaluated(options)} accuracy after {len(accuracies)}"
@@ -222,4 +228,4 @@ def check_loss(loss: float, rows: str, options: argparse.Namespace, fit: Fit) ->
     if (rate := options.learning_rate) is not None:
         text += f", at learning rate {rate:g}: try a smaller one ({rate / 10:g})"
     text += "; check the scale of the features"
-    raise DivergenceError(text, epoch=epoch, step=-(-fit.rows // fit.batch_size))
+    raise DivergenceError(text, epoch=epoch, step=updates_per_epoch(fit))

@@ -25,6 +25,16 @@ def validation_rows(options: argparse.Namespace, fit: Fit) -> int:
     return len(fit.validation.x)
 
 
+def updates_per_epoch(fit: Fit) -> int:
+    """Return the number of batches; the last one may be smaller."""
+    return -(-fit.rows // fit.batch_size)
+
+
+def step_at(rows: int, fit: Fit) -> int:
+    """Return the step, counted from 1, that is running when `rows` rows of an epoch are done."""
+    return min(rows // fit.batch_size + 1, updates_per_epoch(fit))
+
+
 def describe(options: argparse.Namespace, data: Dataset, fit: Fit) -> list[str]:
     """Return lines that describe the network, the data and the settings."""
     aside = validation_rows(options, fit)
@@ -75,7 +85,7 @@ def _batches_text(options: argparse.Namespace, fit: Fit) -> str:
             rows += f" (fewer than {size:,})"
     if options.optimizer == "lbfgs":
         return f"{rows}, 1 iteration per epoch"
-    return f"{rows}, {counted(-(-fit.rows // fit.batch_size), 'update')} per epoch"
+    return f"{rows}, {counted(updates_per_epoch(fit), 'update')} per epoch"
 
 
 def _training_parts(options: argparse.Namespace) -> list[str]:

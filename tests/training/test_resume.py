@@ -169,7 +169,7 @@ def test_a_run_that_is_resumed_has_the_whole_log(server: Server, place: Path) ->
         others = [event["event"] for event in events(place / "cut log")]
         assert [kind for kind in others if kind != "epoch"] == kinds
         assert (place / "cut net").read_bytes() == (place / "whole net").read_bytes()
-    assert "finished before: cut has nothing left to train" in (place / "out").read_text()
+    assert "the run in cut was complete: nothing left to train" in (place / "out").read_text()
     assert json.loads((place / "cut log").read_text().splitlines()[-2])["event"] == "resumed"
 
 
