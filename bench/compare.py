@@ -21,7 +21,7 @@ from typing import Any
 
 import joblib
 from compare_report import Comparison, Row, draw, draw_shapes, markdown, shapes_markdown
-from measuring import load_average
+from measuring import load_average, sgemm_peak
 from peer_work import Case
 from peers import PEERS
 
@@ -264,9 +264,7 @@ def run_peer(name: str, case: Case, plan: Plan) -> dict[str, Any]:
 
 def sgemm_limit(threads: int) -> float:
     """Measure the matrix-product peak in the environment of the peers."""
-    program = "import sys; from fastnn.commands.machine import sgemm_peak as peak; "
-    program += "print(peak(int(sys.argv[1])))"
-    return float(run_python(["-c", program, str(threads)], threads))
+    return sgemm_peak(threads, base=environment(os.environ, threads))
 
 
 def run_python(arguments: Sequence[str], threads: int) -> str:

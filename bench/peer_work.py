@@ -8,9 +8,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from measuring import flops_per_sample
 from mnist_like import find_or_imitate
 
-from fastnn.commands.machine import flops_per_sample
 from fastnn.data.sets import Dataset
 from fastnn.model.initializers import he_normal
 from fastnn.model.layers import Parameters, dense_layers

@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from epoch_cases import SEED, Trainer, assert_close
+from measuring import flops_per_sample
 
-from fastnn.commands.machine import flops_per_sample
 from fastnn.model.initializers import he_normal
 from fastnn.model.layers import Dense, dense_layers
 from fastnn.model.optimizers import get_optimizer

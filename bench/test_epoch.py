@@ -4,11 +4,10 @@ from typing import Any
 
 import pytest
 from epoch_cases import CASES, LAYERS, Case, Trainer, proven
-from measuring import Effort, Machine, let_blas_rest
+from measuring import Effort, Machine, flops_per_sample, let_blas_rest
 from pytest_benchmark.fixture import BenchmarkFixture
 from summary import Results
 
-from fastnn.commands.machine import flops_per_sample
 from fastnn.data.sets import Dataset
 
 

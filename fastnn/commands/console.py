@@ -3,40 +3,32 @@
 Displays and the log are callbacks of the fit. Their output is ASCII except for file names.
 """
 
+import argparse
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+from fastnn.commands import running
+from fastnn.commands.text import loss_text
+from fastnn.commands.train_text import (
+    describe,
+    evaluated,
+    start_fields,
+    step_at,
+    updates_per_epoch,
+)
+from fastnn.data.sets import Dataset
+from fastnn.errors import DivergenceError
 from fastnn.system.terminal import print_line, printable
 from fastnn.training.callbacks import past_epochs
-from fastnn.training.fit import Callback
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun.
-
-    Examples
-    --------
-    >>> counted(1, "epoch"), counted(60_000, "row")
-    ('1 epoch', '60,000 rows')
-    """
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def loss_text(loss: float) -> str:
-    """Return a loss in at most eight characters, with an exponent if it is small or large.
-
-    Examples
-    --------
-    >>> loss_text(0.07712), loss_text(3.2e-7)
-    ('0.0771', '3.20e-07')
-    """
-    return f"{loss:.4f}" if loss == 0 or 1e-3 <= abs(loss) < 1e3 else f"{loss:.2e}"
+from fastnn.training.fit import Callback, Fit
+from fastnn.training.state import History
 
 
 class Display(Callback):
@@ -44,36 +36,31 @@ class Display(Callback):
 
     Parameters
     ----------
-    rows : int
-        Number of training rows, for the samples per second.
-    evaluated : {"test", "val"}
-        The rows that are evaluated after each epoch.
+    options : Namespace
+    data : Dataset
     """
 
-    def __init__(self, rows: int, evaluated: str = "test") -> None:
-        self._rows, self._evaluated = rows, evaluated
+    def __init__(self, options: argparse.Namespace, data: Dataset) -> None:
+        self._options, self._data = options, data
 
     def say(self, line: str = "", style: str | None = None) -> None:
-        """Print a line; the style is for terminals only."""
+        """Print a line, but not with --quiet."""
+        if not self._options.quiet:
+            self.print(line, style)
+
+    def print(self, line: str, style: str | None) -> None:
+        """Print a line, also with --quiet; the style is for terminals only."""
         print_line(line)
 
-    def conclude(self, line: str) -> None:
-        """Print the last line, also with --quiet."""
-        self.say(line, "bold")
-
-    @contextmanager
-    def table(self, epochs: int) -> Iterator[None]:
-        """Enclose the fit, whose epochs are printed as a table."""
-        yield
-        self.say()
-
     def on_fit_begin(self, epochs: int, rows: int) -> None:
-        """Print the table's header."""
-        loss, accuracy = f"{self._evaluated} loss", f"{self._evaluated} accuracy"
+        """Print the settings, and the table's header."""
+        for line in describe(self._options, self._data, self.fit):
+            self.say(line)
+        loss, accuracy = (f"{evaluated(self._options)} {name}" for name in ("loss", "accuracy"))
         self.say()
         self.say(f"epoch    loss  accuracy {loss:>10} {accuracy:>14}  seconds   samples/s", "bold")
 
-    def on_resume(self, epoch: int, rows: int, history: dict[str, list[float]]) -> None:
+    def on_resume(self, epoch: int, rows: int, history: History) -> None:
         """Print the rows of the epochs before the checkpoint."""
         for number, metrics in past_epochs(epoch, history):
             self.on_epoch_end(number, metrics)
@@ -84,19 +71,12 @@ class Display(Callback):
         self.say(
             f"{epoch:5} {loss_text(metrics['loss']):>7} {metrics['accuracy']:>9.2%}"
             f" {loss_text(metrics['val_loss']):>10} {metrics['val_accuracy']:>14.2%}"
-            f" {seconds:8.3f} {self._rows / seconds:11,.0f}"
+            f" {seconds:8.3f} {self.fit.rows / seconds:11,.0f}"
         )
 
-
-class QuietDisplay(Display):
-    """Print only the last line."""
-
-    def say(self, line: str = "", style: str | None = None) -> None:
-        """Print nothing."""
-
-    def conclude(self, line: str) -> None:
-        """Print the last line, also with --quiet."""
-        super().say(line)
+    def on_fit_end(self, history: History) -> None:
+        """Print a blank line below the table."""
+        self.say()
 
 
 class TerminalDisplay(Display):
@@ -108,57 +88,46 @@ class TerminalDisplay(Display):
 
     REFRESH_SECONDS = 0.1
 
-    def __init__(self, rows: int, evaluated: str = "test") -> None:
+    def __init__(self, options: argparse.Namespace, data: Dataset) -> None:
         from rich.console import Console
 
-        super().__init__(rows, evaluated)
+        super().__init__(options, data)
         self._console = Console(highlight=False)
         self._next_refresh = 0.0
 
-    def say(self, line: str = "", style: str | None = None) -> None:
+    def print(self, line: str, style: str | None) -> None:
         """Print a line above the bar without wrapping it."""
         self._console.out(printable(line), style=style, highlight=False)
 
-    @contextmanager
-    def table(self, epochs: int) -> Iterator[None]:
-        """Enclose the fit, whose table is printed above a progress bar."""
+    def context(self) -> AbstractContextManager[Any]:
+        """Return the progress bar, which is shown during the fit."""
         from rich.progress import Progress
 
-        bar = Progress(console=self._console, auto_refresh=False, transient=True)
-        with super().table(epochs), bar as self._progress:
-            self._epochs = epochs
-            self._task = self._progress.add_task(f"epoch 1/{epochs}", total=epochs * self._rows)
-            yield
+        self._bar = Progress(console=self._console, auto_refresh=False, transient=True)
+        epochs = self.fit.plan.epochs
+        self._task = self._bar.add_task(f"epoch 1/{epochs}", total=epochs * self.fit.rows)
+        return self._bar
 
     def on_chunk_end(self, epoch: int, rows: int) -> None:
         """Move the bar if `REFRESH_SECONDS` have passed."""
         now = time.monotonic()
         if now >= self._next_refresh:
             self._next_refresh = now + self.REFRESH_SECONDS
-            done = (epoch - 1) * self._rows + rows
-            text = f"epoch {epoch}/{self._epochs}"
-            self._progress.update(self._task, completed=done, description=text, refresh=True)
+            done = (epoch - 1) * self.fit.rows + rows
+            text = f"epoch {epoch}/{self.fit.plan.epochs}"
+            self._bar.update(self._task, completed=done, description=text, refresh=True)
 
 
-def open_display(rows: int, evaluated: str = "test", *, quiet: bool) -> Display:
+def open_display(options: argparse.Namespace, data: Dataset) -> Display:
     """Return the display for standard output: a terminal, a pipe or a file, or quiet."""
-    if quiet:
-        return QuietDisplay(rows)
-    terminal = sys.stdout is not None and sys.stdout.isatty()
-    return (TerminalDisplay if terminal else Display)(rows, evaluated)
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    return (TerminalDisplay if is_terminal and not options.quiet else Display)(options, data)
 
 
-class JsonLog(Callback):
-    """Write a JSON object per line to a file, without buffering.
+class Log(Callback):
+    """Write a JSON object per line to the file of --log-json, without buffering.
 
-    Parameters
-    ----------
-    path : Path
-        The file; the first event replaces its content.
-    rows : int
-        Number of training rows, for the samples per second.
-    evaluated : {"test", "val"}
-        The rows that are evaluated after each epoch; the figures of the others are null.
+    A test or validation loss that is not finite ends the run.
 
     Raises
     ------
@@ -166,62 +135,97 @@ class JsonLog(Callback):
         If the file cannot be written.
     """
 
-    def __init__(self, path: Path, rows: int, evaluated: str = "test") -> None:
-        self._path, self._rows, self._evaluated = path, rows, evaluated
+    defers_interrupts = True
+
+    def __init__(self, options: argparse.Namespace, data: Dataset) -> None:
+        # Without --log-json the events go to the null device, so that only this line knows it.
+        self.path = options.log_json or Path(os.devnull)
+        self._options, self._data = options, data
         self._file: Any = None
-
-    def close(self) -> None:
-        """Close the file, if there is one."""
-        if self._file is not None:
-            self._file.close()
-
-    @property
-    def begun(self) -> bool:
-        """Whether an event has been written."""
-        return self._file is not None
+        self._begun: Fit | None = None  # the fit, also after its end
 
     def write(self, event: str, **fields: Any) -> None:
-        """Append an event. NaN and infinity, which JSON does not have, become null."""
+        """Append an event; the first one replaces the file's content.
+
+        NaN and infinity, which JSON does not have, become null.
+        """
         for name, value in fields.items():
             if isinstance(value, float) and not math.isfinite(value):
                 fields[name] = None
         line = json.dumps({"event": event, **fields}, allow_nan=False).encode() + b"\n"
         if self._file is None:
-            self._file = self._path.open("wb", buffering=0)
+            self._file = self.path.open("wb", buffering=0)
         try:
             while line:
                 line = line[self._file.write(line) :]
         except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self._path)) from None
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
 
-    def check(self) -> None:
-        """Raise an OSError if the file has been removed."""
-        self._path.stat()
+    def on_fit_begin(self, epochs: int, rows: int) -> None:
+        """Begin the log here, so that a run with invalid settings keeps the existing file."""
+        self.write("start", **start_fields(self._options, self._data, self.fit))
+        self._begun = self.fit
+
+    def on_resume(self, epoch: int, rows: int, history: History) -> None:
+        """Log the epochs before the checkpoint, and that the run continues."""
+        for number, metrics in past_epochs(epoch, history):
+            self.on_epoch_end(number, metrics)
+        self.write("resumed", epoch=epoch, step=step_at(rows, self.fit))
 
     def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Append the figures of an epoch."""
+        """Log the figures of an epoch; those of rows that are not evaluated are null."""
+        known = evaluated(self._options)
+        check_loss(metrics["val_loss"], known, self._options, self.fit)
         fields: dict[str, float | None] = {name: metrics[name] for name in ("loss", "accuracy")}
         for rows in ("test", "val"):
             for name in ("loss", "accuracy"):
-                known = rows == self._evaluated
-                fields[f"{rows}_{name}"] = metrics[f"val_{name}"] if known else None
+                fields[f"{rows}_{name}"] = metrics[f"val_{name}"] if rows == known else None
         fields["learning_rate"] = metrics.get("learning_rate")  # lbfgs has none
         fields["seconds"] = metrics["seconds"]
-        fields["samples_per_second"] = self._rows / metrics["seconds"]
+        fields["samples_per_second"] = self.fit.rows / metrics["seconds"]
         self.write("epoch", epoch=epoch, **fields)
 
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Close the file at the end; log the reason if the context is left early.
 
-def versions() -> dict[str, str]:
-    """Return the versions of fastnn, Python, NumPy, Numba and scikit-learn."""
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
-
-    from fastnn import __version__
-
-    found = {"fastnn": __version__, "python": platform.python_version()}
-    for package in ("numpy", "numba", "scikit-learn"):
+        The message of an interrupt names the position in the fit.
+        """
         try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # the reference engine only needs NumPy
-            pass
-    return found
+            yield
+        except DivergenceError as error:
+            self.write("stopped", reason="diverged", epoch=error.epoch, step=error.step)
+            raise
+        except KeyboardInterrupt as error:
+            why, options, fit = running.reason(error), self._options, self._begun
+            epoch, measured, hint = 1, "", ""
+            if fit is not None:
+                epoch = min(fit.epoch, options.epochs)
+                step = step_at(fit.position.progress.position, fit)
+                self.write("stopped", reason=why, epoch=epoch, step=step)
+                if accuracies := fit.history.get("val_accuracy"):
+                    last = f"{evaluated(options)} accuracy after {len(accuracies)}"
+                    measured = f"; {last}: {accuracies[-1]:.2%}"
+            directory = options.resume or options.checkpoint
+            if directory is not None and any(directory.glob("checkpoint-*.safetensors")):
+                hint = f"; to continue, run the same command with --resume {directory}"
+            place = f"in epoch {epoch} of {options.epochs}"
+            raise KeyboardInterrupt(f"{why} {place}{measured}{hint}") from None
+        finally:
+            if self._file is not None:
+                self._file.close()
+
+
+def check_loss(loss: float, rows: str, options: argparse.Namespace, fit: Fit) -> None:
+    """Raise a DivergenceError if the loss on the test or validation rows is not finite.
+
+    Finite weights can still be too large for rows that they were not trained on.
+    """
+    if math.isfinite(loss):
+        return
+    epoch = len(fit.history["loss"])
+    text = f"the {rows} loss is not finite after epoch {epoch}"
+    if (rate := options.learning_rate) is not None:
+        text += f", at learning rate {rate:g}: try a smaller one ({rate / 10:g})"
+    text += "; check the scale of the features"
+    raise DivergenceError(text, epoch=epoch, step=updates_per_epoch(fit))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fastnn.commands import running, session
 from fastnn.commands.options import Parser, UsageError, add_engine_options
 from fastnn.errors import DataError
-from fastnn.system.files import writable_target, write_atomically
+from fastnn.system.files import write_atomically
 from fastnn.system.terminal import print_line, printable
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def predict(options: argparse.Namespace) -> None:
     """Predict the rows of the input and write the predictions."""
     if options.output is not None:
-        session.check_directory(Path(writable_target(options.output)[0]).parent)
+        session.check_replaceable(options.output)
     elif sys.stdout is None:
         raise UsageError("standard output is closed: use --output FILE")
     session.import_early(PROGRAM, "fastnn.loading", "fastnn.data.files.detection")

@@ -6,39 +6,31 @@ and data, and writes a Markdown page with plots.
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastnn.commands import running, session
-from fastnn.commands.console import counted, versions
-from fastnn.commands.options import (
-    SEED_LIMIT,
-    Parser,
-    add_dataset_options,
-    add_engine_options,
-    seed,
-)
-from fastnn.commands.report_runs import Plan, Run, best, number_text
-from fastnn.commands.report_text import (
+from fastnn.commands.options import SEED_LIMIT, Parser, add_data_options, add_engine_options
+from fastnn.commands.report_runs import (
     BATCH_SIZES,
     OPTIMIZER_CONTEST,
     Contest,
-    Work,
+    Plan,
+    Run,
+    best,
     by_method,
     picture_of,
-    report_text,
 )
+from fastnn.commands.report_text import report_text
+from fastnn.commands.text import counted, number_text
 from fastnn.errors import DivergenceError
 from fastnn.system.files import write_atomically
 from fastnn.system.terminal import print_line, printable
-from fastnn.training.fit import Callback
 
 if TYPE_CHECKING:
     from fastnn.data.sets import Dataset
     from fastnn.engine import Engine
     from fastnn.network import Network
-    from fastnn.training.state import History
 
 PROGRAM = "fastnn.report"
 HIDDEN = (128, 64)
@@ -69,117 +61,60 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     quick = "train for a few epochs only, to test that the command works"
     add("--quick", action="store_true", help=quick)
     add_engine_options(parser)
-    add_dataset_options(parser)
-    random = "determines the initial weights and the order of the rows (default: 0)"
-    add("--seed", metavar="N", type=seed, default=0, help=random)
+    add_data_options(parser)
     return parser.parse_args(argv)
-
-
-@dataclass(frozen=True)
-class Setup:
-    """The data and settings that runs have in common; repeated runs have another seed."""
-
-    data: "Dataset"
-    engine: str
-    threads: int | None
-    seed: int
-
-    def network(self) -> "Network":
-        """Return a new network; its initial weights are always the same."""
-        from fastnn.network import Network
-
-        sizes = (self.data.x_train.shape[1], *HIDDEN, self.data.n_classes)
-        return Network(sizes, input_scale=self.data.scale, seed=self.seed)
 
 
 def report(options: argparse.Namespace) -> None:
     """Train the runs of a report and write it."""
-    from fastnn.commands.machine import flops_per_sample, sgemm_peak
-
     contest = OPTIMIZER_CONTEST if options.optimizers else BATCH_SIZES
     if options.quick:
         contest = contest.quick()
-    _check_writable(options.out, contest.files)
-    session.import_early(PROGRAM, "fastnn.network", "fastnn.data.sets", "fastnn.commands.machine")
+    session.check_new_directory(options.out)
+    for path in (options.out / name for name in contest.files):
+        if path.exists():
+            session.check_file(path)
+    session.import_early(PROGRAM, "fastnn.network", "fastnn.data.sets")
     data = session.load(PROGRAM, options)
-    setup = Setup(data, options.engine, options.threads, options.seed)
-    network, engine = prepare(setup)
-    facts = describe(setup, network, engine)
+    network = new_network(data, options.seed)
+    engine = session.use_engine(PROGRAM, network, options.engine, options.threads, print_line)
+    facts = describe(data, network, engine)
     for name, text in facts.items():
         print_line(f"{name:<16} {text}")
     epochs = max(plan.epochs for plan in contest.plans)
     print_line(f"training {len(contest.plans)} runs of at most {epochs} epochs:")
-    seconds = 0.1 if options.quick else 1.0
-    peak = sgemm_peak(engine.threads, seconds=seconds)
-    runs = train_runs(contest.plans, setup)
-    if not any(run.epochs for run in runs):
-        text = "every run diverged in its first epoch: check the scale of the features"
+    runs = train_runs(contest.plans, data, options, options.seed)
+    if not any(run.history for run in runs):
+        text = "every run diverged: check the scale of the features"
         raise DivergenceError(text, epoch=1, step=1)
-    repeated = [] if options.quick else repeat_best(runs, setup)
-    # The larger of two measurements, because other load on the machine can only lower it.
-    peak = max(peak, sgemm_peak(engine.threads, seconds=seconds))
-    work = Work(flops_per_sample(network.layers), peak)
-    text = report_text(contest, runs, facts, work, repeated=repeated, quick=options.quick)
+    repeated = [] if options.quick else repeat_best(runs, data, options)
+    text = report_text(contest, runs, facts, repeated=repeated, quick=options.quick)
     write_report(options.out, contest, runs, text)
     print_line(f"wrote {', '.join(contest.files)} in {options.out}")
     session.print_note(PROGRAM, data, short=True)
 
 
-def repeat_best(runs: Sequence[Run], setup: Setup) -> list[list[Run]]:
-    """Train the best run of each method with other seeds; return all its runs for each method."""
-    methods = [[best(tried)] for tried in by_method(runs)]
-    for number in range(1, SEEDS):
-        other = replace(setup, seed=(setup.seed + number) % SEED_LIMIT)
-        print_line(f"the best run of each method with seed {other.seed}:")
-        again = train_runs([tried[0].plan for tried in methods], other)
-        for tried, run in zip(methods, again, strict=True):
-            tried.append(run)
-    return methods
+def new_network(data: "Dataset", seed: int) -> "Network":
+    """Return a network for the data, with the initial weights of the seed."""
+    from fastnn.network import Network
+
+    sizes = (data.x_train.shape[1], *HIDDEN, data.n_classes)
+    return Network(sizes, input_scale=data.scale, seed=seed)
 
 
-def write_report(out: Path, contest: Contest, runs: Sequence[Run], text: str) -> None:
-    """Write the plots and the page of a report, each file completely or not at all."""
-    from fastnn.plots.curves import comparison, loss_accuracy
-
-    out.mkdir(parents=True, exist_ok=True)
-    for run in map(best, by_method(runs)):
-        title = f"{run.name}, {counted(run.batch_size, 'row')} per update"
-        loss_accuracy(run.history, out / picture_of(run.plan.method), title=title)
-    histories = {run.name: run.history for run in contest.shown(runs)}
-    comparison(histories, out / contest.comparison)
-    page = text.encode(errors="backslashreplace")  # file names may contain undecodable bytes
-    write_atomically(out / contest.page, [page])  # last, so that the page's plots exist
-
-
-def _check_writable(out: Path, files: Sequence[str]) -> None:
-    session.check_new_directory(out)
-    for name in files:
-        if (out / name).exists():
-            session.check_file(out / name)
-
-
-def prepare(setup: Setup) -> tuple["Network", "Engine"]:
-    """Build a network and its engine before the runs, compiling the kernels if necessary."""
-    network = setup.network()
-    engine = session.use_engine(PROGRAM, network, setup.engine, setup.threads, print_line)
-    return network, engine
-
-
-def describe(setup: Setup, network: "Network", engine: "Engine") -> dict[str, str]:
+def describe(data: "Dataset", network: "Network", engine: "Engine") -> dict[str, str]:
     """Return the settings that all runs have in common, by their names in the report."""
     import platform
     from datetime import date
 
-    from fastnn.commands.machine import cpu_name
+    from fastnn.commands.machine import cpu_name, versions
 
-    data = setup.data
-    widths = "-".join(map(str, session.widths_of(network)))
     return {
         "Data": f"{printable(data.name)}, {len(data.x_train):,} training, {len(data.x_test):,} "
         f"test rows, from {printable(data.source)}",
-        "Network": f"{widths}, {counted(network.n_parameters, 'parameter')}; "
+        "Network": f"{session.widths_text(network)}, {counted(network.n_parameters, 'parameter')}; "
         "ReLU, then softmax with categorical cross-entropy",
-        "Initial weights": f"He normal, biases 0, seed {setup.seed}",
+        "Initial weights": f"He normal, biases 0, seed {network.seed}",
         "Engine": f"{engine.name}, float32, {session.threads_text(engine)}",
         "Machine": f"{cpu_name()} ({platform.machine()}), {platform.system()}",
         "Versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
@@ -187,16 +122,28 @@ def describe(setup: Setup, network: "Network", engine: "Engine") -> dict[str, st
     }
 
 
-def train_runs(plans: Sequence[Plan], setup: Setup) -> list[Run]:
-    """Train each planned run from the same initial weights; print a line for each.
+def repeat_best(
+    runs: Sequence[Run], data: "Dataset", options: argparse.Namespace
+) -> list[tuple[Run, ...]]:
+    """Train the best run of each method with other seeds; return all its runs for each method."""
+    repeats = [[best(tried) for tried in by_method(runs)]]
+    plans = [run.plan for run in repeats[0]]
+    for number in range(1, SEEDS):
+        seed = (options.seed + number) % SEED_LIMIT
+        print_line(f"the best run of each method with seed {seed}:")
+        repeats.append(train_runs(plans, data, options, seed))
+    return list(zip(*repeats, strict=True))
 
-    A run that diverges ends early and keeps its completed epochs.
-    """
+
+def train_runs(
+    plans: Sequence[Plan], data: "Dataset", options: argparse.Namespace, seed: int
+) -> list[Run]:
+    """Train each planned run from the same initial weights; print a line for each."""
     runs: list[Run] = []
     try:
         with session.warnings_as_lines(PROGRAM):
             for plan in plans:
-                runs.append(_train(plan, setup))
+                runs.append(_train(plan, data, options, seed))
                 print_line(_line(runs[-1]))
     except KeyboardInterrupt:
         number = min(len(runs) + 1, len(plans))
@@ -205,47 +152,43 @@ def train_runs(plans: Sequence[Plan], setup: Setup) -> list[Run]:
     return runs
 
 
-def _train(plan: Plan, setup: Setup) -> Run:
-    data, network = setup.data, setup.network()
-    recorder, diverged_in = _Recorder(plan.learning_rate), None
+def _train(plan: Plan, data: "Dataset", options: argparse.Namespace, seed: int) -> Run:
+    rows = len(data.x_train)
     try:
-        network.fit(
+        history = new_network(data, seed).fit(
             data.x_train,
             data.y_train,
             epochs=plan.epochs,
             batch_size=plan.batch_size or "full",
             optimizer=plan.optimizer,
             learning_rate=plan.learning_rate,
-            engine=setup.engine,
-            threads=setup.threads,
+            engine=options.engine,
+            threads=options.threads,
             validation_data=(data.x_test, data.y_test),
-            callbacks=(recorder,),
         )
     except DivergenceError as error:
-        diverged_in = error.epoch
-    return Run(plan.name, plan, len(data.x_train), recorder.history, diverged_in)
-
-
-class _Recorder(Callback):
-    """Keep the history of a run, which `Network.fit` does not return if the run diverges."""
-
-    def __init__(self, learning_rate: float | None) -> None:
-        self.history: History = {}
-        self._learning_rate = learning_rate
-
-    def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Add the figures of an epoch; end a run whose test loss is not finite."""
-        rate = self._learning_rate
-        session.check_loss(metrics["val_loss"], "test", epoch=epoch, learning_rate=rate)
-        for name, value in metrics.items():
-            self.history.setdefault(name, []).append(value)
+        return Run(plan, rows, {}, error.epoch)
+    return Run(plan, rows, history)
 
 
 def _line(run: Run) -> str:
-    if not run.epochs:
-        return f"{run.name:<26} diverged in epoch {run.diverged_in}"
-    end = f", diverged in epoch {run.diverged_in}" if run.diverged_in else ""
+    if not run.history:
+        return f"{run.plan.name:<26} diverged in epoch {run.diverged_in}"
     return (
-        f"{run.name:<26} {counted(run.epochs, 'epoch')} in {number_text(run.seconds[-1])} s, "
-        f"test accuracy {run.history['val_accuracy'][-1]:.2%}{end}"
+        f"{run.plan.name:<26} {counted(len(run.seconds), 'epoch')} in "
+        f"{number_text(run.seconds[-1])} s, test accuracy {run.history['val_accuracy'][-1]:.2%}"
     )
+
+
+def write_report(out: Path, contest: Contest, runs: Sequence[Run], text: str) -> None:
+    """Write the plots and the page of a report, each file completely or not at all."""
+    from fastnn.plots.curves import comparison, loss_accuracy
+
+    out.mkdir(parents=True, exist_ok=True)
+    for run in map(best, by_method(runs)):
+        title = f"{run.plan.name}, {counted(run.batch_size, 'row')} per update"
+        loss_accuracy(run.history, out / picture_of(run.plan.method), title=title)
+    histories = {run.plan.name: run.history for run in contest.shown(runs)}
+    comparison(histories, out / contest.comparison)
+    page = text.encode(errors="backslashreplace")  # file names may contain undecodable bytes
+    write_atomically(out / contest.page, [page])  # last, so that the page's plots exist

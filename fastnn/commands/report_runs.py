@@ -1,24 +1,18 @@
-"""Training runs of the convergence reports: plans, results, and the fastest method."""
+"""Training runs of the convergence reports: the plans of each report, and the results."""
 
-import math
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import accumulate
-from statistics import median
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import accumulate, groupby
+from typing import TYPE_CHECKING
+
+from fastnn.model.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
     from fastnn.training.state import History
 
-ACCURACY_MARKS = (0.90, 0.95, 0.97)
-
-
-class Reached(NamedTuple):
-    """When a run reached a test accuracy: after how many epochs and seconds of training."""
-
-    epochs: int
-    seconds: float
+MINI_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -45,31 +39,31 @@ class Plan:
     optimizer: str = "sgd"
 
     @property
+    def rate(self) -> str:
+        """The learning rate as the report shows it."""
+        return "line search" if self.learning_rate is None else f"{self.learning_rate:g}"
+
+    @property
     def name(self) -> str:
         """The method and its learning rate, if it has one."""
-        if self.learning_rate is None:
-            return self.method
-        return f"{self.method} at rate {self.learning_rate:g}"
+        return self.method if self.learning_rate is None else f"{self.method} at rate {self.rate}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """A finished training run.
 
     Attributes
     ----------
-    name : str
-        The unique name of the run in the report.
     plan : Plan
     rows : int
         Number of training rows.
     history : dict of str to list of float
-        As `fastnn.Network.fit` returns it with validation data, for the completed epochs.
+        As `fastnn.Network.fit` returns it with validation data; empty if the run diverged.
     diverged_in : int or None
         The epoch, counted from 1, in which the run diverged.
     """
 
-    name: str
     plan: Plan
     rows: int
     history: "History"
@@ -80,82 +74,121 @@ class Run:
         """Rows per update."""
         return min(self.plan.batch_size or self.rows, self.rows)
 
-    @property
-    def rate(self) -> str:
-        """The learning rate as the report shows it."""
-        rate = self.plan.learning_rate
-        return "line search" if rate is None else f"{rate:g}"
-
-    @property
-    def epochs(self) -> int:
-        """Number of completed epochs."""
-        return len(self.history.get("loss", []))
-
-    @property
-    def updates_per_epoch(self) -> int:
-        """Number of batches; the last one may be smaller."""
-        return -(-self.rows // self.batch_size)
-
     @cached_property
     def seconds(self) -> list[float]:
         """Training seconds up to the end of each epoch."""
         return list(accumulate(self.history.get("seconds", [])))
 
-    @property
-    def seconds_per_epoch(self) -> float:
-        """Median over the epochs, robust to single slow ones; NaN without a completed epoch."""
-        return median(self.history["seconds"]) if self.epochs else math.nan
+    def epochs_to(self, accuracy: float) -> int | None:
+        """Return the epoch, from 1, whose test accuracy was first at least this, or None."""
+        reached = enumerate(self.history.get("val_accuracy", []), start=1)
+        return next((epoch for epoch, each in reached if each >= accuracy), None)
 
-    def reached(self, accuracy: float) -> Reached | None:
-        """Return when the test accuracy was first at least this, or None."""
-        for epoch, reached in enumerate(self.history.get("val_accuracy", []), start=1):
-            if reached >= accuracy:
-                return Reached(epoch, self.seconds[epoch - 1])
-        return None
+
+def by_method(runs: Sequence[Run]) -> list[list[Run]]:
+    """Return the runs grouped by method, in their order."""
+    return [list(tried) for _, tried in groupby(runs, key=lambda run: run.plan.method)]
 
 
 def best(runs: Sequence[Run]) -> Run:
     """Return the run with the lowest final training loss, or the first one if all diverged."""
-    finished = [run for run in runs if run.diverged_in is None]
+    finished = [run for run in runs if run.history]
     return min(finished, key=lambda run: run.history["loss"][-1], default=runs[0])
 
 
-def first_to_converge(methods: Sequence[Sequence[Run]]) -> str:
-    """Return a sentence on the fastest method, or an empty text if the runs do not show one.
+@dataclass(frozen=True)
+class Contest:
+    """The training methods that a report compares.
 
-    The sentence is about the highest accuracy that a method reaches in each of its runs, which
-    differ in the seed. The fastest method must be faster in its slowest run than all others in
-    their fastest; otherwise the difference may be noise.
+    Attributes
+    ----------
+    title : str
+    page, comparison : str
+        File names of the report and of the plot of all methods.
+    plans : tuple of Plan
+        The runs; those of a method are adjacent and only differ in the learning rate.
+    first_too : bool
+        Whether the report shows each method at its first learning rate, too, not only at its best.
+    notes : tuple of str
+        Notes on the measurement that only apply to this report.
     """
-    for mark in reversed(ACCURACY_MARKS):
-        seconds = {
-            runs[0].name: [at.seconds if (at := run.reached(mark)) else math.inf for run in runs]
-            for runs in methods
-        }
-        first = min(seconds, key=lambda name: max(seconds[name]))
-        times = seconds.pop(first)
-        if max(times) == math.inf:
-            continue
-        second = min(seconds, key=lambda name: min(seconds[name]), default=first)
-        next_time = min(seconds.get(second, times))
-        if next_time <= max(times):
-            return ""
-        rest = "no other method reached it"
-        if next_time < math.inf:
-            rest = f"{second} was next, after at least {number_text(next_time)} s"
-        return (
-            f"With each of {len(times)} seeds, {first} was the first to reach {mark:.0%} test "
-            f"accuracy, after {number_text(min(times))} to {number_text(max(times))} s; {rest}."
-        )
-    return ""
+
+    title: str
+    page: str
+    comparison: str
+    plans: tuple[Plan, ...]
+    first_too: bool
+    notes: tuple[str, ...]
+
+    @property
+    def files(self) -> list[str]:
+        """Names of all files of the report."""
+        methods = dict.fromkeys(plan.method for plan in self.plans)
+        return [self.page, self.comparison, *map(picture_of, methods)]
+
+    def shown(self, runs: Sequence[Run]) -> list[Run]:
+        """Return the runs to show in the table and in the plot of all methods."""
+        methods = by_method(runs)
+        chosen = [*map(best, methods), *(tried[0] for tried in methods if self.first_too)]
+        return [run for run in runs if run in chosen]
+
+    def quick(self) -> "Contest":
+        """Return the same contest with a few epochs per run."""
+        plans = (replace(plan, epochs=2 if plan.batch_size else 6) for plan in self.plans)
+        return replace(self, plans=tuple(plans))
 
 
-def number_text(number: float) -> str:
-    """Return a number with three significant digits.
+def picture_of(method: str) -> str:
+    """Return the file name of the plot of a method's best run.
 
     Examples
     --------
-    >>> number_text(0.09412), number_text(1234.5)
-    ('0.0941', '1,234')
+    >>> picture_of("mini-batch GD")
+    'mini_batch_gd.png'
     """
-    return f"{number:.3g}" if number < 100 else f"{number:,.0f}"
+    return re.sub(r"\W", "_", method.lower()) + ".png"
+
+
+def _plans(method: str, optimizer: str, *rates: float) -> list[Plan]:
+    return [Plan(method, MINI_BATCH, rate, 30, optimizer) for rate in rates]
+
+
+BATCH_SIZES = Contest(
+    title="Batch GD and mini-batch GD compared",
+    page="report.md",
+    comparison="comparison.png",
+    plans=(
+        *(Plan("batch GD", None, rate, 250) for rate in (0.1, 0.3, 1.0)),
+        *_plans("mini-batch GD", "sgd", 0.1),
+    ),
+    first_too=True,
+    notes=(
+        "An update subtracts the learning rate times the gradient of the batch's mean loss.",
+        "The training figures of batch GD are those of the weights before the epoch's only update.",
+    ),
+)
+
+_ADAM, _ADAMW, _MOMENTUM = OPTIMIZERS["adam"], OPTIMIZERS["adamw"], OPTIMIZERS["momentum"]
+
+OPTIMIZER_CONTEST = Contest(
+    title="Optimizers compared",
+    page="optimizers.md",
+    comparison="optimizers.png",
+    plans=(
+        *_plans("SGD", "sgd", 0.1, 0.3, 1.0),
+        *_plans("momentum", "momentum", 0.01, 0.03, 0.1, 0.3),
+        *_plans("Nesterov", "nesterov", 0.01, 0.03, 0.1, 0.3),
+        *_plans("Adam", "adam", 0.0003, 0.001, 0.003),
+        *_plans("AdamW", "adamw", 0.0003, 0.001, 0.003),
+        Plan("L-BFGS", None, None, 250, "lbfgs"),
+    ),
+    first_too=False,
+    notes=(
+        f"The momentum is {_MOMENTUM.momentum:g}. Adam and AdamW have β₁ {_ADAM.beta1:g}, β₂ "
+        f"{_ADAM.beta2:g} and ε {_ADAM.eps:g}; AdamW has a weight decay of "
+        f"{_ADAMW.weight_decay:g}. Learning rates are constant.",
+        "An epoch of L-BFGS is one iteration, which computes the gradient over all rows at least "
+        "once, more often if its line search needs it. Its training figures are those of the "
+        "weights after the epoch.",
+    ),
+)

@@ -1,152 +1,32 @@
-"""The text of the convergence reports: their plans, tables and pages."""
+"""The text of the convergence reports: their tables and pages."""
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import groupby
-from typing import NamedTuple
+import math
+from collections.abc import Mapping, Sequence
+from statistics import median
 
-from fastnn.commands.console import loss_text
-from fastnn.commands.report_runs import (
-    ACCURACY_MARKS,
-    Plan,
-    Run,
-    best,
-    first_to_converge,
-    number_text,
-)
-from fastnn.model.optimizers import OPTIMIZERS
+from fastnn.commands.report_runs import Contest, Run, best, by_method, picture_of
+from fastnn.commands.text import loss_text, number_text
 
-MINI_BATCH = 128
+ACCURACY_MARKS = (0.90, 0.95, 0.97)
 
 
-@dataclass(frozen=True)
-class Contest:
-    """The training methods that a report compares.
-
-    Attributes
-    ----------
-    title : str
-    page, comparison : str
-        File names of the report and of the plot of all methods.
-    plans : tuple of Plan
-        The runs; those of a method are adjacent and only differ in the learning rate.
-    first_too : bool
-        Whether the report shows each method at its first learning rate, too, not only at its best.
-    notes : tuple of str
-        Notes on the measurement that only apply to this report.
-    """
-
-    title: str
-    page: str
-    comparison: str
-    plans: tuple[Plan, ...]
-    first_too: bool
-    notes: tuple[str, ...]
-
-    @property
-    def files(self) -> list[str]:
-        """Names of all files of the report."""
-        methods = dict.fromkeys(plan.method for plan in self.plans)
-        return [self.page, self.comparison, *map(picture_of, methods)]
-
-    def shown(self, runs: Sequence[Run]) -> Sequence[Run]:
-        """Return the runs to show; if that is one for each method, under the method's name."""
-        if self.first_too:
-            pairs = ((tried[0], best(tried)) for tried in by_method(runs))
-            return list({run.name: run for pair in pairs for run in pair}.values())
-        return [replace(best(tried), name=tried[0].plan.method) for tried in by_method(runs)]
-
-    def quick(self) -> "Contest":
-        """Return the same contest with a few epochs per run."""
-        plans = (replace(p, epochs=2 if p.batch_size else 6) for p in self.plans)
-        return replace(self, plans=tuple(plans))
-
-
-def picture_of(method: str) -> str:
-    """Return the file name of the plot of a method's best run.
-
-    Examples
-    --------
-    >>> picture_of("mini-batch GD")
-    'mini_batch_gd.png'
-    """
-    return re.sub(r"\W", "_", method.lower()) + ".png"
-
-
-def by_method(runs: Sequence[Run]) -> list[list[Run]]:
-    """Return the runs grouped by method, in their order."""
-    return [list(tried) for _, tried in groupby(runs, key=lambda run: run.plan.method)]
-
-
-BATCH_SIZES = Contest(
-    title="Batch GD and mini-batch GD compared",
-    page="report.md",
-    comparison="comparison.png",
-    plans=(
-        *(Plan("batch GD", None, rate, 250) for rate in (0.1, 0.3, 1.0)),
-        Plan("mini-batch GD", MINI_BATCH, 0.1, 30),
-    ),
-    first_too=True,
-    notes=(
-        "An update subtracts the learning rate times the gradient of the batch's mean loss.",
-        "The training figures of batch GD are those of the weights before the epoch's only update.",
-    ),
-)
-
-_METHODS = {  # name in the report, and learning rates to try
-    "sgd": ("SGD", (0.1, 0.3, 1.0)),
-    "momentum": ("momentum", (0.01, 0.03, 0.1, 0.3)),
-    "nesterov": ("Nesterov", (0.01, 0.03, 0.1, 0.3)),
-    "adam": ("Adam", (0.0003, 0.001, 0.003)),
-    "adamw": ("AdamW", (0.0003, 0.001, 0.003)),
-}
-_ADAM, _ADAMW, _MOMENTUM = OPTIMIZERS["adam"], OPTIMIZERS["adamw"], OPTIMIZERS["momentum"]
-
-OPTIMIZER_CONTEST = Contest(
-    title="Optimizers compared",
-    page="optimizers.md",
-    comparison="optimizers.png",
-    plans=(
-        *(
-            Plan(method, MINI_BATCH, rate, 30, name)
-            for name, (method, rates) in _METHODS.items()
-            for rate in rates
-        ),
-        Plan("L-BFGS", None, None, 250, "lbfgs"),
-    ),
-    first_too=False,
-    notes=(
-        f"The momentum is {_MOMENTUM.momentum:g}. Adam and AdamW have β₁ {_ADAM.beta1:g}, β₂ "
-        f"{_ADAM.beta2:g} and ε {_ADAM.eps:g}; AdamW has a weight decay of "
-        f"{_ADAMW.weight_decay:g}. Learning rates are constant.",
-        "An epoch of L-BFGS is one iteration, which computes the gradient over all rows at least "
-        "once, more often if its line search needs it. Its training figures are those of the "
-        "weights after the epoch.",
-    ),
-)
-
-
-class Work(NamedTuple):
-    """Operations per sample, as `machine` counts them, and the machine's peak in GFLOP/s."""
-
-    flops_per_sample: int
-    peak: float
-
-
-def comparison_table(runs: Sequence[Run], work: Work) -> str:
+def comparison_table(runs: Sequence[Run]) -> str:
     """Return the figures of the runs as a Markdown table with a column for each run."""
-    columns = [_figures(run, work) for run in runs]
-    rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
-    return _table([["", *(run.name for run in runs)], ["---", *("---:" for _ in runs)], *rows])
+    columns = [_figures(run) for run in runs]
+    names = dict.fromkeys(name for column in columns for name in column)
+    rows = [[name, *(column.get(name, "none") for column in columns)] for name in names]
+    return _table([["", *(run.plan.name for run in runs)], ["---", *("---:" for _ in runs)], *rows])
 
 
 def learning_rate_table(runs: Sequence[Run]) -> str:
     """Return the final training losses of the runs as a Markdown table, a row for each method."""
     rows = [["method", "final training loss at each learning rate"], ["---", "---"]]
     for tried in (tried for tried in by_method(runs) if len(tried) > 1):
-        losses = [f"{_final(run, 'loss', loss_text)} at {run.rate}" for run in tried]
-        losses[tried.index(best(tried))] = f"**{losses[tried.index(best(tried))]}**"
+        losses = []
+        for run in tried:
+            loss = loss_text(run.history["loss"][-1]) if run.history else "none"
+            text = f"{loss} at {run.plan.rate}"
+            losses.append(f"**{text}**" if run is best(tried) else text)
         rows.append([tried[0].plan.method, ", ".join(losses)])
     return _table(rows)
 
@@ -155,42 +35,65 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _figures(run: Run, work: Work) -> dict[str, str]:
+def _figures(run: Run) -> dict[str, str]:
     """Return the figures of a run by the names of the table's rows."""
-    diverged = f", diverged in epoch {run.diverged_in:,}" if run.diverged_in else ""
     figures = {
         "batch size (rows)": f"{run.batch_size:,}",
-        "learning rate": run.rate,
-        "epochs": f"{run.epochs:,}{diverged}",
-        "updates per epoch": f"{run.updates_per_epoch:,}",
+        "learning rate": run.plan.rate,
+        "epochs": f"diverged in epoch {run.diverged_in}",
+        "updates per epoch": f"{-(-run.rows // run.batch_size):,}",
     }
-    for unit in ("epochs", "seconds"):
-        for mark in ACCURACY_MARKS:
-            at = run.reached(mark)
-            text = number_text(getattr(at, unit)) if at else "not reached"
-            figures[f"{unit} to {mark:.0%} test accuracy"] = text
-    share = run.rows * work.flops_per_sample / (run.seconds_per_epoch * work.peak * 1e9)
+    if not run.history:
+        return figures
+    figures["epochs"] = f"{len(run.seconds):,}"
+    reached = {f"{mark:.0%} test accuracy": run.epochs_to(mark) for mark in ACCURACY_MARKS}
+    for name, epochs in reached.items():
+        figures[f"epochs to {name}"] = f"{epochs:,}" if epochs else "not reached"
+    for name, epochs in reached.items():
+        seconds = number_text(run.seconds[epochs - 1]) if epochs else "not reached"
+        figures[f"seconds to {name}"] = seconds
+    final = {name: curve[-1] for name, curve in run.history.items()}
     return figures | {
-        "final training loss": _final(run, "loss", loss_text),
-        "final test loss": _final(run, "val_loss", loss_text),
-        "final training accuracy": _final(run, "accuracy", "{:.2%}".format),
-        "final test accuracy": _final(run, "val_accuracy", "{:.2%}".format),
-        "training seconds": number_text(run.seconds[-1]) if run.epochs else "none",
-        "seconds per epoch (median)": number_text(run.seconds_per_epoch) if run.epochs else "none",
-        "share of the matrix-product peak": f"{share:.0%}" if run.epochs else "none",
+        "final training loss": loss_text(final["loss"]),
+        "final test loss": loss_text(final["val_loss"]),
+        "final training accuracy": f"{final['accuracy']:.2%}",
+        "final test accuracy": f"{final['val_accuracy']:.2%}",
+        "training seconds": number_text(run.seconds[-1]),
+        "seconds per epoch (median)": number_text(median(run.history["seconds"])),
     }
 
 
-def _final(run: Run, name: str, text: Callable[[float], str]) -> str:
-    """Return the last value of a figure as text, or why there is none."""
-    return text(run.history[name][-1]) if run.epochs else "none"
+def first_to_converge(methods: Sequence[Sequence[Run]]) -> str:
+    """Return a sentence on the fastest method, or an empty text if the runs do not show one.
+
+    The sentence is about the highest accuracy that a method reaches in each of its runs, which
+    differ in the seed. The fastest method must be faster in its slowest run than all others in
+    their fastest; otherwise the difference may be noise.
+    """
+    for mark in reversed(ACCURACY_MARKS):
+        seconds = {runs[0].plan.name: [_seconds_to(mark, run) for run in runs] for runs in methods}
+        first = min(seconds, key=lambda name: max(seconds[name]))
+        times = seconds.pop(first)
+        if max(times) == math.inf:
+            continue
+        if max(times) >= min(map(min, seconds.values())):
+            return ""
+        return (
+            f"With each of {len(times)} seeds, {first} was the first to reach {mark:.0%} test "
+            f"accuracy, after {number_text(min(times))} to {number_text(max(times))} s."
+        )
+    return ""
+
+
+def _seconds_to(accuracy: float, run: Run) -> float:
+    epochs = run.epochs_to(accuracy)
+    return run.seconds[epochs - 1] if epochs else math.inf
 
 
 def report_text(
     contest: Contest,
     runs: Sequence[Run],
     setup: Mapping[str, str],
-    work: Work,
     *,
     repeated: Sequence[Sequence[Run]] = (),
     quick: bool = False,
@@ -204,7 +107,6 @@ def report_text(
         One for each of the contest's plans.
     setup : dict of str to str
         Settings that the runs have in common, by their names in the report.
-    work : Work
     repeated : sequence of sequence of Run
         For each method its best run, and the same with other seeds.
     quick : bool, default False
@@ -212,32 +114,24 @@ def report_text(
     """
     shown = contest.shown(runs)
     parts = [
-        f"# {contest.title}{' (quick run)' if quick else ''}",
-        _QUICK_NOTE if quick else "",
+        f"# {contest.title}{' (quick run, too short for conclusions)' if quick else ''}",
         "\n".join(f"- {name}: {text}" for name, text in setup.items()),
         first_to_converge(repeated) if repeated else "",
         f"![Test accuracy and training loss of all methods]({contest.comparison})",
         "All axes are logarithmic; the accuracy axis is logarithmic in the error.",
         "## Results",
-        comparison_table(shown, work),
+        comparison_table(shown),
         "## Learning rates",
         learning_rate_table(runs),
     ]
     for run in map(best, by_method(runs)):
-        picture = f"![Loss and accuracy of {run.name}]({picture_of(run.plan.method)})"
-        parts += [f"## {run.name[0].upper()}{run.name[1:]}", picture]
-    parts += ["## How it was measured", _measurement(contest, work, runs[0].rows)]
+        picture = f"![Loss and accuracy of {run.plan.name}]({picture_of(run.plan.method)})"
+        parts += [f"## {run.plan.name[0].upper()}{run.plan.name[1:]}", picture]
+    parts += ["## How it was measured", _measurement(contest)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-_QUICK_NOTE = (
-    "> **A quick run of a few epochs, to test that the report works.** Its figures say nothing "
-    "about convergence; run without `--quick` for a real comparison."
-)
-
-
-def _measurement(contest: Contest, work: Work, rows: int) -> str:
-    gflop = work.flops_per_sample * rows / 1e9
+def _measurement(contest: Contest) -> str:
     notes = (
         "All runs start from the same weights and see the rows in the same order.",
         "Figures are of one run with one seed, so small differences can be noise. The page names "
@@ -249,11 +143,5 @@ def _measurement(contest: Contest, work: Work, rows: int) -> str:
         "rates are compared by training loss only.",
         "Training figures are means over the batches of an epoch, measured before each update.",
         *contest.notes,
-        f"An epoch is {gflop:.3g} GFLOP: each multiply-add of the matrix products counts as two "
-        "operations, also with zeros. An engine that skips zeros does less work, so its share of "
-        "the peak can exceed 100%.",
-        f"The peak, {number_text(work.peak)} GFLOP/s, is that of a float32 product of two 2,048 x "
-        "2,048 matrices by NumPy's BLAS with as many threads as the engine has, measured before "
-        "and after the runs in a separate process.",
     )
     return "\n".join(f"- {note}" for note in notes)

@@ -32,11 +32,8 @@ def run(program: str, command: Callable[[], None]) -> int:
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")  # for paths that it cannot encode
     try:
-        try:
-            with interrupt_handlers():
-                command()
-        except SystemExit:  # argparse, after --help and --version
-            pass
+        with suppress(SystemExit), interrupt_handlers():  # argparse exits after --help
+            command()
         if sys.stdout is not None:
             sys.stdout.flush()
     except (KeyboardInterrupt, Exception) as error:

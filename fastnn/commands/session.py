@@ -1,7 +1,6 @@
 """Steps that several command lines share: check paths, import, load data, prepare the engine."""
 
 import argparse
-import math
 import os
 import sys
 import warnings
@@ -9,13 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastnn.commands import running
-from fastnn.commands.console import counted
 from fastnn.commands.options import UsageError
-from fastnn.errors import DivergenceError
+from fastnn.commands.text import counted
 from fastnn.system.address_space import check_libraries
+from fastnn.system.files import writable_target
 from fastnn.system.terminal import print_line
 
 if TYPE_CHECKING:
@@ -30,6 +29,11 @@ def check_file(path: Path) -> None:
         path.open("ab").close()
     elif not path.exists():  # a pipe or a device is not opened before it is used
         check_directory(path.parent)
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise an OSError if `write_atomically` could not write this file; leave no trace."""
+    check_directory(Path(writable_target(path)[0]).parent)
 
 
 def check_directory(path: Path) -> None:
@@ -123,18 +127,20 @@ def engine_errors(program: str) -> Iterator[None]:
 
 @contextmanager
 def warnings_as_lines(program: str) -> Iterator[None]:
-    """Print each warning as one line on standard error when the context ends."""
-    with warnings.catch_warnings(record=True) as caught:
-        try:
-            yield
-        finally:
-            for each in caught:
-                print_line(f"{program}: {each.message}", error=True)
+    """Print each warning as one line on standard error."""
+
+    def show(message: Any, *_: Any) -> None:
+        print_line(f"{program}: {message}", error=True)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show  # type: ignore[assignment]  # with fewer parameters
+        yield
 
 
-def widths_of(network: "Network") -> list[int]:
-    """Return the number of inputs, the hidden widths and the number of outputs of a network."""
-    return [network.layers[0].inputs, *(layer.outputs for layer in network.layers)]
+def widths_text(network: "Network") -> str:
+    """Return a network's inputs, hidden widths and outputs, like 784-128-10."""
+    layers = network.layers
+    return "-".join(map(str, (layers[0].inputs, *(layer.outputs for layer in layers))))
 
 
 def threads_text(engine: "Engine") -> str:
@@ -142,18 +148,3 @@ def threads_text(engine: "Engine") -> str:
     if engine.threads is None:
         return "threads chosen by its BLAS library"
     return f"{counted(engine.threads, 'thread')} ({engine.threading_layer})"
-
-
-def check_loss(
-    loss: float, rows: str, *, epoch: int, step: int = 1, learning_rate: float | None
-) -> None:
-    """Raise a DivergenceError if the loss on the test or validation rows is not finite.
-
-    Finite weights can still be too large for rows that they were not trained on.
-    """
-    if math.isfinite(loss):
-        return
-    text = f"the {rows} loss is not finite after epoch {epoch}"
-    if learning_rate is not None:
-        text += f", at learning rate {learning_rate:g}: try a smaller one ({learning_rate / 10:g})"
-    raise DivergenceError(f"{text}; check the scale of the features", epoch=epoch, step=step)

@@ -11,14 +11,13 @@ from typing import Any
 
 from fastnn.commands.options import (
     Parser,
-    add_dataset_options,
+    add_data_options,
     add_engine_options,
     batch_size,
     hidden_widths,
     integer,
     number,
     positive_int,
-    seed,
     to_float,
 )
 from fastnn.model.layers import ACTIVATIONS, dense_layers
@@ -70,9 +69,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """
     parser = Parser(PROGRAM, "Train a small neural network on a CPU.", EXAMPLES)
     add_engine_options(parser)
-    add_dataset_options(parser)
-    random = "determines the initial weights, the order of the rows and dropout (default: 0)"
-    parser.add_argument("--seed", metavar="N", type=seed, default=0, help=random)
+    add_data_options(parser)
     _add_network(parser.add_argument_group("network").add_argument)
     _add_training(parser.add_argument_group("training").add_argument)
     _add_validation(parser.add_argument_group("validation").add_argument)
@@ -97,7 +94,7 @@ def _add_network(add: _Add) -> None:
         "fraction of values that training sets to 0: one for all hidden layers, or one for the "
         "input and one for each hidden layer, separated by commas (default: 0)"
     )
-    add("--dropout", metavar="F", type=dropout, help=fractions)
+    add("--dropout", metavar="F", type=dropout, default=0.0, help=fractions)
 
 
 def _add_training(add: _Add) -> None:
@@ -124,15 +121,12 @@ def _add_training(add: _Add) -> None:
     l2 = "add F / 2 * the sum of the squared weights to the loss (default: 0)"
     add("--l2", metavar="F", type=number("l2"), default=0.0, help=l2)
     clip = "scale gradients down to this norm; 0 to keep them as they are (default: 0)"
-    add("--clip-norm", metavar="F", type=number("clip_norm"), help=clip)
+    add("--clip-norm", metavar="F", type=number("clip_norm"), default=0.0, help=clip)
     names = f"learning-rate schedule: {', '.join(SCHEDULES)} (default: constant)"
-    add("--schedule", metavar="NAME", choices=SCHEDULES, help=names)
+    add("--schedule", metavar="NAME", choices=SCHEDULES, default="constant", help=names)
     warmup = "increase the learning rate from 0 during the first F epochs (default: 0)"
-    add("--warmup-epochs", metavar="F", type=number("warmup_epochs"), help=warmup)
-    weight = (
-        "balanced: weight the rows so that every class counts the same in training, however many "
-        "rows it has (default: none)"
-    )
+    add("--warmup-epochs", metavar="F", type=number("warmup_epochs"), default=0.0, help=warmup)
+    weight = "balanced: weight the rows so that every class counts the same (default: none)"
     add("--class-weight", metavar="NAME", choices=("balanced",), help=weight)
 
 
@@ -142,10 +136,7 @@ def _add_validation(add: _Add) -> None:
         f"place of the test rows (default: none; with early stopping {VALIDATION_FRACTION})"
     )
     add("--validation-fraction", metavar="F", type=_fraction, help=fraction)
-    stopping = (
-        "stop when the validation loss or accuracy stops improving, and keep the weights of the "
-        "best epoch"
-    )
+    stopping = "stop when the monitored value stops improving; keep the best epoch's weights"
     add("--early-stopping", action="store_true", help=stopping)
     monitor = f"value that must improve: val_loss or val_accuracy (default: {_STOPPING.monitor})"
     add("--monitor", metavar="NAME", choices=("val_loss", "val_accuracy"), help=monitor)
@@ -232,7 +223,7 @@ def _check_layers(parser: Parser, options: argparse.Namespace) -> None:
     """Raise a UsageError if the activations or the dropouts do not fit the hidden layers."""
     widths = (1, *options.hidden, 1)
     try:
-        dense_layers(widths, options.activation or "relu", options.dropout or 0.0)
+        dense_layers(widths, options.activation or "relu", options.dropout)
     except ValueError as error:
         name, _, message = str(error).partition(" ")
         parser.error(f"argument {_option(name)}: {message}")
@@ -255,14 +246,10 @@ def _set_defaults(options: argparse.Namespace) -> None:
     is_lbfgs = chosen.rule == "lbfgs"
     defaults: dict[str, Any] = {
         "activation": "relu",
-        "dropout": 0.0,
         "batch_size": "full" if is_lbfgs else 128,
         "learning_rate": None if is_lbfgs else chosen.learning_rate,
         "momentum": chosen.momentum,
         "weight_decay": chosen.weight_decay,
-        "clip_norm": 0.0,
-        "schedule": "constant",
-        "warmup_epochs": 0.0,
         "checkpoint_every": 1,
     }
     if options.early_stopping:

@@ -36,19 +36,17 @@ _LINES: tuple[dict[str, Any], ...] = (
     {"color": "#E69F00", "linestyle": (0, (6, 1, 1, 1, 1, 1)), "marker": "v"},  # orange
     {"color": "#56B4E9", "linestyle": (0, (3, 1)), "marker": "P"},  # sky blue
 )
-_STYLE = {
+_STYLE: Any = {
     "font.size": 10.5,
     "text.parse_math": False,  # file names may contain $
     "text.color": "#222222",
     "axes.labelcolor": "#222222",
     "axes.edgecolor": "#888888",
-    "axes.linewidth": 0.8,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "axes.grid": True,
     "grid.color": "#E4E4E4",
-    "grid.linewidth": 0.8,
     "xtick.color": "#555555",
     "ytick.color": "#555555",
     "lines.linewidth": 1.9,
@@ -179,10 +177,9 @@ def styled() -> Iterator[None]:
     _import_matplotlib()
     import matplotlib
 
-    style: Any = _STYLE
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(style)
+        matplotlib.rcParams.update(_STYLE)
         yield
 
 
@@ -194,13 +191,10 @@ def new_figure(
     With `compress`, axes of a fixed aspect ratio, such as those of images, are moved together.
     """
     from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     lines = wrap(title or "", _TITLE_CHARACTERS)
     height_inches += _LINE_INCHES * len(lines[1:])
-    layout = ConstrainedLayoutEngine(
-        w_pad=0.08, h_pad=0.08, wspace=0.03, hspace=0.03, compress=compress
-    )
+    layout: Any = "compressed" if compress else "constrained"
     figure = Figure(figsize=(WIDTH_INCHES, height_inches), dpi=_DPI, layout=layout)
     if lines:
         # File names can contain bytes that are no text in the system's encoding.
@@ -231,22 +225,18 @@ def save(figure: "Figure", path: FilePath) -> None:
 
 def _set_logarithmic_axes(grid: np.ndarray) -> None:
     """Make all axes logarithmic and label them with plain numbers, errors with accuracies."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator
+    from matplotlib.ticker import FixedLocator, LogLocator
 
-    plain = FuncFormatter(lambda value, position: f"{value:g}")
-    accuracy = FuncFormatter(lambda error, position: f"{round(100 * (1 - error), 2):g}")
     for axes in grid.flat:
         axes.set(xscale="log", yscale="log")
-        axes.xaxis.set_major_formatter(plain)
-        axes.yaxis.set_major_formatter(plain)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
     grid[0, 0].yaxis.set_major_locator(FixedLocator(list(1 - _ACCURACY_TICKS)))
-    grid[0, 0].yaxis.set_major_formatter(accuracy)
+    grid[0, 0].yaxis.set_major_formatter(lambda e, position: f"{round(100 * (1 - e), 2):g}")
     grid[0, 0].invert_yaxis()
-    low, high = grid[1, 0].get_ylim()
-    if high < 5e3 * low:  # more decades would have too many labels
-        grid[1, 0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    for axes in grid[1]:
-        low, high = axes.get_xlim()
-        if high < 30 * low:  # less than a decade could have a single label
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    # Less than a decade could have a single label; more labels would overlap on many decades.
+    for axis, most in ((grid[1, 0].yaxis, 5e3), (grid[1, 0].xaxis, 30), (grid[1, 1].xaxis, 30)):
+        low, high = axis.get_view_interval()
+        if high < most * low:
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_CLASSES = 1000  # in a confusion matrix, which is 900 pixels wide
-_MOST_COUNTED = 20  # classes: larger matrices have no counts in their cells
-_MOST_TICKS = 20
+_MOST_LABELLED = 20  # classes: larger matrices have fewer labels, and no counts in their cells
 _MOST_UNITS, _UNIT_COLUMNS = 64, 8
 _MOST_MISTAKES, _MISTAKE_COLUMNS = 24, 6
 _TALLEST = 1.25  # height of all images together, relative to the width
@@ -35,7 +34,7 @@ def confusion_matrix(
     path: FilePath,
     *,
     title: str,
-    classes: int | None = None,
+    classes: int,
 ) -> None:
     """Draw how many rows of each class were predicted as each class, as a PNG file.
 
@@ -48,8 +47,8 @@ def confusion_matrix(
     path : path-like
         The file; an existing file is replaced completely or not at all.
     title : str
-    classes : int, optional
-        Number of classes, at most 1,000; by default one more than the largest class number.
+    classes : int
+        Number of classes, at most 1,000.
 
     Raises
     ------
@@ -60,12 +59,10 @@ def confusion_matrix(
     """
     if np.size(labels) == 0:
         raise DataError("labels has no rows")
-    limit = MOST_CLASSES if classes is None else classes
-    if limit > MOST_CLASSES:
-        raise DataError(f"classes must be at most {MOST_CLASSES:,}, got {limit:,}")
-    labels = as_labels(labels, np.size(labels), limit, "labels")
-    predicted = as_labels(predicted, len(labels), limit, "predicted")
-    classes = classes or 1 + int(max(labels.max(), predicted.max()))
+    if classes > MOST_CLASSES:
+        raise DataError(f"classes must be at most {MOST_CLASSES:,}, got {classes:,}")
+    labels = as_labels(labels, np.size(labels), classes, "labels")
+    predicted = as_labels(predicted, len(labels), classes, "predicted")
     cells = labels.astype(np.int64) * classes + predicted
     counts = np.bincount(cells, minlength=classes**2).reshape(classes, classes)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -79,9 +76,9 @@ def confusion_matrix(
         bar = figure.colorbar(image, ax=axes, label="share of the true class (%)", aspect=30)
         bar.set_ticks(list(_SHARE_TICKS), labels=[f"{100 * share:g}" for share in _SHARE_TICKS])
         axes.grid(False)
-        ticks = range(0, classes, math.ceil(classes / _MOST_TICKS))
+        ticks = range(0, classes, math.ceil(classes / _MOST_LABELLED))
         axes.set(xlabel="predicted class", ylabel="true class", xticks=ticks, yticks=ticks)
-        if classes <= _MOST_COUNTED:
+        if classes <= _MOST_LABELLED:
             cell_points = _POINTS * (height - 1.6) / classes
             size = min(10.5, 0.85 * cell_points / (_CHARACTER * len(f"{counts.max():,}")))
             for (row, column), count in np.ndenumerate(counts):

@@ -3,17 +3,20 @@
 import os
 import re
 import subprocess
-from contextlib import closing
+from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import PATIENCE, arguments, command, events, posix, read_all
 
-from fastnn.commands.console import JsonLog
+from fastnn.commands.console import Log
 
 
 def test_log_replaces_nan_by_null(tmp_path: Path) -> None:
-    with closing(JsonLog(tmp_path / "log", rows=1)) as log:
+    data: Any = None
+    log = Log(Namespace(log_json=tmp_path / "log"), data)
+    with log.recording():
         log.write("epoch", loss=float("nan"), accuracy=0.5, name="é")
     assert events(tmp_path / "log") == [
         {"event": "epoch", "loss": None, "accuracy": 0.5, "name": "é"}

@@ -129,7 +129,6 @@ def test_result_is_printed_if_a_directory_is_deleted_during_training(
     option: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (place / "there").mkdir()
-    fit = train.fit
 
     class Delete(Callback):
         def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
@@ -138,10 +137,11 @@ def test_result_is_printed_if_a_directory_is_deleted_during_training(
                 if option == "--plots":  # it would be created again
                     (place / "there").write_text("")
 
-    def fit_and_delete(run: Any, callbacks: Any) -> Any:
-        return fit(run, (*callbacks, Delete()))
+    def fit_and_delete(self: Any, prepared: Any, callbacks: Any) -> Any:
+        return fit(self, prepared, callbacks=(*callbacks, Delete()))
 
-    monkeypatch.setattr(train, "fit", fit_and_delete)
+    fit = fastnn.Network._train
+    monkeypatch.setattr(fastnn.Network, "_train", fit_and_delete)
     assert train.main([*TRAIN[1:], "--log-json", "there/log", option, "there/new"]) == 1
     captured = capsys.readouterr()
     assert captured.err.startswith("fastnn.train: error: there/new: ")

@@ -8,18 +8,17 @@ import re
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from runs import WORK, runs_of
+from runs import runs_of
 
+from fastnn import load_dataset
 from fastnn.commands import report
-from fastnn.commands.options import UsageError
-from fastnn.commands.report_runs import Plan
-from fastnn.commands.report_text import BATCH_SIZES, OPTIMIZER_CONTEST, Contest, report_text
+from fastnn.commands.report_runs import BATCH_SIZES, OPTIMIZER_CONTEST, Contest, Plan, Run
+from fastnn.commands.report_text import report_text
 from fastnn.data.rows import Data
 
 ALL_DIVERGED = {plan.name: None for plan in (*BATCH_SIZES.plans, *OPTIMIZER_CONTEST.plans)}
@@ -39,7 +38,7 @@ def test_report_is_written_for_any_runs(tmp_path: Path, contest: Contest, diverg
     lost = {name: None for name in ALL_DIVERGED if diverged == "all" or diverged in name}
     out = tmp_path / "new" / "out"
     runs = runs_of(contest, lost)
-    report.write_report(out, contest, runs, report_text(contest, runs, {}, WORK))
+    report.write_report(out, contest, runs, report_text(contest, runs, {}))
     assert {path.name for path in out.iterdir()} == set(contest.files)
 
 
@@ -57,32 +56,32 @@ def small(tmp_path: Path) -> Path:
 def test_best_runs_are_repeated_with_other_seeds(
     small: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    setup = replace(setup_of(small), seed=2**64 - 1)
+    seed = 2**64 - 1
     plans = [Plan("batch GD", None, rate, 2) for rate in (1e-6, 0.1)]
-    runs = report.train_runs([*plans, Plan("mini-batch GD", 128, 0.1, 1)], setup)
-    batch, mini_batch = report.repeat_best(runs, setup)
+    runs = train([*plans, Plan("mini-batch GD", 128, 0.1, 1)], small, seed)
+    options = report.parse(["--engine", "numpy", "--seed", str(seed)])
+    batch, mini_batch = report.repeat_best(runs, load_dataset(str(small)), options)
     assert batch[0] is runs[1] and {run.plan for run in batch} == {plans[1]}
     assert mini_batch[0] is runs[2] and len(mini_batch) == len(batch) == 3
     assert len({run.history["loss"][0] for run in batch}) == 3
     assert "with seed 0:" in capsys.readouterr().out
 
 
-def setup_of(path: Path) -> report.Setup:
-    from fastnn import load_dataset
-
-    return report.Setup(load_dataset(str(path)), "numpy", None, 0)
+def train(plans: list[Plan], path: Path, seed: int = 0) -> list[Run]:
+    options = report.parse(["--engine", "numpy"])
+    return report.train_runs(plans, load_dataset(str(path)), options, seed)
 
 
 def test_runs_start_from_the_same_weights(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    setup = setup_of(small)
     full = [Plan("batch GD", size, 0.1, 2) for size in (None, 1_000, 5_000)]
-    runs = report.train_runs([*full, Plan("mini-batch GD", 128, 0.1, 1)], setup)
+    runs = train([*full, Plan("mini-batch GD", 128, 0.1, 1)], small)
     losses = [run.history["loss"] for run in runs]
     for other in losses[1:3]:  # a BLAS library may change the order of its sums
         assert other == pytest.approx(losses[0], rel=1e-6)
     assert [run.batch_size for run in runs] == [1_000, 1_000, 1_000, 128]
-    x, y = setup.data.x_train, setup.data.y_train
-    expected, _ = setup.network().use_engine("numpy").loss_and_grad(Data(x, y))
+    data = load_dataset(str(small))
+    engine = report.new_network(data, seed=0).use_engine("numpy")
+    expected, _ = engine.loss_and_grad(Data(data.x_train, data.y_train))
     assert losses[0][0] == pytest.approx(expected, rel=1e-6)
     assert [len(run.history["val_accuracy"]) for run in runs] == [2, 2, 2, 1]
     assert len(capsys.readouterr().out.splitlines()) == 4
@@ -97,18 +96,17 @@ def test_no_report_is_written_if_every_run_diverges(
     np.savez(tmp_path / "large.npz", x_train=x, y_train=y, x_test=x, y_test=y)
     argv = ["--quick", "--engine", "numpy", "--dataset", str(tmp_path / "large.npz")]
     assert report.main([*argv, "--out", str(tmp_path / "out")]) == 3
-    assert capsys.readouterr().err.startswith("fastnn.report: error: every run diverged in its")
+    assert capsys.readouterr().err.startswith("fastnn.report: error: every run diverged: ")
     assert not (tmp_path / "out").exists()
 
 
-def test_diverged_run_keeps_its_epochs_and_the_next_run_starts(
+def test_next_run_starts_after_a_diverged_one(
     small: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wild, tame = Plan("wild", None, 1e20, 5), Plan("tame", None, 0.1, 2)
-    runs = report.train_runs([wild, tame], setup_of(small))
-    assert runs[0].diverged_in is not None and runs[0].epochs == runs[0].diverged_in - 1
-    assert np.isfinite(runs[0].history.get("val_loss", [])).all()
-    assert runs[1].epochs == 2 and runs[1].diverged_in is None
+    runs = train([wild, tame], small)
+    assert runs[0].history == {} and runs[0].diverged_in is not None
+    assert len(runs[1].seconds) == 2 and runs[1].diverged_in is None
     assert "diverged in epoch" in capsys.readouterr().out.splitlines()[0]
 
 
@@ -206,7 +204,7 @@ def test_command_writes_its_files_and_prints_plain_lines(
     out = small.parent / "reports" / "new"
     assert {path.name for path in out.iterdir()} == set(contest.files)
     text = (out / contest.page).read_text(encoding="utf-8")
-    assert "(quick run)" in text.splitlines()[0]
+    assert "(quick run, too short for conclusions)" in text.splitlines()[0]
     assert "small, 1,000 training, 200 test rows" in text
     assert "4-128-64-3, 9,091 parameters" in text
     for name in contest.files[1:]:
@@ -234,15 +232,16 @@ def test_ctrl_c_names_the_run_and_writes_nothing(small: Path) -> None:
     assert not (small.parent / "new").exists()
 
 
-def test_too_many_threads_are_a_usage_error(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_threads_are_a_usage_error(
+    small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def use_engine(self: object, name: str, *, threads: int | None) -> None:
         raise ValueError(f"threads must be at most 2, got {threads}")
 
     monkeypatch.setattr("fastnn.network.Network.use_engine", use_engine)
-    options = report.parse(["--engine", "numpy", "--threads", "99"])
-    setup = report.Setup(setup_of(small).data, "numpy", options.threads, 0)
-    with pytest.raises(UsageError, match="argument --threads: threads must be at most 2"):
-        report.prepare(setup)
+    argv = ["--engine", "numpy", "--threads", "99", "--dataset", str(small)]
+    assert report.main(argv) == 2
+    assert "argument --threads: threads must be at most 2" in one_line(capsys)
 
 
 @pytest.mark.process

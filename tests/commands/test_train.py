@@ -277,7 +277,6 @@ def test_show_opens_the_curves_at_the_end(
     plots: bool,
     has_window: bool,
     folder: Path,
-    figures: list[Figure],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -288,13 +287,11 @@ def test_show_opens_the_curves_at_the_end(
         return has_window
 
     monkeypatch.setattr("fastnn.plots.window.show", show)
-    monkeypatch.setattr(train, "draw_predictions", lambda *_: [])
     assert train.main(arguments("--show", *(["--plots", "."] if plots else []))) == 0
     ((figure, output, files),) = shown
     assert [axes.get_xlabel() for axes in figure.axes] == ["epoch", "epoch"]
     assert output.splitlines()[-1].startswith("test accuracy")
-    assert sorted(files) == (["loss_accuracy.png"] if plots else [])
-    assert not plots or figure is figures[0]  # drawn once
+    assert sorted(files) == (["confusion_matrix.png", "loss_accuracy.png"] if plots else [])
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == (not has_window)
     assert has_window or err.startswith("fastnn.train: warning: --show needs a notebook or a ")

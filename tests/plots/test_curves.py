@@ -201,7 +201,8 @@ history = {history_of(2)!r}
 plots.loss_accuracy(history, {str(tmp_path / "a.png")!r}, title="A run")
 plots.comparison({{"run": history}}, {str(tmp_path / "b.png")!r})
 w = np.eye(4)
-image_plots.confusion_matrix([0, 1], [0, 1], {str(tmp_path / "c.png")!r}, title="A run")
+path = {str(tmp_path / "c.png")!r}
+image_plots.confusion_matrix([0, 1], [0, 1], path, title="A run", classes=2)
 image_plots.first_layer_weights(w, {str(tmp_path / "d.png")!r}, shape=(2, 2), title="A run")
 image_plots.most_wrong(w, [3] * 4, w, {str(tmp_path / "e.png")!r}, shape=(2, 2), title="A run")
 assert "matplotlib" in sys.modules

@@ -54,7 +54,7 @@ def test_confusion_matrix_has_counts_and_colours_of_shares(
     tmp_path: Path, figures: list[Figure]
 ) -> None:
     labels, predicted = np.repeat([0, 0, 1], [30, 10, 1200]), np.repeat([0, 2, 1], [30, 10, 1200])
-    confusion_matrix(labels, predicted, tmp_path / "a.png", title="A run")
+    confusion_matrix(labels, predicted, tmp_path / "a.png", title="A run", classes=3)
     axes = figures[0].axes[0]
     assert texts(axes) == ["30", "0", "10", "0", "1,200", "0", "0", "0", "0"]
     assert shown(axes).tolist() == [[0.75, 0, 0.25], [0, 1, 0], [0, 0, 0]]
@@ -72,7 +72,7 @@ def test_confusion_matrix_is_readable_for_any_number_of_classes(
 ) -> None:
     labels = np.append(rng.integers(0, classes, 3000), classes - 1)
     predicted = np.where(rng.random(3001) < 0.8, labels, rng.integers(0, classes, 3001))
-    confusion_matrix(labels, predicted, tmp_path / "a.png", title="A run")
+    confusion_matrix(labels, predicted, tmp_path / "a.png", title="A run", classes=classes)
     axes = figures[0].axes[0]
     image = axes.get_images()[0]
     assert shown(axes).shape == (classes, classes)
@@ -93,12 +93,12 @@ def test_classes_need_not_all_occur(tmp_path: Path, figures: list[Figure]) -> No
 @pytest.mark.parametrize(
     ("labels", "predicted", "classes", "message"),
     [
-        ([], [], None, "labels has no rows"),
-        ([0, 1], [0], None, "predicted has 1 labels for 2 rows"),
-        ([0, -1], [0, 1], None, "found -1 in row 1"),
-        ([0, 1], [0, 0.5], None, "predicted must hold whole numbers"),
+        ([], [], 2, "labels has no rows"),
+        ([0, 1], [0], 2, "predicted has 1 labels for 2 rows"),
+        ([0, -1], [0, 1], 2, "found -1 in row 1"),
+        ([0, 1], [0, 0.5], 2, "predicted must hold whole numbers"),
         ([0, 2], [0, 1], 2, "labels must hold whole numbers from 0 to 1, found 2"),
-        ([0, 1000], [0, 0], None, "from 0 to 999"),
+        ([0, 1000], [0, 0], 1000, "from 0 to 999"),
         ([0, 1], [0, 0], 1001, "classes must be at most 1,000"),
     ],
 )

@@ -2,18 +2,14 @@
 
 from typing import Any
 
-from fastnn.commands.report_runs import Plan, Run
-from fastnn.commands.report_text import BATCH_SIZES, Contest, Work
-
-WORK = Work(flops_per_sample=1_000, peak=2.0)  # 500 ns per row at the peak
+from fastnn.commands.report_runs import BATCH_SIZES, Contest, Plan, Run
 
 
 def run(name: str, accuracies: list[float], *, batch_size: int = 1_000, **settings: Any) -> Run:
     """Return a run on 1,000 rows with these test accuracies, by default with 1 s per epoch."""
     seconds = settings.pop("seconds", 1.0)
-    rate, optimizer = settings.pop("learning_rate", 0.1), settings.pop("optimizer", "sgd")
-    method = settings.pop("method", name)
-    plan = Plan(method, batch_size, rate, len(accuracies), optimizer)
+    rate, optimizer = settings.pop("learning_rate", None), settings.pop("optimizer", "sgd")
+    plan = Plan(name, batch_size, rate, len(accuracies), optimizer)
     history = {
         "loss": settings.pop("loss", [1 / (i + 1) for i in range(len(accuracies))]),
         "accuracy": [0.5] * len(accuracies),
@@ -21,7 +17,7 @@ def run(name: str, accuracies: list[float], *, batch_size: int = 1_000, **settin
         "val_loss": [0.7] * len(accuracies),
         "val_accuracy": accuracies,
     }
-    return Run(name, plan, 1_000, history if accuracies else {}, **settings)
+    return Run(plan, 1_000, history if accuracies else {}, **settings)
 
 
 SLOW = run("slow", [0.5, 0.7, 0.85, 0.91])
@@ -37,7 +33,7 @@ def runs_of(contest: Contest, outcomes: dict[str, Any]) -> list[Run]:
     for plan in contest.plans:
         loss = outcomes.get(plan.name, 0.5)
         history = run("", [0.5] if loss else [], loss=[loss]).history
-        runs.append(Run(plan.name, plan, 1_000, history, None if loss else 1))
+        runs.append(Run(plan, 1_000, history, None if loss else 1))
     return runs
 
 
