@@ -185,8 +185,8 @@ def _feature_columns(x: Features, input_scale: float) -> _Columns:
     entries = np.bincount(x.columns, minlength=x.width)
     mean = np.bincount(x.columns, values, x.width) / rows
     distances = values - mean[x.columns]
-    squares = np.bincount(x.columns, np.square(distances), x.width)
-    squares += (rows - entries) * np.square(mean)
+    squares = np.bincount(x.columns, np.square(distances), x.width)  # integers if there are none
+    squares = squares + (rows - entries) * np.square(mean)
     deviation = np.where(entries < rows, np.abs(mean), 0)
     np.maximum.at(deviation, x.columns, np.abs(distances))
     return _Columns(mean, np.sqrt(squares / rows), deviation)
