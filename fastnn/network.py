@@ -262,8 +262,7 @@ class Network:
         with self._training:
             fit = Fit(self, prepared, **options)
             self._position.check_counts(fit.plan.epochs, fit.rows)
-            checkpoints = has_checkpoint(fit.callbacks)
-            check_fit(self.layers, fit.rows, fit.plan, checkpoints=checkpoints)
+            check_fit(self.layers, fit.rows, fit.plan, checkpoints=has_checkpoint(fit.callbacks))
             train(fit)
             if not prepared.warned:
                 warn_of_scale(fit)

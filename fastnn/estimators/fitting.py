@@ -239,26 +239,23 @@ class Tasks(Callback):
     def __init__(self, estimator: Any, X: Any, y: Any, sample_weight: Any) -> None:
         self._estimator = estimator
         metadata = None if sample_weight is None else {"sample_weight": sample_weight}
-        self._arguments = {"estimator": estimator, "X": X, "y": y, "metadata": metadata}
+        self._data = {"estimator": estimator, "X": X, "y": y, "metadata": metadata}
         self._fit = estimator._init_callback_context(max_subtasks=estimator.max_iter)
-        self._fit.call_on_fit_task_begin(**self._arguments)
+        self._fit.call_on_fit_task_begin(**self._data)
 
     def on_epoch_begin(self, epoch: int) -> None:
         """Begin the task of an epoch."""
         self._epoch: Any = self._fit.subcontext(task_name="epoch")
-        self._epoch.call_on_fit_task_begin(
-            **self._arguments, reconstruction_attributes=self._snapshot
-        )
+        self._epoch.call_on_fit_task_begin(**self._data, reconstruction_attributes=self._snapshot)
 
     def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> bool:
         """End the task; return whether a callback of scikit-learn asks to stop."""
-        return self._epoch.call_on_fit_task_end(
-            **self._arguments, reconstruction_attributes=self._snapshot
-        )
+        end = self._epoch.call_on_fit_task_end
+        return end(**self._data, reconstruction_attributes=self._snapshot)
 
     def end(self) -> None:
         """End the task of the fit."""
-        self._fit.call_on_fit_task_end(**self._arguments, reconstruction_attributes=dict)
+        self._fit.call_on_fit_task_end(**self._data, reconstruction_attributes=dict)
 
     def _snapshot(self) -> dict[str, Any]:
         """Return the attributes that a copy of the estimator needs for its present predictions."""

@@ -104,7 +104,7 @@ class Callback:
         """Run after the last epoch."""
 
     def on_fit_break(self) -> None:
-        """Run if an exception ends the fit; ``self.fit.error`` is the exception."""
+        """Run if an exception ends the fit, also one in `on_fit_end`: ``self.fit.error``."""
 
     def state(self) -> State:
         """Return the state of the callback for a snapshot: lists of numbers by name."""
@@ -320,7 +320,7 @@ class Fit:
 
     def _call_epoch_end(self, number: int, metrics: dict[str, float], deferring: bool) -> None:
         for callback in self.callbacks:
-            if callback.defers_interrupts == deferring:
+            if bool(callback.defers_interrupts) == deferring:
                 answer = callback.on_epoch_end(number, metrics)
                 if isinstance(answer, bool | np.bool_) and answer:
                     self.stop()
@@ -335,9 +335,10 @@ class Fit:
         self.position = self.position._replace(updates=0)
 
     def restore_best(self) -> None:
-        """Set the weights of the best epoch, if early stopping keeps them."""
+        """Set the weights of the best epoch, if early stopping keeps them, and only once."""
         if self._best is not None:
             self.engine.set_parameters(self._best)
+            self._best = None  # `on_fit_end` may set other weights
 
     @property
     def classifies(self) -> bool:

@@ -140,9 +140,11 @@ def _flat(parameters: Parameters) -> np.ndarray:
 
 def _shaped(flat: np.ndarray, like: Parameters) -> Parameters:
     """Return a vector's float32 weights and biases; numbers above float32's range become inf."""
+    parameters, start = [], 0
     with np.errstate(over="ignore"):
         flat = flat.astype(np.float32)
-    arrays = [array for pair in like for array in pair]
-    parts = np.split(flat, np.cumsum([array.size for array in arrays])[:-1])
-    parts = [part.reshape(array.shape) for part, array in zip(parts, arrays, strict=True)]
-    return list(zip(parts[::2], parts[1::2], strict=True))
+    for w, b in like:  # np.split takes 8 % of a small fit
+        middle, stop = start + w.size, start + w.size + b.size
+        parameters.append((flat[start:middle].reshape(w.shape), flat[middle:stop]))
+        start = stop
+    return parameters

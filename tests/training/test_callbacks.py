@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from parameters import assert_same_parameters
 from sklearn.base import clone
 
 from fastnn import (
@@ -582,6 +583,31 @@ def test_weights_and_snapshots_are_copies(engine, data):
         return history["loss"], network.weights_sha256()
 
     assert run([Overwrite()]) == run([])
+
+
+def test_fit_keeps_the_weights_that_on_fit_end_sets(engine, data):
+    class SetWeights(Callback):
+        def on_fit_end(self, history):
+            assert_same_parameters(self.fit.weights(), best[-1])
+            self.fit.network.parameters = [(w * 0 + 7, b * 0) for w, b in self.fit.weights()]
+
+        def on_epoch_end(self, epoch, metrics):
+            best.append(self.fit.snapshot().best)
+
+    network, best = Network([4, 3]), []
+    network.fit(
+        *data, epochs=9, learning_rate=3.0, engine=engine, callbacks=[SetWeights()],
+        validation_data=data, early_stopping=EarlyStopping(patience=3),
+    )  # fmt: skip
+    assert (network.parameters[0][0] == 7).all()
+
+
+@pytest.mark.parametrize("defers", [None, 0, "yes"])
+def test_on_epoch_end_runs_whatever_defers_interrupts_is(data, defers):
+    recorder = RecordCalls()
+    recorder.defers_interrupts = defers
+    Network([4, 3]).fit(*data, epochs=1, engine="numpy", callbacks=[recorder])
+    assert ("end", 1) in recorder.calls
 
 
 def test_lbfgs_reports_a_stop_iteration_of_a_callback(data):
