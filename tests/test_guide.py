@@ -71,7 +71,7 @@ def test_a_snippet_runs_and_prints(name, code, images, monkeypatch, capsys):
 def write_input_files() -> None:
     """Write the files that the commands read."""
     digits = np.random.default_rng(0).integers(0, 256, (3, 8, 8), dtype=np.uint8)
-    fastnn.Network([64, 10], input_scale=1 / 255).save("digits.safetensors")
+    fastnn.Network([64, 10], input_scale=1 / 255).save("mnist.safetensors")
     Image.fromarray(digits[0]).save("digit.png")
     with gzip.open("t10k-images-idx3-ubyte.gz", "wb") as file:
         file.write(struct.pack(">4B3I", 0, 0, 8, 3, *digits.shape) + digits.tobytes())
