@@ -1,1 +1,1 @@
-"""The command lines: fastnn.train, fastnn.predict, fastnn.report, fastnn.warm."""
+"""The commands: fastnn.train, fastnn.predict, fastnn.report, fastnn.warm."""

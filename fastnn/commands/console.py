@@ -49,7 +49,7 @@ class Display(Callback):
             self.print(line, style)
 
     def print(self, line: str, style: str | None) -> None:
-        """Print a line, also with --quiet; the style is for terminals only."""
+        """Print a line, even with --quiet; the style is for terminals only."""
         print_line(line)
 
     def on_fit_begin(self, epochs: int, rows: int) -> None:
@@ -173,7 +173,7 @@ class Log(Callback):
         self.write("resumed", epoch=epoch, step=step_at(rows, self.fit))
 
     def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Log the figures of an epoch; those of rows that are not evaluated are null."""
+        """Log the metrics of an epoch; those of rows that are not evaluated are null."""
         known = evaluated(self._options)
         check_loss(metrics["val_loss"], known, self._options, self.fit)
         fields: dict[str, float | None] = {name: metrics[name] for name in ("loss", "accuracy")}
@@ -204,11 +204,12 @@ class Log(Callback):
                 step = step_at(fit.position.progress.position, fit)
                 self.write("stopped", reason=why, epoch=epoch, step=step)
                 if accuracies := fit.history.get("val_accuracy"):
-                    last = f"{evaluated(options)} accuracy after {len(accuracies)}"
+                    last = f"{evaluated(options)} accuracy after epoch {len(accuracies)}"
                     measured = f"; {last}: {accuracies[-1]:.2%}"
             directory = options.resume or options.checkpoint
             if directory is not None and any(directory.glob("checkpoint-*.safetensors")):
                 hint = f"; to continue, run the same command with --resume {directory}"
+                hint += "" if options.resume else " in place of --checkpoint"
             place = f"in epoch {epoch} of {options.epochs}"
             raise KeyboardInterrupt(f"{why} {place}{measured}{hint}") from None
         finally:

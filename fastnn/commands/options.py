@@ -58,18 +58,18 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     """Add --dataset and --data-dir, the arguments of `fastnn.load_dataset`, and --seed."""
     names = (
         "mnist, fashion-mnist, digits, or a path that ends in .npz; auto is mnist, or digits if "
-        "MNIST is neither on this machine nor can be downloaded (default: auto)"
+        "MNIST is not on this machine and cannot be downloaded (default: auto)"
     )
     parser.add_argument("--dataset", metavar="NAME", type=dataset, default="auto", help=names)
-    folder = "use the files of MNIST or Fashion-MNIST in this directory; download nothing"
-    parser.add_argument("--data-dir", metavar="DIR", type=Path, help=folder)
+    directory = "use the files of MNIST or Fashion-MNIST in this directory; download nothing"
+    parser.add_argument("--data-dir", metavar="DIR", type=Path, help=directory)
     random = "determines the initial weights and all other random numbers (default: 0)"
     parser.add_argument("--seed", metavar="N", type=seed, default=0, help=random)
 
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
     """Add --engine and --threads, arguments of `fastnn.Network.fit`."""
-    engine = "numba is fast; numpy is the reference implementation (default: numba)"
+    engine = "numba is compiled and fast; numpy is the reference implementation (default: numba)"
     parser.add_argument("--engine", choices=ENGINES, default="numba", help=engine)
     threads = "threads of the numba engine (default: all CPUs that this process may use)"
     parser.add_argument("--threads", metavar="N", type=positive_int, help=threads)

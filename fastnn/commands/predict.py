@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 PROGRAM = "fastnn.predict"
 EXAMPLES = """\
-  python -m fastnn.predict digits.safetensors digit.png
-  python -m fastnn.predict digits.safetensors t10k-images-idx3-ubyte.gz --output t10k.csv
+  python -m fastnn.predict mnist.safetensors digit.png
+  python -m fastnn.predict mnist.safetensors t10k-images-idx3-ubyte.gz --output t10k.csv
   python -m fastnn.predict iris.safetensors flowers.csv --format jsonl
   grep -v '^#' flowers.csv | python -m fastnn.predict iris.safetensors -
 
-INPUT is a file of features, one sample per row, scaled as in training:
+INPUT is a file of features, one sample per row, in the units of the training data:
   CSV      with or without a header, plain or gzip; - is standard input
   .npy     (rows, columns) or images; may be larger than memory
   .npz     its array x or x_test, or its only array with 2 or more dimensions
   IDX      the format of MNIST, plain or gzip
-or, for models of digits, one picture:
+or, for models of digits, an image of one digit:
   PNG      dark on light or light on dark; cropped, scaled and centred like
            MNIST's digits, or reduced to 8x8 pixels like scikit-learn's"""
 
@@ -50,7 +50,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     model = "a file written by fastnn.train --save or by the save method of a model"
     parser.add_argument("model", metavar="MODEL", type=Path, help=model)
     parser.add_argument("input", metavar="INPUT", help="a file of features, see below")
-    output = "write this file, completely or not at all (default: standard output)"
+    output = "write to this file, completely or not at all (default: standard output)"
     parser.add_argument("--output", metavar="FILE", type=Path, help=output)
     form = "csv, or jsonl for one JSON object per line (default: csv)"
     parser.add_argument("--format", choices=FORMATS, default="csv", help=form)
@@ -105,7 +105,7 @@ def warn_of_scaled(blocks: "Iterator[np.ndarray]", input_scale: float) -> "Itera
             if 0 <= block.min() and block.max() <= 1:
                 session.warn(
                     PROGRAM,
-                    "the features are from 0 to 1, but the model expects values up to "
+                    "all features are between 0 and 1, but the model expects values up to "
                     f"{1 / input_scale:g} and scales them itself",
                 )
         yield block

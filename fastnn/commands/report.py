@@ -50,14 +50,14 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line, or raise a UsageError."""
     purpose = (
         "Compare batch gradient descent with mini-batch gradient descent, or the\n"
-        "optimizers, on this machine. Writes a Markdown page with a table and plots."
+        "optimizers, on this machine, and write a Markdown page with a table and plots."
     )
     parser = Parser(PROGRAM, purpose, EXAMPLES)
     add = parser.add_argument
     optimizers = "compare the optimizers, each at the best of several learning rates"
     add("--optimizers", action="store_true", help=optimizers)
-    folder = "directory to write, created if necessary (default: report)"
-    add("--out", metavar="DIR", type=Path, default=Path("report"), help=folder)
+    directory = "write to this directory, created if necessary (default: report)"
+    add("--out", metavar="DIR", type=Path, default=Path("report"), help=directory)
     quick = "train for a few epochs only, to test that the command works"
     add("--quick", action="store_true", help=quick)
     add_engine_options(parser)

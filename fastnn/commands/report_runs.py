@@ -164,7 +164,7 @@ BATCH_SIZES = Contest(
     first_too=True,
     notes=(
         "An update subtracts the learning rate times the gradient of the batch's mean loss.",
-        "The training figures of batch GD are those of the weights before the epoch's only update.",
+        "The training metrics of batch GD are those of the weights before the epoch's only update.",
     ),
 )
 
@@ -188,7 +188,7 @@ OPTIMIZER_CONTEST = Contest(
         f"{_ADAM.beta2:g} and ε {_ADAM.eps:g}; AdamW has a weight decay of "
         f"{_ADAMW.weight_decay:g}. Learning rates are constant.",
         "An epoch of L-BFGS is one iteration, which computes the gradient over all rows at least "
-        "once, more often if its line search needs it. Its training figures are those of the "
+        "once, more often if its line search needs it. Its training metrics are those of the "
         "weights after the epoch.",
     ),
 )

@@ -11,7 +11,7 @@ ACCURACY_MARKS = (0.90, 0.95, 0.97)
 
 
 def comparison_table(runs: Sequence[Run]) -> str:
-    """Return the figures of the runs as a Markdown table with a column for each run."""
+    """Return the metrics of the runs as a Markdown table with a column for each run."""
     columns = [_figures(run) for run in runs]
     names = dict.fromkeys(name for column in columns for name in column)
     rows = [[name, *(column.get(name, "none") for column in columns)] for name in names]
@@ -36,7 +36,7 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _figures(run: Run) -> dict[str, str]:
-    """Return the figures of a run by the names of the table's rows."""
+    """Return the metrics of a run by the names of the table's rows."""
     figures = {
         "batch size (rows)": f"{run.batch_size:,}",
         "learning rate": run.plan.rate,
@@ -134,14 +134,14 @@ def report_text(
 def _measurement(contest: Contest) -> str:
     notes = (
         "All runs start from the same weights and see the rows in the same order.",
-        "Figures are of one run with one seed, so small differences can be noise. The page names "
+        "Each result is from one run with one seed, so small differences can be noise. The page names "
         "a fastest method only if its slowest run with several seeds is faster than all others.",
         "Seconds are training time: shuffling and all updates, without compilation and "
         "evaluation. The runs follow one another in one process.",
-        "Test figures are measured after each epoch. An accuracy counts as reached after the "
+        "Test metrics are computed after each epoch. An accuracy counts as reached after the "
         "first epoch whose test accuracy is at least that, even if a later one is lower. Learning "
         "rates are compared by training loss only.",
-        "Training figures are means over the batches of an epoch, measured before each update.",
+        "Training metrics are means over the batches of an epoch, computed before each update.",
         *contest.notes,
     )
     return "\n".join(f"- {note}" for note in notes)

@@ -1,4 +1,4 @@
-"""Steps that several command lines share: check paths, import, load data, prepare the engine."""
+"""Steps that several commands share: check paths, import, load data, prepare the engine."""
 
 import argparse
 import os

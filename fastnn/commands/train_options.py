@@ -34,8 +34,8 @@ EXAMPLES = """\
   python -m fastnn.train --dataset my.npz --log-json run.jsonl --quiet
 
 An .npz file holds x_train, y_train, x_test and y_test: features (rows, columns)
-and class numbers from 0. The same seed gives the same network, on any number of
-threads."""
+and class labels numbered from 0. The same seed gives a bit-identical network, on
+any number of threads."""
 
 VALIDATION_FRACTION = 0.1  # the default with early stopping
 _STOPPING = EarlyStopping()
@@ -111,7 +111,7 @@ def _add_training(add: _Add) -> None:
     ]
     rate = f"step size; lbfgs finds its own (default: {', '.join(rates)})"
     add("--learning-rate", metavar="F", type=number("learning_rate"), help=rate)
-    momentum = "momentum of momentum and nesterov, below 1 (default: 0.9)"
+    momentum = "coefficient of the optimizers momentum and nesterov, less than 1 (default: 0.9)"
     add("--momentum", metavar="F", type=number("momentum"), help=momentum)
     decay = (
         "each update first multiplies the weights by 1 - learning rate * F "
@@ -120,7 +120,7 @@ def _add_training(add: _Add) -> None:
     add("--weight-decay", metavar="F", type=number("weight_decay"), help=decay)
     l2 = "add F / 2 * the sum of the squared weights to the loss (default: 0)"
     add("--l2", metavar="F", type=number("l2"), default=0.0, help=l2)
-    clip = "scale gradients down to this norm; 0 to keep them as they are (default: 0)"
+    clip = "scale gradients with a larger norm down to F; 0 for no limit (default: 0)"
     add("--clip-norm", metavar="F", type=number("clip_norm"), default=0.0, help=clip)
     names = f"learning-rate schedule: {', '.join(SCHEDULES)} (default: constant)"
     add("--schedule", metavar="NAME", choices=SCHEDULES, default="constant", help=names)
@@ -142,28 +142,29 @@ def _add_validation(add: _Add) -> None:
     add("--monitor", metavar="NAME", choices=("val_loss", "val_accuracy"), help=monitor)
     patience = f"epochs without improvement to tolerate (default: {_STOPPING.patience})"
     add("--patience", metavar="N", type=integer(0), help=patience)
-    delta = f"smallest change that is an improvement (default: {_STOPPING.min_delta})"
+    delta = f"smallest change that counts as an improvement (default: {_STOPPING.min_delta})"
     add("--min-delta", metavar="F", type=number("min_delta"), help=delta)
 
 
 def _add_output(group: Any) -> None:
     add = group.add_argument
-    add("--log-json", metavar="FILE", type=Path, help="write one JSON object per epoch")
+    log = "write a log of JSON lines: one per epoch, and start and result events"
+    add("--log-json", metavar="FILE", type=Path, help=log)
     plots = (
-        "write PNG files: curves of loss and accuracy, the confusion matrix and, for images, "
-        "the first layer's weights and the most confident mistakes"
+        "write plots to this directory as PNG files: curves of loss and accuracy, the confusion "
+        "matrix and, for images, the first layer's weights and the most confident mistakes"
     )
     add("--plots", metavar="DIR", type=Path, help=plots)
-    show = "show the curves of loss and accuracy in a window, or in the notebook"
+    show = "show the curves of loss and accuracy in a window; in a notebook, use %%run -m fastnn.train --show"
     add("--show", action="store_true", help=show)
-    save = "write the trained network; fastnn.load reads it"
+    save = "write the trained network to this file, which fastnn.load reads"
     add("--save", metavar="FILE", type=Path, help=save)
     add = group.add_mutually_exclusive_group().add_argument
-    checkpoint = "write checkpoints here and keep the last two"
+    checkpoint = "write checkpoints to this directory and keep the last two"
     add("--checkpoint", metavar="DIR", type=Path, help=checkpoint)
     resume = (
-        "continue from the last checkpoint in this directory, to the same bits as without the "
-        "interruption; repeat the other options of the first run"
+        "continue from the last checkpoint in this directory; the result is bit-identical to that "
+        "of an uninterrupted run; use it in place of --checkpoint, with the same other options"
     )
     add("--resume", metavar="DIR", type=Path, help=resume)
     add = group.add_argument
@@ -237,7 +238,7 @@ def _check_paths(parser: Parser, options: argparse.Namespace) -> None:
             continue
         other = given.setdefault(os.path.realpath(path), name)
         if name in ("log_json", "save") and other != name:
-            parser.error(f"argument {_option(name)}: is the same as {_option(other)}")
+            parser.error(f"argument {_option(name)}: names the same file as {_option(other)}")
 
 
 def _set_defaults(options: argparse.Namespace) -> None:

@@ -46,18 +46,18 @@ def train_run(options: argparse.Namespace, start: float) -> None:
             fit = network._train(prepared, callbacks=callbacks)
         snapshot = checkpoint and checkpoint.snapshot
         if snapshot and snapshot.epochs == len(fit.history["loss"]):
-            display.say(f"the run in {options.resume} was complete: nothing left to train")
+            display.say(f"the run in {options.resume} is already complete: nothing left to train")
         result = measure(options, data, fit)
         result["total_seconds"] = time.perf_counter() - start
         log.write("result", **result)
     try:
-        finish(options, data, fit, display, result)
+        curves = finish(options, data, fit, display, result)
         log.path.stat()  # raises an error if the log was removed
     finally:  # print the result even if a file cannot be written
         display.print(result_text(result), "bold")
         session.print_note(PROGRAM, data, short=not options.quiet)
     if options.show:
-        show(draw_curves(options, data, fit))
+        show(curves or draw_curves(options, data, fit))
 
 
 def checkpoints(options: argparse.Namespace) -> Checkpoint | None:
@@ -100,7 +100,7 @@ def prepare_data(options: argparse.Namespace, data: Dataset, network: Network) -
 
 
 def measure(options: argparse.Namespace, data: Dataset, fit: Fit) -> dict[str, Any]:
-    """Return the figures of the finished fit; the test figures are of the final weights."""
+    """Return the results of the finished fit; the test metrics are of the final weights."""
     loss, accuracy = fit.network.evaluate(data.x_test, data.y_test)
     check_loss(loss, "test", options, fit)
     return {
@@ -116,8 +116,11 @@ def measure(options: argparse.Namespace, data: Dataset, fit: Fit) -> dict[str, A
 
 def finish(
     options: argparse.Namespace, data: Dataset, fit: Fit, display: Display, result: dict[str, Any]
-) -> None:
-    """Print when and why the fit ended; save and draw the network."""
+) -> Any:
+    """Print when and why the fit ended; save the network and draw the plots.
+
+    Return the figure of the curves, or None without --plots.
+    """
     if why := ending_text(fit):
         display.say(why)
     trained, total = (f"{result[f'{name}_seconds']:.2f} s" for name in ("train", "total"))
@@ -129,21 +132,23 @@ def finish(
     if options.save is not None:  # first, because drawing may fail
         fit.network.save(options.save)
         display.say(f"wrote {options.save}")
-    if options.plots is not None:
-        for path in draw(options, data, fit, result["test_accuracy"]):
-            display.say(f"wrote {path}")
-
-
-def draw(
-    options: argparse.Namespace, data: Dataset, fit: Fit, test_accuracy: float
-) -> Iterator[Path]:
-    """Draw the plots that the data allow; yield the path of each file that is written."""
-    from fastnn.plots import images as image_plots
-
+    if options.plots is None:
+        return None
     options.plots.mkdir(parents=True, exist_ok=True)
     path = options.plots / "loss_accuracy.png"
-    draw_curves(options, data, fit, path)
-    yield path
+    curves = draw_curves(options, data, fit, path)
+    display.say(f"wrote {path}")
+    for path in draw_predictions(options, data, fit, result["test_accuracy"]):
+        display.say(f"wrote {path}")
+    return curves
+
+
+def draw_predictions(
+    options: argparse.Namespace, data: Dataset, fit: Fit, test_accuracy: float
+) -> Iterator[Path]:
+    """Draw the plots of weights and predictions that the data allow; yield each file's path."""
+    from fastnn.plots import images as image_plots
+
     title = f"{data.name}, {session.widths_text(fit.network)}"
     probabilities = fit.network.predict_proba(data.x_test)
     if data.n_classes <= image_plots.MOST_CLASSES:

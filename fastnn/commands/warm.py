@@ -19,10 +19,11 @@ In a container image, as root, so that every user starts without compiling:
   ENV NUMBA_CACHE_DIR=/var/lib/fastnn"""
 DESCRIPTION = """\
 Compile the kernels of the numba engine and store them in a cache, so that later
-processes start without compiling. Compiled kernels are specific to a processor
-model; other models compile their own. To use one cache on several models, set
-NUMBA_CPU_NAME and NUMBA_CPU_FEATURES to what all of them support, both for this
-command and for the programs that use the cache."""
+processes start without compiling. Compiled kernels are specific to a type of
+processor; on a different type, fastnn compiles its own. To use one cache on
+several types, set NUMBA_CPU_NAME and NUMBA_CPU_FEATURES to a processor and to
+features that all of them support, both for this command and for the programs
+that use the cache."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,7 +40,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         nargs="?",
         type=Path,
         help="cache directory, created if necessary and readable by all users; programs use it if "
-        "NUMBA_CACHE_DIR names it (default: $NUMBA_CACHE_DIR, or this user's cache directory)",
+        "NUMBA_CACHE_DIR is set to it (default: $NUMBA_CACHE_DIR, or this user's cache directory)",
     )
     return parser.parse_args(argv)
 

@@ -13,8 +13,8 @@ from fastnn.data.sets.sources import SETS, load_idx_set
 from fastnn.errors import DataError
 
 _HOW_TO_GET_IT = (
-    "put its four files (train-images-idx3-ubyte.gz etc.) into a directory and name it with "
-    "--data-dir (data_dir in Python) or FASTNN_DATA"
+    "put its four files (train-images-idx3-ubyte.gz etc.) into a directory and give the directory "
+    "with --data-dir (data_dir in Python) or FASTNN_DATA"
 )
 
 
@@ -38,8 +38,8 @@ def load_dataset(
         - "digits", the 8x8 digits that scikit-learn contains;
         - a path that ends in .npz, an archive with ``x_train``, ``y_train``, ``x_test`` and
           ``y_test``;
-        - "auto", which is MNIST if it is found or can be downloaded within seconds, and otherwise
-          the digits, with a `Dataset.note`.
+        - "auto", which is MNIST if it is found or a mirror answers within 4 s, and otherwise the
+          digits, with a `Dataset.note`.
     data_dir : str or path-like, optional
         The directory that contains MNIST or Fashion-MNIST.
     progress : bool, default False
@@ -83,7 +83,7 @@ def load_dataset(
         try:
             return _load_images(name, directory, patient=True, progress=progress)
         except DownloadError as error:
-            raise DataError(f"{error}; {_HOW_TO_GET_IT}, or use --dataset digits") from error
+            raise DataError(f"{error}; {_HOW_TO_GET_IT}, or use --dataset digits (name='digits')") from error
     if Path(name).suffix == ".npz":
         return load_npz(name)
     allowed = ", ".join(("auto", *SETS, "digits"))
@@ -108,7 +108,7 @@ def _load_images(name: str, directory: Path | None, *, patient: bool, progress: 
 
 
 def _load_digits() -> Dataset:
-    """Load scikit-learn's digits; a fixed fifth of each digit is the test part."""
+    """Load scikit-learn's digits; a fixed, stratified 20 % are the test set."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 

@@ -190,8 +190,8 @@ def _missing_files(idx_set: IdxSet, directory: Path, found: dict[str, Path]) -> 
     missing = ", ".join(name for name in FILE_NAMES if name not in found)
     folders = ", ".join(f"{folder}/" for folder in idx_set.folders if folder)
     return (
-        f"{directory}: lacks {idx_set.title}'s {missing} (raw or .gz, with a dash or a dot before "
-        f"idx, here or in {folders})"
+        f"no {idx_set.title} in '{directory}': missing {missing} (raw or .gz, with a dash or a dot "
+        f"before idx, in this directory or in {folders})"
     )
 
 
@@ -202,10 +202,11 @@ def _read_verified(idx_set: IdxSet, found: dict[str, Path]) -> list[np.ndarray]:
         path = found[name]
         array, sha256 = read_idx_and_sha256(path)
         if sha256 != expected:
-            other = [f" but {each.title}'s" for each in SETS.values() if sha256 in each.sha256]
+            found_in = [each.title for each in SETS.values() if sha256 in each.sha256]
+            kind = f"is a file of {found_in[0]}, not of" if found_in else "is not a file of"
             raise DataError(
-                f"{path}: is not {idx_set.title}'s file{''.join(other)}: the SHA-256 of its "
-                f"uncompressed bytes should be {expected}, found {sha256}"
+                f"{path}: {kind} {idx_set.title}: expected SHA-256 {expected} of the uncompressed "
+                f"bytes, found {sha256}"
             )
         arrays.append(array)
     return arrays
