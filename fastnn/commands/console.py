@@ -142,7 +142,7 @@ class Log(Callback):
         self.path = options.log_json or Path(os.devnull)
         self._options, self._data = options, data
         self._file: Any = None
-        self._begun: Fit | None = None  # the fit, also after its end
+        self._begun: Fit | None = None  # the fit, even after its end
 
     def write(self, event: str, **fields: Any) -> None:
         """Append an event; the first one replaces the file's content.
@@ -208,8 +208,8 @@ class Log(Callback):
                     measured = f"; {last}: {accuracies[-1]:.2%}"
             directory = options.resume or options.checkpoint
             if directory is not None and any(directory.glob("checkpoint-*.safetensors")):
-                hint = f"; to continue, run the same command with --resume {directory}"
-                hint += "" if options.resume else " in place of --checkpoint"
+                change = f" with --resume {directory} in place of --checkpoint"
+                hint = f"; to continue, run the same command{change if options.checkpoint else ''}"
             place = f"in epoch {epoch} of {options.epochs}"
             raise KeyboardInterrupt(f"{why} {place}{measured}{hint}") from None
         finally:

@@ -1,4 +1,4 @@
-"""The command line ``python -m fastnn.predict``: predict the rows of a file with a saved model."""
+"""The command ``python -m fastnn.predict``: predict the rows of a file with a saved model."""
 
 import argparse
 import json

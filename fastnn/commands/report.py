@@ -1,4 +1,4 @@
-"""The command line ``python -m fastnn.report``: compare training methods on this machine.
+"""The command ``python -m fastnn.report``: compare training methods on this machine.
 
 It compares batch GD with mini-batch GD, or the optimizers, on the same network, initial weights
 and data, and writes a Markdown page with plots.
@@ -19,7 +19,7 @@ from fastnn.commands.report_runs import (
     Run,
     best,
     by_method,
-    picture_of,
+    plot_file,
 )
 from fastnn.commands.report_text import report_text
 from fastnn.commands.text import counted, number_text
@@ -187,7 +187,7 @@ def write_report(out: Path, contest: Contest, runs: Sequence[Run], text: str) ->
     out.mkdir(parents=True, exist_ok=True)
     for run in map(best, by_method(runs)):
         title = f"{run.plan.name}, {counted(run.batch_size, 'row')} per update"
-        loss_accuracy(run.history, out / picture_of(run.plan.method), title=title)
+        loss_accuracy(run.history, out / plot_file(run.plan.method), title=title)
     histories = {run.plan.name: run.history for run in contest.shown(runs)}
     comparison(histories, out / contest.comparison)
     page = text.encode(errors="backslashreplace")  # file names may contain undecodable bytes

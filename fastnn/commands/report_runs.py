@@ -124,7 +124,7 @@ class Contest:
     def files(self) -> list[str]:
         """Names of all files of the report."""
         methods = dict.fromkeys(plan.method for plan in self.plans)
-        return [self.page, self.comparison, *map(picture_of, methods)]
+        return [self.page, self.comparison, *map(plot_file, methods)]
 
     def shown(self, runs: Sequence[Run]) -> list[Run]:
         """Return the runs to show in the table and in the plot of all methods."""
@@ -138,12 +138,12 @@ class Contest:
         return replace(self, plans=tuple(plans))
 
 
-def picture_of(method: str) -> str:
+def plot_file(method: str) -> str:
     """Return the file name of the plot of a method's best run.
 
     Examples
     --------
-    >>> picture_of("mini-batch GD")
+    >>> plot_file("mini-batch GD")
     'mini_batch_gd.png'
     """
     return re.sub(r"\W", "_", method.lower()) + ".png"

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import median
 
-from fastnn.commands.report_runs import Contest, Run, best, by_method, picture_of
+from fastnn.commands.report_runs import Contest, Run, best, by_method, plot_file
 from fastnn.commands.text import loss_text, number_text
 
 ACCURACY_MARKS = (0.90, 0.95, 0.97)
@@ -12,7 +12,7 @@ ACCURACY_MARKS = (0.90, 0.95, 0.97)
 
 def comparison_table(runs: Sequence[Run]) -> str:
     """Return the metrics of the runs as a Markdown table with a column for each run."""
-    columns = [_figures(run) for run in runs]
+    columns = [_metrics(run) for run in runs]
     names = dict.fromkeys(name for column in columns for name in column)
     rows = [[name, *(column.get(name, "none") for column in columns)] for name in names]
     return _table([["", *(run.plan.name for run in runs)], ["---", *("---:" for _ in runs)], *rows])
@@ -35,25 +35,25 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _figures(run: Run) -> dict[str, str]:
+def _metrics(run: Run) -> dict[str, str]:
     """Return the metrics of a run by the names of the table's rows."""
-    figures = {
+    metrics = {
         "batch size (rows)": f"{run.batch_size:,}",
         "learning rate": run.plan.rate,
         "epochs": f"diverged in epoch {run.diverged_in}",
         "updates per epoch": f"{-(-run.rows // run.batch_size):,}",
     }
     if not run.history:
-        return figures
-    figures["epochs"] = f"{len(run.seconds):,}"
+        return metrics
+    metrics["epochs"] = f"{len(run.seconds):,}"
     reached = {f"{mark:.0%} test accuracy": run.epochs_to(mark) for mark in ACCURACY_MARKS}
     for name, epochs in reached.items():
-        figures[f"epochs to {name}"] = f"{epochs:,}" if epochs else "not reached"
+        metrics[f"epochs to {name}"] = f"{epochs:,}" if epochs else "not reached"
     for name, epochs in reached.items():
         seconds = number_text(run.seconds[epochs - 1]) if epochs else "not reached"
-        figures[f"seconds to {name}"] = seconds
+        metrics[f"seconds to {name}"] = seconds
     final = {name: curve[-1] for name, curve in run.history.items()}
-    return figures | {
+    return metrics | {
         "final training loss": loss_text(final["loss"]),
         "final test loss": loss_text(final["val_loss"]),
         "final training accuracy": f"{final['accuracy']:.2%}",
@@ -125,8 +125,8 @@ def report_text(
         learning_rate_table(runs),
     ]
     for run in map(best, by_method(runs)):
-        picture = f"![Loss and accuracy of {run.plan.name}]({picture_of(run.plan.method)})"
-        parts += [f"## {run.plan.name[0].upper()}{run.plan.name[1:]}", picture]
+        plot = f"![Loss and accuracy of {run.plan.name}]({plot_file(run.plan.method)})"
+        parts += [f"## {run.plan.name[0].upper()}{run.plan.name[1:]}", plot]
     parts += ["## How it was measured", _measurement(contest)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -134,8 +134,9 @@ def report_text(
 def _measurement(contest: Contest) -> str:
     notes = (
         "All runs start from the same weights and see the rows in the same order.",
-        "Each result is from one run with one seed, so small differences can be noise. The page names "
-        "a fastest method only if its slowest run with several seeds is faster than all others.",
+        "Each result is from one run with one seed, so small differences can be noise. The page "
+        "names a fastest method only if its slowest run with several seeds is faster than all "
+        "others.",
         "Seconds are training time: shuffling and all updates, without compilation and "
         "evaluation. The runs follow one another in one process.",
         "Test metrics are computed after each epoch. An accuracy counts as reached after the "

@@ -1,4 +1,4 @@
-"""The command line ``python -m fastnn.train``: train a network, print its progress, draw it."""
+"""The command ``python -m fastnn.train``: train a network, print its progress, draw it."""
 
 import argparse
 import time

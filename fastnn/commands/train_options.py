@@ -34,8 +34,8 @@ EXAMPLES = """\
   python -m fastnn.train --dataset my.npz --log-json run.jsonl --quiet
 
 An .npz file holds x_train, y_train, x_test and y_test: features (rows, columns)
-and class labels numbered from 0. The same seed gives a bit-identical network, on
-any number of threads."""
+and class labels numbered from 0. The same seed gives a bit-identical network,
+on any number of threads."""
 
 VALIDATION_FRACTION = 0.1  # the default with early stopping
 _STOPPING = EarlyStopping()
@@ -155,7 +155,10 @@ def _add_output(group: Any) -> None:
         "matrix and, for images, the first layer's weights and the most confident mistakes"
     )
     add("--plots", metavar="DIR", type=Path, help=plots)
-    show = "show the curves of loss and accuracy in a window; in a notebook, use %%run -m fastnn.train --show"
+    show = (
+        "show the curves of loss and accuracy in a window; in a notebook, use %%run -m fastnn.train "
+        "--show"
+    )
     add("--show", action="store_true", help=show)
     save = "write the trained network to this file, which fastnn.load reads"
     add("--save", metavar="FILE", type=Path, help=save)

@@ -1,4 +1,4 @@
-"""The command line ``python -m fastnn.warm``: compile the kernels in advance."""
+"""The command ``python -m fastnn.warm``: compile the kernels in advance."""
 
 import argparse
 import os

@@ -1,4 +1,4 @@
-"""Learning curves as PNG files; the style, figures and files of all plots.
+"""Learning curves as PNG files; the style and the files of all plots.
 
 Plots are matplotlib Figures without pyplot, so that they need no display. matplotlib is imported
 when a plot is drawn. The colours are those of Okabe and Ito, which colour-blind people can
@@ -63,7 +63,7 @@ _ACCURACY_TICKS = np.array([0, 0.2, 0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995
 def loss_accuracy(
     history: History, path: FilePath | None = None, *, title: str, validation: str = "test"
 ) -> "Figure":
-    """Draw loss and accuracy against epochs, for training and validation data.
+    """Draw loss and accuracy versus epochs, for training and validation data.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def loss_accuracy(
 
 
 def comparison(histories: Mapping[str, History], path: FilePath) -> None:
-    """Draw test accuracy and training loss of several runs against epochs and training time.
+    """Draw test accuracy and training loss of several runs versus epochs and training time.
 
     Parameters
     ----------
@@ -205,11 +205,11 @@ def new_figure(
 
 def to_png(figure: "Figure") -> bytes:
     """Return the content of a PNG file of a figure."""
-    picture = io.BytesIO()
+    content = io.BytesIO()
     with warnings.catch_warnings():  # letters that the font does not have are drawn as boxes
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
-        figure.savefig(picture, format="png", dpi=_FILE_DPI)
-    return picture.getvalue()
+        figure.savefig(content, format="png", dpi=_FILE_DPI)
+    return content.getvalue()
 
 
 def save(figure: "Figure", path: FilePath) -> None:

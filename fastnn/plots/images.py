@@ -126,11 +126,11 @@ def first_layer_weights(
     # A scale up to the largest weight would leave most of the others pale.
     scale = float(np.quantile(sizes, 0.995) or sizes.max() or 1)
     with styled():
-        inches = WIDTH_INCHES - 1.4  # beside the colour bar
+        inches = WIDTH_INCHES - 1.4  # next to the colour bar
         figure, tiles = _tiles(list(map(str, units)), shape, title, _UNIT_COLUMNS, inches)
         for unit, axes in zip(units, tiles, strict=True):
-            picture = w[:, unit].reshape(shape)
-            image = axes.imshow(picture, cmap="RdBu_r", vmin=-scale, vmax=scale)
+            pixels = w[:, unit].reshape(shape)
+            image = axes.imshow(pixels, cmap="RdBu_r", vmin=-scale, vmax=scale)
         figure.colorbar(image, ax=tiles, label="weight", aspect=40, extend="both")
         note = f"all {len(units)} units with their numbers"
         if len(units) < w.shape[1]:

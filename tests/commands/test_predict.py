@@ -86,7 +86,7 @@ def test_warns_of_features_that_seem_scaled(folder, capsysbinary):
     output = capsysbinary.readouterr().err
     assert (
         output.count(b"\n") == 1
-        and b"from 0 to 1, but the model expects values up to 255" in output
+        and b"between 0 and 1, but the model expects values up to 255" in output
     )
     for x in (255 * np.eye(4), np.eye(4, dtype=np.uint8)):
         np.save("x.npy", x)

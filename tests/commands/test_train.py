@@ -9,6 +9,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from fastnn import EarlyStopping, Network, engine
 from fastnn.commands import train
 from fastnn.data import sets as datasets
 from fastnn.model.optimizers import OPTIMIZERS
+from fastnn.plots import curves
 
 # Standard output
 
@@ -286,8 +288,11 @@ def test_show_opens_the_curves_at_the_end(
         shown.append((figure, capsys.readouterr().out, os.listdir(folder)))
         return has_window
 
+    drawn = Mock(wraps=curves.loss_accuracy)
+    monkeypatch.setattr(curves, "loss_accuracy", drawn)
     monkeypatch.setattr("fastnn.plots.window.show", show)
     assert train.main(arguments("--show", *(["--plots", "."] if plots else []))) == 0
+    assert drawn.call_count == 1  # one figure for the file and the window
     ((figure, output, files),) = shown
     assert [axes.get_xlabel() for axes in figure.axes] == ["epoch", "epoch"]
     assert output.splitlines()[-1].startswith("test accuracy")

@@ -82,7 +82,7 @@ def test_help_describes_the_files(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = " ".join(help_text(monkeypatch, capsys).split())
-    assert re.search(r" --save FILE write the trained network; fastnn\.load", text)
+    assert re.search(r" --save FILE write the trained network to this file, which fastnn\.load", text)
     assert " --log-json FILE " in text and " --plots DIR write PNG files: " in text
 
 
@@ -188,9 +188,18 @@ def test_zero_replaces_a_default() -> None:
         (["--learning-rate", "inf"], "argument --learning-rate: must be "),
         (["--optimizer", "sgdm"], "argument --optimizer: invalid choice: 'sgdm'"),
         (["--momentum", "1"], "argument --momentum: must be a number from 0 to below 1, got '1'"),
-        (["--save", "a/../b", "--log-json", "b"], "argument --save: names the same file as --log-json"),
-        (["--plots", "p", "--log-json", "./p"], "argument --log-json: names the same file as --plots"),
-        (["--save", "c", "--checkpoint", "c"], "argument --save: names the same file as --checkpoint"),
+        (
+            ["--save", "a/../b", "--log-json", "b"],
+            "argument --save: names the same file as --log-json",
+        ),
+        (
+            ["--plots", "p", "--log-json", "./p"],
+            "argument --log-json: names the same file as --plots",
+        ),
+        (
+            ["--save", "c", "--checkpoint", "c"],
+            "argument --save: names the same file as --checkpoint",
+        ),
         (["--momentum", "0.5"], "argument --momentum: cannot be used with --optimizer sgd"),
         (["--weight-decay", "-1"], "argument --weight-decay: must be a number of at least 0"),
         (["--l2", "nan"], "argument --l2: must be a number"),

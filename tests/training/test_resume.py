@@ -173,7 +173,9 @@ def test_log_of_a_resumed_command_equals_the_uninterrupted_log(
         others = [event["event"] for event in events(folder / "cut log")]
         assert [kind for kind in others if kind != "epoch"] == kinds
         assert (folder / "cut net").read_bytes() == (folder / "full net").read_bytes()
-    assert "the run in cut is already complete: nothing left to train" in (folder / "out").read_text()
+    assert (
+        "the run in cut is already complete: nothing left to train" in (folder / "out").read_text()
+    )
     assert json.loads((folder / "cut log").read_text().splitlines()[-2])["event"] == "resumed"
 
 

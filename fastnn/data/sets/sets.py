@@ -83,7 +83,9 @@ def load_dataset(
         try:
             return _load_images(name, directory, patient=True, progress=progress)
         except DownloadError as error:
-            raise DataError(f"{error}; {_HOW_TO_GET_IT}, or use --dataset digits (name='digits')") from error
+            raise DataError(
+                f"{error}; {_HOW_TO_GET_IT}, or use --dataset digits (name='digits')"
+            ) from error
     if Path(name).suffix == ".npz":
         return load_npz(name)
     allowed = ", ".join(("auto", *SETS, "digits"))

@@ -38,9 +38,9 @@ class IdxSet:
         SHA-256 (hex) of each file's uncompressed bytes.
     gzip_bytes : tuple of int
         Size of each file as the mirrors compress it.
-    folders : tuple of str
-        Folders to search in each directory. Folders named after the set come first, because two
-        sets with the same file names may be side by side.
+    subdirectories : tuple of str
+        Subdirectories to search in each directory. Those named after the set come first, because
+        the files of two sets may have the same names.
     mirrors : tuple of str
         URLs to put before the names, which end in .gz there.
     system_dirs : tuple of str
@@ -50,7 +50,7 @@ class IdxSet:
     title: str
     sha256: tuple[str, ...]
     gzip_bytes: tuple[int, ...]
-    folders: tuple[str, ...]
+    subdirectories: tuple[str, ...]
     mirrors: tuple[str, ...]
     system_dirs: tuple[str, ...] = ()
 
@@ -65,7 +65,7 @@ SETS = {
             "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
         ),
         gzip_bytes=(9_912_422, 28_881, 1_648_877, 4_542),
-        folders=("mnist", "MNIST/raw", ""),
+        subdirectories=("mnist", "MNIST/raw", ""),
         mirrors=(
             "https://ossci-datasets.s3.amazonaws.com/mnist/",
             "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -80,7 +80,7 @@ SETS = {
             "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
         ),
         gzip_bytes=(26_421_880, 29_515, 4_422_102, 5_148),
-        folders=("fashion-mnist", "FashionMNIST/raw", ""),
+        subdirectories=("fashion-mnist", "FashionMNIST/raw", ""),
         mirrors=(
             "https://storage.googleapis.com/tensorflow/tf-keras-datasets/",
             "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",
@@ -125,9 +125,9 @@ def load_idx_set(
     cache = None if cache_root is None else cache_root / name
     roots = [data_dir] if data_dir is not None else _search_path(idx_set, cache)
     for root in roots:
-        folder, found = _find(idx_set, root)
+        directory, found = _find(idx_set, root)
         if len(found) == len(FILE_NAMES):
-            return _read_verified(idx_set, found), str(folder)
+            return _read_verified(idx_set, found), str(directory)
         if data_dir is not None:
             raise DataError(_missing_files(idx_set, data_dir, found))
     where = ", ".join(map(str, roots)) or "any directory"
@@ -159,8 +159,8 @@ def _search_path(idx_set: IdxSet, cache: Path | None) -> list[Path]:
 
 
 def _find(idx_set: IdxSet, root: Path) -> tuple[Path, dict[str, Path]]:
-    """Return the folder under `root` with most of the set's files, and these files by name."""
-    candidates = ((root / folder, _files_in(root / folder)) for folder in idx_set.folders)
+    """Return the directory in `root` with most of the set's files, and these files by name."""
+    candidates = ((root / each, _files_in(root / each)) for each in idx_set.subdirectories)
     return max(candidates, key=lambda candidate: len(candidate[1]))
 
 
@@ -177,21 +177,21 @@ def _possible_paths(directory: Path, name: str) -> Iterator[Path]:
     """Yield the paths that a file may have in a directory, uncompressed files first.
 
     Some archives write the names with a dot, as in ``train-images.idx3-ubyte``. Kaggle's archive
-    unpacks each file into a folder of the same name.
+    unpacks each file into a directory of the same name.
     """
     spellings = (name, name.replace("-idx", ".idx"))
     for suffix in ("", ".gz"):
-        for folder in (directory, *(directory / each for each in spellings)):
+        for parent in (directory, *(directory / each for each in spellings)):
             for each in spellings:
-                yield folder / f"{each}{suffix}"
+                yield parent / f"{each}{suffix}"
 
 
 def _missing_files(idx_set: IdxSet, directory: Path, found: dict[str, Path]) -> str:
     missing = ", ".join(name for name in FILE_NAMES if name not in found)
-    folders = ", ".join(f"{folder}/" for folder in idx_set.folders if folder)
+    nested = ", ".join(f"{each}/" for each in idx_set.subdirectories if each)
     return (
         f"no {idx_set.title} in '{directory}': missing {missing} (raw or .gz, with a dash or a dot "
-        f"before idx, in this directory or in {folders})"
+        f"before idx, in this directory or in {nested})"
     )
 
 

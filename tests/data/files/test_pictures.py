@@ -178,7 +178,7 @@ def test_grain_of_the_paper_is_not_ink(path, rng):
 
 @pytest.mark.parametrize("white", [255, 65535])
 @pytest.mark.parametrize("inverted", [False, True])
-def test_a_picture_of_the_right_size_is_not_moved(path, rng, white, inverted):
+def test_a_plot_file_the_right_size_is_not_moved(path, rng, white, inverted):
     pixels = np.zeros((SIDE, SIDE), np.uint8 if white == 255 else np.uint16)
     pixels[3:9, 2:20] = rng.integers(0, white + 1, (6, 18))  # not in the middle
     pixels[5, 5] = white
@@ -221,7 +221,7 @@ def test_rejects_inputs_that_are_not_a_square(path):
 
 @pytest.mark.parametrize("shape", [(28, 28), (50, 40)])
 @pytest.mark.parametrize("shade", [0, 255, 100])
-def test_rejects_a_picture_of_one_shade(path, shape, shade):
+def test_rejects_a_plot_file_one_shade(path, shape, shade):
     save(path, np.full(shape, shade, np.uint8))
     assert refusal(path) == "has a single shade, and no digit in it"
 

@@ -130,7 +130,7 @@ def test_finds_fashion_mnist_beside_mnist(tmp_path, tiny, monkeypatch):
     known = replace(SETS["fashion-mnist"], sha256=tuple(map(sha256, fashion.values())))
     monkeypatch.setitem(SETS, "fashion-mnist", known)
     put(tmp_path / "data", tiny)
-    assert "is not Fashion-MNIST's file but MNIST's" in refusal("fashion-mnist", tmp_path / "data")
+    assert "is a file of MNIST, not of Fashion-MNIST" in refusal("fashion-mnist", tmp_path / "data")
     put(tmp_path / "data/fashion-mnist", fashion)
     assert load_dataset("fashion-mnist", tmp_path / "data").x_train[-1, -1] == 2
     assert load_dataset("mnist", tmp_path / "data").x_train[-1, -1] == tiny[NAMES[0]][-1]
@@ -160,7 +160,9 @@ def test_searches_only_a_given_directory(tmp_path, tiny, cache, name):
     put(cache / "mnist", tiny)
     put(tmp_path / "data", {n: tiny[n] for n in NAMES[:3]})
     message = refusal(name, tmp_path / "data")
-    assert message.startswith(f"{tmp_path / 'data'}: lacks MNIST's t10k-labels-idx1-ubyte (")
+    assert message.startswith(
+        f"no MNIST in '{tmp_path / 'data'}': missing t10k-labels-idx1-ubyte ("
+    )
 
 
 @pytest.mark.parametrize("name", ["mnist", "auto"])
