@@ -94,7 +94,7 @@ def fill_cache(root: Path | None, report: Callable[[str], None]) -> None:
     if fault := cache.prepare_directory():
         raise OSError(fault)
     if not cache.is_cached():
-        report("compiling the kernels, which takes some seconds")
+        report("compiling the kernels, which takes about 10 s")
     seconds, compiled = compile_kernels()
     directory = cache.cache_directory()
     files = list(directory.glob("*.kernel"))
@@ -103,11 +103,12 @@ def fill_cache(root: Path | None, report: Callable[[str], None]) -> None:
     if root is not None:
         cache.share(directory)
     size = sum(path.stat().st_size for path in files)
-    done = "compiled in" if compiled else "were there already, read in"
-    report(f"{len(files)} kernels, {size / 1e3:.0f} kB, {done} {seconds:.1f} s: {directory}")
+    done = "compiled" if compiled else "loaded"
+    kilobytes = f"{size / 1e3:.0f} kB"
+    report(f"{len(files)} kernels ({kilobytes}) in {directory}, {done} in {seconds:.1f} s")
     report(
-        f"for processors like this one ({CPU}): another kind compiles them anew, unless "
-        "NUMBA_CPU_NAME and NUMBA_CPU_FEATURES are set alike when building and running"
+        f"for this type of processor ({CPU}); a different type compiles its own, unless "
+        "NUMBA_CPU_NAME and NUMBA_CPU_FEATURES have the same values for this command and at run time"
     )
 
 

@@ -46,8 +46,8 @@ def test_prints_the_number_of_kernels_and_the_directory(
         os.umask(before)
     (place,) = root.iterdir()
     first, second, third = capsys.readouterr().out.splitlines()
-    assert first == "compiling the kernels, which takes some seconds"
-    assert second == f"{len(numba_engine.KERNELS)} kernels, 0 kB, compiled in 1.2 s: {place}"
+    assert first == "compiling the kernels, which takes about 10 s"
+    assert second == f"{len(numba_engine.KERNELS)} kernels (0 kB) in {place}, compiled in 1.2 s"
     assert "NUMBA_CPU_NAME and NUMBA_CPU_FEATURES" in third
     modes = [path.stat().st_mode & 0o777 for path in (root, place, place / "0.kernel")]
     assert modes == [0o755, 0o755, 0o644]
