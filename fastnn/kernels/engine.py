@@ -108,7 +108,7 @@ def fill_cache(root: Path | None, report: Callable[[str], None]) -> None:
     report(f"{len(files)} kernels ({kilobytes}) in {directory}, {done} in {seconds:.1f} s")
     report(
         f"for this type of processor ({CPU}); a different type compiles its own, unless "
-        "NUMBA_CPU_NAME and NUMBA_CPU_FEATURES have the same values for this command and at run time"
+        "NUMBA_CPU_NAME and NUMBA_CPU_FEATURES have the same values for this command and later"
     )
 
 
