@@ -23,7 +23,7 @@ from fastnn.training.early_stopping import EarlyStopping
 from fastnn.training.evaluation import evaluate
 from fastnn.training.fit import Callback, Fit
 from fastnn.training.loop import train
-from fastnn.training.memory import check_fit
+from fastnn.training.memory import check_fit_memory
 from fastnn.training.plan import Plan
 from fastnn.training.preparation import prepare
 from fastnn.training.scale import warn_of_scale
@@ -262,7 +262,7 @@ class Network:
         with self._training:
             fit = Fit(self, prepared, **options)
             self._position.check_counts(fit.plan.epochs, fit.rows)
-            check_fit(self.layers, fit.rows, fit.plan, checkpoints=has_checkpoint(fit.callbacks))
+            check_fit_memory(self.layers, fit.rows, fit.plan, checkpoints=has_checkpoint(fit.callbacks))
             train(fit)
             if not prepared.warned:
                 warn_of_scale(fit)

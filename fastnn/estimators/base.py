@@ -23,7 +23,7 @@ from fastnn.estimators.fitting import (
     Recorder,
     Run,
     Tasks,
-    exposed,
+    weight_attributes,
     one_at_a_time,
     report_end,
     score_of,
@@ -42,13 +42,13 @@ from fastnn.model.layers import dense_layers
 from fastnn.model.losses import Loss
 from fastnn.system.memory import check_copy
 from fastnn.training.checkpoint import has_checkpoint
-from fastnn.training.early_stopping import Standing
+from fastnn.training.early_stopping import StoppingState
 from fastnn.training.fit import Callback
 from fastnn.training.preparation import prepare
 
 _DTYPES = [np.float64, np.float32, np.uint8]  # not converted; other dtypes become float64
 _ARRAYS = ("X", "y", "sample_weight", "X_val", "y_val", "sample_weight_val")
-_NEW_STANDING = ("", Standing(), 1.0)  # monitor, early stopping's state, divisor of the rate
+_NEW_STOPPING = ("", StoppingState(), 1.0)  # monitor, early stopping's state, divisor of the rate
 
 _CLIPPED = "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped"
 _DIVERGED = (
@@ -262,13 +262,13 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         if keep and hasattr(self, "coefs_"):
             given = list(zip(self.coefs_, self.intercepts_, strict=True))
         self._network = new_network_of(self, inputs, outputs, given)
-        self._dtype, self._standing = np.dtype(dtype), _NEW_STANDING
+        self._dtype, self._stopping = np.dtype(dtype), _NEW_STOPPING
         self.n_layers_, self.n_outputs_ = len(self._network.layers) + 1, outputs
         self.out_activation_ = self._network.loss.link
         self.t_, self.loss_, self.loss_curve_, self.history_ = 0, math.nan, [], {}
         self.best_loss_ = None if self.early_stopping else math.inf
         self.validation_scores_ = self.best_validation_score_ = None
-        self._show_weights()
+        self._update_coefs()
 
     def _continue(self, inputs: int, outputs: int) -> None:
         """Check that the structure is the same, and apply changes of `coefs_` and `intercepts_`."""
@@ -279,7 +279,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
                 "warm_start and partial_fit continue with the same network: the outputs of y, "
                 "hidden_layer_sizes, activation, dropout and loss cannot change"
             )
-        self._take_weights()
+        self._update_network()
 
     def _own_validation(
         self, X: Any = None, y: Any = None, weight: Any = None
@@ -297,13 +297,13 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         """Train, update the fitted attributes, and report how training ended."""
         rule = run.prepared.plan.early_stopping
         monitor = "" if rule is None else rule.monitor
-        before = self._standing if self._standing[0] == monitor else _NEW_STANDING
-        self._standing = _NEW_STANDING  # remains if an exception ends the fit
+        before = self._stopping if self._stopping[0] == monitor else _NEW_STOPPING
+        self._stopping = _NEW_STOPPING  # remains if an exception ends the fit
         self.n_iter_ = 0
         callbacks = [run.recorder, *run.callbacks, *([tasks] if tasks else [])]
         try:
             fit = self._network._train(
-                run.prepared, callbacks=callbacks, score=run.score, standing=before[1],
+                run.prepared, callbacks=callbacks, score=run.score, stopping=before[1],
                 rate_divisor=before[2],
             )  # fmt: skip
         except KeyboardInterrupt:
@@ -315,8 +315,8 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
             warnings.warn(f"{_DIVERGED} The best are kept.", ConvergenceWarning, stacklevel=2)
             return
         finally:
-            self._show_weights()
-        self._standing = (monitor, fit.position.standing, fit.position.rate_divisor)
+            self._update_coefs()
+        self._stopping = (monitor, fit.position.stopping, fit.position.rate_divisor)
         if not incremental:
             report_end(self, fit.position.stopped, rule)
 
@@ -336,13 +336,13 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
             threads = min(self.n_threads, usable_threads())
         return self._network.use_engine(self.engine, threads=threads)
 
-    def _show_weights(self) -> None:
-        self.__dict__.update(exposed(self._network, self._dtype))
+    def _update_coefs(self) -> None:
+        self.__dict__.update(weight_attributes(self._network, self._dtype))
 
-    def _take_weights(self) -> None:
+    def _update_network(self) -> None:
         """Set the network's weights to `coefs_` and `intercepts_` if these were replaced."""
         arrays = (*self.coefs_, *self.intercepts_)
-        if len(arrays) != len(self._exposed) or not all(map(is_, arrays, self._exposed)):
+        if len(arrays) != len(self._copied_weights) or not all(map(is_, arrays, self._copied_weights)):
             self._network.parameters = list(zip(self.coefs_, self.intercepts_, strict=True))
 
     def __sklearn_tags__(self) -> Any:
@@ -381,7 +381,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         if not is_plain:
             check_unmasked(X, "X")
             X = validate_data(self, X, reset=False, accept_sparse="csr", ensure_all_finite=False)
-        self._take_weights()
+        self._update_network()
         try:
             outputs = self._engine().predict(as_features(X, X.shape[1], finite=False))
         except DataError:

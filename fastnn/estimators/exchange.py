@@ -22,8 +22,8 @@ class ExchangeMixin(BaseEstimator):
     classes_: np.ndarray
     _is_multilabel: bool
     _network: Network
-    _take_weights: Callable[[], None]
-    _show_weights: Callable[[], None]
+    _update_network: Callable[[], None]
+    _update_coefs: Callable[[], None]
 
     def save(self, path: FilePath) -> None:
         """Write the fitted estimator to a file for `fastnn.load`.
@@ -61,7 +61,7 @@ class ExchangeMixin(BaseEstimator):
         array(['a', 'b'], dtype='<U1')
         """
         check_is_fitted(self, "_network")
-        self._take_weights()
+        self._update_network()
         with prefix_errors(path):
             description = describe(self)
             restore([type(self)], description, self._network)  # refuse what `load` would refuse
@@ -94,7 +94,7 @@ class ExchangeMixin(BaseEstimator):
 
     def _onnx_graph(self, classes: np.ndarray | None = None) -> Any:
         """Return the ONNX graph; `classes` replaces `classes_` as the labels."""
-        self._take_weights()
+        self._update_network()
         if not is_classifier(self):
             return regression_graph(self._network, "variable")
         if self._is_multilabel:
@@ -130,7 +130,7 @@ class ExchangeMixin(BaseEstimator):
         'sklearn'
         """
         check_is_fitted(self, "_network")
-        self._take_weights()
+        self._update_network()
         return to_sklearn(self)
 
     @classmethod
@@ -174,8 +174,8 @@ class ExchangeMixin(BaseEstimator):
         """Return the attributes without `coefs_` and `intercepts_`, which the network has too."""
         state = dict(super().__getstate__())
         if "_network" in state:
-            self._take_weights()
-            for name in ("coefs_", "intercepts_", "_exposed"):
+            self._update_network()
+            for name in ("coefs_", "intercepts_", "_copied_weights"):
                 del state[name]
         return state
 
@@ -183,4 +183,4 @@ class ExchangeMixin(BaseEstimator):
         """Set the attributes, including `coefs_` and `intercepts_`."""
         super().__setstate__(state)
         if "_network" in state:
-            self._show_weights()
+            self._update_coefs()

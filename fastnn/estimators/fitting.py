@@ -37,7 +37,7 @@ except ImportError:  # scikit-learn before 1.9
         return method
 
 
-def exposed(network: Network, dtype: np.dtype) -> dict[str, Any]:
+def weight_attributes(network: Network, dtype: np.dtype) -> dict[str, Any]:
     """Return a network's weights as attributes of an estimator.
 
     The arrays are read-only: writing to these copies would not change the network.
@@ -46,7 +46,7 @@ def exposed(network: Network, dtype: np.dtype) -> dict[str, Any]:
     for array in arrays:
         array.flags.writeable = False
     coefs, intercepts = arrays[::2], arrays[1::2]
-    return {"coefs_": coefs, "intercepts_": intercepts, "_exposed": (*coefs, *intercepts)}
+    return {"coefs_": coefs, "intercepts_": intercepts, "_copied_weights": (*coefs, *intercepts)}
 
 
 _fits: WeakKeyDictionary[Any, FitLock] = WeakKeyDictionary()  # by their estimators
@@ -261,4 +261,4 @@ class Tasks(Callback):
         """Return the attributes that a copy of the estimator needs for its present predictions."""
         fitted = self._estimator
         network = copy.copy(fitted._network)  # with the present weights
-        return {"_network": network, **exposed(network, fitted._dtype)}
+        return {"_network": network, **weight_attributes(network, fitted._dtype)}

@@ -34,7 +34,7 @@ from fastnn.storage.strict_json import (
     prefix_errors,
     short_repr,
 )
-from fastnn.training.early_stopping import EarlyStopping, Standing
+from fastnn.training.early_stopping import EarlyStopping, StoppingState
 
 LABEL_LIMIT = 1 << 23  # characters of all class labels, each as long as the longest
 
@@ -116,7 +116,7 @@ def restore(kinds: Sequence[type], stored: dict[str, Any], network: Network) -> 
         )
     state |= {"n_layers_": len(network.layers) + 1, "n_outputs_": network.layers[-1].outputs}
     state |= {"out_activation_": network.loss.link, "_network": network}
-    state["_standing"] = ("", Standing(), 1.0)  # early stopping starts afresh
+    state["_stopping"] = ("", StoppingState(), 1.0)  # early stopping starts afresh
     estimator.__setstate__(state)
     return estimator
 

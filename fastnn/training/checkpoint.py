@@ -22,7 +22,7 @@ from fastnn.data.sparse import SparseRows
 from fastnn.errors import CheckpointError, ModelFileError
 from fastnn.model.settings import check_integer
 from fastnn.system.files import FilePath, lock_directory
-from fastnn.training.checkpoint_file import Items, read_snapshot, write_snapshot
+from fastnn.training.checkpoint_file import Identity, read_snapshot, write_snapshot
 from fastnn.training.fit import Callback, Fit
 from fastnn.training.state import History, Snapshot
 
@@ -133,7 +133,7 @@ class Checkpoint(Callback):
             self.check()
             # These temporary files are of killed processes: no other process writes here.
             _remove(each for each in resolved.iterdir() if _LEFTOVER.fullmatch(each.name))
-            self._items = items_of(self.fit)
+            self._items = identity_of(self.fit)
             if self.resume:
                 self._resume()
             self._resolved = resolved
@@ -239,7 +239,7 @@ class Checkpoint(Callback):
         matches = {path: _NAME.fullmatch(path.name) for path in paths}
         return dict(sorted((int(match[1]), path) for path, match in matches.items() if match))
 
-    def _latest(self) -> tuple[int, Path, Snapshot, Items]:
+    def _latest(self) -> tuple[int, Path, Snapshot, Identity]:
         """Return the last checkpoint that can be read: number, path, snapshot and items."""
         for number, path in reversed(self._paths().items()):
             try:
@@ -282,7 +282,7 @@ def _progress_of(snapshot: Snapshot) -> tuple[Any, ...]:
 # ---- the identity of a fit --------------------------------------------------------------------
 
 
-def items_of(fit: Fit) -> Items:
+def identity_of(fit: Fit) -> Identity:
     """Return the identity of a fit: all that determines its bits, as texts by name."""
     network, plan, layers = fit.network, fit.plan, fit.network.layers
     sizes = layers[0].inputs, *(layer.outputs for layer in layers)
@@ -314,7 +314,7 @@ def items_of(fit: Fit) -> Items:
     return {name: str(value) for name, value in items.items()}
 
 
-def _settings(record: Any, **names: str) -> Items:
+def _settings(record: Any, **names: str) -> Identity:
     """Return the fields of a record, some under other names. Integers are shown as floats."""
     return {
         names.get(name, name): str(value if isinstance(value, (str, bool)) else float(value))
@@ -336,7 +336,7 @@ def _digest(rows: Features) -> str:
     return digest.hexdigest()
 
 
-def _differences(before: Items, now: Items) -> list[str]:
+def _differences(before: Identity, now: Identity) -> list[str]:
     """Describe the items that differ, with both values. Texts from a file may be long."""
 
     def shown(text: str) -> str:

@@ -26,10 +26,10 @@ from fastnn.storage.tensor_file import (
     write_tensors,
 )
 from fastnn.system.files import FilePath
-from fastnn.training.early_stopping import Standing
+from fastnn.training.early_stopping import StoppingState
 from fastnn.training.state import Position, Snapshot
 
-Items = dict[str, str]
+Identity = dict[str, str]
 T = TypeVar("T")
 
 _COUNTS = ("epochs", "samples", "updates")  # of the start, and of the position
@@ -45,7 +45,7 @@ _MOST_SLOTS = 2
 _FIGURES = 5
 
 
-def write_snapshot(path: FilePath, snapshot: Snapshot, items: Items) -> None:
+def write_snapshot(path: FilePath, snapshot: Snapshot, items: Identity) -> None:
     """Write a snapshot to a file, which is replaced completely or not at all.
 
     Parameters
@@ -61,8 +61,8 @@ def write_snapshot(path: FilePath, snapshot: Snapshot, items: Items) -> None:
         If the file cannot be written.
     """
     position, start = snapshot.position, snapshot.start
-    progress, standing = position.progress, position.standing
-    counts = (*start[:3], *position[:3], progress.position, standing.best_epoch, standing.waited)
+    progress, stopping = position.progress, position.stopping
+    counts = (*start[:3], *position[:3], progress.position, stopping.best_epoch, stopping.waited)
     first, _ = snapshot.parameters[0]
     description = {
         "items": items,
@@ -80,7 +80,7 @@ def write_snapshot(path: FilePath, snapshot: Snapshot, items: Items) -> None:
     tensors |= parameter_tensors(snapshot.best or [], "best.")
     for prefix, curves in _curves(snapshot.history, snapshot.callbacks):
         tensors |= {f"{prefix}.{name}": np.array(curve, "<f8") for name, curve in curves.items()}
-    figures = progress.loss_sum, progress.correct, position.seconds, standing.best
+    figures = progress.loss_sum, progress.correct, position.seconds, stopping.best
     tensors["figures"] = np.array([*figures, position.rate_divisor], "<f8")
     write_tensors(path, KIND, description, tensors, _expected)
 
@@ -96,7 +96,7 @@ def _curves(history: T, callbacks: dict[str, T]) -> Iterator[tuple[str, T]]:
         yield f"callbacks.{name}", state
 
 
-def read_snapshot(path: FilePath) -> tuple[Snapshot, Items]:
+def read_snapshot(path: FilePath) -> tuple[Snapshot, Identity]:
     """Read a snapshot and its items; trust nothing in the file.
 
     Raises
@@ -149,7 +149,7 @@ def _snapshot(description: dict[str, Any], tensors: Tensors) -> Snapshot:
         **{name: description[name] for name in _COUNTS},
         progress=Progress(description["row"], loss_sum, correct),
         seconds=seconds,
-        standing=Standing(best, description["best_epoch"], description["waited"]),
+        stopping=StoppingState(best, description["best_epoch"], description["waited"]),
         rate_divisor=rate_divisor,
         stopped=description["stopped"],
     )

@@ -56,7 +56,7 @@ class EarlyStopping:
                 raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
 
 
-class Standing(NamedTuple):
+class StoppingState(NamedTuple):
     """State of early stopping between epochs.
 
     Attributes
@@ -74,7 +74,7 @@ class Standing(NamedTuple):
     waited: int = 0
 
 
-def judge(rule: EarlyStopping, standing: Standing, epoch: int, value: float) -> Standing:
+def judge(rule: EarlyStopping, stopping: StoppingState, epoch: int, value: float) -> StoppingState:
     """Return the state after an epoch whose figure is `value`. NaN is no improvement.
 
     A figure that is better than the best one by less than `min_delta` becomes the best one, but
@@ -82,24 +82,24 @@ def judge(rule: EarlyStopping, standing: Standing, epoch: int, value: float) -> 
 
     Examples
     --------
-    >>> rule, standing = EarlyStopping("val_loss", patience=1), Standing()
+    >>> rule, stopping = EarlyStopping("val_loss", patience=1), StoppingState()
     >>> for epoch, loss in enumerate([0.5, 0.4, 0.45, 0.41], start=1):
-    ...     standing = judge(rule, standing, epoch, loss)
-    >>> standing, is_over(rule, standing)
-    (Standing(best=0.4, best_epoch=2, waited=2), True)
+    ...     stopping = judge(rule, stopping, epoch, loss)
+    >>> stopping, is_over(rule, stopping)
+    (StoppingState(best=0.4, best_epoch=2, waited=2), True)
     """
     if math.isnan(value):
-        return standing._replace(waited=standing.waited + 1)
+        return stopping._replace(waited=stopping.waited + 1)
     gain = math.inf
-    if standing.best_epoch:
+    if stopping.best_epoch:
         falls = rule.monitor.endswith("loss")
-        gain = standing.best - value if falls else value - standing.best
-    waited = 0 if gain >= rule.min_delta else standing.waited + 1
+        gain = stopping.best - value if falls else value - stopping.best
+    waited = 0 if gain >= rule.min_delta else stopping.waited + 1
     if gain > 0:
-        return Standing(value, epoch, waited)
-    return standing._replace(waited=waited)
+        return StoppingState(value, epoch, waited)
+    return stopping._replace(waited=waited)
 
 
-def is_over(rule: EarlyStopping, standing: Standing) -> bool:
+def is_over(rule: EarlyStopping, stopping: StoppingState) -> bool:
     """Return whether training should stop."""
-    return standing.waited > rule.patience
+    return stopping.waited > rule.patience

@@ -10,7 +10,7 @@ from fastnn.epoch import Progress
 from fastnn.model.layers import Parameters
 from fastnn.model.schedules import ADAPTIVE_END, ADAPTIVE_FACTOR
 from fastnn.system.interrupts import DeferInterrupts
-from fastnn.training.early_stopping import EarlyStopping, Standing, is_over, judge
+from fastnn.training.early_stopping import EarlyStopping, StoppingState, is_over, judge
 from fastnn.training.evaluation import evaluate
 from fastnn.training.state import History, Position, Prepared, Snapshot
 
@@ -133,7 +133,7 @@ class Fit:
     callbacks : iterable of Callback
     score : callable, optional
         Evaluated after each epoch; its value goes into the history as ``val_score``.
-    standing, rate_divisor
+    stopping, rate_divisor
         Attributes of the `Position` of an earlier fit that this one continues.
 
     Attributes
@@ -160,7 +160,7 @@ class Fit:
         *,
         callbacks: Iterable[Callback] = (),
         score: Score | None = None,
-        standing: Standing | None = None,
+        stopping: StoppingState | None = None,
         rate_divisor: float = 1.0,
     ) -> None:
         self.network, self.engine = network, network._current_engine()
@@ -176,7 +176,7 @@ class Fit:
         self._continues = network._rule == plan.optimizer.rule  # keeps the optimizer's state
         self.start = self.position._replace(
             updates=self.position.updates if self._continues else 0, progress=Progress(),
-            seconds=0.0, standing=standing or Standing(), rate_divisor=rate_divisor, stopped="",
+            seconds=0.0, stopping=stopping or StoppingState(), rate_divisor=rate_divisor, stopped="",
         )  # fmt: skip
         self._best: Parameters | None = None
         self._resumed: Snapshot | None = None
@@ -267,7 +267,7 @@ class Fit:
                 optimizer = self.plan.optimizer
                 self.network._rule, self.network._slots = optimizer.rule, optimizer.slots
                 self.engine.set_state([])
-            if rule is not None and rule.restore_best and self.start.standing.best_epoch:
+            if rule is not None and rule.restore_best and self.start.stopping.best_epoch:
                 self._best = self.weights()  # from the fit that this one continues
         self.call("on_fit_begin", self.plan.epochs, self.rows)
         if snapshot is None:
@@ -299,7 +299,7 @@ class Fit:
         counts, last = self.position_at(epochs, progress), self.position
         # `last._replace(...)` takes three times as long, twice in each epoch.
         self.position = Position(
-            *counts, progress, seconds, last.standing, last.rate_divisor, last.stopped
+            *counts, progress, seconds, last.stopping, last.rate_divisor, last.stopped
         )
 
     def end_epoch(self, metrics: dict[str, float]) -> None:
@@ -358,17 +358,17 @@ class Fit:
     def _judge(self, rule: EarlyStopping, number: int, metrics: dict[str, float]) -> None:
         """Apply early stopping, or an adaptive rate, to the figures of an epoch."""
         position, stopped = self.position, self.position.stopped
-        standing = judge(rule, position.standing, number, metrics[rule.monitor])
+        stopping = judge(rule, position.stopping, number, metrics[rule.monitor])
         divisor = position.rate_divisor
-        if rule.restore_best and standing.best_epoch != position.standing.best_epoch:
+        if rule.restore_best and stopping.best_epoch != position.stopping.best_epoch:
             self._best = self.weights()
-        if is_over(rule, standing):
+        if is_over(rule, stopping):
             rate = self.plan.optimizer.learning_rate / divisor
             if self._adaptive and rate > ADAPTIVE_END:
-                divisor, standing = divisor * ADAPTIVE_FACTOR, standing._replace(waited=0)
+                divisor, stopping = divisor * ADAPTIVE_FACTOR, stopping._replace(waited=0)
             else:
                 stopped = "converged"
-        self.position = position._replace(standing=standing, rate_divisor=divisor, stopped=stopped)
+        self.position = position._replace(stopping=stopping, rate_divisor=divisor, stopped=stopped)
 
     def _named_callbacks(self) -> Iterator[tuple[str, Callback]]:
         """Yield the callbacks with unique names: "Class", "Class 2" and so on."""

@@ -75,7 +75,7 @@ def minimize(fit: Fit) -> None:
 
     options = {"maxiter": plan.epochs, "maxfun": plan.max_evaluations, "gtol": plan.tolerance}
     try:
-        with nullcontext() if engine.threads is None else _quiet_blas:
+        with nullcontext() if engine.threads is None else _single_threaded_blas:
             result = scipy_minimize(
                 loss_and_grad,
                 best,
@@ -104,7 +104,7 @@ def _end_iteration(fit: Fit, loss: float, seconds: float) -> None:
     fit.end_epoch(metrics)
 
 
-class _QuietBlas:
+class _SingleThreadedBlas:
     """Context that limits SciPy's BLAS to one thread beside an engine with threads of its own.
 
     Threads of BLAS spin after each call, on the cores that the kernels need: a fit took 1.85 times
@@ -130,7 +130,7 @@ class _QuietBlas:
                 self._limits.restore_original_limits()
 
 
-_quiet_blas = _QuietBlas()
+_single_threaded_blas = _SingleThreadedBlas()
 
 
 def _flat(parameters: Parameters) -> np.ndarray:

@@ -14,7 +14,7 @@ _LBFGS = 60
 _UPDATE = 60  # bytes per update for its learning rate and its intermediate results
 
 
-def check_fit(layers: Sequence[Dense], rows: int, plan: Plan, *, checkpoints: bool) -> None:
+def check_fit_memory(layers: Sequence[Dense], rows: int, plan: Plan, *, checkpoints: bool) -> None:
     """Raise a MemoryError if a fit needs more memory, besides its engine, than is available.
 
     After each epoch the weights are copied, for the case of divergence, while the previous copy

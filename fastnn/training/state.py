@@ -9,7 +9,7 @@ from fastnn.epoch import Progress
 from fastnn.model.layers import Dense, Parameters
 from fastnn.model.losses import Loss
 from fastnn.model.settings import COUNT_LIMIT
-from fastnn.training.early_stopping import Standing
+from fastnn.training.early_stopping import StoppingState
 from fastnn.training.plan import Plan
 
 History = dict[str, list[float]]
@@ -52,7 +52,7 @@ class Position(NamedTuple):
         Progress in the running epoch, at the end of its last complete batch.
     seconds : float
         Training time of the running epoch.
-    standing : Standing
+    stopping : StoppingState
         State of early stopping or of an adaptive learning rate.
     rate_divisor : float
         Divisor of the learning rate; an adaptive schedule increases it.
@@ -66,7 +66,7 @@ class Position(NamedTuple):
     updates: int = 0
     progress: Progress = Progress()
     seconds: float = 0.0
-    standing: Standing = Standing()
+    stopping: StoppingState = StoppingState()
     rate_divisor: float = 1.0
     stopped: str = ""
 

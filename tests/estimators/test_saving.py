@@ -72,7 +72,7 @@ def assert_same_estimator(one: Any, other: Any) -> None:
     """Compare the parameters and attributes of two estimators, training state apart."""
     left, right = dict(vars(one)), dict(vars(other))
     for state in (left, right):
-        del state["_network"], state["_standing"]
+        del state["_network"], state["_stopping"]
     assert left.keys() == right.keys()
     for name in left:
         assert_equal(left[name], right[name])
@@ -205,7 +205,7 @@ def test_training_continues_after_load(
     y = labels([0, 1, 2])
     estimator = fitted(kind, X, y, engine=engine, **settings)
     loaded = save_and_load(estimator, path)
-    estimator._standing = loaded._standing  # early stopping starts afresh
+    estimator._stopping = loaded._stopping  # early stopping starts afresh
     for model in (estimator, loaded):
         getattr(model, method)(X, y)
     for model in (estimator, loaded):

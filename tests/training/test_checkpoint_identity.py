@@ -115,7 +115,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "validation targets": [{"validation": {"targets": changed(VALIDATION.targets)}}],
     "validation weights": [{"validation": {"weights": None}}],
 }
-# Items that the tests change by a patch: versions, by module and name, and parts of arithmetic.
+# Identity that the tests change by a patch: versions, by module and name, and parts of arithmetic.
 VERSIONS = {"fastnn": (checkpoints, "__version__"), "numpy": (np, "__version__")}
 ARITHMETIC = ("numba", "fused multiply-add")
 
@@ -144,9 +144,9 @@ def differences(folder: Path, fit: Fit) -> set[str]:
 
 
 def test_changes_cover_every_item() -> None:
-    items = checkpoints.items_of(fit_of())
+    items = checkpoints.identity_of(fit_of())
     assert set(items) == {*CHANGES, *VERSIONS, *ARITHMETIC}
-    names = checkpoints.items_of(fit_of(plan={"schedule": Schedule("invscaling")}))
+    names = checkpoints.identity_of(fit_of(plan={"schedule": Schedule("invscaling")}))
     assert set(items) - set(names) == {"epochs"}  # only some schedules depend on it
 
 

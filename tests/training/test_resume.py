@@ -196,7 +196,7 @@ def test_message_of_an_interrupt_without_a_checkpoint_does_not_mention_resume(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint, "items_of", interrupted)
+    monkeypatch.setattr(checkpoint, "identity_of", interrupted)
     argv = ["--dataset", "digits", "--engine", "numpy", "--checkpoint", str(folder / "none")]
     assert train.main([*argv, "--log-json", str(folder / "no log")]) == 130
     assert capsys.readouterr().err == "fastnn.train: interrupted in epoch 1 of 20\n"
