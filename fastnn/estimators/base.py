@@ -342,7 +342,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
     def _update_network(self) -> None:
         """Set the network's weights to `coefs_` and `intercepts_` if these were replaced."""
         arrays = (*self.coefs_, *self.intercepts_)
-        if len(arrays) != len(self._copied_weights) or not all(map(is_, arrays, self._copied_weights)):
+        if len(arrays) != len(self._copies) or not all(map(is_, arrays, self._copies)):
             self._network.parameters = list(zip(self.coefs_, self.intercepts_, strict=True))
 
     def __sklearn_tags__(self) -> Any:

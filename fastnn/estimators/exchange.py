@@ -175,7 +175,7 @@ class ExchangeMixin(BaseEstimator):
         state = dict(super().__getstate__())
         if "_network" in state:
             self._update_network()
-            for name in ("coefs_", "intercepts_", "_copied_weights"):
+            for name in ("coefs_", "intercepts_", "_copies"):
                 del state[name]
         return state
 

@@ -46,7 +46,7 @@ def weight_attributes(network: Network, dtype: np.dtype) -> dict[str, Any]:
     for array in arrays:
         array.flags.writeable = False
     coefs, intercepts = arrays[::2], arrays[1::2]
-    return {"coefs_": coefs, "intercepts_": intercepts, "_copied_weights": (*coefs, *intercepts)}
+    return {"coefs_": coefs, "intercepts_": intercepts, "_copies": (*coefs, *intercepts)}
 
 
 _fits: WeakKeyDictionary[Any, FitLock] = WeakKeyDictionary()  # by their estimators

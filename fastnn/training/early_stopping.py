@@ -1,4 +1,4 @@
-"""Early stopping: a state machine over one figure per epoch, without side effects."""
+"""Early stopping: a stopping rule, its state, and functions without side effects."""
 
 import math
 from dataclasses import dataclass
@@ -8,17 +8,17 @@ from typing import NamedTuple
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Rule that stops a fit when a figure no longer improves, and keeps the best weights.
+    """Stopping rule: stop a fit when a metric no longer improves; restore the best weights.
 
     Parameters
     ----------
     monitor : str, default "val_loss"
-        Figure of the history. A name that ends in "loss" should decrease, any other increase.
+        Metric of the history. It is minimized if its name ends in "loss", else maximized.
     patience : int or inf, default 10
-        Epochs without improvement to tolerate. Training stops after ``patience + 1`` of them, as
-        in scikit-learn.
+        Consecutive epochs without improvement to tolerate. Training stops after ``patience + 1``
+        of them, as in scikit-learn.
     min_delta : float, default 1e-4
-        Smallest change that counts as an improvement. With 0, an equal figure counts, too.
+        Smallest change that counts as an improvement. With 0, an equal value counts, too.
     restore_best : bool, default True
         Whether to end with the weights of the best epoch instead of the last ones.
 
@@ -48,7 +48,7 @@ class EarlyStopping:
 
     def __post_init__(self) -> None:
         if not isinstance(self.monitor, str):
-            raise ValueError(f"monitor must be the name of a figure, got {self.monitor!r}")
+            raise ValueError(f"monitor must be the name of a metric, got {self.monitor!r}")
         for name in ("patience", "min_delta"):
             value = getattr(self, name)
             real = isinstance(value, Real) and not isinstance(value, bool)
@@ -57,16 +57,16 @@ class EarlyStopping:
 
 
 class StoppingState(NamedTuple):
-    """State of early stopping between epochs.
+    """State of a stopping rule between epochs.
 
     Attributes
     ----------
     best : float
-        Best figure so far; NaN before the first epoch.
+        Best value of the metric so far; NaN before the first epoch.
     best_epoch : int
-        Epoch of the best figure, counted from 1; 0 before the first.
+        Epoch of the best value, counted from 1; 0 before the first.
     waited : int
-        Epochs since the last improvement.
+        Consecutive epochs without improvement.
     """
 
     best: float = math.nan
@@ -75,10 +75,10 @@ class StoppingState(NamedTuple):
 
 
 def judge(rule: EarlyStopping, stopping: StoppingState, epoch: int, value: float) -> StoppingState:
-    """Return the state after an epoch whose figure is `value`. NaN is no improvement.
+    """Return the state after an epoch in which the metric is `value`. NaN is no improvement.
 
-    A figure that is better than the best one by less than `min_delta` becomes the best one, but
-    does not count as an improvement: many small steps do not prolong a fit.
+    A value that is better than the best one by less than `min_delta` becomes the best one, but does
+    not count as an improvement: many small steps do not prolong a fit.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Prepare a fit: check and convert its data, set aside validation rows, apply class weights."""
+"""Prepare a fit: check and convert its data, set aside validation rows, weight the rows."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -27,7 +27,7 @@ def prepare(
 ) -> Prepared:
     """Check all data and settings of a fit; `fastnn.Network.fit` explains the parameters.
 
-    It prepares all fits: of networks, of estimators and of the command line.
+    All fits are prepared here: those of networks, of estimators and of the command line.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def prepare(
         if not 2 <= len(validation_data) <= 3:
             raise ValueError("validation_data must be (x, y) or (x, y, sample_weight)")
         if validation_fraction:
-            raise ValueError("validation_data and validation_fraction exclude each other")
+            raise ValueError("validation_data and validation_fraction cannot be used together")
         val_x, val_y, val_weight = (*validation_data, None)[:3]
         validation = as_data(val_x, val_y, inputs, outputs, loss, val_weight, "validation ")
     elif validation_fraction:

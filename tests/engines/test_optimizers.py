@@ -299,7 +299,7 @@ def test_tiny_rate_changes_parameters_little(engine, rng, name):
             {"optimizer": "lbfgs", "learning_rate": 0.1},
             "learning_rate is a setting of sgd, mo",
         ),
-        ({"optimizer": "lbfgs", "batch_size": 10}, "lbfgs takes all rows at once, got batch_size"),
+        ({"optimizer": "lbfgs", "batch_size": 10}, "lbfgs uses all rows: batch_size must be"),
         ({"optimizer": "lbfgs", "schedule": "cosine"}, "lbfgs supports neither"),
         ({"clip_norm": -1}, "clip_norm must be a number of at least 0, got -1"),
         ({"weight_decay": -0.1}, "weight_decay must be"),

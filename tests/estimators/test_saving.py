@@ -335,7 +335,7 @@ def test_save_rejects_labels_of_an_unsupported_dtype(X: np.ndarray, path: Path) 
         ("weight_decay", np.inf, "The 'weight_decay' parameter"),
         ("dropout", [0.5, np.nan], r"dropout: \[0.5, 'nan'\] has items that are not numbers"),
         ("class_weight", {0: np.inf}, "class_weight of 0 must be a finite number"),
-        ("early_stopping", EarlyStopping("inf"), "monitor must be the name of a figure, got inf"),
+        ("early_stopping", EarlyStopping("inf"), "monitor must be the name of a metric, got inf"),
     ],
 )
 def test_save_rejects_parameters_that_fit_would_reject(

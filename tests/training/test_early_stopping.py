@@ -113,7 +113,7 @@ def test_rejects_settings_out_of_range(name, value):
 
 @pytest.mark.parametrize("monitor", [None, 3, ["val_loss"], b"loss"])
 def test_rejects_a_monitor_that_is_no_string(monitor):
-    with pytest.raises(ValueError, match="^monitor must be the name of a figure, got "):
+    with pytest.raises(ValueError, match="^monitor must be the name of a metric, got "):
         EarlyStopping(monitor)
 
 
