@@ -23,10 +23,10 @@ from fastnn.estimators.fitting import (
     Recorder,
     Run,
     Tasks,
-    weight_attributes,
     one_at_a_time,
     report_end,
     score_of,
+    weight_attributes,
     with_callbacks,
 )
 from fastnn.estimators.parameters import (

@@ -112,7 +112,7 @@ class Callback:
         return {}
 
     def set_state(self, state: State) -> None:
-        """Restore the state from a snapshot; runs before `on_resume`, if the snapshot has a state."""
+        """Restore the state from a snapshot; runs before `on_resume` if the snapshot has one."""
 
 
 # Running fits by the ids of their callbacks. They are not attributes of the callbacks, because

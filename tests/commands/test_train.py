@@ -545,4 +545,4 @@ def test_warns_in_one_line_if_the_network_has_not_learned(
         assert train.main(arguments("--quiet", dataset="far.npz")) == 0
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("fastnn.train: the network has not learned: its loss, ")
-    assert "feature " in line and "scale the features to mean 0 and spread 1" in line
+    assert "feature " in line and "scale the features to mean 0 and standard deviation 1" in line

@@ -179,7 +179,7 @@ def test_warm_start_keeps_the_best_weights(engine, cancer):
 
 def test_rejects_an_unknown_metric_to_monitor(engine, iris):
     model = MLPClassifier(early_stopping=EarlyStopping("val_r2"), engine=engine)
-    with pytest.raises(ValueError, match="early stopping monitors one of loss, accuracy, val_loss"):
+    with pytest.raises(ValueError, match="computes only loss, accuracy, val_loss"):
         model.fit(*iris)
 
 

@@ -416,7 +416,7 @@ def test_rejects_state_that_is_not_lists_of_numbers(state, data, tmp_path):
             return state
 
     network = Network([4, 3])
-    with pytest.raises(TypeError, match=r"^Wrong\.state\(\) must return a dict of lists of numbers"):
+    with pytest.raises(TypeError, match=r"^Wrong\.state\(\) must return a dict of lists"):
         network.fit(*data, epochs=2, engine="numpy", callbacks=[Wrong(), Checkpoint(tmp_path)])
     assert network.epochs_trained == 0
 

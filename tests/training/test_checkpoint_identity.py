@@ -139,8 +139,8 @@ def differences(folder: Path, fit: Fit) -> set[str]:
         with fit.attach(), checkpoint.context():
             return set()
     except CheckpointError as error:
-        items = str(error).partition(": is of another fit: ")[2].split("; ")
-        return {re.split(" (?:was|were) ", each)[0] for each in items}
+        items = str(error).partition(": cannot resume: ")[2].split("; ")
+        return {re.split(" differ$| is ", each)[0] for each in items}
 
 
 def test_changes_cover_every_item() -> None:

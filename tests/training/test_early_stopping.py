@@ -219,20 +219,22 @@ def test_can_monitor_the_training_loss(engine, data):
 
 
 @pytest.mark.parametrize(
-    ("monitor", "validated", "loss", "figures"),
+    ("monitor", "validated", "loss", "metrics"),
     [
-        ("val_loss", False, "cross_entropy", "loss, accuracy here, got 'val_loss'; for more, give"),
-        ("val_f1", True, "cross_entropy", "loss, accuracy, val_loss, val_accuracy here, got"),
-        ("accuracy", True, "squared_error", "loss, val_loss, val_r2 here, got 'accuracy'$"),
+        ("val_loss", False, "cross_entropy", "loss, accuracy; pass validation_data or"),
+        ("val_f1", True, "cross_entropy", "loss, accuracy, val_loss, val_accuracy$"),
+        ("accuracy", True, "squared_error", "loss, val_loss, val_r2$"),
     ],
 )
 def test_rejects_a_monitor_that_the_history_does_not_have(
-    engine, monitor, validated, loss, figures
+    engine, monitor, validated, loss, metrics
 ):
     network = Network([2, 2], loss=loss)
     x = np.zeros((2, 2))
     y = [0, 1] if loss == "cross_entropy" else x
-    with pytest.raises(ValueError, match=f"^early stopping monitors one of {figures}"):
+    with pytest.raises(
+        ValueError, match=f"^early_stopping monitors '{monitor}', .* only {metrics}"
+    ):
         network.fit(
             x, y, epochs=1, engine=engine, early_stopping=EarlyStopping(monitor),
             validation_data=(x, y) if validated else None,

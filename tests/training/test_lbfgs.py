@@ -16,7 +16,7 @@ from fastnn import Callback, DivergenceError, MLPClassifier, Network
 from fastnn.data.rows import Data
 from fastnn.model.optimizers import get_optimizer
 from fastnn.training.early_stopping import EarlyStopping
-from fastnn.training.lbfgs import _single_threaded_blas, _shaped
+from fastnn.training.lbfgs import _shaped, _single_threaded_blas
 from fastnn.training.plan import Plan
 from fastnn.training.preparation import prepare
 
