@@ -46,9 +46,10 @@ from fastnn.training.early_stopping import StoppingState
 from fastnn.training.fit import Callback
 from fastnn.training.preparation import prepare
 
-_DTYPES = [np.float64, np.float32, np.uint8]  # not converted; other dtypes become float64
+_DTYPES = [np.float64, np.float32, np.uint8]  # other dtypes are converted to float64
 _ARRAYS = ("X", "y", "sample_weight", "X_val", "y_val", "sample_weight_val")
-_NEW_STOPPING = ("", StoppingState(), 1.0)  # monitor, early stopping's state, divisor of the rate
+# Of the last fit, for the next partial_fit: monitored metric, stopping state, divisor of the rate.
+_NEW_STOPPING = ("", StoppingState(), 1.0)
 
 _CLIPPED = "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped"
 _DIVERGED = (
@@ -136,7 +137,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If a parameter or the data cannot be used, or the weights stop being finite.
+            If a parameter or the data are invalid, or if the weights become non-finite.
         """
         return self._fit(X, y, sample_weight, X_val, y_val, sample_weight_val)
 
@@ -150,7 +151,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
                 tasks = Tasks(self, *data[:3])
             self._train(run, tasks, incremental)
         except BaseException:
-            if run is None or not run.recorder.has_begun:  # a refused fit changes nothing
+            if run is None or not run.recorder.has_begun:  # a fit that never began changes nothing
                 self.__dict__.clear()
                 self.__dict__.update(before)
             raise
@@ -167,7 +168,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         incremental: bool,
         classes: Any,
     ) -> Run:
-        """Check the arguments of a fit, and create a network or continue with the present one."""
+        """Check the arguments of a fit; create a network, unless training continues."""
         if incremental and self.early_stopping:
             raise ValueError(f"partial_fit does not support early_stopping={self.early_stopping!r}")
         if incremental and is_classifier(self):
@@ -176,7 +177,9 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
             check_unmasked(values, name)
         callbacks = callbacks_of(self)
         if incremental and has_checkpoint(callbacks):
-            raise ValueError("partial_fit has no checkpoints: save the model between its calls")
+            raise ValueError(
+                "partial_fit does not support Checkpoint: save the model between calls"
+            )
         continues = incremental or self.warm_start
         new = not (continues and "_network" in vars(self))
         X, y = self._checked(X, y, new)
@@ -224,7 +227,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         return Run(prepared, score, Recorder(self, score_name), callbacks)
 
     def _checked(self, X: Any, y: Any, reset: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Return arrays after scikit-learn's checks, except that features are finite."""
+        """Return X and y after scikit-learn's checks, without the check that X is finite."""
         if isinstance(X, np.ndarray) and X.dtype not in _DTYPES:
             check_copy("X", X.size, 8)
         return validate_data(
@@ -256,7 +259,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
     def _begin(self, inputs: int, outputs: int, dtype: Any, keep: bool) -> None:
         """Create a network, and reset the fitted attributes.
 
-        With `keep`, it starts from `coefs_` and `intercepts_` if they are set.
+        With `keep`, the network gets the weights in `coefs_` and `intercepts_`, if they are set.
         """
         given = None
         if keep and hasattr(self, "coefs_"):
@@ -271,12 +274,12 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         self._update_coefs()
 
     def _continue(self, inputs: int, outputs: int) -> None:
-        """Check that the structure is the same, and apply changes of `coefs_` and `intercepts_`."""
+        """Check that the network's structure is unchanged, and apply new `coefs_`."""
         structure = structure_of(self, inputs, outputs)
         network = self._network
         if (dense_layers(**structure), self._objective()) != (network.layers, network.loss):
             raise ValueError(
-                "warm_start and partial_fit continue with the same network: the outputs of y, "
+                "warm_start and partial_fit continue with the same network: the number of outputs, "
                 "hidden_layer_sizes, activation, dropout and loss cannot change"
             )
         self._update_network()
@@ -284,7 +287,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
     def _own_validation(
         self, X: Any = None, y: Any = None, weight: Any = None
     ) -> tuple[Any, Any, Any] | None:
-        """Return the validation data that `fit` got, if any, checked and encoded."""
+        """Return the validation data passed to `fit`, checked and encoded, or None."""
         if (X is None) != (y is None):
             raise ValueError("X_val and y_val must be given together.")
         if X is None:
@@ -298,7 +301,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         rule = run.prepared.plan.early_stopping
         monitor = "" if rule is None else rule.monitor
         before = self._stopping if self._stopping[0] == monitor else _NEW_STOPPING
-        self._stopping = _NEW_STOPPING  # remains if an exception ends the fit
+        self._stopping = _NEW_STOPPING  # stays if an exception ends the fit
         self.n_iter_ = 0
         callbacks = [run.recorder, *run.callbacks, *([tasks] if tasks else [])]
         try:
@@ -312,7 +315,8 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         except DivergenceError as error:
             if not run.recorder.keeps_best:
                 raise ValueError(f"{_DIVERGED} ({error})") from error
-            warnings.warn(f"{_DIVERGED} The best are kept.", ConvergenceWarning, stacklevel=2)
+            text = f"{_DIVERGED} The weights of the best epoch are kept."
+            warnings.warn(text, ConvergenceWarning, stacklevel=2)
             return
         finally:
             self._update_coefs()
@@ -337,6 +341,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         return self._network.use_engine(self.engine, threads=threads)
 
     def _update_coefs(self) -> None:
+        """Set `coefs_` and `intercepts_` to the network's weights."""
         self.__dict__.update(weight_attributes(self._network, self._dtype))
 
     def _update_network(self) -> None:

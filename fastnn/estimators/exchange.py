@@ -30,8 +30,8 @@ class ExchangeMixin(BaseEstimator):
 
         The file holds the parameters and the fitted attributes. Parameters that JSON cannot
         express, such as callbacks, a RandomState or a function, have their defaults after
-        loading. The state of the optimizer and of early stopping is not stored: further training
-        starts with a fresh one. `fastnn.storage.model_file` documents the format.
+        loading. The states of the optimizer and of early stopping are not stored: further training
+        starts with new ones. `fastnn.storage.model_file` documents the format.
 
         Parameters
         ----------
@@ -64,7 +64,7 @@ class ExchangeMixin(BaseEstimator):
         self._update_network()
         with prefix_errors(path):
             description = describe(self)
-            restore([type(self)], description, self._network)  # refuse what `load` would refuse
+            restore([type(self)], description, self._network)  # raises the errors of `load`
         write_model(path, model_from_network(self._network, description))
 
     def to_onnx(self, path: FilePath) -> None:
@@ -104,10 +104,10 @@ class ExchangeMixin(BaseEstimator):
     def to_sklearn(self) -> Any:
         """Convert the estimator to scikit-learn's fitted MLPClassifier or MLPRegressor.
 
-        The predictions are equal up to float32 rounding. Training can continue, with a fresh
-        state of the optimizer. Parameters that scikit-learn lacks are dropped. Values that it
-        lacks and that affect training only, such as the solver 'adamw' or Huber's loss, become
-        scikit-learn's defaults.
+        The predictions are equal up to float32 rounding. Training can continue, with a new state
+        of the optimizer. Parameters that scikit-learn does not have are dropped. Values that it
+        does not have and that only affect training, such as the solver 'adamw' or the Huber loss,
+        are replaced by scikit-learn's defaults.
 
         Returns
         -------
@@ -138,12 +138,12 @@ class ExchangeMixin(BaseEstimator):
         """Convert a fitted estimator of scikit-learn.
 
         The predictions are equal up to float32 rounding. Parameters and fitted attributes are
-        copied. Training can continue, with a fresh state of the optimizer.
+        copied. Training can continue, with a new state of the optimizer.
 
         Parameters
         ----------
         fitted : sklearn.neural_network.MLPClassifier or MLPRegressor
-            The estimator of scikit-learn with the name of this class.
+            scikit-learn's estimator with the same name as this class.
 
         Returns
         -------
@@ -156,8 +156,8 @@ class ExchangeMixin(BaseEstimator):
         NotFittedError
             If `fitted` is not fitted.
         ValueError
-            If `fitted` was fitted to one class, for which it predicts two probabilities, or if
-            its parameters no longer match its weights.
+            If `fitted` was fitted to only one class (scikit-learn then predicts two
+            probabilities), or if its parameters were changed after the fit.
 
         Examples
         --------
@@ -171,7 +171,7 @@ class ExchangeMixin(BaseEstimator):
         return from_sklearn(cls, fitted)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the attributes without `coefs_` and `intercepts_`, which the network has too."""
+        """Return the attributes without `coefs_` and `intercepts_`, which copy the network's."""
         state = dict(super().__getstate__())
         if "_network" in state:
             self._update_network()

@@ -2,13 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from numbers import Real
 from typing import TYPE_CHECKING
 
-from fastnn.model.settings import check_normal
+from fastnn.model.settings import check_normal, check_number
 
 if TYPE_CHECKING:
-    import numpy as np  # not at run time: `--help` of the command lines starts without NumPy
+    import numpy as np  # not at run time: `--help` of the commands starts without NumPy
 
 SCHEDULES = ("constant", "invscaling", "adaptive", "cosine", "one_cycle")
 EPOCH_SCHEDULES = ("cosine", "one_cycle")  # their rates depend on the number of epochs
@@ -82,11 +81,8 @@ class Schedule:
             names = ", ".join(SCHEDULES)
             raise ValueError(f"schedule must be one of {names}, got {self.name!r}")
         for name in ("warmup_epochs", "power_t"):
-            value = getattr(self, name)
-            real = isinstance(value, Real) and not isinstance(value, bool)
-            if not real or not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
-            check_normal(name, value)
+            check_number(name, getattr(self, name), limit=math.inf)
+            check_normal(name, getattr(self, name))
 
     def rates(
         self, learning_rate: float, *, epoch: int, epochs: int, updates: int, samples_seen: int

@@ -2,8 +2,9 @@
 
 import math
 from dataclasses import dataclass
-from numbers import Real
 from typing import NamedTuple
+
+from fastnn.model.settings import check_number
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,7 @@ class EarlyStopping:
         if not isinstance(self.monitor, str):
             raise ValueError(f"monitor must be the name of a metric, got {self.monitor!r}")
         for name in ("patience", "min_delta"):
-            value = getattr(self, name)
-            real = isinstance(value, Real) and not isinstance(value, bool)
-            if not real or not value >= 0:
-                raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
+            check_number(name, getattr(self, name))
 
 
 class StoppingState(NamedTuple):

@@ -12,11 +12,10 @@ from fastnn.model.layers import Parameters
 from fastnn.system.forks import fork_safe_lock, setup_lock
 from fastnn.training.fit import Fit
 
-# SciPy's status of a search that reached `epochs` or `max_evaluations`.
-_LIMIT_REACHED = 1
-# Any other search ends at a small gradient, or because the loss no longer falls. In float32 the
-# latter is a minimum only if the gradient is smaller than this share of the initial one.
-_SMALL = 1e-3
+# SciPy's status of a search that reached `epochs` or `max_evaluations`. Any other search ends at a
+# small gradient, or because the loss no longer falls. In float32 the latter is a minimum only if
+# the gradient is at most `_SMALL` times the initial one.
+_LIMIT_REACHED, _SMALL = 1, 1e-3
 
 
 def minimize(fit: Fit) -> None:

@@ -77,12 +77,10 @@ def check_monitor(
     rule: EarlyStopping | None, loss: Loss, *, validated: bool, scored: bool = False
 ) -> None:
     """Raise a ValueError if early stopping monitors a metric that this fit does not compute."""
-    if rule is None:
-        return
     metrics = ["loss"] + (["accuracy"] if loss.score == "accuracy" else [])
     metrics += ["val_loss", f"val_{loss.score}"] if validated else []
     metrics += ["val_score"] if scored else []
-    if rule.monitor not in metrics:
+    if rule is not None and rule.monitor not in metrics:
         hint = "" if validated else "; pass validation_data or validation_fraction for more"
         raise ValueError(
             f"early_stopping monitors {rule.monitor!r}, but this fit computes only "

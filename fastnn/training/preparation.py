@@ -1,11 +1,9 @@
 """Prepare a fit: check and convert its data, set aside validation rows, weight the rows."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from fastnn.data.conversion import as_data, with_class_weights
 from fastnn.data.splitting import split
-from fastnn.model.layers import Dense
 from fastnn.model.schedules import Schedule
 from fastnn.training.plan import Plan, check_monitor
 from fastnn.training.scale import warn_of_offset
@@ -47,7 +45,10 @@ def prepare(
     """
     layers, loss = network.layers, network.loss
     inputs, outputs = layers[0].inputs, layers[-1].outputs
-    _check_lbfgs(plan, layers)
+    if plan.optimizer.rule == "lbfgs":
+        dropout = any(layer.dropout for layer in layers)
+        if dropout or plan.clip_norm or plan.schedule != Schedule():
+            raise ValueError("lbfgs supports neither dropout nor clip_norm nor a schedule")
     data = as_data(x, y, inputs, outputs, loss, sample_weight)
     training, validation = data, None
     if validation_data is not None:
@@ -64,11 +65,3 @@ def prepare(
     check_monitor(plan.early_stopping, loss, validated=validation is not None, scored=scored)
     warned = warn and warn_of_offset(y, data, loss)
     return Prepared(layers, loss, training, validation, plan, warned)
-
-
-def _check_lbfgs(plan: Plan, layers: Sequence[Dense]) -> None:
-    """Raise a ValueError if the plan has settings that L-BFGS does not support."""
-    if plan.optimizer.rule == "lbfgs":
-        dropout = any(layer.dropout for layer in layers)
-        if dropout or plan.clip_norm or plan.schedule != Schedule():
-            raise ValueError("lbfgs supports neither dropout nor clip_norm nor a schedule")

@@ -291,13 +291,13 @@ def test_tiny_rate_changes_parameters_little(engine, rng, name):
         ({"learning_rate": 0}, "learning_rate must be a positive number, got 0"),
         (
             {"optimizer": "nesterov", "momentum": 1},
-            "momentum must be a number from 0 to below 1, got 1",
+            "momentum must be a number of at least 0 and less than 1, got 1",
         ),
         ({"optimizer": "momentum", "momentum": "0.9"}, "momentum must be"),
-        ({"momentum": 0.9}, "momentum is a setting of momentum, nesterov, and not of sgd$"),
+        ({"momentum": 0.9}, "'sgd' has no setting 'momentum'; momentum, nesterov have it$"),
         (
             {"optimizer": "lbfgs", "learning_rate": 0.1},
-            "learning_rate is a setting of sgd, mo",
+            "'lbfgs' has no setting 'learning_rate'; sgd, mo",
         ),
         ({"optimizer": "lbfgs", "batch_size": 10}, "lbfgs uses all rows: batch_size must be"),
         ({"optimizer": "lbfgs", "schedule": "cosine"}, "lbfgs supports neither"),

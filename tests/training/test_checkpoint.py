@@ -276,7 +276,7 @@ def test_refused_fit_of_an_estimator_changes_nothing(resume: bool, tmp_path: Pat
         model.fit(x, y)
     np.testing.assert_array_equal(model.predict_proba(x), before)
     assert {**vars(model), "callbacks": None} == {**attributes, "callbacks": None}
-    with pytest.raises(ValueError, match="^partial_fit has no checkpoints: save the model"):
+    with pytest.raises(ValueError, match="^partial_fit does not support Checkpoint: save the"):
         model.partial_fit(x, y)
 
 
@@ -296,14 +296,14 @@ def change_a_cell(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]
         ({"batch_size": 20}, "batch_size is 10 in the checkpoint, and 20"),
         ({"learning_rate": 0.01}, "learning_rate is 0.001 in the checkpoint, and 0.01"),
         ({"optimizer": "sgd"}, "optimizer is adam in the checkpoint, and sgd now; lear"),
-        ({"schedule": "cosine"}, "schedule is constant in the checkpoint, and cosine now; epochs is missing in"),
+        ({"schedule": "cosine"}, "schedule is constant .*, and cosine now; epochs is missing in"),
         ({"l2": 0.5}, "l2 is 0.0 in the checkpoint, and 0.5"),
         ({"shuffle": False}, "shuffle is True in the checkpoint, and False"),
-        ({"sample_weight": np.ones(40)}, "training weights is none in the checkpoint, and given now$"),
-        ({"validation_fraction": 0.5}, "batch_size|training rows is 40 in the checkpoint, and 20 now; "),
+        ({"sample_weight": np.ones(40)}, "training weights is none in .*, and given now$"),
+        ({"validation_fraction": 0.5}, "batch_size|training rows is 40 in .*, and 20 now; "),
         ({"data": change_a_cell}, "training features differ$"),
         ({"data": lambda x, y: (x, 1 - y)}, "training targets differ$"),
-        ({"early_stopping": fastnn.EarlyStopping("loss")}, "early_stopping is None in the checkpoint, "),
+        ({"early_stopping": fastnn.EarlyStopping("loss")}, "early_stopping is None in the ch"),
     ],
 )  # fmt: skip
 def test_rejects_a_checkpoint_of_another_fit(
@@ -329,9 +329,7 @@ def test_rejects_a_checkpoint_of_other_arithmetic(
     for name, value in (("numba", "0.1"), ("fused multiply-add", "perhaps")):
         with monkeypatch.context() as patch:
             patch.setitem(NumbaEngine.arithmetic, name, value)
-            with pytest.raises(
-                CheckpointError, match=f"{name} is .* in the checkpoint, and {value} now$"
-            ):
+            with pytest.raises(CheckpointError, match=f"{name} is .*, and {value} now$"):
                 small_fit(tmp_path, engine="numba", resume=True)
 
 
@@ -343,9 +341,7 @@ def test_rejects_a_checkpoint_of_another_version(
     old = fastnn.__version__ if library == "fastnn" else np.__version__
     target = (checkpoints if library == "fastnn" else np), "__version__"
     monkeypatch.setattr(*target, "9.9")
-    with pytest.raises(
-        CheckpointError, match=f": {library} is {old} in the checkpoint, and 9.9 now$"
-    ):
+    with pytest.raises(CheckpointError, match=f": {library} is {old} in .*, and 9.9 now$"):
         small_fit(tmp_path, resume=True)
 
 

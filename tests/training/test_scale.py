@@ -88,7 +88,7 @@ def test_estimators_warn_of_an_offset_once(engine, x, solver, offset):
 def test_names_the_output_with_the_largest_offset(x):
     y = np.stack([x[:, 0] + 1e5, x[:, 1] + 1e6, x[:, 2]], axis=1)
     (text,) = warned(lambda: Network([6, 3], loss="squared_error").fit(x, y, learning_rate=1e-9))
-    assert text.startswith("the targets of output 1 have mean 1e+06 and standard deviation ")
+    assert text.startswith("the targets of output 1 (counted from 0) have mean 1e+06 and stan")
 
 
 def warns_of_offset(y, weights=None, loss="squared_error"):
@@ -173,7 +173,7 @@ def test_warns_of_unscaled_pixels(engine, rng, form):
     y = (x[:, :32].sum(axis=1) > x[:, 32:].sum(axis=1)).astype(int)
     (text,) = warned(lambda: Network([64, 32, 2]).fit(x, y, epochs=5, engine=engine))
     assert text.startswith("the network has not learned: its loss, ")
-    assert "scale the features to mean 0" in text and "input_scale=1/255" in text
+    assert "scale the features to mean 0" in text and "multiply by 1/255" in text
     assert not warned(lambda: Network([64, 32, 2], input_scale=1 / 255).fit(x, y, engine=engine))
 
 
