@@ -34,8 +34,8 @@ class Optimizer:
                    w ← w - η √(1 - β₂ᵗ) / (1 - β₁ᵗ) · m / (√v + ε)
 
     The state u, m and v starts at zero. Weight decay is decoupled [4]_: before the update, the
-    weights, but not the biases, are multiplied by 1 - η λ. The rule "lbfgs" is SciPy's L-BFGS [5]_: each
-    epoch is one iteration over all rows, with a line search instead of a learning rate.
+    weights, but not the biases, are multiplied by 1 - η λ. The rule "lbfgs" is SciPy's L-BFGS
+    [5]_: each epoch is one iteration over all rows, with a line search instead of a learning rate.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         if not isinstance(self.rule, str) or self.rule not in _SETTINGS:
-            hint = f"; pass optimizer={self.rule!r} to fit" if self.rule in OPTIMIZERS else ""
+            hint = f"; pass optimizer={self.rule!r} to fit" if self.rule in [*OPTIMIZERS] else ""
             names = ", ".join(_SETTINGS)
             raise ValueError(f"rule must be one of {names}, got {self.rule!r}{hint}")
         for name in (field.name for field in fields(self)[1:]):

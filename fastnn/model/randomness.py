@@ -1,9 +1,9 @@
 """Random numbers that depend only on the seed, the purpose, and the layer, epoch or row.
 
 There is no generator state to store. So both engines draw the same numbers, on any number of
-threads, even after a fit was stopped and resumed. NumPy's Philox is a counter-based generator: the seed is
-its key, and purpose and index are the high words of its counter. Dropout masks, which the compiled
-kernels draw too, use the smaller generator Philox-4x32-10.
+threads, even after a fit was stopped and resumed. NumPy's Philox is a counter-based generator: the
+seed is its key, and purpose and index are the high words of its counter. Dropout masks, which the
+compiled kernels draw too, use the smaller generator Philox-4x32-10.
 """
 
 import math
@@ -47,7 +47,7 @@ def permutation(seed: int, epoch: int, rows: int, row_bytes: int = 0) -> np.ndar
     of consecutive rows. The blocks are put in random order, and then the rows are shuffled within
     windows of about 64 MiB. So a window is read in few large pieces, and yet has rows from the
     entire file. On data sorted by class, windows of 64 blocks trained as well as a full shuffle;
-    windows of 16 blocks did not. The order does not depend on whether the rows are in memory or in a file.
+    windows of 16 blocks did not. The order is the same for rows in memory and in a file.
 
     Parameters
     ----------

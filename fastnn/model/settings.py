@@ -26,7 +26,7 @@ def check_integer(value: Any, name: str, *, low: int) -> int:
 
 
 def check_number(name: str, value: Any, *, limit: float | None = None) -> None:
-    """Raise a ValueError that names a setting, unless it is a number of at least 0, below `limit`."""
+    """Raise a ValueError unless a setting is a number of at least 0 and less than `limit`."""
     is_real = isinstance(value, Real) and not isinstance(value, bool)
     if not is_real or not value >= 0 or (limit is not None and value >= limit):
         raise ValueError(f"{name} must be a number of at least 0, got {value!r}")

@@ -1,4 +1,4 @@
-"""Full disks, deleted directories, odd terminals and encodings: no command has a traceback."""
+"""Full disks, deleted directories, unusual terminals and encodings: no command prints a traceback."""
 
 import os
 import shutil

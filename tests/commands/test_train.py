@@ -330,7 +330,7 @@ def test_result_is_printed_if_a_plot_cannot_be_written(
 
 
 @pytest.mark.parametrize("quiet", [(), ("--quiet",)])
-def test_saves_the_network_of_the_test_figures(
+def test_saves_the_network_that_the_test_metrics_describe(
     quiet: tuple[str, ...], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arrays = small_arrays()

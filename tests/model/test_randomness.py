@@ -1,7 +1,7 @@
-"""Random streams and what is drawn from them: pure, disjoint, and pinned.
+"""Random streams: reproducible, without overlap, and with fixed values.
 
-A checkpoint stores no generator state, so these streams are a promise: the golden values below
-change only together with a word to the users, whose runs would no longer repeat.
+A checkpoint stores no generator state. If a value below changes, old checkpoints no longer resume
+exactly and old results are no longer reproducible: the change log must say so.
 """
 
 import hashlib

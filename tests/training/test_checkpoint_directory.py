@@ -63,7 +63,7 @@ def test_rejects_a_directory_of_damaged_checkpoints(tmp_path: Path) -> None:
 
 
 def test_removes_temporary_files_of_killed_processes(tmp_path: Path) -> None:
-    """Their process numbers may be in use again; the lock excludes that another fit writes."""
+    """Their process numbers may be in use again. The lock ensures that no other fit is writing."""
     name = ".checkpoint-000000000004.safetensors.{}.0123456789abcdef.tmp"
     others = ["other.tmp", f".x.{os.getpid()}.tmp"]
     for each in [name.format(os.getpid()), name.format(1), name.format(10**30), *others]:
