@@ -77,9 +77,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
 
     def _store(self, given: dict[str, Any]) -> None:
         """Set the parameters of a constructor, given its `locals()`."""
-        for name, value in given.items():
-            if name != "self":
-                setattr(self, name, value)
+        vars(self).update({name: value for name, value in given.items() if name != "self"})
 
     # ---- for subclasses ---------------------------------------------------------------------
 
@@ -236,7 +234,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         )  # fmt: skip
 
     def _checked_weight(self, weight: Any, X: np.ndarray) -> np.ndarray | None:
-        """Return sample weights after scikit-learn's checks."""
+        """Return sample weights after scikit-learn's checks, or None."""
         if weight is None:
             return None
         return _check_sample_weight(weight, X, ensure_non_negative=True)

@@ -20,8 +20,7 @@ def r2(predicted: np.ndarray, data: Data) -> float:
     """
     y, p = data.targets.astype(np.float64), predicted.astype(np.float64)
     residual = np.average((y - p) ** 2, axis=0, weights=data.weights)
-    variance = np.average(
-        (y - np.average(y, axis=0, weights=data.weights)) ** 2, axis=0, weights=data.weights
-    )
+    mean = np.average(y, axis=0, weights=data.weights)
+    variance = np.average((y - mean) ** 2, axis=0, weights=data.weights)
     explained = 1 - residual / np.where(variance > 0, variance, 1)
     return float(np.where(variance > 0, explained, residual == 0).mean())

@@ -96,9 +96,8 @@ class Callback:
     def on_epoch_boundary(self, epochs: int) -> None:
         """Run between epochs; this fit has completed `epochs` epochs.
 
-        It runs before the first epoch, unless the fit resumes from a snapshot, and after each
-        epoch, when `on_epoch_end` of all callbacks has returned. Then ``self.fit.snapshot()`` has
-        the states of all callbacks after this epoch.
+        It runs before the first epoch, unless the fit resumes, and after each epoch, when
+        `on_epoch_end` of all callbacks has returned: a good time for ``self.fit.snapshot()``.
         """
 
     def on_fit_end(self, history: History) -> None:
