@@ -77,7 +77,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
 
     def _store(self, given: dict[str, Any]) -> None:
         """Set the parameters of a constructor, given its `locals()`."""
-        vars(self).update({name: value for name, value in given.items() if name != "self"})
+        self.__dict__.update({name: value for name, value in given.items() if name != "self"})
 
     # ---- for subclasses ---------------------------------------------------------------------
 

@@ -170,7 +170,7 @@ def test_a_further_fit_uses_the_same_split(engine, rng):
 def test_rejects_both_data_and_a_fraction(engine, data):
     x, y = data
     both = {"validation_fraction": 0.5, "validation_data": (x[:9], y[:9])}
-    with pytest.raises(ValueError, match="^validation_data and validation_fraction exclude"):
+    with pytest.raises(ValueError, match="^validation_data and validation_fraction cannot"):
         Network([4, 3]).fit(x, y, epochs=1, engine=engine, **both)
 
 

@@ -257,8 +257,8 @@ def test_warm_start_of_the_converted_estimator_lowers_the_loss(solver, iris32):
     theirs = pickle.loads(pickle.dumps(ours.to_sklearn()))
     theirs.set_params(warm_start=True, max_iter=5).fit(*iris32)
     assert theirs.loss_ < ours.loss_
-    anew = clone(theirs).fit(*iris32)
-    assert anew.loss_ > theirs.loss_
+    refitted = clone(theirs).fit(*iris32)
+    assert refitted.loss_ > theirs.loss_
 
 
 def test_converted_estimator_restores_the_best_weights(iris32):

@@ -170,7 +170,7 @@ def test_window_contains_whole_blocks_in_random_order(large):
         part = large[start : start + window]
         assert 0.9 * 2**26 < len(part) * row_bytes <= 2**26 + row_bytes
         blocks, sizes = np.unique(part // block, return_counts=True)
-        # All blocks are whole except the two at its ends and the last of the data.
+        # All blocks are complete except the two at its ends and the last of the data.
         assert np.sum(sizes < block) <= 3
         counts.append(len(blocks))
         neighbours += np.sum(np.diff(blocks) == 1)

@@ -1,4 +1,4 @@
-"""`fastnn.Checkpoint`: an interrupted fit resumes with the same bits, or is refused.
+"""`fastnn.Checkpoint`: an interrupted fit gives a bit-identical result, or is rejected.
 
 `test_resume` does the same with processes that are killed. The long tests run with ``pytest -m long
 tests/training/test_checkpoint.py``; `FASTNN_ROUNDS` sets their number of rounds.
@@ -247,7 +247,7 @@ def test_resumed_fit_appends_each_epoch_to_the_log_once(
     assert epochs == [1, 2, 1, 2, 3, 4]
 
 
-# ---- refused fits ------------------------------------------------------------------------------
+# ---- rejected fits -----------------------------------------------------------------------------
 
 
 def test_refused_fit_keeps_the_state_of_the_optimizer(engine: str, tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_new_fit_rejects_a_directory_with_checkpoints(tmp_path: Path) -> None:
 @posix
 @pytest.mark.process
 def test_running_fit_locks_the_directory(tmp_path: Path) -> None:
-    """Fits of this and of other processes are refused until the running one ends."""
+    """Fits of this and of other processes are rejected until the running one ends."""
 
     class StartOthers(callbacks.Callback):
         def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:

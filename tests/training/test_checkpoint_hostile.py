@@ -1,4 +1,4 @@
-"""Damaged and malicious checkpoints are skipped or refused, in little memory."""
+"""Damaged and malicious checkpoints are skipped or rejected, in little memory."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The identity of a fit: each changed item is refused, and named in the message."""
+"""The identity of a fit: each changed item is an error that names it."""
 
 import re
 from copy import copy
@@ -54,7 +54,7 @@ def changed(array: np.ndarray) -> np.ndarray:
 
 
 def optimizer(**changes: Any) -> dict[str, Any]:
-    """Change Adam's fields, even those that its constructor refuses."""
+    """Change Adam's fields, even those that its constructor rejects."""
     other = copy(PLAN.optimizer)
     for name, value in changes.items():
         object.__setattr__(other, name, value)
