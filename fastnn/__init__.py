@@ -1,4 +1,4 @@
-"""Small neural networks, trained on a CPU, several times faster, reproducible to the bit."""
+"""Small neural networks on a CPU: faster than scikit-learn's, reproducible to the bit."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Public name: the module that defines it, imported when the name is first used.
-_HOME = {
+# The module that defines each public name. It is imported when the name is first used.
+_MODULES = {
     "Callback": "fastnn.training.fit",
     "Checkpoint": "fastnn.training.checkpoint",
     "CheckpointError": "fastnn.errors",
@@ -48,12 +48,12 @@ _HOME = {
     "load_dataset": "fastnn.data.sets",
     "register_onnx_converters": "fastnn.estimators.onnx_converters",
 }
-__all__ = [*_HOME, "__version__"]
+__all__ = [*_MODULES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -1,4 +1,4 @@
-"""The exceptions that fastnn defines. Other errors are Python's and NumPy's."""
+"""fastnn's public exceptions. Other errors are Python's and NumPy's."""
 
 
 class FastnnError(Exception):
@@ -42,10 +42,12 @@ class ModelFileError(FastnnError, ValueError):
 
 
 class CheckpointError(FastnnError, ValueError):
-    """Training cannot be resumed: there is no checkpoint, or it is of a different fit.
+    """A checkpoint directory cannot be used.
 
-    The message is one line. It names the directory, and each setting that differs with both
-    values.
+    A fit cannot be resumed, because there is no checkpoint or the checkpoint belongs to a different
+    fit. Or a new fit cannot begin, because the directory already contains checkpoints or another
+    fit is using it. The message is one line. It names the directory, and each setting that differs
+    with both values.
 
     Examples
     --------
@@ -66,15 +68,17 @@ class CheckpointError(FastnnError, ValueError):
 class DivergenceError(FastnnError, ArithmeticError):
     """The training loss or a weight is no longer finite.
 
-    The network keeps its last finite weights: the weights that gave this loss, or, if the last
-    update made a weight infinite, the weights at the start of the epoch.
+    The network keeps its last finite weights. If the loss became infinite or NaN, these are the
+    current weights, which gave this loss. If a weight did, they are the weights from the start of
+    the epoch.
 
     Attributes
     ----------
     epoch : int
-        Epoch in which the loss stopped being finite, counted from 1.
+        Epoch in which the loss or a weight stopped being finite, counted from 1.
     step : int
-        Update of this epoch at which it was detected, counted from 1.
+        Update of this epoch at which it was detected, counted from 1. Weights are checked at the
+        end of an epoch.
 
     Examples
     --------

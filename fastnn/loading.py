@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 def load(path: FilePath) -> Union[Network, "MLPClassifier", "MLPRegressor"]:
     """Load a `Network`, an `MLPClassifier` or an `MLPRegressor` that `save` has written.
 
-    The loaded object predicts the same, bit for bit. Further training continues with the next
+    The loaded object gives bit-identical predictions. Further training continues with the next
     epoch's shuffle, but the optimizer, early stopping and an adaptive learning rate start from
-    the beginning. A file may come from an untrusted source: no code in it is ever run.
+    the beginning. A file may come from an untrusted source: `load` runs no code from it.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def load(path: FilePath) -> Union[Network, "MLPClassifier", "MLPRegressor"]:
     Raises
     ------
     ModelFileError
-        If the file is not a model file, is damaged, or is of a later version of fastnn.
+        If the file is not a model file, is damaged, or was written by a later version of fastnn.
     OSError
         If the file cannot be read.
 

@@ -23,7 +23,7 @@ from fastnn.training.early_stopping import EarlyStopping
 from fastnn.training.evaluation import evaluate
 from fastnn.training.fit import Callback, Fit
 from fastnn.training.loop import train
-from fastnn.training.memory import check_fit
+from fastnn.training.memory import check_fit_memory
 from fastnn.training.plan import Plan
 from fastnn.training.preparation import prepare
 from fastnn.training.scale import warn_of_scale
@@ -31,28 +31,30 @@ from fastnn.training.state import History, Position, Prepared
 
 
 class Network:
-    """A fully connected network: by default a classifier of ReLU layers, then softmax.
+    """A fully connected network. By default it is a classifier with ReLU layers and softmax output.
 
     Parameters
     ----------
     sizes : sequence of int
-        Number of inputs, widths of the hidden layers, number of outputs. "cross_entropy" has one
-        output per class.
+        Number of inputs, widths of the hidden layers (there may be none), number of outputs. With
+        "cross_entropy" there is one output per class.
     activation : str or sequence of str, default "relu"
-        "identity", "logistic", "tanh", "relu", "leaky_relu" or "gelu", for all hidden layers or
-        for each.
+        "identity", "logistic", "tanh", "relu", "leaky_relu" or "gelu": one name for all hidden
+        layers, or a list with one name per hidden layer.
     loss : str, default "cross_entropy"
         "cross_entropy" for classes; "logistic" for one or several labels that are 0 or 1;
         "squared_error", "poisson", "absolute_error" or "huber" for numbers. The formulas are in
         `fastnn.model.losses`.
     dropout : float or sequence of float, default 0
-        Fraction of values that training sets to 0: of the outputs of all hidden layers, or of the
-        input and of each hidden layer.
+        Probability with which training sets a value to 0. One number applies to the outputs of
+        every hidden layer, but not to the features. A list has one number for the features and
+        one for the outputs of each hidden layer.
     input_scale : float, default 1.0
-        Factor of all features, for example 1/255 for images in bytes.
+        Factor by which all features are multiplied, for example 1/255 for images in bytes.
     seed : int, default 0
-        Determines the initial weights (He's, or Glorot's if all hidden activations are identity,
-        logistic or tanh), the order of the samples and the dropout masks, and so the result.
+        Determines the initial weights, the order of the samples and the dropout masks, and so
+        the result. The weights are Glorot-initialised if all hidden activations are identity,
+        logistic or tanh, and He-initialised otherwise.
 
     Attributes
     ----------
@@ -95,7 +97,7 @@ class Network:
             raise ValueError(f"seed must be below 2**64, got {seed!r}")
         self._parameters: Parameters | None = None  # drawn at the first use
         self._position = Position()
-        self._rule, self._slots = "", 0  # of the last optimizer
+        self._rule, self._slots = "", 0  # of the last optimizer; slots: state arrays per parameter
         self._state: list[Parameters] = []  # of the last optimizer, until an engine holds it
         self._engine: Engine | None = None
         self._engine_choice: tuple[str, int | None] = ("numba", None)
@@ -176,20 +178,21 @@ class Network:
             Class numbers from 0 for "cross_entropy", else the targets of the outputs.
         epochs : int, default 20
         batch_size : int or "full", optional
-            Rows per update, by default 128; "full", a larger number than there are rows, and the
-            optimizer "lbfgs" mean all rows.
+            Rows per update, by default 128. "full" and numbers above the number of rows mean all
+            rows. "lbfgs" always uses all rows.
         optimizer : {"sgd", "momentum", "nesterov", "adam", "adamw", "lbfgs"} or Optimizer
-            `fastnn.Optimizer` has the equations. With "lbfgs" an epoch is one iteration.
+            `fastnn.Optimizer` documents the equations. With "lbfgs" an epoch is one iteration.
         learning_rate, momentum, weight_decay : float, optional
             Replace the optimizer's defaults: learning rate 0.1 for "sgd", 0.01 for "momentum" and
             "nesterov", 0.001 for "adam" and "adamw"; momentum 0.9; weight decay 0, or 0.01 for
             "adamw".
         schedule : {"constant", "invscaling", "adaptive", "cosine", "one_cycle"} or Schedule
             Change of the learning rate over the epochs of this call. A `fastnn.Schedule` may have
-            a warm-up. "adaptive" also ends the fit when the rate is 1e-6.
+            a warm-up. "adaptive" ends the fit when training stops improving at a rate of 1e-6 or
+            less.
         l2 : float, default 0
-            Factor of the penalty ``l2 / 2 · Σ w²`` on the weights, without the biases, that is
-            added to the mean loss.
+            Factor of the penalty ``l2 / 2 · Σ w²``, which is added to the mean loss. The sum is
+            over all weights, without biases.
         clip_norm : float, default 0
             Largest norm of a batch's gradient; a longer gradient is scaled to it. 0 for no limit.
         shuffle : bool, default True
@@ -205,23 +208,28 @@ class Network:
             Fraction of the rows to set aside as validation data; the seed determines which. The
             split is stratified by class where possible.
         early_stopping : bool or EarlyStopping, default False
-            Whether to stop when a figure of the history no longer improves; True monitors
-            ``val_loss``.
+            Whether to stop when a metric of the history no longer improves. True needs validation
+            data or a validation fraction: it monitors ``val_loss`` and restores the weights of the
+            best epoch. ``EarlyStopping("loss")`` needs neither.
         engine : {"numba", "numpy"}, default "numba"
             The fast engine, or the reference engine in NumPy.
         threads : int, optional
-            Threads of the Numba engine, by default all that the process may use. The result has
-            the same bits for any number.
+            Threads of the Numba engine. A given number is always used. By default the engine uses
+            up to all threads that the process may use, and fewer for little work. The result is
+            bit-identical for any number.
         callbacks : sequence of Callback
 
         Returns
         -------
         dict of str to list of float
-            One number per epoch: ``loss`` and, for classifiers, ``accuracy``, means over the
-            batches, each computed before the update of its batch, with dropout, the loss with the
-            penalty; ``learning_rate`` of the last update, not for "lbfgs"; ``seconds`` of training.
-            With validation data also ``val_loss``, without the penalty, and ``val_accuracy`` or,
-            for a regression, ``val_r2``, after the epoch.
+            The history: one list per metric, with one number per epoch of this call.
+
+            - ``loss`` and, for classifiers, ``accuracy``: means over the batches. Each batch is
+              evaluated with dropout, before its update. The loss includes the penalty.
+            - ``learning_rate``: rate of the last update; missing for "lbfgs".
+            - ``seconds``: training time.
+            - ``val_loss`` and ``val_accuracy`` or, for a regression, ``val_r2``: metrics of the
+              validation data after the epoch, if there are any. The loss excludes the penalty.
 
         Raises
         ------
@@ -232,14 +240,14 @@ class Network:
         DivergenceError
             If the loss or a weight stops being finite; the last finite weights are kept.
         RuntimeError
-            If the network is already being trained, by another thread or because a callback calls
-            this method; or if a callback is in use by another running fit.
+            If the network is already being trained, by another thread or because a callback called
+            `fit`; or if a callback is in use by another running fit.
         """
-        chosen = get_optimizer(
+        optimizer = get_optimizer(
             optimizer, learning_rate=learning_rate, momentum=momentum, weight_decay=weight_decay
         )
         plan = Plan(
-            epochs, batch_size, chosen, schedule, early_stopping=early_stopping,  # type: ignore
+            epochs, batch_size, optimizer, schedule, early_stopping=early_stopping,  # type: ignore
             l2=l2, clip_norm=clip_norm, shuffle=shuffle, seed=self.seed,
         )  # fmt: skip
         prepared = prepare(
@@ -262,14 +270,15 @@ class Network:
         with self._training:
             fit = Fit(self, prepared, **options)
             self._position.check_counts(fit.plan.epochs, fit.rows)
-            check_fit(self.layers, fit.rows, fit.plan, checkpoints=has_checkpoint(fit.callbacks))
+            has_checkpoints = has_checkpoint(fit.callbacks)
+            check_fit_memory(self.layers, fit.rows, fit.plan, checkpoints=has_checkpoints)
             train(fit)
             if not prepared.warned:
                 warn_of_scale(fit)
             return fit
 
     def evaluate(self, x: Any, y: Any, sample_weight: Any = None) -> tuple[float, float]:
-        """Return the mean loss on these data, and the accuracy or, of a regression, R².
+        """Return the mean loss on these data, and the accuracy or, for a regression, R².
 
         Raises
         ------
@@ -308,7 +317,7 @@ class Network:
             If the network is a regression.
         """
         if self.loss.score != "accuracy":
-            raise ValueError(f"a network with loss {self.loss.name!r} predicts no probabilities")
+            raise ValueError(f"loss {self.loss.name!r} has no probabilities; use predict")
         return self._outputs(x)
 
     def save(self, path: FilePath) -> None:
@@ -337,16 +346,18 @@ class Network:
         ------
         ValueError
             If there is no such engine, or `threads` is out of range.
+        MemoryError
+            If the engine does not fit into memory.
         RuntimeError
-            If the network is being trained with another engine.
+            If the network is being trained, with a different engine or number of threads.
         """
         if threads is not None:
             threads = check_integer(threads, "threads", low=1)
         with setup_lock:
             if self._engine is None or self._engine_choice != (name, threads):
                 self._training.check()
-                how: Any = {"input_scale": self.input_scale, "threads": threads}
-                engine = get_engine(name, self.layers, self.loss, **how)
+                options: Any = {"input_scale": self.input_scale, "threads": threads}
+                engine = get_engine(name, self.layers, self.loss, **options)
                 engine.set_parameters(self.parameters)
                 engine.set_state(self._current_state())
                 self._engine, self._engine_choice = engine, (name, threads)
@@ -358,7 +369,7 @@ class Network:
     def _current_engine(self) -> Engine:
         if self._engine is not None:
             return self._engine
-        name, threads = self._engine_choice  # from a pickle, maybe of a machine with more threads
+        name, threads = self._engine_choice  # a pickle may come from a machine with more threads
         return self.use_engine(name, threads=threads and min(threads, usable_threads()))
 
     def __getstate__(self) -> dict[str, Any]:

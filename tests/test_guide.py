@@ -84,7 +84,7 @@ def write_input_files() -> None:
 def test_a_command_succeeds(command, capsysbinary):
     """Run a command; training is shortened to one epoch of the digits.
 
-    The later of two equal options counts: the network is small unless the command names another.
+    The last of repeated options is used. The network is small unless the command sets its size.
     """
     _, _, module, *options = shlex.split(command)
     appended = {

@@ -1,4 +1,4 @@
-"""The public `Network`: training, predictions, parameters, and refused arguments."""
+"""The public `Network`: training, predictions, parameters, and rejected arguments."""
 
 import copy
 import math
@@ -213,7 +213,7 @@ def test_number_of_threads_does_not_change_the_result(engine, data):
     assert network.use_engine("numba", threads=1).threads == 1
 
 
-# ---- refused arguments ----------------------------------------------------------------------
+# ---- rejected arguments ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scale", [0, -1, math.nan, math.inf])

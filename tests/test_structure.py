@@ -274,7 +274,7 @@ def test_public_names_exist_and_are_listed():
     expected = {"Network", "load_dataset", "DataError", "DivergenceError", "__version__"}
     expected |= {"MLPClassifier", "MLPRegressor", "EarlyStopping", "Schedule"}
     assert expected <= set(fastnn.__all__)
-    for name, module in fastnn._HOME.items():
+    for name, module in fastnn._MODULES.items():
         assert getattr(fastnn, name) is getattr(import_module(module), name)
 
 

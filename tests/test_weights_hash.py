@@ -61,6 +61,6 @@ def test_three_threads_give_the_known_hashes():
 @fused
 @pytest.mark.process
 def test_avx2_gives_the_known_hashes_on_a_machine_with_avx_512():
-    """Both variables are needed: the name alone leaves the features as they are."""
+    """Both variables are needed: NUMBA_CPU_NAME alone does not change the features."""
     avx2 = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma"}
     assert hashes(**avx2) == {threads: HASHES for threads in "123"}

@@ -105,7 +105,7 @@ def measure(options: argparse.Namespace, data: Dataset, fit: Fit) -> dict[str, A
     check_loss(loss, "test", options, fit)
     return {
         "epochs_run": len(fit.history["loss"]),
-        "best_epoch": fit.position.standing.best_epoch if fit.plan.early_stopping else None,
+        "best_epoch": fit.position.stopping.best_epoch if fit.plan.early_stopping else None,
         "test_loss": loss,
         "test_accuracy": accuracy,
         "train_seconds": sum(fit.history["seconds"]),

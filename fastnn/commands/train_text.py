@@ -148,7 +148,7 @@ def ending_text(fit: Fit) -> str | None:
     if epochs == plan.epochs:
         return None
     rule, why = plan.early_stopping, "the training loss has stopped improving"  # if adaptive
-    if rule is not None and is_over(rule, fit.position.standing):
+    if rule is not None and is_over(rule, fit.position.stopping):
         why = f"{rule.monitor} has stopped improving"
     elif plan.optimizer.rule == "lbfgs":
         why = "lbfgs cannot improve the loss"

@@ -23,10 +23,10 @@ from fastnn.estimators.fitting import (
     Recorder,
     Run,
     Tasks,
-    exposed,
     one_at_a_time,
     report_end,
     score_of,
+    weight_attributes,
     with_callbacks,
 )
 from fastnn.estimators.parameters import (
@@ -42,13 +42,14 @@ from fastnn.model.layers import dense_layers
 from fastnn.model.losses import Loss
 from fastnn.system.memory import check_copy
 from fastnn.training.checkpoint import has_checkpoint
-from fastnn.training.early_stopping import Standing
+from fastnn.training.early_stopping import StoppingState
 from fastnn.training.fit import Callback
 from fastnn.training.preparation import prepare
 
-_DTYPES = [np.float64, np.float32, np.uint8]  # not converted; other dtypes become float64
+_DTYPES = [np.float64, np.float32, np.uint8]  # other dtypes are converted to float64
 _ARRAYS = ("X", "y", "sample_weight", "X_val", "y_val", "sample_weight_val")
-_NEW_STANDING = ("", Standing(), 1.0)  # monitor, early stopping's state, divisor of the rate
+# Of the last fit, for the next partial_fit: monitored metric, stopping state, divisor of the rate.
+_NEW_STOPPING = ("", StoppingState(), 1.0)
 
 _CLIPPED = "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped"
 _DIVERGED = (
@@ -76,9 +77,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
 
     def _store(self, given: dict[str, Any]) -> None:
         """Set the parameters of a constructor, given its `locals()`."""
-        for name, value in given.items():
-            if name != "self":
-                setattr(self, name, value)
+        self.__dict__.update({name: value for name, value in given.items() if name != "self"})
 
     # ---- for subclasses ---------------------------------------------------------------------
 
@@ -136,7 +135,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If a parameter or the data cannot be used, or the weights stop being finite.
+            If a parameter or the data are invalid, or if the weights become non-finite.
         """
         return self._fit(X, y, sample_weight, X_val, y_val, sample_weight_val)
 
@@ -150,7 +149,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
                 tasks = Tasks(self, *data[:3])
             self._train(run, tasks, incremental)
         except BaseException:
-            if run is None or not run.recorder.has_begun:  # a refused fit changes nothing
+            if run is None or not run.recorder.has_begun:  # a fit that never began changes nothing
                 self.__dict__.clear()
                 self.__dict__.update(before)
             raise
@@ -167,7 +166,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         incremental: bool,
         classes: Any,
     ) -> Run:
-        """Check the arguments of a fit, and create a network or continue with the present one."""
+        """Check the arguments of a fit; create a network, unless training continues."""
         if incremental and self.early_stopping:
             raise ValueError(f"partial_fit does not support early_stopping={self.early_stopping!r}")
         if incremental and is_classifier(self):
@@ -176,7 +175,9 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
             check_unmasked(values, name)
         callbacks = callbacks_of(self)
         if incremental and has_checkpoint(callbacks):
-            raise ValueError("partial_fit has no checkpoints: save the model between its calls")
+            raise ValueError(
+                "partial_fit does not support Checkpoint: save the model between calls"
+            )
         continues = incremental or self.warm_start
         new = not (continues and "_network" in vars(self))
         X, y = self._checked(X, y, new)
@@ -224,7 +225,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         return Run(prepared, score, Recorder(self, score_name), callbacks)
 
     def _checked(self, X: Any, y: Any, reset: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Return arrays after scikit-learn's checks, except that features are finite."""
+        """Return X and y after scikit-learn's checks, without the check that X is finite."""
         if isinstance(X, np.ndarray) and X.dtype not in _DTYPES:
             check_copy("X", X.size, 8)
         return validate_data(
@@ -233,7 +234,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         )  # fmt: skip
 
     def _checked_weight(self, weight: Any, X: np.ndarray) -> np.ndarray | None:
-        """Return sample weights after scikit-learn's checks."""
+        """Return sample weights after scikit-learn's checks, or None."""
         if weight is None:
             return None
         return _check_sample_weight(weight, X, ensure_non_negative=True)
@@ -256,35 +257,35 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
     def _begin(self, inputs: int, outputs: int, dtype: Any, keep: bool) -> None:
         """Create a network, and reset the fitted attributes.
 
-        With `keep`, it starts from `coefs_` and `intercepts_` if they are set.
+        With `keep`, the network gets the weights in `coefs_` and `intercepts_`, if they are set.
         """
         given = None
         if keep and hasattr(self, "coefs_"):
             given = list(zip(self.coefs_, self.intercepts_, strict=True))
         self._network = new_network_of(self, inputs, outputs, given)
-        self._dtype, self._standing = np.dtype(dtype), _NEW_STANDING
+        self._dtype, self._stopping = np.dtype(dtype), _NEW_STOPPING
         self.n_layers_, self.n_outputs_ = len(self._network.layers) + 1, outputs
         self.out_activation_ = self._network.loss.link
         self.t_, self.loss_, self.loss_curve_, self.history_ = 0, math.nan, [], {}
         self.best_loss_ = None if self.early_stopping else math.inf
         self.validation_scores_ = self.best_validation_score_ = None
-        self._show_weights()
+        self._update_coefs()
 
     def _continue(self, inputs: int, outputs: int) -> None:
-        """Check that the structure is the same, and apply changes of `coefs_` and `intercepts_`."""
+        """Check that the network's structure is unchanged, and apply new `coefs_`."""
         structure = structure_of(self, inputs, outputs)
         network = self._network
         if (dense_layers(**structure), self._objective()) != (network.layers, network.loss):
             raise ValueError(
-                "warm_start and partial_fit continue with the same network: the outputs of y, "
+                "warm_start and partial_fit continue with the same network: the number of outputs, "
                 "hidden_layer_sizes, activation, dropout and loss cannot change"
             )
-        self._take_weights()
+        self._update_network()
 
     def _own_validation(
         self, X: Any = None, y: Any = None, weight: Any = None
     ) -> tuple[Any, Any, Any] | None:
-        """Return the validation data that `fit` got, if any, checked and encoded."""
+        """Return the validation data passed to `fit`, checked and encoded, or None."""
         if (X is None) != (y is None):
             raise ValueError("X_val and y_val must be given together.")
         if X is None:
@@ -297,13 +298,13 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         """Train, update the fitted attributes, and report how training ended."""
         rule = run.prepared.plan.early_stopping
         monitor = "" if rule is None else rule.monitor
-        before = self._standing if self._standing[0] == monitor else _NEW_STANDING
-        self._standing = _NEW_STANDING  # remains if an exception ends the fit
+        before = self._stopping if self._stopping[0] == monitor else _NEW_STOPPING
+        self._stopping = _NEW_STOPPING  # stays if an exception ends the fit
         self.n_iter_ = 0
         callbacks = [run.recorder, *run.callbacks, *([tasks] if tasks else [])]
         try:
             fit = self._network._train(
-                run.prepared, callbacks=callbacks, score=run.score, standing=before[1],
+                run.prepared, callbacks=callbacks, score=run.score, stopping=before[1],
                 rate_divisor=before[2],
             )  # fmt: skip
         except KeyboardInterrupt:
@@ -312,11 +313,12 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         except DivergenceError as error:
             if not run.recorder.keeps_best:
                 raise ValueError(f"{_DIVERGED} ({error})") from error
-            warnings.warn(f"{_DIVERGED} The best are kept.", ConvergenceWarning, stacklevel=2)
+            text = f"{_DIVERGED} The weights of the best epoch are kept."
+            warnings.warn(text, ConvergenceWarning, stacklevel=2)
             return
         finally:
-            self._show_weights()
-        self._standing = (monitor, fit.position.standing, fit.position.rate_divisor)
+            self._update_coefs()
+        self._stopping = (monitor, fit.position.stopping, fit.position.rate_divisor)
         if not incremental:
             report_end(self, fit.position.stopped, rule)
 
@@ -336,13 +338,14 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
             threads = min(self.n_threads, usable_threads())
         return self._network.use_engine(self.engine, threads=threads)
 
-    def _show_weights(self) -> None:
-        self.__dict__.update(exposed(self._network, self._dtype))
+    def _update_coefs(self) -> None:
+        """Set `coefs_` and `intercepts_` to the network's weights."""
+        self.__dict__.update(weight_attributes(self._network, self._dtype))
 
-    def _take_weights(self) -> None:
+    def _update_network(self) -> None:
         """Set the network's weights to `coefs_` and `intercepts_` if these were replaced."""
         arrays = (*self.coefs_, *self.intercepts_)
-        if len(arrays) != len(self._exposed) or not all(map(is_, arrays, self._exposed)):
+        if len(arrays) != len(self._copies) or not all(map(is_, arrays, self._copies)):
             self._network.parameters = list(zip(self.coefs_, self.intercepts_, strict=True))
 
     def __sklearn_tags__(self) -> Any:
@@ -381,7 +384,7 @@ class BaseMLP(ExchangeMixin, CallbackSupportMixin, BaseEstimator):
         if not is_plain:
             check_unmasked(X, "X")
             X = validate_data(self, X, reset=False, accept_sparse="csr", ensure_all_finite=False)
-        self._take_weights()
+        self._update_network()
         try:
             outputs = self._engine().predict(as_features(X, X.shape[1], finite=False))
         except DataError:

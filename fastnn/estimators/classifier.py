@@ -26,7 +26,7 @@ from fastnn.training.fit import Callback
 class MLPClassifier(ClassifierMixin, BaseMLP):
     """Multi-layer Perceptron classifier.
 
-    This model optimizes the log-loss function using L-BFGS or stochastic gradient descent. It has
+    This model minimizes the log-loss function using L-BFGS or stochastic gradient descent. It has
     all parameters, methods and attributes of scikit-learn's `MLPClassifier`, with the same
     meaning. It computes in float32; predictions are float64 unless X and `coefs_` are float32.
 
@@ -38,14 +38,14 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         Activation function for the hidden layers.
     solver : {'lbfgs', 'sgd', 'momentum', 'nesterov', 'adam', 'adamw'}, default='adam'
         The solver for weight optimization. 'lbfgs' is a quasi-Newton method that uses all samples
-        at once. 'sgd' is stochastic gradient descent with `momentum` and `nesterovs_momentum`;
-        'momentum' and 'nesterov' are 'sgd' with ``nesterovs_momentum=False`` and ``True``. 'adam'
-        is the optimizer of Kingma & Ba 2015, 'adamw' adds decoupled `weight_decay` (Loshchilov &
-        Hutter 2019).
+        at once. 'sgd' is stochastic gradient descent with `momentum` and `nesterovs_momentum`.
+        'momentum' is 'sgd' with ``nesterovs_momentum=False``, 'nesterov' is 'sgd' with
+        ``nesterovs_momentum=True``. 'adam' is the optimizer of Kingma & Ba 2015, 'adamw' adds
+        decoupled `weight_decay` (Loshchilov & Hutter 2019).
     alpha : float, default=0.0001
         Strength of the L2 regularization term ``alpha / 2 * ||w||^2``. The term is divided by the
-        number of samples in a batch when added to the loss. 'adamw' uses it too; with
-        ``alpha=0``, only the weight decay remains.
+        number of samples in a batch when added to the loss. With 'adamw' it is added to the weight
+        decay; set ``alpha=0`` to have only the weight decay.
     batch_size : int or 'auto', default='auto'
         Size of minibatches for stochastic optimizers; 'auto' is ``min(200, n_samples)``. Not used
         when solver='lbfgs'.
@@ -57,11 +57,12 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         - 'invscaling' divides the learning rate by ``(t_ + 1) ** power_t`` at the start of each
           epoch. 'adaptive' divides it by 5 each time training stops improving. As in
           scikit-learn, both have no effect when solver='adam' or 'adamw'.
-        - 'cosine' and 'one_cycle' span `max_iter` epochs. Only `early_stopping` can stop training
-          earlier.
-        - A `fastnn.Schedule` affects all solvers and can start with a linear warm-up.
+        - 'cosine' and 'one_cycle' cover `max_iter` epochs. Only `early_stopping` can stop
+          training earlier.
+        - A `fastnn.Schedule` affects 'adam' and 'adamw', too, and can start with a linear warm-up.
 
-        'lbfgs' does not support the last three.
+        'lbfgs' has no learning rate: 'cosine', 'one_cycle' and a `Schedule` that is not constant
+        raise an error.
     learning_rate_init : float, default=0.001
         The initial learning rate. Not used when solver='lbfgs'.
     power_t : float, default=0.5
@@ -94,8 +95,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         `validation_fraction` of the training data, stratified by class, and restore the weights of
         the best epoch; as in scikit-learn, True has no effect when solver='lbfgs'. A
         `fastnn.EarlyStopping` selects the metric to monitor ("val_score", "val_loss",
-        "val_accuracy", "loss" or "accuracy"), the patience and the minimum improvement in place of
-        `tol` and `n_iter_no_change`, and whether to restore the best weights.
+        "val_accuracy", "loss" or "accuracy"), the minimum improvement and the patience, which
+        replace `tol` and `n_iter_no_change`, and whether to restore the best weights.
     validation_fraction : float, default=0.1
         The proportion of training data to set aside as validation set for early stopping, in
         [0, 1). Not used if `fit` gets validation data.
@@ -105,7 +106,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     epsilon : float, default=1e-8
         Value for numerical stability in Adam. Only used when solver='adam' or 'adamw'.
     n_iter_no_change : int, default=10
-        Maximum number of epochs to not meet `tol` improvement. Not used when solver='lbfgs'.
+        Maximum number of consecutive epochs without an improvement of at least `tol`. Not used
+        when solver='lbfgs'.
     max_fun : int, default=15000
         Maximum number of loss function calls. Only used when solver='lbfgs'.
     class_weight : dict, 'balanced' or None, default=None
@@ -116,10 +118,11 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         solver='lbfgs'.
     weight_init : {'glorot_uniform', 'he_normal'}, default='glorot_uniform'
         Distribution of the initial weights: uniform as in scikit-learn (Glorot & Bengio 2010), or
-        normal with variance ``2 / fan_in`` and biases of 0 (He et al. 2015), which suits 'relu'.
+        normal with variance ``2 / fan_in`` and biases of 0 (He et al. 2015), as suits 'relu'.
     dropout : float or array-like of float, default=0.0
-        Fraction of values set to 0 in training: one number for the outputs of every hidden layer,
-        or one for the input and one for each hidden layer. Not supported by 'lbfgs'.
+        Probability with which training sets a value to 0. One number applies to the outputs of
+        every hidden layer, but not to the features. A list has one number for the features and one
+        for the outputs of each hidden layer. Not supported by 'lbfgs'.
     scoring : str, callable or None, default=None
         The scorer, as in scikit-learn, that computes "val_score" and `validation_scores_`. None
         means the accuracy.
@@ -127,21 +130,22 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         `fastnn.Callback` objects, which run during training. For callbacks of scikit-learn, use
         `set_callbacks`.
     engine : {'numba', 'numpy'}, default='numba'
-        The fast engine or the reference engine.
+        'numba' is the fast engine, in compiled code. 'numpy' is the reference engine.
     n_threads : int, default=None
-        Maximum number of threads of the Numba engine. None means all CPUs that the process may
-        use. The engine uses fewer where that is faster.
+        Number of threads of the Numba engine. A given number is always used, if the process may
+        use as many. With None the engine uses up to all CPUs that the process may use, and fewer
+        for little work.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Class labels; for an indicator matrix, its column numbers.
+        Class labels; for an indicator matrix, the numbers of its columns.
     loss_ : float
         The loss of the last epoch: the mean over its batches, each computed before its update.
     best_loss_ : float or None
         The minimum loss reached by the solver throughout fitting; None with early stopping.
     loss_curve_ : list of float
-        The loss of every epoch of all calls.
+        The loss of every epoch of all calls of `fit` or `partial_fit` that continue training.
     validation_scores_ : list of float or None
         The validation score after every epoch; None without validation data.
     best_validation_score_ : float or None
@@ -153,13 +157,13 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     coefs_, intercepts_ : list of ndarray
         The weights (fan_in, fan_out) and biases (fan_out,) of each layer: float32 if X was
         float32, else float64. The arrays are read-only, but they can be replaced: predictions and
-        further training use the new ones. During a fit they hold the weights from its start.
+        further training use the new ones. During a fit they are the weights from its start.
     n_features_in_ : int
         Number of features seen during `fit`.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of features seen during `fit`. Defined only if all names are strings.
     n_iter_ : int
-        The number of iterations (epochs for stochastic solvers) of the last call.
+        The number of iterations (epochs for stochastic solvers) of the last fit.
     n_layers_ : int
         Number of layers, including the input and output layers.
     n_outputs_ : int
@@ -170,8 +174,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     Notes
     -----
     Differences from scikit-learn: `warm_start` keeps the state of the optimizer; the split for
-    early stopping is always stratified; the loss of weighted samples is their weighted mean over
-    the epoch; if y has one class, `predict_proba` returns one column.
+    early stopping is always stratified; `loss_` of weighted samples is their weighted mean over
+    the epoch; if y has only one class, `predict_proba` returns one column.
 
     Examples
     --------
@@ -391,6 +395,6 @@ def _check_object_labels(labels: Any, name: str) -> None:
     rows = [types.index(name) for name in dict.fromkeys(types)][:3]
     found = " and ".join(f"{types[row]} ({repr(values[row])[:40]} at {row})" for row in rows)
     raise ValueError(
-        f"Unknown label type: {name} has dtype object and contains {found}: labels must be all "
-        "strings, or of a numeric dtype; convert them, for example with astype(int)"
+        f"Unknown label type: {name} has dtype object and contains {found}; labels must all be "
+        "strings or have a numeric dtype: convert them, for example with astype(int)"
     )

@@ -22,16 +22,16 @@ class ExchangeMixin(BaseEstimator):
     classes_: np.ndarray
     _is_multilabel: bool
     _network: Network
-    _take_weights: Callable[[], None]
-    _show_weights: Callable[[], None]
+    _update_network: Callable[[], None]
+    _update_coefs: Callable[[], None]
 
     def save(self, path: FilePath) -> None:
         """Write the fitted estimator to a file for `fastnn.load`.
 
         The file holds the parameters and the fitted attributes. Parameters that JSON cannot
         express, such as callbacks, a RandomState or a function, have their defaults after
-        loading. The state of the optimizer and of early stopping is not stored: further training
-        starts with a fresh one. `fastnn.storage.model_file` documents the format.
+        loading. The states of the optimizer and of early stopping are not stored: further training
+        starts with new ones. `fastnn.storage.model_file` documents the format.
 
         Parameters
         ----------
@@ -61,10 +61,10 @@ class ExchangeMixin(BaseEstimator):
         array(['a', 'b'], dtype='<U1')
         """
         check_is_fitted(self, "_network")
-        self._take_weights()
+        self._update_network()
         with prefix_errors(path):
             description = describe(self)
-            restore([type(self)], description, self._network)  # refuse what `load` would refuse
+            restore([type(self)], description, self._network)  # raises the errors of `load`
         write_model(path, model_from_network(self._network, description))
 
     def to_onnx(self, path: FilePath) -> None:
@@ -94,7 +94,7 @@ class ExchangeMixin(BaseEstimator):
 
     def _onnx_graph(self, classes: np.ndarray | None = None) -> Any:
         """Return the ONNX graph; `classes` replaces `classes_` as the labels."""
-        self._take_weights()
+        self._update_network()
         if not is_classifier(self):
             return regression_graph(self._network, "variable")
         if self._is_multilabel:
@@ -104,10 +104,10 @@ class ExchangeMixin(BaseEstimator):
     def to_sklearn(self) -> Any:
         """Convert the estimator to scikit-learn's fitted MLPClassifier or MLPRegressor.
 
-        The predictions are equal up to float32 rounding. Training can continue, with a fresh
-        state of the optimizer. Parameters that scikit-learn lacks are dropped. Values that it
-        lacks and that affect training only, such as the solver 'adamw' or Huber's loss, become
-        scikit-learn's defaults.
+        The predictions are equal up to float32 rounding. Training can continue, with a new state
+        of the optimizer. Parameters that scikit-learn does not have are dropped. Values that it
+        does not have and that only affect training, such as the solver 'adamw' or the Huber loss,
+        are replaced by scikit-learn's defaults.
 
         Returns
         -------
@@ -130,7 +130,7 @@ class ExchangeMixin(BaseEstimator):
         'sklearn'
         """
         check_is_fitted(self, "_network")
-        self._take_weights()
+        self._update_network()
         return to_sklearn(self)
 
     @classmethod
@@ -138,12 +138,12 @@ class ExchangeMixin(BaseEstimator):
         """Convert a fitted estimator of scikit-learn.
 
         The predictions are equal up to float32 rounding. Parameters and fitted attributes are
-        copied. Training can continue, with a fresh state of the optimizer.
+        copied. Training can continue, with a new state of the optimizer.
 
         Parameters
         ----------
         fitted : sklearn.neural_network.MLPClassifier or MLPRegressor
-            The estimator of scikit-learn with the name of this class.
+            scikit-learn's estimator with the same name as this class.
 
         Returns
         -------
@@ -156,8 +156,8 @@ class ExchangeMixin(BaseEstimator):
         NotFittedError
             If `fitted` is not fitted.
         ValueError
-            If `fitted` was fitted to one class, for which it predicts two probabilities, or if
-            its parameters no longer match its weights.
+            If `fitted` was fitted to only one class (scikit-learn then predicts two
+            probabilities), or if its parameters were changed after the fit.
 
         Examples
         --------
@@ -171,11 +171,11 @@ class ExchangeMixin(BaseEstimator):
         return from_sklearn(cls, fitted)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the attributes without `coefs_` and `intercepts_`, which the network has too."""
+        """Return the attributes without `coefs_` and `intercepts_`, which copy the network's."""
         state = dict(super().__getstate__())
         if "_network" in state:
-            self._take_weights()
-            for name in ("coefs_", "intercepts_", "_exposed"):
+            self._update_network()
+            for name in ("coefs_", "intercepts_", "_copies"):
                 del state[name]
         return state
 
@@ -183,4 +183,4 @@ class ExchangeMixin(BaseEstimator):
         """Set the attributes, including `coefs_` and `intercepts_`."""
         super().__setstate__(state)
         if "_network" in state:
-            self._show_weights()
+            self._update_coefs()

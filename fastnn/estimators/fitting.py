@@ -37,20 +37,21 @@ except ImportError:  # scikit-learn before 1.9
         return method
 
 
-def exposed(network: Network, dtype: np.dtype) -> dict[str, Any]:
-    """Return a network's weights as attributes of an estimator.
+def weight_attributes(network: Network, dtype: np.dtype) -> dict[str, Any]:
+    """Return copies of a network's weights, as attributes of an estimator.
 
-    The arrays are read-only: writing to these copies would not change the network.
+    The arrays are read-only, because writing to the copies would not change the network. `_copies`
+    lists them, so that assignments to `coefs_` and `intercepts_` can be detected.
     """
     arrays = [array.astype(dtype, copy=False) for pair in network.parameters for array in pair]
     for array in arrays:
         array.flags.writeable = False
     coefs, intercepts = arrays[::2], arrays[1::2]
-    return {"coefs_": coefs, "intercepts_": intercepts, "_exposed": (*coefs, *intercepts)}
+    return {"coefs_": coefs, "intercepts_": intercepts, "_copies": (*coefs, *intercepts)}
 
 
 _fits: WeakKeyDictionary[Any, FitLock] = WeakKeyDictionary()  # by their estimators
-_REFUSAL = "the estimator is already being fitted: wait for that fit to end, or use a clone"
+_IN_USE = "the estimator is already being fitted: wait for that fit to end, or use a clone"
 
 
 def one_at_a_time(fit: Callable[..., Any]) -> Callable[..., Any]:
@@ -59,7 +60,7 @@ def one_at_a_time(fit: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(fit)
     def guarded(self: Any, *arguments: Any, **options: Any) -> Any:
         with setup_lock:
-            training = _fits.setdefault(self, FitLock(_REFUSAL))
+            training = _fits.setdefault(self, FitLock(_IN_USE))
         with training:
             return fit(self, *arguments, **options)
 
@@ -76,7 +77,7 @@ class Recorder(Callback):
     ----------
     estimator : BaseMLP
     score : str
-        The figure that is the estimator's validation score, or "".
+        Name of the metric that is the estimator's validation score, or "".
     """
 
     defers_interrupts = True
@@ -88,7 +89,7 @@ class Recorder(Callback):
         self._is_restored = self.has_begun = self.keeps_best = False
 
     def state(self) -> State:
-        """Return the figures of all fits so far."""
+        """Return the metrics of all fits so far."""
         fitted = self._estimator
         history = {_HISTORY + name: curve for name, curve in fitted.history_.items()}
         scores = fitted.validation_scores_ or []
@@ -96,7 +97,7 @@ class Recorder(Callback):
         return {"numbers": numbers, "losses": fitted.loss_curve_, "scores": scores, **history}
 
     def set_state(self, state: State) -> None:
-        """Replace the estimator's figures by those of a checkpoint."""
+        """Set the estimator's metrics to those of a checkpoint."""
         fitted, losses, scores = self._estimator, state["losses"], state["scores"]
         samples, self._squares = state["numbers"]
         fitted.t_, fitted.loss_curve_ = int(samples), losses
@@ -113,15 +114,15 @@ class Recorder(Callback):
     def on_resume(self, epoch: int, rows: int, history: History) -> None:
         """Set the number of iterations to that of the checkpoint."""
         if not self._is_restored:
-            raise CheckpointError("the checkpoint is not of an estimator's fit")
+            raise CheckpointError("cannot resume: the checkpoint was not written by an estimator")
         self._estimator.n_iter_ = len(history.get("loss", []))
 
     def on_epoch_begin(self, epoch: int) -> None:
-        """Record that the fit was not refused."""
+        """Record that training has begun."""
         self.has_begun = True
 
     def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Append the figures of an epoch."""
+        """Append the metrics of an epoch; print them if `verbose`."""
         fitted = self._estimator
         loss = self._as_reported(metrics["loss"]) if self._outputs > 1 else metrics["loss"]
         self._append(loss, metrics)
@@ -131,7 +132,7 @@ class Recorder(Callback):
                 print(f"Validation score: {fitted.validation_scores_[-1]:f}")
 
     def on_fit_break(self) -> None:
-        """Count an epoch that diverged, without figures, if the best weights are kept."""
+        """Count an epoch that diverged if the best weights are kept; its loss is NaN."""
         rule, fitted = self.fit.plan.early_stopping, self._estimator
         if self.fit.has_diverged and rule is not None and fitted.n_iter_:
             self.keeps_best = rule.restore_best
@@ -156,9 +157,9 @@ class Recorder(Callback):
             fitted.history_.setdefault(name, []).append(value)
 
     def _as_reported(self, loss: float) -> float:
-        """Divide a loss, except its penalty, by the number of outputs.
+        """Return the loss that scikit-learn reports: divided by the outputs, except the penalty.
 
-        The penalty changes with every update. Its mean over an epoch is estimated by the mean of
+        The penalty changes with every update. Its mean over an epoch is estimated as the mean of
         its values before and after the epoch. With L-BFGS it is the value after the iteration.
         """
         before, squares = self._squares, self._sum_of_squares()
@@ -174,7 +175,7 @@ class Recorder(Callback):
 
 
 class Run(NamedTuple):
-    """A fit whose arguments have been checked."""
+    """Checked arguments of an estimator's fit: data and settings, scorer and callbacks."""
 
     prepared: Prepared
     score: Callable[[], float] | None
@@ -187,7 +188,7 @@ def score_of(estimator: Any, data: Data) -> Callable[[], float]:
     scorer = check_scoring(estimator, estimator.scoring)
     y = estimator._decoded(data.targets)
     weights = {} if data.weights is None else {"sample_weight": data.weights}
-    # The validation data have no feature names, so neither has this copy of the estimator.
+    # This copy of the estimator has no feature names, because the validation data have none.
     unnamed = object.__new__(type(estimator))
     vars(unnamed).update(vars(estimator))
     vars(unnamed).pop("feature_names_in_", None)
@@ -206,9 +207,9 @@ def as_sklearn(x: Features) -> Any:
 
 
 def report_end(estimator: Any, stopped: str, rule: EarlyStopping | None) -> None:
-    """Warn if a fit reached `max_iter`; if `verbose`, print why it stopped before.
+    """Warn if a fit reached `max_iter`; if it stopped earlier and `verbose`, print why.
 
-    Without a rule of early stopping, `max_iter` is the intended end: there is no warning.
+    Without a stopping rule, `max_iter` is the intended end: there is no warning.
     """
     advice = ""
     if not stopped and estimator.solver == "lbfgs":
@@ -222,12 +223,12 @@ def report_end(estimator: Any, stopped: str, rule: EarlyStopping | None) -> None
             "optimization hasn't converged yet."
         )
     elif estimator.verbose and stopped == "converged" and rule and estimator.solver != "lbfgs":
-        figure = "Validation score" if estimator.early_stopping else "Training loss"
+        metric = "Validation score" if estimator.early_stopping else "Training loss"
         least, epochs = f"tol={estimator.tol:f}", estimator.n_iter_no_change
         if isinstance(estimator.early_stopping, EarlyStopping):
-            figure, least, epochs = rule.monitor, f"min_delta={rule.min_delta:g}", rule.patience
+            metric, least, epochs = rule.monitor, f"min_delta={rule.min_delta:g}", rule.patience
         print(
-            f"{figure} did not improve more than {least} for {epochs} consecutive epochs. Stopping."
+            f"{metric} did not improve more than {least} for {epochs} consecutive epochs. Stopping."
         )
     if advice:
         warnings.warn(advice, ConvergenceWarning, stacklevel=2)
@@ -258,7 +259,7 @@ class Tasks(Callback):
         self._fit.call_on_fit_task_end(**self._data, reconstruction_attributes=dict)
 
     def _snapshot(self) -> dict[str, Any]:
-        """Return the attributes that a copy of the estimator needs for its present predictions."""
+        """Return the attributes that a copy of the estimator needs for its predictions."""
         fitted = self._estimator
-        network = copy.copy(fitted._network)  # with the present weights
-        return {"_network": network, **exposed(network, fitted._dtype)}
+        network = copy.copy(fitted._network)  # with the current weights
+        return {"_network": network, **weight_attributes(network, fitted._dtype)}

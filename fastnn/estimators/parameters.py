@@ -1,4 +1,4 @@
-"""Translate the parameters of the estimators into fastnn's optimizer, schedule and plan."""
+"""Convert the parameters of the estimators into a network, an optimizer, a schedule and a plan."""
 
 from dataclasses import replace
 from numbers import Integral, Real
@@ -13,14 +13,13 @@ from fastnn.engine import ENGINES
 from fastnn.model.initializers import he_normal
 from fastnn.model.layers import ACTIVATIONS, Dense, Parameters
 from fastnn.model.optimizers import OPTIMIZERS, Optimizer, get_optimizer
-from fastnn.model.schedules import SCHEDULES, Schedule
+from fastnn.model.schedules import EPOCH_SCHEDULES, SCHEDULES, Schedule
 from fastnn.model.settings import LARGEST_FLOAT, check_normal
 from fastnn.network import Network
 from fastnn.training.early_stopping import EarlyStopping
 from fastnn.training.fit import Callback, check_callbacks
 from fastnn.training.plan import Plan
 
-_PLANNED = ("cosine", "one_cycle")  # schedules that depend on `max_iter`
 _LARGEST_DECAY = 1 - 2.0**-24  # the largest float32 below 1
 _POSITIVE = ("learning_rate_init", "epsilon")
 _AT_LEAST_0 = Interval(Real, 0, None, closed="left")
@@ -63,7 +62,7 @@ def structure_of(estimator: Any, inputs: int, outputs: int) -> dict[str, Any]:
 def new_network_of(
     estimator: Any, inputs: int, outputs: int, parameters: Parameters | None
 ) -> Network:
-    """Return a network with these weights, or with weights drawn as `weight_init` states."""
+    """Return a network with these weights or, if they are None, with random initial weights."""
     rng = check_random_state(estimator.random_state)
     structure = structure_of(estimator, inputs, outputs)
     network = Network(**structure, loss=estimator._objective().name)
@@ -133,9 +132,8 @@ def optimizer_of(estimator: Any) -> Optimizer:
     if estimator.momentum == 0:
         return get_optimizer("sgd", **shared)
     nesterov = {"momentum": False, "nesterov": True}.get(solver, bool(estimator.nesterovs_momentum))
-    momentum = _float32_setting(
-        estimator, "momentum"
-    )  # `get_optimizer` rejects 1, scikit-learn does not
+    # `get_optimizer` rejects a momentum of 1. `Optimizer` accepts it, as scikit-learn does.
+    momentum = _float32_setting(estimator, "momentum")
     return replace(get_optimizer("momentum", **shared), momentum=momentum, nesterov=nesterov)
 
 
@@ -159,17 +157,17 @@ def schedule_of(estimator: Any, incremental: bool) -> Schedule:
         schedule = Schedule(name, power_t=power_t)
     if solver == "lbfgs" and schedule != Schedule():
         raise ValueError(f"solver='lbfgs' has no learning_rate, got {estimator.learning_rate!r}")
-    if incremental and (schedule.name in _PLANNED or schedule.warmup_epochs):
+    if incremental and (schedule.name in EPOCH_SCHEDULES or schedule.warmup_epochs):
         raise ValueError(f"partial_fit does not support learning_rate={estimator.learning_rate!r}")
     return schedule
 
 
 def stopping_rule_of(estimator: Any) -> EarlyStopping | None:
-    """Return the rule of early stopping; None trains for `max_iter` epochs.
+    """Return the stopping rule; None trains for `max_iter` epochs.
 
     As in scikit-learn, training stops when the validation score no longer improves or, without
-    early stopping, when the loss no longer improves. L-BFGS has a convergence test of its own.
-    Schedules that depend on `max_iter` end there.
+    early stopping, when the loss no longer improves. L-BFGS has its own convergence test. With a
+    schedule that depends on `max_iter`, only early stopping ends training before.
     """
     rule = estimator.early_stopping
     if isinstance(rule, EarlyStopping):
@@ -181,13 +179,13 @@ def stopping_rule_of(estimator: Any) -> EarlyStopping | None:
     if rule:
         return EarlyStopping("val_score", patience, tol)
     schedule = estimator.learning_rate
-    if (schedule.name if isinstance(schedule, Schedule) else schedule) in _PLANNED:
+    if (schedule.name if isinstance(schedule, Schedule) else schedule) in EPOCH_SCHEDULES:
         return None
     return EarlyStopping("loss", patience, tol * reported_outputs(estimator), restore_best=False)
 
 
 def reported_outputs(estimator: Any) -> int:
-    """Return the divisor from the minimised loss to the loss that scikit-learn reports.
+    """Return the number by which to divide a loss to get the loss that scikit-learn reports.
 
     scikit-learn reports the squared error as the mean over the outputs, and every other loss as
     their sum.
@@ -196,7 +194,7 @@ def reported_outputs(estimator: Any) -> int:
 
 
 def plan_of(estimator: Any, rule: EarlyStopping | None, incremental: bool) -> Plan:
-    """Return the settings of a fit with this rule of early stopping.
+    """Return the settings of a fit with this stopping rule.
 
     Raises
     ------

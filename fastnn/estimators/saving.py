@@ -3,12 +3,12 @@
 The description is a JSON object:
 
 - ``kind``: "MLPClassifier" or "MLPRegressor";
-- ``parameters``: the parameters of the constructor by name, in the form that `_READERS` states;
+- ``parameters``: the parameters of the constructor by name, in the form that `_READERS` documents;
 - ``dtype``: the dtype of `coefs_`, "float32" or "float64";
 - ``feature_names``: a list of strings, or null;
 - ``classes``: the class labels and their dtype, or null for a regressor;
 - ``n_iter_``, ``t_``: integers;
-- ``curves``: lists of floats by name, which the file stores as tensors: NaN and infinity survive.
+- ``curves``: lists of floats by name. The file stores them as tensors, which keep NaN and infinity.
 """
 
 import math
@@ -34,7 +34,7 @@ from fastnn.storage.strict_json import (
     prefix_errors,
     short_repr,
 )
-from fastnn.training.early_stopping import EarlyStopping, Standing
+from fastnn.training.early_stopping import EarlyStopping, StoppingState
 
 LABEL_LIMIT = 1 << 23  # characters of all class labels, each as long as the longest
 
@@ -64,7 +64,7 @@ def describe(estimator: Any) -> dict[str, Any]:
     kind = type(estimator)
     if not kind.__module__.startswith("fastnn.estimators."):
         raise TypeError(
-            "a model file stores fastnn's MLPClassifier or MLPRegressor, not "
+            "a model file can store fastnn's MLPClassifier or MLPRegressor, not "
             f"{kind.__module__}.{kind.__qualname__}"
         )
     parameters = estimator.get_params(deep=False)
@@ -103,7 +103,7 @@ def restore(kinds: Sequence[type], stored: dict[str, Any], network: Network) -> 
     table = {kind.__name__: kind for kind in kinds}
     name = get_typed(stored, "kind", str)
     if name not in table:
-        raise ModelFileError(f"kind is {short_repr(name)}, where {' or '.join(table)} is needed")
+        raise ModelFileError(f"kind is {short_repr(name)}, expected {' or '.join(table)}")
     estimator = _construct(table[name], get_typed(stored, "parameters", dict))
     state: dict[str, Any] = {"n_iter_": get_count(stored, "n_iter_"), "t_": get_count(stored, "t_")}
     state |= _read_curves(get_typed(stored, "curves", dict))
@@ -111,12 +111,10 @@ def restore(kinds: Sequence[type], stored: dict[str, Any], network: Network) -> 
     if is_classifier(estimator):
         state |= _read_classes(get_typed(stored, "classes", dict), network)
     elif stored["classes"] is not None or network.loss.score != "r2":
-        raise ModelFileError(
-            f"a regressor has no classes, and its loss cannot be {network.loss.name}"
-        )
+        raise ModelFileError(f"a regressor cannot have classes or the loss {network.loss.name}")
     state |= {"n_layers_": len(network.layers) + 1, "n_outputs_": network.layers[-1].outputs}
     state |= {"out_activation_": network.loss.link, "_network": network}
-    state["_standing"] = ("", Standing(), 1.0)  # early stopping starts afresh
+    state["_stopping"] = ("", StoppingState(), 1.0)  # early stopping starts from the beginning
     estimator.__setstate__(state)
     return estimator
 
@@ -125,7 +123,7 @@ def restore(kinds: Sequence[type], stored: dict[str, Any], network: Network) -> 
 
 
 def _scalar(value: Any) -> Any:
-    """Return None, a bool, a number or a string in the form that JSON has for it.
+    """Return None, a bool, a number or a string in its JSON form.
 
     NaN and infinity become the strings "nan", "inf" and "-inf".
 
@@ -142,7 +140,7 @@ def _scalar(value: Any) -> Any:
 
 
 def _to_json(value: Any) -> Any:
-    """Return the value of a parameter in the form that `_READERS` states."""
+    """Return the value of a parameter in the form that `_READERS` documents."""
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if type(value) in (Schedule, EarlyStopping):
@@ -183,8 +181,8 @@ def _class_weight(value: Any) -> Any:
     return dict(value)
 
 
-# How to read parameters that are more than null, a bool, a number or a string in JSON.
-# `_construct` checks the result as `fit` does.
+# Functions that read the parameters whose JSON form can be a list or an object, or "inf".
+# `_construct` then checks the values, as `fit` does.
 _READERS: dict[str, Callable[[Any], Any]] = {
     "hidden_layer_sizes": _numbers,  # a number, a list of numbers or {"tuple": [numbers]}
     "dropout": _numbers,
@@ -202,7 +200,7 @@ def _construct(kind: Any, parameters: dict[str, Any]) -> Any:
         for name, value in parameters.items():
             if name not in known:
                 raise ModelFileError(
-                    f"{kind.__name__} has no parameter {short_repr(name)} in a file"
+                    f"{kind.__name__} has no parameter {short_repr(name)} that files can store"
                 )
             with prefix_errors(name):
                 values[name] = _READERS.get(name, lambda value: value)(value)
@@ -220,18 +218,18 @@ def _read_features(stored: dict[str, Any], inputs: int) -> dict[str, Any]:
     """Return the attributes that describe X: number, names and dtype of the features."""
     dtype = get_typed(stored, "dtype", str)
     if dtype not in ("float32", "float64"):
-        raise ModelFileError(f"dtype is {short_repr(dtype)}, where float32 or float64 is needed")
+        raise ModelFileError(f"dtype is {short_repr(dtype)}, expected float32 or float64")
     state = {"_dtype": np.dtype(dtype), "n_features_in_": inputs}
     if stored["feature_names"] is not None:
         names = get_list(stored, "feature_names", str)
         if len(names) != inputs:
-            raise ModelFileError(f"feature_names has {len(names)} items, where {inputs} are needed")
+            raise ModelFileError(f"feature_names has {len(names)} items, expected {inputs}")
         state["feature_names_in_"] = np.array(names, object)
     return state
 
 
 def _describe_curves(estimator: Any) -> dict[str, list[float]]:
-    """Return losses and scores as lists of floats by name; those that are None are left out."""
+    """Return losses and scores as lists of floats by name, without those that are None."""
     curves = {name: getattr(estimator, name) for name in (*_NUMBERS, *_CURVES)}
     curves |= {f"{_HISTORY}{name}": curve for name, curve in estimator.history_.items()}
     return {
@@ -264,7 +262,9 @@ def _describe_classes(estimator: Any) -> dict[str, Any]:
     is_text = classes.dtype.kind == "U"
     dtype = f"U{classes.dtype.itemsize // 4}" if is_text else classes.dtype.name
     if not _LABEL_DTYPE.fullmatch(dtype):
-        raise ModelFileError(f"classes of dtype {dtype} cannot be stored")
+        raise ModelFileError(
+            f"classes of dtype {dtype} cannot be stored: convert them to numbers or strings"
+        )
     return {"dtype": dtype, "values": classes.tolist()}
 
 
@@ -274,7 +274,9 @@ def _read_classes(stored: dict[str, Any], network: Network) -> dict[str, Any]:
     name = get_typed(stored, "dtype", str)
     match = _LABEL_DTYPE.fullmatch(name)
     if match is None:
-        raise ModelFileError(f"classes are of dtype {short_repr(name)}, which cannot be stored")
+        raise ModelFileError(
+            f"classes have dtype {short_repr(name)}, expected bools, numbers or strings"
+        )
     dtype = np.dtype(name)
     values = get_list(stored, "values", _LABEL_TYPES[dtype.kind])
     outputs, count, loss = network.layers[-1].outputs, len(values), network.loss.name
@@ -291,4 +293,4 @@ def _read_classes(stored: dict[str, Any], network: Network) -> dict[str, Any]:
         classes = np.array(values, dtype)
         if classes.tolist() == values and (classes[1:] > classes[:-1]).all():
             return {"classes_": classes, "_is_multilabel": is_multilabel}
-    raise ModelFileError(f"classes are not of dtype {name}, or not sorted")
+    raise ModelFileError(f"classes do not fit dtype {name}, or are not sorted")

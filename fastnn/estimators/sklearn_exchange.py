@@ -41,7 +41,7 @@ def to_sklearn(estimator: Any) -> Any:
         theirs.best_loss_ = min(filter(math.isfinite, theirs.loss_curve_), default=math.inf)
     if issubclass(kind, ClassifierMixin):
         if len(theirs.classes_) == 1:
-            raise ValueError("scikit-learn would predict two probabilities for the one class")
+            raise ValueError("y had only one class: scikit-learn would predict two probabilities")
         y = np.eye(theirs.n_outputs_, dtype=int) if estimator._is_multilabel else theirs.classes_
         theirs._label_binarizer = LabelBinarizer().fit(y)
     return theirs
@@ -68,8 +68,8 @@ def _sklearn_parameters(kind: Any, estimator: Any) -> dict[str, Any]:
     parameters["activation"] = used[0]
     if len(used) > 1 or "activation" not in _valid_parameters(kind, parameters):
         raise ValueError(
-            "scikit-learn has one activation for all hidden layers, identity, logistic, tanh or "
-            f"relu: it cannot express {', '.join(used)}"
+            "scikit-learn has one activation for all hidden layers (identity, logistic, tanh or "
+            f"relu), not {', '.join(used)}"
         )
     return parameters
 
@@ -107,8 +107,8 @@ def from_sklearn(ours: Any, fitted: Any) -> Any:
     link = estimator._objective().link
     if link != fitted.out_activation_:  # one class, or the loss was changed after the fit
         raise ValueError(
-            f"the output activation would be {link!r} for these classes and this loss, "
-            f"not {fitted.out_activation_!r}"
+            f"the output activation is {fitted.out_activation_!r}, but must be {link!r} for the "
+            "classes and the loss of the estimator"
         )
     estimator.coefs_, estimator.intercepts_ = fitted.coefs_, fitted.intercepts_
     dtype = fitted.coefs_[0].dtype

@@ -9,12 +9,12 @@ def summary_of(network: Network) -> str:
     Examples
     --------
     >>> print(summary_of(Network([784, 128, 10], dropout=0.2)))
-    layer  inputs  outputs  activation  dropout  parameters
-        1     784      128  relu                    100,480
-        2     128       10  softmax         0.2       1,290
+    layer  inputs  outputs  activation  input dropout  parameters
+        1     784      128  relu                          100,480
+        2     128       10  softmax               0.2       1,290
     101,770 parameters, 397.5 KiB in float32
     """
-    rows = [("layer", "inputs", "outputs", "activation", "dropout", "parameters")]
+    rows = [("layer", "inputs", "outputs", "activation", "input dropout", "parameters")]
     activations = [layer.activation for layer in network.layers[:-1]] + [network.loss.link]
     for number, (layer, activation) in enumerate(zip(network.layers, activations, strict=True), 1):
         dropout = f"{layer.dropout:g}" if layer.dropout else ""

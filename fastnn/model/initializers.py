@@ -11,18 +11,19 @@ from fastnn.model.randomness import Purpose, generator, standard_normal
 def initial_parameters(layers: Sequence[Dense], seed: int) -> Parameters:
     """Return initial parameters for the activations of the hidden layers.
 
-    They are Glorot's if all of these activations saturate or are linear, and He's otherwise.
+    The weights are Glorot-initialised if all of these activations are identity, logistic or tanh,
+    and He-initialised otherwise, or if there are no hidden layers.
     """
-    saturates = {"identity", "logistic", "tanh"}
     hidden = {layer.activation for layer in layers[:-1]}
-    return (glorot_uniform if hidden and hidden <= saturates else he_normal)(layers, seed)
+    is_glorot = hidden and hidden <= {"identity", "logistic", "tanh"}
+    return (glorot_uniform if is_glorot else he_normal)(layers, seed)
 
 
 def glorot_uniform(layers: Sequence[Dense], seed: int) -> Parameters:
     """Draw weights from U(-r, r) with r² = 6 / (I + O), and set biases to zero.
 
-    The variance preserves the size of activations and gradients in layers that are nearly linear
-    around 0 (Glorot and Bengio 2010, equation 16).
+    This variance keeps the size of activations and gradients constant over layers whose activation
+    is nearly linear around 0 (Glorot and Bengio 2010, equation 16).
 
     Returns
     -------
@@ -40,8 +41,8 @@ def glorot_uniform(layers: Sequence[Dense], seed: int) -> Parameters:
 def he_normal(layers: Sequence[Dense], seed: int) -> Parameters:
     """Draw weights from N(0, 2 / I) and set biases to zero.
 
-    The variance preserves the size of activations in layers with ReLU, which sets half of them to 0
-    (He, Zhang, Ren and Sun 2015, "Delving deep into rectifiers", equation 10).
+    This variance keeps the size of activations constant over layers with ReLU, which sets half of
+    them to 0 (He, Zhang, Ren and Sun 2015, "Delving deep into rectifiers", equation 10).
 
     Returns
     -------

@@ -1,4 +1,7 @@
-"""Layers: their shapes, activations and dropout. The engines hold the arithmetic."""
+"""Layers: their shapes, activations and dropout.
+
+The arithmetic is in `fastnn.reference` (NumPy) and `fastnn.kernels` (compiled).
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fastnn.model.settings import check_normal
 
 if TYPE_CHECKING:
-    import numpy as np  # not at run time: `--help` of the command lines starts without NumPy
+    import numpy as np  # not at run time: `--help` of the commands starts without NumPy
 
 # Weights w (I, O) and biases b (O,) of each layer, float32.
 Parameters = list[tuple["np.ndarray", "np.ndarray"]]
@@ -31,8 +34,10 @@ class Dense:
     activation : str
         One of `ACTIVATIONS`; "identity" for the output layer, whose ``z`` is the loss's input.
     dropout : float
-        Probability with which training sets an input of the layer to 0, from 0 to below 1. Other
-        inputs are divided by ``1 - dropout`` (inverted dropout): prediction needs no factor.
+        Probability with which training sets an input of this layer to 0, at least 0 and less than
+        1. It is the dropout that `fastnn.Network` takes for the features or for the outputs of the
+        previous layer. The other inputs are divided by ``1 - dropout`` (inverted dropout), so that
+        prediction needs no factor.
     """
 
     inputs: int
@@ -62,7 +67,7 @@ def dense_layers(
         Activation of all hidden layers, or one for each.
     dropout : float or sequence of float, default 0
         Dropout of the outputs of all hidden layers; or one value for the features and one for the
-        output of each hidden layer.
+        outputs of each hidden layer.
 
     Raises
     ------
@@ -78,10 +83,10 @@ def dense_layers(
     try:
         widths = [index(size) for size in sizes]
     except TypeError:
-        raise ValueError(f"layer sizes must be whole numbers, got {sizes!r}") from None
+        raise ValueError(f"sizes must be whole numbers, got {sizes!r}") from None
     if len(widths) < 2 or min(widths) < 1:
         raise ValueError(
-            f"layer sizes must be at least two positive numbers (inputs, …, outputs), got {sizes!r}"
+            f"sizes must be at least two positive numbers (features, …, outputs), got {sizes!r}"
         )
     hidden = len(widths) - 2
     activations = _broadcast(activation, hidden, "activation", "each hidden layer")
@@ -112,7 +117,7 @@ def _probability(value: Any) -> float:
     except (TypeError, ValueError):
         probability = -1.0
     if not 0 <= probability < 1 or isinstance(value, bool | str):
-        raise ValueError(f"dropout must be a number from 0 to below 1, got {value!r}")
+        raise ValueError(f"dropout must be at least 0 and less than 1, got {value!r}")
     check_normal("dropout", value)
     return probability
 

@@ -1,17 +1,23 @@
-"""Losses: their names, link functions and scores. The engines hold the arithmetic.
+"""Losses: their names, output activations and scores.
 
-The loss of a sample with the last layer's outputs z, the predictions p = link(z), the targets y
-and the residuals r = p - y is, summed over the outputs::
+The arithmetic is in `fastnn.reference` (NumPy) and `fastnn.kernels` (compiled). Notation::
+
+    z            outputs of the last layer before its activation
+    p = link(z)  predictions; the link is the output activation (inverse link)
+    y            targets; for cross_entropy the number of the class
+    r = p - y    residuals; for cross_entropy y counts as 1 for its class and 0 for the others
+
+The loss of a sample, where Σ is the sum over its outputs, is::
 
     cross_entropy    -log p[y]                             p = softmax(z)
     logistic         -Σ (y log p + (1 - y) log(1 - p))     p = 1 / (1 + e⁻ᶻ)
     squared_error    Σ r² / 2                              p = z
     poisson          Σ (p - y log p + y log y - y)         p = eᶻ
     absolute_error   Σ |r|                                 p = z
-    huber            Σ (r² / 2 where |r| < 1, else |r| - 1/2)    p = z
+    huber            Σ (r² / 2 if |r| < 1, else |r| - 1/2)    p = z
 
 The loss of a batch is the weighted mean of its samples' losses. The gradient with respect to z
-depends on the residual alone: it is r for the first four losses, sign(r) for the absolute error,
+depends only on the residual: it is r for the first four losses, sign(r) for the absolute error,
 and r clipped to ±1 for the Huber loss (Huber 1964). The Poisson loss is half the deviance, as in
 scikit-learn.
 """
@@ -27,9 +33,10 @@ class Loss:
     ----------
     name : str
     link : {"softmax", "logistic", "identity", "exp"}
-        Function that maps the last layer's z to predictions.
+        Output activation (inverse link): maps the last layer's z to predictions.
     score : {"accuracy", "r2"}
-        Measure of the predictions. The accuracy is the share of rows with all outputs correct.
+        Metric of the predictions. The accuracy is the fraction of rows whose outputs are all
+        correct.
     """
 
     name: str

@@ -1,4 +1,7 @@
-"""Optimizers: their rules and hyperparameters. The engines hold the arithmetic."""
+"""Optimizers: their rules and hyperparameters.
+
+The arithmetic is in `fastnn.reference` (NumPy) and `fastnn.kernels` (compiled).
+"""
 
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -14,7 +17,7 @@ _SETTINGS: dict[str, dict[str, float]] = {
     },
     "lbfgs": {},
 }  # fmt: skip
-# The values of settings that a rule does not have; 0 for all others.
+# The values that a rule's record has for settings of other rules, if not 0.
 _UNUSED = {"learning_rate": 1.0, "nesterov": False}
 
 
@@ -30,9 +33,9 @@ class Optimizer:
         adam       m ← β₁ m + (1 - β₁) g     v ← β₂ v + (1 - β₂) g²
                    w ← w - η √(1 - β₂ᵗ) / (1 - β₁ᵗ) · m / (√v + ε)
 
-    The state u, m and v starts at zero. Weight decay is decoupled [4]_: before the update, a
-    weight, but no bias, is multiplied by 1 - η λ. The rule "lbfgs" is SciPy's L-BFGS [5]_: each
-    epoch is one iteration over all rows, with a line search instead of a learning rate.
+    The state u, m and v starts at zero. Weight decay is decoupled [4]_: before the update, the
+    weights, but not the biases, are multiplied by 1 - η λ. The rule "lbfgs" is SciPy's L-BFGS
+    [5]_: each epoch is one iteration over all rows, with a line search instead of a learning rate.
 
     Parameters
     ----------
@@ -40,11 +43,11 @@ class Optimizer:
     learning_rate : float, optional
         η, above 0; by default 0.1 for "sgd", 0.01 for "momentum" and 0.001 for "adam".
     momentum : float, optional
-        μ of "momentum", from 0 to below 1; by default 0.9.
+        μ of "momentum", at least 0 and less than 1; by default 0.9.
     nesterov : bool, optional
         Use Nesterov's form of "momentum"; by default False.
     beta1, beta2 : float, optional
-        β₁ and β₂ of "adam", from 0 to below 1; by default 0.9 and 0.999.
+        β₁ and β₂ of "adam", at least 0 and less than 1; by default 0.9 and 0.999.
     eps : float, optional
         ε of "adam", above 0; by default 1e-8.
     weight_decay : float, optional
@@ -96,12 +99,14 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         if not isinstance(self.rule, str) or self.rule not in _SETTINGS:
-            raise ValueError(f"rule must be one of {', '.join(_SETTINGS)}, got {self.rule!r}")
+            hint = f"; pass optimizer={self.rule!r} to fit" if self.rule in [*OPTIMIZERS] else ""
+            names = ", ".join(_SETTINGS)
+            raise ValueError(f"rule must be one of {names}, got {self.rule!r}{hint}")
         for name in (field.name for field in fields(self)[1:]):
             value, unused = getattr(self, name), _UNUSED.get(name, 0.0)
             if name not in _SETTINGS[self.rule]:
                 if value is not None and value != unused:
-                    _refuse(self.rule, name)
+                    _reject(self.rule, name)
                 value = unused
             elif value is None:
                 value = _SETTINGS[self.rule][name]
@@ -113,7 +118,7 @@ class Optimizer:
 
     @property
     def slots(self) -> int:
-        """Return the number of state values that each parameter has."""
+        """Return the number of state arrays per parameter: u, or m and v."""
         return {"momentum": 1, "adam": 2}.get(self.rule, 0)
 
 
@@ -128,7 +133,7 @@ OPTIMIZERS = {
 
 
 def get_optimizer(optimizer: str | Optimizer, **settings: Any) -> Optimizer:
-    """Return an optimizer by its name, with settings replaced that are not None.
+    """Return an optimizer by its name, with the settings that are not None replaced.
 
     Raises
     ------
@@ -148,13 +153,13 @@ def get_optimizer(optimizer: str | Optimizer, **settings: Any) -> Optimizer:
         optimizer = OPTIMIZERS[optimizer]
     given = {name: value for name, value in settings.items() if value is not None}
     for name in given.keys() - _SETTINGS[optimizer.rule].keys():
-        _refuse(optimizer.rule, name)
+        _reject(optimizer.rule, name)
     chosen = replace(optimizer, **given)
     check_setting("momentum", chosen.momentum)
     return chosen
 
 
-def _refuse(rule: str, name: str) -> None:
+def _reject(rule: str, name: str) -> None:
     """Raise a ValueError for a setting that a rule does not have."""
     owners = [key for key, each in OPTIMIZERS.items() if name in _SETTINGS[each.rule]]
-    raise ValueError(f"{name} is a setting of {', '.join(owners)}, and not of {rule}")
+    raise ValueError(f"optimizer {rule!r} has no setting {name!r}; {', '.join(owners)} have it")

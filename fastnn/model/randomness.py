@@ -1,9 +1,9 @@
-"""Random numbers as functions of the seed, the purpose and the layer or epoch.
+"""Random numbers that depend only on the seed, the purpose, and the layer, epoch or row.
 
-No generator state is kept. So both engines draw the same numbers, on any number of threads, and
-also after a fit was stopped and resumed. NumPy's Philox is a counter-based generator: the seed is
-its key, and purpose and index are the high words of its counter. Dropout masks, which the compiled
-kernels draw too, use the smaller generator Philox-4x32-10.
+There is no generator state to store. So both engines draw the same numbers, on any number of
+threads, even after a fit was stopped and resumed. NumPy's Philox is a counter-based generator: the
+seed is its key, and purpose and index are the high words of its counter. Dropout masks, which the
+compiled kernels draw too, use the smaller generator Philox-4x32-10.
 """
 
 import math
@@ -45,9 +45,9 @@ def permutation(seed: int, epoch: int, rows: int, row_bytes: int = 0) -> np.ndar
 
     Up to 1 GiB of features is shuffled at once. Larger data are divided into blocks of about 1 MiB
     of consecutive rows. The blocks are put in random order, and then the rows are shuffled within
-    windows of about 64 MiB. So a window reads few parts of a file, and still has rows from all of
-    it: on data sorted by class, windows of 64 blocks trained as well as a full shuffle, and windows
-    of 16 blocks did not. The order does not depend on whether the rows are in memory or in a file.
+    windows of about 64 MiB. So a window is read in few large pieces, and yet has rows from the
+    entire file. On data sorted by class, windows of 64 blocks trained as well as a full shuffle;
+    windows of 16 blocks did not. The order is the same for rows in memory and in a file.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def standard_normal(random: np.random.Generator, shape: tuple[int, ...]) -> np.n
     Returns
     -------
     ndarray (shape), float32
-        In the order of the stream: fewer numbers are the first of more.
+        In the order of the stream: n numbers are the first n of any longer array.
 
     References
     ----------
@@ -132,7 +132,7 @@ def standard_normal(random: np.random.Generator, shape: tuple[int, ...]) -> np.n
 
 
 def natural_log(x: np.ndarray) -> np.ndarray:
-    """Return ln x with a relative error below 1e-15, the same bits on every platform.
+    """Return ln x with a relative error below 1e-15, bit-identical on every platform.
 
     With x = m · 2ᵉ, √½ ≤ m < √2 and t = (m - 1) / (m + 1), ln x = e · ln 2 + 2 · artanh t. The
     first 11 terms of artanh's series suffice, because t² < 0.0295.
@@ -142,7 +142,7 @@ def natural_log(x: np.ndarray) -> np.ndarray:
     x : ndarray, float64
         Positive, finite.
     """
-    m, e = np.frexp(x)  # m from 1/2 to below 1
+    m, e = np.frexp(x)  # 1/2 ≤ m < 1
     low = m < _SQRT_HALF
     m[low] *= 2
     t = (m - 1) / (m + 1)
@@ -164,8 +164,8 @@ ROUNDS = 10
 WORD = 0xFFFFFFFF
 
 LEVELS = 1 << 16  # values of the 16-bit number that is drawn for each input
-GROUP = 8  # 16-bit numbers of a counter, and counters of a block
-BLOCK = GROUP * GROUP  # columns of a block
+GROUP = 8  # 16-bit numbers per counter, and counters per block
+BLOCK = GROUP * GROUP  # columns per block
 
 
 def philox(counter: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:
@@ -181,14 +181,14 @@ def philox(counter: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:
 
 
 def keep_level(dropout: float) -> int:
-    """Return the level: an input is kept if its number, from 0 to LEVELS - 1, is below it."""
+    """Return the threshold: dropout keeps an input if its 16-bit random number is below it."""
     return max(1, round((1 - dropout) * LEVELS))
 
 
 def keep_mask(
     seed: int, epoch: int, layer: int, positions: np.ndarray, width: int, dropout: float
 ) -> np.ndarray:
-    """Return which inputs of a layer dropout keeps, (rows, width) bool.
+    """Return a mask of the inputs of a layer that dropout keeps, (rows, width) bool.
 
     The counter is (c, position of the sample in the epoch, epoch, layer). Its four words are eight
     16-bit numbers: number h of counter c = 8 · block + i decides column 64 · block + 8 · h + i.

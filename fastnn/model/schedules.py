@@ -2,20 +2,20 @@
 
 import math
 from dataclasses import dataclass
-from numbers import Real
 from typing import TYPE_CHECKING
 
-from fastnn.model.settings import check_normal
+from fastnn.model.settings import check_normal, check_number
 
 if TYPE_CHECKING:
-    import numpy as np  # not at run time: `--help` of the command lines starts without NumPy
+    import numpy as np  # not at run time: `--help` of the commands starts without NumPy
 
 SCHEDULES = ("constant", "invscaling", "adaptive", "cosine", "one_cycle")
+EPOCH_SCHEDULES = ("cosine", "one_cycle")  # their rates depend on the number of epochs
 
-# One cycle: the first and the last rate as shares of η, and the share of updates before its peak.
+# "one_cycle": the first and last rate divided by η, and the fraction of updates before the peak.
 _ONE_CYCLE_START, _ONE_CYCLE_END, _ONE_CYCLE_PEAK = 1 / 25, 1 / 250_000, 0.3
 ADAPTIVE_FACTOR = 5.0  # divisor of an adaptive rate
-ADAPTIVE_END = 1e-6  # smallest adaptive rate
+ADAPTIVE_END = 1e-6  # an adaptive rate above this is divided again; otherwise the fit ends
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Schedule:
 
         constant      η
         invscaling    η / (s + 1)ᵖ    s: samples seen before the epoch, p: power_t
-        adaptive      η, divided by 5 whenever training stops improving, until it is below 1e-6
+        adaptive      η, divided by 5 each time training stops improving; the fit ends when
+                      training stops improving at a rate of 1e-6 or less
         cosine        η (1 + cos(π t / T)) / 2
         one_cycle     from η / 25 to η in the first 30 % of the updates, then to η / 250,000,
                       both along half a cosine
@@ -80,11 +81,8 @@ class Schedule:
             names = ", ".join(SCHEDULES)
             raise ValueError(f"schedule must be one of {names}, got {self.name!r}")
         for name in ("warmup_epochs", "power_t"):
-            value = getattr(self, name)
-            real = isinstance(value, Real) and not isinstance(value, bool)
-            if not real or not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
-            check_normal(name, value)
+            check_number(name, getattr(self, name), limit=math.inf)
+            check_normal(name, getattr(self, name))
 
     def rates(
         self, learning_rate: float, *, epoch: int, epochs: int, updates: int, samples_seen: int
@@ -94,13 +92,13 @@ class Schedule:
         Parameters
         ----------
         learning_rate : float
-            η; for "adaptive", the caller has divided it.
+            η; for "adaptive", already divided.
         epoch, epochs : int
             Number of the epoch, from 0, and number of epochs in the fit.
         updates : int
             Number of updates in an epoch.
         samples_seen : int
-            Number of rows in all previous epochs.
+            Number of rows in all previous epochs, of all fits.
 
         Examples
         --------

@@ -14,28 +14,27 @@ from fastnn.training.state import History
 
 
 def past_epochs(epoch: int, history: History) -> Iterator[tuple[int, Any]]:
-    """Yield the number and figures of each epoch in a history that ends before `epoch`."""
-    names = list(history)
-    figures = list(zip(*history.values(), strict=True))
-    for number, values in enumerate(figures, start=epoch - len(figures)):
-        yield number, dict(zip(names, values, strict=True))
+    """Yield the number and the metrics of each epoch in a history that ends before `epoch`."""
+    epochs = list(zip(*history.values(), strict=True))
+    for number, values in enumerate(epochs, start=epoch - len(epochs)):
+        yield number, dict(zip(history, values, strict=True))
 
 
 class LogFile(Callback):
-    """Write the figures of every epoch to a file, in CSV or JSON lines.
+    """Write the metrics of every epoch to a CSV or JSON-lines file.
 
     Parameters
     ----------
     path : str or Path
-        The format is CSV if the name ends in ``.csv``, else JSON lines. The file is closed between
-        epochs, so that a reader finds complete lines.
+        The format is CSV if the name ends in ``.csv``, else JSON lines. The file is closed after
+        each epoch, so that a reader sees only complete lines.
     append : bool, default False
         Whether to append to an existing file instead of replacing it.
 
     Raises
     ------
     OSError
-        From the fit, if the file cannot be written.
+        In `fit`, if the file cannot be written.
 
     Examples
     --------
@@ -62,7 +61,7 @@ class LogFile(Callback):
         self._size = self.path.stat().st_size
 
     def on_resume(self, epoch: int, rows: int, history: History) -> None:
-        """Remove the lines of this fit, and write those of the completed epochs."""
+        """Replace the lines of this fit by lines for the epochs of the snapshot."""
         size = self.path.stat().st_size
         if self._size < size:
             os.truncate(self.path, self._size)
@@ -71,7 +70,7 @@ class LogFile(Callback):
             self.on_epoch_end(number, metrics)
 
     def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Append a line; an empty CSV file gets a header first."""
+        """Append one line. If a CSV file is empty, write the header first."""
         row = {"epoch": epoch, **metrics}
         with self.path.open("a", encoding="utf-8", newline="") as file:
             if self.path.suffix.lower() == ".csv":
@@ -84,17 +83,17 @@ class LogFile(Callback):
                 file.write(json.dumps(finite) + "\n")
 
     def state(self) -> State:
-        """Return the size of the file when the fit began."""
+        """Return the size that the file had when the fit began."""
         return {f"bytes in {self.path} before": [self._size]}
 
     def set_state(self, state: State) -> None:
-        """Restore the size of the file when the fit began."""
+        """Restore the size that the file had when the fit began."""
         for size in state.get(f"bytes in {self.path} before", []):
             self._size = int(size)
 
 
 class ProgressBar(Callback):
-    """Show a progress bar and the latest figures on standard error.
+    """Show a progress bar and the latest metrics on standard error.
 
     Examples
     --------
@@ -106,7 +105,7 @@ class ProgressBar(Callback):
 
     @contextmanager
     def context(self) -> Iterator[None]:
-        """Restore the terminal at the end of the fit, also after an exception."""
+        """Restore the terminal at the end of the fit, even after an exception."""
         with ExitStack() as self._stack:
             yield
 
@@ -132,7 +131,7 @@ class ProgressBar(Callback):
         self._bar.update(self._task, completed=self._done + rows)
 
     def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Show the figures of an epoch."""
+        """Show the metrics of an epoch."""
         self._done += self.fit.rows
         shown = [f"{name} {metrics[name]:.4g}" for name in metrics if name in _SHOWN]
         text = " ".join([f"epoch {epoch}", *shown])

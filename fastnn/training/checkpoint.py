@@ -1,8 +1,9 @@
-"""Checkpoints: an interrupted or killed fit resumes with the same bits as an uninterrupted one.
+"""Checkpoints: an interrupted or killed fit resumes, and its result is bit-identical.
 
-A directory holds the last two checkpoints of one fit, ``checkpoint-UPDATES.safetensors``, in the
-format of `checkpoint_file`. A checkpoint contains the state of the fit and its identity: the
-SHA-256 of the data, and the network, settings and versions. A fit with another identity is refused.
+A checkpoint is a snapshot of a fit, written to a file. A directory contains the last two
+checkpoints of one fit, ``checkpoint-UPDATES.safetensors``, in the format of `checkpoint_file`. Each
+contains the state of the fit and its identity: the SHA-256 of the data, and the network, settings
+and versions. A fit with a different identity cannot resume from it.
 """
 
 import hashlib
@@ -20,25 +21,26 @@ from fastnn import __version__
 from fastnn.data.features import Features
 from fastnn.data.sparse import SparseRows
 from fastnn.errors import CheckpointError, ModelFileError
+from fastnn.model.schedules import EPOCH_SCHEDULES
 from fastnn.model.settings import check_integer
 from fastnn.system.files import FilePath, lock_directory
-from fastnn.training.checkpoint_file import Items, read_snapshot, write_snapshot
+from fastnn.training.checkpoint_file import Identity, read_snapshot, write_snapshot
 from fastnn.training.fit import Callback, Fit
 from fastnn.training.state import History, Snapshot
 
 _NAME = re.compile(r"checkpoint-(\d{12,})\.safetensors")
 _LEFTOVER = re.compile(r"\.checkpoint-\d{12,}\.safetensors\.\d+\.[0-9a-f]+\.tmp")
 _HASH = "SHA-256 "
-_HASHED_ROWS = 8192  # hashed at a time; selected rows are copied for it
-_DEPENDS_ON_EPOCHS = ("cosine", "one_cycle")  # schedules
+_HASHED_ROWS = 8192  # hashed at a time, because selected rows are copied
+_OPTIMIZER_SPECIFIC = {"momentum", "nesterov", "beta1", "beta2", "eps"}  # unused by other rules
 
 
 class Checkpoint(Callback):
     """Write checkpoints of a fit to a directory, and resume from them.
 
     A checkpoint is written before the first epoch, after every `every` epochs, at the end of the
-    fit and at an interrupt. The last two are kept. A running fit locks the directory (not on
-    Windows). Use the same callbacks and scorers to resume a fit: they are not compared.
+    fit and at a Ctrl-C. The last two are kept. A running fit locks the directory (except on
+    Windows). Resume a fit with the same callbacks and scorers: this is not checked.
 
     Parameters
     ----------
@@ -48,22 +50,22 @@ class Checkpoint(Callback):
         Epochs between checkpoints.
     resume : bool, default False
         Resume from the last undamaged checkpoint in the directory. With the same data and
-        settings, the result has the same bits as that of a fit that was never interrupted. The
-        number of epochs may be larger if the schedule does not depend on it. An estimator needs a
+        settings, the result is bit-identical to that of an uninterrupted fit. The number of
+        epochs may be larger if the schedule does not depend on it. An estimator needs an integer
         `random_state`.
 
     Attributes
     ----------
     snapshot : Snapshot or None
-        The snapshot that the last fit resumed from.
+        The snapshot from which the last fit resumed.
 
     Raises
     ------
     ValueError
-        If `every` is not a whole number of at least 1; from the fit, if its optimizer is L-BFGS.
+        If `every` is not a whole number of at least 1; in `fit`, if the optimizer is L-BFGS.
     CheckpointError
-        From the fit, if there is no checkpoint to resume from or it belongs to another fit, or, for
-        a new fit, if the directory already holds checkpoints.
+        In `fit`, if there is no checkpoint to resume from, if it belongs to a different fit, if the
+        directory is in use, or, for a new fit, if the directory already contains checkpoints.
 
     Examples
     --------
@@ -93,12 +95,13 @@ class Checkpoint(Callback):
         """Raise a CheckpointError if the directory does not suit a new or a resumed fit."""
         found = self._paths()
         if self.resume and not found:
-            what = "has no checkpoint" if self.directory.is_dir() else "is not a directory"
-            raise CheckpointError(f"{self.directory}: {what} to resume from")
+            exists = self.directory.is_dir()
+            what = "contains no checkpoint" if exists else "no such checkpoint directory"
+            raise CheckpointError(f"{self.directory}: {what}")
         if found and not self.resume:
             raise CheckpointError(
-                f"{self.directory}: holds the checkpoints of a fit; resume it, or name another "
-                "directory"
+                f"{self.directory}: already contains checkpoints; pass resume=True (--resume) or "
+                "choose another directory"
             )
 
     # ---- during a fit -----------------------------------------------------------------------
@@ -116,8 +119,8 @@ class Checkpoint(Callback):
         """
         if self.fit.plan.optimizer.rule == "lbfgs":
             raise ValueError(
-                "lbfgs does not support checkpoints, because SciPy does not expose its estimate of "
-                "the curvature; the other optimizers do"
+                "lbfgs does not support checkpoints, because SciPy cannot store the state of its "
+                "search; use another optimizer or no Checkpoint"
             )
         resolved = self.directory.resolve()
         if not self.resume:
@@ -131,9 +134,9 @@ class Checkpoint(Callback):
             # Until the fit begins, errors name the directory as it was given.
             self._resolved, self.snapshot = self.directory, None
             self.check()
-            # These temporary files are of killed processes: no other process writes here.
+            # Killed processes left these temporary files: no other process writes here.
             _remove(each for each in resolved.iterdir() if _LEFTOVER.fullmatch(each.name))
-            self._items = items_of(self.fit)
+            self._identity = identity_of(self.fit)
             if self.resume:
                 self._resume()
             self._resolved = resolved
@@ -141,9 +144,9 @@ class Checkpoint(Callback):
 
     def _resume(self) -> None:
         """Start the fit from the last checkpoint."""
-        number, path, snapshot, items = self._latest()
-        if different := _differences(items, self._items):
-            raise CheckpointError(f"{path}: is of another fit: {'; '.join(different)}")
+        number, path, snapshot, identity = self._latest()
+        if different := _differences(identity, self._identity):
+            raise CheckpointError(f"{path}: cannot resume: {'; '.join(different)}")
         self.fit.resume_from(snapshot)
         _check_position(path, snapshot, self.fit)
         older = [other for each, other in self._paths().items() if each < number]
@@ -169,7 +172,7 @@ class Checkpoint(Callback):
             self.write(self.fit.snapshot())
         except Exception as error:
             with suppress(Exception):  # warnings may be errors
-                self.warn(f"no checkpoint was written at the interrupt: {error}")
+                self.warn(f"cannot write a checkpoint at the interrupt: {error}")
 
     def write(self, snapshot: Snapshot) -> None:
         """Write a checkpoint, unless its position is stored already; remove all but the last two.
@@ -177,7 +180,7 @@ class Checkpoint(Callback):
         Raises
         ------
         CheckpointError
-            If the directory was replaced, and another fit uses it.
+            If the directory was replaced, and another fit is using it.
         OSError
             If the file cannot be written.
         """
@@ -187,14 +190,14 @@ class Checkpoint(Callback):
         if _progress_of(snapshot) == self._written:
             return
         if number in self._unreadable:
-            with suppress(OSError):  # it may be a directory, which cannot be overwritten
+            with suppress(OSError):  # a directory of this name cannot be overwritten
                 path.rename(f"{path}.unreadable")
-        write_snapshot(path, snapshot, self._items)
+        write_snapshot(path, snapshot, self._identity)
         paths = self._paths()
         before = [each for each in paths if each < number]
         previous = self._last if self._last != number else max(before, default=None)
         self._written, self._last = _progress_of(snapshot), number
-        # The others may be damaged checkpoints that were skipped.
+        # The other files may be damaged checkpoints that were skipped.
         _remove(other for each, other in paths.items() if each not in (number, previous))
 
     # ---- the directory ----------------------------------------------------------------------
@@ -205,8 +208,8 @@ class Checkpoint(Callback):
             self._is_locked = self._locks.enter_context(lock_directory(directory))
         except BlockingIOError:
             raise CheckpointError(
-                f"{self.directory}: a running fit writes its checkpoints there; wait for its end, "
-                "or name another directory"
+                f"{self.directory}: a running fit writes its checkpoints there; wait until it "
+                "ends, or choose another directory"
             ) from None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -219,7 +222,7 @@ class Checkpoint(Callback):
         Raises
         ------
         CheckpointError
-            If another fit now uses the path.
+            If another fit is now using the path.
         """
         if self._is_locked():
             return
@@ -227,8 +230,8 @@ class Checkpoint(Callback):
         self._lock(self._resolved)
         if self._paths():
             raise CheckpointError(
-                f"{self.directory}: was removed during the fit, and now holds the checkpoints of "
-                "another fit; name another directory"
+                f"{self.directory}: was removed during the fit, and now contains the checkpoints "
+                "of another fit; choose another directory"
             )
         self._written = self._last = None
         self.warn(f"{self.directory}: was removed during the fit; new checkpoints go there")
@@ -239,8 +242,8 @@ class Checkpoint(Callback):
         matches = {path: _NAME.fullmatch(path.name) for path in paths}
         return dict(sorted((int(match[1]), path) for path, match in matches.items() if match))
 
-    def _latest(self) -> tuple[int, Path, Snapshot, Items]:
-        """Return the last checkpoint that can be read: number, path, snapshot and items."""
+    def _latest(self) -> tuple[int, Path, Snapshot, Identity]:
+        """Return the last checkpoint that can be read: number, path, snapshot and identity."""
         for number, path in reversed(self._paths().items()):
             try:
                 return number, path, *read_snapshot(path)
@@ -249,7 +252,7 @@ class Checkpoint(Callback):
             except OSError as error:
                 self._unreadable.add(number)
                 self.warn(f"a checkpoint is skipped: {path}: {error.strerror or error}")
-        raise CheckpointError(f"{self.directory}: has no checkpoint that can be read")
+        raise CheckpointError(f"{self.directory}: contains no readable checkpoint")
 
 
 def has_checkpoint(callbacks: Sequence[Callback]) -> bool:
@@ -262,7 +265,7 @@ def has_checkpoint(callbacks: Sequence[Callback]) -> bool:
     """
     found = sum(isinstance(callback, Checkpoint) for callback in callbacks)
     if found > 1:
-        raise ValueError(f"a fit has at most one Checkpoint, got {found}")
+        raise ValueError(f"at most one Checkpoint per fit, got {found}")
     return found == 1
 
 
@@ -274,7 +277,7 @@ def _remove(paths: Iterable[Path]) -> None:
 
 
 def _progress_of(snapshot: Snapshot) -> tuple[Any, ...]:
-    """Return what identifies the position of a snapshot within its fit."""
+    """Return a key that is equal for two snapshots of a fit if their positions are equal."""
     position = snapshot.position
     return position.epochs, position.progress.position, position.stopped
 
@@ -282,11 +285,11 @@ def _progress_of(snapshot: Snapshot) -> tuple[Any, ...]:
 # ---- the identity of a fit --------------------------------------------------------------------
 
 
-def items_of(fit: Fit) -> Items:
-    """Return the identity of a fit: all that determines its bits, as texts by name."""
+def identity_of(fit: Fit) -> Identity:
+    """Return the identity of a fit: everything that determines its result, as texts by name."""
     network, plan, layers = fit.network, fit.plan, fit.network.layers
     sizes = layers[0].inputs, *(layer.outputs for layer in layers)
-    items: dict[str, Any] = {
+    identity: dict[str, Any] = {
         "fastnn": __version__,
         "numpy": np.__version__,
         "engine": fit.engine.name,
@@ -301,20 +304,20 @@ def items_of(fit: Fit) -> Items:
         **_settings(plan.optimizer, rule="optimizer"),
         **_settings(plan.schedule, name="schedule"),
     }
-    items |= {each: getattr(plan, each) for each in ("l2", "l2_is_shared", "clip_norm", "shuffle")}
-    items["early_stopping"] = plan.early_stopping
-    if plan.schedule.name in _DEPENDS_ON_EPOCHS:
-        items["epochs"] = plan.epochs
+    for name in ("l2", "l2_is_shared", "clip_norm", "shuffle", "early_stopping"):
+        identity[name] = getattr(plan, name)
+    if plan.schedule.name in EPOCH_SCHEDULES:
+        identity["epochs"] = plan.epochs
     for part, rows in (("training", fit.data), ("validation", fit.validation)):
-        items[f"{part} rows"] = 0 if rows is None else len(rows.x)
+        identity[f"{part} rows"] = 0 if rows is None else len(rows.x)
         for name, array in zip(
             ("features", "targets", "weights"), rows or (None,) * 3, strict=True
         ):
-            items[f"{part} {name}"] = "none" if array is None else _HASH + _digest(array)
-    return {name: str(value) for name, value in items.items()}
+            identity[f"{part} {name}"] = "none" if array is None else _HASH + _digest(array)
+    return {name: str(value) for name, value in identity.items()}
 
 
-def _settings(record: Any, **names: str) -> Items:
+def _settings(record: Any, **names: str) -> Identity:
     """Return the fields of a record, some under other names. Integers are shown as floats."""
     return {
         names.get(name, name): str(value if isinstance(value, (str, bool)) else float(value))
@@ -323,10 +326,7 @@ def _settings(record: Any, **names: str) -> Items:
 
 
 def _digest(rows: Features) -> str:
-    """Return the SHA-256 of the form, dtype, shape and bytes of rows.
-
-    Selected rows and a copy of them have the same hash.
-    """
+    """Return the SHA-256 of the form, dtype, shape and bytes of rows; a copy has the same hash."""
     sparse = isinstance(rows[:1], SparseRows)
     digest = hashlib.sha256(f"{'sparse' if sparse else 'dense'} {rows.dtype} {rows.shape}".encode())
     for start in range(0, len(rows), _HASHED_ROWS):
@@ -336,24 +336,25 @@ def _digest(rows: Features) -> str:
     return digest.hexdigest()
 
 
-def _differences(before: Items, now: Items) -> list[str]:
-    """Describe the items that differ, with both values. Texts from a file may be long."""
+def _differences(before: Identity, now: Identity) -> list[str]:
+    """Describe how two identities differ. Texts from a file may be long."""
 
     def shown(text: str) -> str:
         return "given" if text.startswith(_HASH) else " ".join(text.split())[:200]
 
     def described(name: str) -> str:
-        values = shown(before.get(name, "missing")), shown(now.get(name, "missing"))
-        if values == ("given", "given"):
-            return f"{shown(name)} were different"
-        return f"{shown(name)} was {values[0]}, and is {values[1]}"
+        old, new = shown(before.get(name, "missing")), shown(now.get(name, "missing"))
+        if old == new == "given":
+            return f"{shown(name)} differ"
+        return f"{shown(name)} is {old} in the checkpoint, and {new} now"
 
-    names = [*now, *(name for name in before if name not in now)]
-    return [described(name) for name in names if before.get(name) != now.get(name)]
+    different = [each for each in {**now, **before} if before.get(each) != now.get(each)]
+    ignored = _OPTIMIZER_SPECIFIC if "optimizer" in different else ()
+    return [described(name) for name in different if name not in ignored]
 
 
 def _check_position(path: Path, snapshot: Snapshot, fit: Fit) -> None:
-    """Raise a CheckpointError if this fit cannot have written the snapshot it starts from."""
+    """Raise a CheckpointError if this fit cannot have written the snapshot that it resumes from."""
     shapes = [w.shape for w, _ in snapshot.parameters]
     position, size = snapshot.position, fit.batch_size
     row = position.progress.position
@@ -366,8 +367,9 @@ def _check_position(path: Path, snapshot: Snapshot, fit: Fit) -> None:
     )
     if not is_valid:
         raise CheckpointError(f"{path}: is not a possible checkpoint of this fit")
-    if snapshot.epochs + (row > 0) > fit.plan.epochs:
+    begun = snapshot.epochs + (row > 0)
+    if begun > fit.plan.epochs:
         raise CheckpointError(
-            f"{path}: {snapshot.epochs} epochs are done, but the fit has {fit.plan.epochs}: set "
-            "`epochs` to at least the number that is done"
+            f"{path}: the checkpoint has {begun} epochs, more than the {fit.plan.epochs} of this "
+            f"fit; ask for at least {begun}"
         )

@@ -1,9 +1,17 @@
-"""The file format of a checkpoint: a snapshot of a fit, as `tensor_file` writes and reads it.
+"""The file format of a checkpoint, which `fastnn.storage.tensor_file` writes and reads.
 
-The tensors are the weights, named as in a model file; the optimizer's state, with the prefix
-``state.0.``; the best weights, with ``best.``; in float64 ``history.NAME`` (epochs,),
-``callbacks.CLASS.NAME``, the state of callbacks, and ``figures``, numbers without a range. The
-description holds counts and the identity of the fit, which `fastnn.training.checkpoint` compares.
+The tensors are:
+
+- the weights, named as in a model file;
+- the optimizer's state, with the prefixes ``state.0.`` and ``state.1.``;
+- the best weights, with the prefix ``best.``, if early stopping restores them;
+- ``history.NAME`` (epochs,) float64, the metrics;
+- ``callbacks.CLASS.NAME`` float64, the states of callbacks;
+- ``figures`` (5,) float64: the sum of losses and the number of correct rows in the running epoch,
+  its seconds, early stopping's best value, and the divisor of the learning rate.
+
+The description contains counts and, as ``items``, the identity of the fit, which
+`fastnn.training.checkpoint` compares.
 """
 
 import math
@@ -26,10 +34,10 @@ from fastnn.storage.tensor_file import (
     write_tensors,
 )
 from fastnn.system.files import FilePath
-from fastnn.training.early_stopping import Standing
+from fastnn.training.early_stopping import StoppingState
 from fastnn.training.state import Position, Snapshot
 
-Items = dict[str, str]
+Identity = dict[str, str]
 T = TypeVar("T")
 
 _COUNTS = ("epochs", "samples", "updates")  # of the start, and of the position
@@ -39,18 +47,18 @@ KIND = FileFormat(
     "fastnn_checkpoint",
     1,
     ("items", "sizes", "slots", "keeps_best", "history", "callbacks", "stopped", *_POSITION),
-    unbounded="state.",  # mean squares may overflow; weights with such a state no longer change
+    unbounded="state.",  # Adam's mean squares may overflow; such weights no longer change
 )
 _MOST_SLOTS = 2
 _FIGURES = 5
 
 
-def write_snapshot(path: FilePath, snapshot: Snapshot, items: Items) -> None:
+def write_snapshot(path: FilePath, snapshot: Snapshot, identity: Identity) -> None:
     """Write a snapshot to a file, which is replaced completely or not at all.
 
     Parameters
     ----------
-    items : dict of str to str
+    identity : dict of str to str
         The identity of the fit.
 
     Raises
@@ -61,11 +69,11 @@ def write_snapshot(path: FilePath, snapshot: Snapshot, items: Items) -> None:
         If the file cannot be written.
     """
     position, start = snapshot.position, snapshot.start
-    progress, standing = position.progress, position.standing
-    counts = (*start[:3], *position[:3], progress.position, standing.best_epoch, standing.waited)
+    progress, stopping = position.progress, position.stopping
+    counts = (*start[:3], *position[:3], progress.position, stopping.best_epoch, stopping.waited)
     first, _ = snapshot.parameters[0]
     description = {
-        "items": items,
+        "items": identity,
         "sizes": [len(first), *(len(b) for _, b in snapshot.parameters)],
         "slots": len(snapshot.state),
         "keeps_best": snapshot.best is not None,
@@ -80,7 +88,7 @@ def write_snapshot(path: FilePath, snapshot: Snapshot, items: Items) -> None:
     tensors |= parameter_tensors(snapshot.best or [], "best.")
     for prefix, curves in _curves(snapshot.history, snapshot.callbacks):
         tensors |= {f"{prefix}.{name}": np.array(curve, "<f8") for name, curve in curves.items()}
-    figures = progress.loss_sum, progress.correct, position.seconds, standing.best
+    figures = progress.loss_sum, progress.correct, position.seconds, stopping.best
     tensors["figures"] = np.array([*figures, position.rate_divisor], "<f8")
     write_tensors(path, KIND, description, tensors, _expected)
 
@@ -96,13 +104,13 @@ def _curves(history: T, callbacks: dict[str, T]) -> Iterator[tuple[str, T]]:
         yield f"callbacks.{name}", state
 
 
-def read_snapshot(path: FilePath) -> tuple[Snapshot, Items]:
-    """Read a snapshot and its items; trust nothing in the file.
+def read_snapshot(path: FilePath) -> tuple[Snapshot, Identity]:
+    """Read a snapshot and the identity of its fit. The file may come from an untrusted source.
 
     Raises
     ------
     ModelFileError
-        If the file is not a checkpoint, is damaged, or has the format of a later version.
+        If the file is not a checkpoint, is damaged, or was written by a later version.
     OSError
         If it cannot be read.
     """
@@ -112,7 +120,7 @@ def read_snapshot(path: FilePath) -> tuple[Snapshot, Items]:
 
 
 def _expected(description: dict[str, Any]) -> Iterator[tuple[str, TensorSpec]]:
-    """Yield the tensors that a description requires; refuse impossible values."""
+    """Yield the tensors that a description requires; reject impossible values."""
     for name in ("items", "history", "callbacks"):
         get_typed(description, name, dict)
     get_typed(description, "keeps_best", bool)
@@ -126,7 +134,7 @@ def _expected(description: dict[str, Any]) -> Iterator[tuple[str, TensorSpec]]:
     history, epochs = description["history"], description["epochs"] - description["start_epochs"]
     if any(length != epochs for length in history.values()):
         raise ModelFileError(
-            f"has a history of {short_repr(history)} figures, expected one per epoch ({epochs})"
+            f"has a history of {short_repr(history)} values, expected one per epoch ({epochs})"
         )
     sizes = get_list(description, "sizes", int)
     slots = get_count(description, "slots", _MOST_SLOTS + 1)
@@ -140,7 +148,7 @@ def _expected(description: dict[str, Any]) -> Iterator[tuple[str, TensorSpec]]:
 
 
 def _snapshot(description: dict[str, Any], tensors: Tensors) -> Snapshot:
-    """Return the snapshot, after a check of its figures."""
+    """Check the numbers in ``figures``, and return the snapshot."""
     loss_sum, correct, seconds, best, rate_divisor = tensors["figures"].tolist()
     if not math.isfinite(loss_sum + correct + seconds) or not 1 <= rate_divisor < math.inf:
         raise ModelFileError(f"has impossible figures {short_repr(tensors['figures'].tolist())}")
@@ -149,7 +157,7 @@ def _snapshot(description: dict[str, Any], tensors: Tensors) -> Snapshot:
         **{name: description[name] for name in _COUNTS},
         progress=Progress(description["row"], loss_sum, correct),
         seconds=seconds,
-        standing=Standing(best, description["best_epoch"], description["waited"]),
+        stopping=StoppingState(best, description["best_epoch"], description["waited"]),
         rate_divisor=rate_divisor,
         stopped=description["stopped"],
     )

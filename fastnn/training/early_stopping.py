@@ -1,24 +1,25 @@
-"""Early stopping: a state machine over one figure per epoch, without side effects."""
+"""Early stopping: a stopping rule, its state, and functions without side effects."""
 
 import math
 from dataclasses import dataclass
-from numbers import Real
 from typing import NamedTuple
+
+from fastnn.model.settings import check_number
 
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Rule that stops a fit when a figure no longer improves, and keeps the best weights.
+    """Stopping rule: stop a fit when a metric no longer improves; restore the best weights.
 
     Parameters
     ----------
     monitor : str, default "val_loss"
-        Figure of the history. A name that ends in "loss" should decrease, any other increase.
+        Metric of the history. It is minimized if its name ends in "loss", else maximized.
     patience : int or inf, default 10
-        Epochs without improvement to tolerate. Training stops after ``patience + 1`` of them, as
-        in scikit-learn.
+        Consecutive epochs without improvement to tolerate. Training stops after ``patience + 1``
+        of them, as in scikit-learn.
     min_delta : float, default 1e-4
-        Smallest change that counts as an improvement. With 0, an equal figure counts, too.
+        Smallest change that counts as an improvement. With 0, an equal value counts, too.
     restore_best : bool, default True
         Whether to end with the weights of the best epoch instead of the last ones.
 
@@ -48,25 +49,22 @@ class EarlyStopping:
 
     def __post_init__(self) -> None:
         if not isinstance(self.monitor, str):
-            raise ValueError(f"monitor must be the name of a figure, got {self.monitor!r}")
+            raise ValueError(f"monitor must be the name of a metric, got {self.monitor!r}")
         for name in ("patience", "min_delta"):
-            value = getattr(self, name)
-            real = isinstance(value, Real) and not isinstance(value, bool)
-            if not real or not value >= 0:
-                raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
+            check_number(name, getattr(self, name))
 
 
-class Standing(NamedTuple):
-    """State of early stopping between epochs.
+class StoppingState(NamedTuple):
+    """State of a stopping rule between epochs.
 
     Attributes
     ----------
     best : float
-        Best figure so far; NaN before the first epoch.
+        Best value of the metric so far; NaN before the first epoch.
     best_epoch : int
-        Epoch of the best figure, counted from 1; 0 before the first.
+        Epoch of the best value, counted from 1; 0 before the first.
     waited : int
-        Epochs since the last improvement.
+        Consecutive epochs without improvement.
     """
 
     best: float = math.nan
@@ -74,32 +72,32 @@ class Standing(NamedTuple):
     waited: int = 0
 
 
-def judge(rule: EarlyStopping, standing: Standing, epoch: int, value: float) -> Standing:
-    """Return the state after an epoch whose figure is `value`. NaN is no improvement.
+def judge(rule: EarlyStopping, stopping: StoppingState, epoch: int, value: float) -> StoppingState:
+    """Return the state after an epoch in which the metric is `value`. NaN is no improvement.
 
-    A figure that is better than the best one by less than `min_delta` becomes the best one, but
-    does not count as an improvement: many small steps do not prolong a fit.
+    A value that is better than the best one by less than `min_delta` becomes the best one, but does
+    not count as an improvement: many small steps do not prolong a fit.
 
     Examples
     --------
-    >>> rule, standing = EarlyStopping("val_loss", patience=1), Standing()
+    >>> rule, stopping = EarlyStopping("val_loss", patience=1), StoppingState()
     >>> for epoch, loss in enumerate([0.5, 0.4, 0.45, 0.41], start=1):
-    ...     standing = judge(rule, standing, epoch, loss)
-    >>> standing, is_over(rule, standing)
-    (Standing(best=0.4, best_epoch=2, waited=2), True)
+    ...     stopping = judge(rule, stopping, epoch, loss)
+    >>> stopping, is_over(rule, stopping)
+    (StoppingState(best=0.4, best_epoch=2, waited=2), True)
     """
     if math.isnan(value):
-        return standing._replace(waited=standing.waited + 1)
+        return stopping._replace(waited=stopping.waited + 1)
     gain = math.inf
-    if standing.best_epoch:
+    if stopping.best_epoch:
         falls = rule.monitor.endswith("loss")
-        gain = standing.best - value if falls else value - standing.best
-    waited = 0 if gain >= rule.min_delta else standing.waited + 1
+        gain = stopping.best - value if falls else value - stopping.best
+    waited = 0 if gain >= rule.min_delta else stopping.waited + 1
     if gain > 0:
-        return Standing(value, epoch, waited)
-    return standing._replace(waited=waited)
+        return StoppingState(value, epoch, waited)
+    return stopping._replace(waited=waited)
 
 
-def is_over(rule: EarlyStopping, standing: Standing) -> bool:
+def is_over(rule: EarlyStopping, stopping: StoppingState) -> bool:
     """Return whether training should stop."""
-    return standing.waited > rule.patience
+    return stopping.waited > rule.patience

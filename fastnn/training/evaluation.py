@@ -1,4 +1,4 @@
-"""Evaluate a network on rows: its loss, and its accuracy or R²."""
+"""Evaluate a network: its loss, and its accuracy or R²."""
 
 import numpy as np
 
@@ -20,8 +20,7 @@ def r2(predicted: np.ndarray, data: Data) -> float:
     """
     y, p = data.targets.astype(np.float64), predicted.astype(np.float64)
     residual = np.average((y - p) ** 2, axis=0, weights=data.weights)
-    spread = np.average(
-        (y - np.average(y, axis=0, weights=data.weights)) ** 2, axis=0, weights=data.weights
-    )
-    explained = 1 - residual / np.where(spread > 0, spread, 1)
-    return float(np.where(spread > 0, explained, residual == 0).mean())
+    mean = np.average(y, axis=0, weights=data.weights)
+    variance = np.average((y - mean) ** 2, axis=0, weights=data.weights)
+    explained = 1 - residual / np.where(variance > 0, variance, 1)
+    return float(np.where(variance > 0, explained, residual == 0).mean())

@@ -10,11 +10,11 @@ from fastnn.epoch import Progress
 from fastnn.model.layers import Parameters
 from fastnn.model.schedules import ADAPTIVE_END, ADAPTIVE_FACTOR
 from fastnn.system.interrupts import DeferInterrupts
-from fastnn.training.early_stopping import EarlyStopping, Standing, is_over, judge
+from fastnn.training.early_stopping import EarlyStopping, StoppingState, is_over, judge
 from fastnn.training.evaluation import evaluate
 from fastnn.training.state import History, Position, Prepared, Snapshot
 
-# Without early stopping, an adaptive rate follows the training loss, as in scikit-learn.
+# Without early stopping, an adaptive rate depends on the training loss, as in scikit-learn.
 _ADAPTIVE = EarlyStopping("loss", patience=10, min_delta=1e-4, restore_best=False)
 
 Score = Callable[[], float]
@@ -30,9 +30,9 @@ class Callback:
     Attributes
     ----------
     defers_interrupts : bool
-        Whether an interrupt during `on_epoch_end` takes effect only when the method returns, by
-        default not. The fit calls these callbacks first, in the same uninterrupted block that
-        counts the epoch.
+        Whether a Ctrl-C during `on_epoch_end` takes effect only when the method has returned; by
+        default False. The fit calls the callbacks with True first. They and the epoch's count are
+        updated together: an interrupt cannot come in between.
 
     Examples
     --------
@@ -56,18 +56,18 @@ class Callback:
     def fit(self) -> "Fit":
         """The running fit: its `epoch`, `position`, `history`, `weights()`, `snapshot()`, `stop()`.
 
-        The attribute exists from the call of `context` to the end of the fit. A callback can be in
-        use by one fit at a time.
+        The attribute exists from the call of `context` to the end of the fit. Only one fit at a
+        time can use a callback.
         """
         if id(self) not in _fits:
-            raise AttributeError("a callback has the attribute `fit` only during a fit")
+            raise AttributeError("self.fit exists only while a fit is running")
         return _fits[id(self)]
 
     def context(self) -> AbstractContextManager[Any]:
-        """Return a context that is open during the fit.
+        """Return a context manager, which is entered before training and exited after it.
 
-        It is entered before the fit changes anything: an exception refuses the fit. It may call
-        ``self.fit.resume_from``.
+        The fit has changed nothing when it enters the context: an exception there cancels the fit.
+        The context may call ``self.fit.resume_from``.
         """
         return nullcontext()
 
@@ -77,37 +77,37 @@ class Callback:
     def on_resume(self, epoch: int, rows: int, history: History) -> None:
         """Run after `on_fit_begin` if the fit resumes from a snapshot.
 
-        `rows` rows of epoch number `epoch`, counted from 1, are done. `history` holds the figures
-        of the previous epochs.
+        `rows` rows of epoch number `epoch`, counted from 1, are done. `history` holds the metrics
+        of the epochs that this fit has completed before.
         """
 
     def on_epoch_begin(self, epoch: int) -> None:
         """Run before an epoch, counted from 1."""
 
     def on_chunk_end(self, epoch: int, rows: int) -> None:
-        """Run many times a second; `rows` rows of the epoch are done."""
+        """Run after a call of the engine, about every 20 ms; `rows` rows of the epoch are done."""
 
     def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> bool | None:
         """Run after an epoch, counted from 1; return True to end the fit.
 
-        `metrics` holds the figures that `fastnn.Network.fit` adds to the history.
+        `metrics` holds the values that `fastnn.Network.fit` adds to the history.
         """
 
     def on_epoch_boundary(self, epochs: int) -> None:
-        """Run between epochs; this fit has completed `epochs` of them.
+        """Run between epochs; this fit has completed `epochs` epochs.
 
-        This is the time to store the fit. The method runs before the first epoch of a fit that does
-        not resume, and after each epoch, when `on_epoch_end` of all callbacks has returned.
+        It runs before the first epoch, unless the fit resumes, and after each epoch, when
+        `on_epoch_end` of all callbacks has returned: a good time for ``self.fit.snapshot()``.
         """
 
     def on_fit_end(self, history: History) -> None:
         """Run after the last epoch."""
 
     def on_fit_break(self) -> None:
-        """Run if an exception ends the fit, also one in `on_fit_end`: ``self.fit.error``."""
+        """Run if an exception ends the fit, even one in `on_fit_end`; it is ``self.fit.error``."""
 
     def state(self) -> State:
-        """Return the state of the callback for a snapshot: lists of numbers by name."""
+        """Return the state of the callback for a snapshot, a dict of lists of numbers."""
         return {}
 
     def set_state(self, state: State) -> None:
@@ -122,8 +122,8 @@ _fits: dict[int, "Fit"] = {}
 class Fit:
     """A running fit.
 
-    Its position and history are correct at the end of every batch. Interrupts are deferred while
-    they change.
+    Its position and history describe the end of the last complete batch. Interrupts are deferred
+    while they change.
 
     Parameters
     ----------
@@ -132,9 +132,9 @@ class Fit:
     prepared : Prepared
     callbacks : iterable of Callback
     score : callable, optional
-        Evaluated after each epoch; its value goes into the history as ``val_score``.
-    standing, rate_divisor
-        Attributes of the `Position` of an earlier fit that this one continues.
+        Called after each epoch; its value is added to the history as ``val_score``.
+    stopping, rate_divisor
+        Attributes of the `Position` at the end of the fit that this one continues.
 
     Attributes
     ----------
@@ -148,7 +148,7 @@ class Fit:
         Position at the beginning of the fit.
     history : dict of str to list of float
     error : BaseException or None
-        The exception that ends the fit.
+        The exception that ended the fit.
     has_diverged : bool
         Whether the loss or a weight is no longer finite.
     """
@@ -160,7 +160,7 @@ class Fit:
         *,
         callbacks: Iterable[Callback] = (),
         score: Score | None = None,
-        standing: Standing | None = None,
+        stopping: StoppingState | None = None,
         rate_divisor: float = 1.0,
     ) -> None:
         self.network, self.engine = network, network._current_engine()
@@ -176,13 +176,14 @@ class Fit:
         self._continues = network._rule == plan.optimizer.rule  # keeps the optimizer's state
         self.start = self.position._replace(
             updates=self.position.updates if self._continues else 0, progress=Progress(),
-            seconds=0.0, standing=standing or Standing(), rate_divisor=rate_divisor, stopped="",
+            seconds=0.0, stopping=stopping or StoppingState(), rate_divisor=rate_divisor,
+            stopped="",
         )  # fmt: skip
         self._best: Parameters | None = None
         self._resumed: Snapshot | None = None
         self._stop_requested = False
         self._adaptive = plan.schedule.name == "adaptive" and plan.optimizer.rule != "lbfgs"
-        self._rule = plan.early_stopping or (_ADAPTIVE if self._adaptive else None)
+        self._stopping_rule = plan.early_stopping or (_ADAPTIVE if self._adaptive else None)
 
     # ---- for callbacks ----------------------------------------------------------------------
 
@@ -211,7 +212,7 @@ class Fit:
         return self.engine.get_parameters()
 
     def snapshot(self) -> Snapshot:
-        """Return a copy of the state of the fit, at the last end of a batch."""
+        """Return a copy of the state of the fit, as of the last completed batch."""
         history = {name: list(curve) for name, curve in self.history.items()}
         slots = self.plan.optimizer.slots
         states = {name: _checked_state(each) for name, each in self._named_callbacks()}
@@ -222,7 +223,7 @@ class Fit:
         )  # fmt: skip
 
     def stop(self) -> None:
-        """End the fit after the running epoch or, between two epochs, after the next one."""
+        """End the fit after the running epoch or, if called between epochs, after the next one."""
         self._stop_requested = True
 
     def resume_from(self, snapshot: Snapshot) -> None:
@@ -233,7 +234,7 @@ class Fit:
 
     @contextmanager
     def attach(self) -> Iterator[None]:
-        """Make this fit the attribute `fit` of its callbacks.
+        """Make this object available as ``callback.fit`` to its callbacks.
 
         Raises
         ------
@@ -244,7 +245,7 @@ class Fit:
             for callback in self.callbacks:
                 if _fits.setdefault(id(callback), self) is not self:
                     raise RuntimeError(
-                        f"the callback {type(callback).__name__} is in use by another running fit: "
+                        f"the callback {type(callback).__name__} is in use by another running fit; "
                         "give each fit its own callbacks"
                     )
             yield
@@ -259,15 +260,15 @@ class Fit:
             getattr(callback, hook)(*arguments)
 
     def begin(self) -> None:
-        """Set the initial state, or that of a snapshot, and call the callbacks."""
-        rule, snapshot = self._rule, self._resumed
+        """Set the initial state of the fit or the state of a snapshot, and run `on_fit_begin`."""
+        rule, snapshot = self._stopping_rule, self._resumed
         with DeferInterrupts():
             self.position = self.start
             if not self._continues:
                 optimizer = self.plan.optimizer
                 self.network._rule, self.network._slots = optimizer.rule, optimizer.slots
                 self.engine.set_state([])
-            if rule is not None and rule.restore_best and self.start.standing.best_epoch:
+            if rule is not None and rule.restore_best and self.start.stopping.best_epoch:
                 self._best = self.weights()  # from the fit that this one continues
         self.call("on_fit_begin", self.plan.epochs, self.rows)
         if snapshot is None:
@@ -285,13 +286,13 @@ class Fit:
         self.call("on_resume", self.epoch, self.position.progress.position, self.history)
 
     def position_at(self, epochs: int, progress: Progress) -> tuple[int, int, int]:
-        """Return the epochs, samples and updates of a position in this fit."""
+        """Return the counts of a `Position` in this fit: epochs, samples and updates."""
         done, size = epochs - self.start.epochs, self.batch_size
         updates = done * -(-self.rows // size) + -(-progress.position // size)
         return epochs, self.start.samples + done * self.rows, self.start.updates + updates
 
     def advance(self, progress: Progress, seconds: float) -> None:
-        """Record the progress in the running epoch, and its seconds, at the end of a batch."""
+        """Record the progress and the seconds of the running epoch if a batch has just ended."""
         if progress.position % self.batch_size == 0 or progress.position == self.rows:
             self._move(self.position.epochs, progress, seconds)
 
@@ -299,18 +300,18 @@ class Fit:
         counts, last = self.position_at(epochs, progress), self.position
         # `last._replace(...)` takes three times as long, twice in each epoch.
         self.position = Position(
-            *counts, progress, seconds, last.standing, last.rate_divisor, last.stopped
+            *counts, progress, seconds, last.stopping, last.rate_divisor, last.stopped
         )
 
     def end_epoch(self, metrics: dict[str, float]) -> None:
-        """Record the figures of a completed epoch, and call the callbacks."""
+        """Record the metrics of a completed epoch, and call the callbacks."""
         metrics |= self._validate()
         number = self.epoch
         with DeferInterrupts():
             for name, value in metrics.items():
                 self.history.setdefault(name, []).append(value)
-            if self._rule is not None:
-                self._judge(self._rule, number, metrics)
+            if self._stopping_rule is not None:
+                self._judge(self._stopping_rule, number, metrics)
             self._move(number, Progress(), 0.0)
             self._call_epoch_end(number, metrics, deferring=True)
         self._call_epoch_end(number, metrics, deferring=False)
@@ -326,7 +327,7 @@ class Fit:
                     self.stop()
 
     def end_early(self, reason: str) -> None:
-        """Record why no further epoch follows, as `Position.stopped`."""
+        """End the fit; `reason` becomes `Position.stopped`."""
         self.position = self.position._replace(stopped=reason)
 
     def reset_optimizer(self) -> None:
@@ -335,40 +336,40 @@ class Fit:
         self.position = self.position._replace(updates=0)
 
     def restore_best(self) -> None:
-        """Set the weights of the best epoch, if early stopping keeps them, and only once."""
+        """Set the weights of the best epoch, if there are any; further calls do nothing."""
         if self._best is not None:
             self.engine.set_parameters(self._best)
             self._best = None  # `on_fit_end` may set other weights
 
     @property
     def classifies(self) -> bool:
-        """Whether the network is a classifier, which has an accuracy."""
+        """Whether the network is a classifier."""
         return self.network.loss.score == "accuracy"
 
     def _validate(self) -> dict[str, float]:
-        figures: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         if self.validation is not None:
             loss = self.network.loss
             names = "val_loss", f"val_{loss.score}"
-            figures.update(zip(names, evaluate(self.engine, self.validation, loss), strict=True))
+            metrics.update(zip(names, evaluate(self.engine, self.validation, loss), strict=True))
         if self._score is not None:
-            figures["val_score"] = float(self._score())
-        return figures
+            metrics["val_score"] = float(self._score())
+        return metrics
 
     def _judge(self, rule: EarlyStopping, number: int, metrics: dict[str, float]) -> None:
-        """Apply early stopping, or an adaptive rate, to the figures of an epoch."""
+        """Apply early stopping or an adaptive learning rate to the metrics of an epoch."""
         position, stopped = self.position, self.position.stopped
-        standing = judge(rule, position.standing, number, metrics[rule.monitor])
+        stopping = judge(rule, position.stopping, number, metrics[rule.monitor])
         divisor = position.rate_divisor
-        if rule.restore_best and standing.best_epoch != position.standing.best_epoch:
+        if rule.restore_best and stopping.best_epoch != position.stopping.best_epoch:
             self._best = self.weights()
-        if is_over(rule, standing):
+        if is_over(rule, stopping):
             rate = self.plan.optimizer.learning_rate / divisor
             if self._adaptive and rate > ADAPTIVE_END:
-                divisor, standing = divisor * ADAPTIVE_FACTOR, standing._replace(waited=0)
+                divisor, stopping = divisor * ADAPTIVE_FACTOR, stopping._replace(waited=0)
             else:
                 stopped = "converged"
-        self.position = position._replace(standing=standing, rate_divisor=divisor, stopped=stopped)
+        self.position = position._replace(stopping=stopping, rate_divisor=divisor, stopped=stopped)
 
     def _named_callbacks(self) -> Iterator[tuple[str, Callback]]:
         """Yield the callbacks with unique names: "Class", "Class 2" and so on."""
@@ -391,9 +392,9 @@ def check_callbacks(callbacks: Iterable[Callback]) -> tuple[Callback, ...]:
 
 
 def _checked_state(callback: Callback) -> State:
-    """Return a callback's state, or raise a TypeError if it is not lists of numbers by name."""
+    """Return a callback's state, or raise a TypeError if it is not a dict of lists of numbers."""
     state = callback.state()
     with suppress(AttributeError, TypeError, ValueError):
         return {str(name): [float(value) for value in values] for name, values in state.items()}
     name = type(callback).__name__
-    raise TypeError(f"{name}.state() must return lists of numbers by name, got {state!r:.80}")
+    raise TypeError(f"{name}.state() must return a dict of lists of numbers, got {state!r:.80}")

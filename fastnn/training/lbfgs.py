@@ -12,8 +12,9 @@ from fastnn.model.layers import Parameters
 from fastnn.system.forks import fork_safe_lock, setup_lock
 from fastnn.training.fit import Fit
 
-# SciPy's status of a search that reached a limit. Every other search ends when the loss no longer
-# falls. In float32 that is a minimum only if the gradient is a small part of the initial one.
+# SciPy's status of a search that reached `epochs` or `max_evaluations`. Any other search ends at a
+# small gradient, or because the loss no longer falls. In float32 the latter is a minimum only if
+# the gradient is at most `_SMALL` times the initial one.
 _LIMIT_REACHED, _SMALL = 1, 1e-3
 
 
@@ -58,7 +59,7 @@ def minimize(fit: Fit) -> None:
                 epoch=fit.epoch,
                 step=1,
             )
-        # The line search went too far: a higher loss makes it try a smaller step.
+        # The line search went too far. A higher loss makes it try a smaller step.
         return 10 * abs(last[0]) + 1, -last[1]
 
     def after_iteration(intermediate_result: Any) -> None:
@@ -75,7 +76,7 @@ def minimize(fit: Fit) -> None:
 
     options = {"maxiter": plan.epochs, "maxfun": plan.max_evaluations, "gtol": plan.tolerance}
     try:
-        with nullcontext() if engine.threads is None else _quiet_blas:
+        with nullcontext() if engine.threads is None else _single_threaded_blas:
             result = scipy_minimize(
                 loss_and_grad,
                 best,
@@ -89,12 +90,12 @@ def minimize(fit: Fit) -> None:
         if result.status != _LIMIT_REACHED and not fit.position.stopped:
             is_small = np.abs(result.jac).max() <= max(plan.tolerance, _SMALL * steepest)
             fit.end_early("converged" if is_small else "stalled")
-    finally:  # the line search may have left other weights
+    finally:  # the line search may have tried other weights
         engine.set_parameters(_shaped(best, start))
 
 
 def _end_iteration(fit: Fit, loss: float, seconds: float) -> None:
-    """Run the callbacks of an iteration, which is known only by its end."""
+    """Record an iteration and run its callbacks. SciPy reports an iteration only when it ended."""
     metrics = {"loss": float(loss)}
     if fit.classifies:
         metrics["accuracy"] = fit.engine.evaluate(fit.data)[1]
@@ -104,11 +105,11 @@ def _end_iteration(fit: Fit, loss: float, seconds: float) -> None:
     fit.end_epoch(metrics)
 
 
-class _QuietBlas:
-    """Context that limits SciPy's BLAS to one thread beside an engine with threads of its own.
+class _SingleThreadedBlas:
+    """Context that limits SciPy's BLAS to one thread, because the engine has its own threads.
 
-    Threads of BLAS spin after each call, on the cores that the kernels need: a fit took 1.85 times
-    as long. Of several simultaneous fits, the first sets the limit and the last removes it.
+    Idle threads of BLAS spin on the cores that the kernels need: a fit took 1.85 times as long. Of
+    several simultaneous fits, the first sets the limit and the last removes it.
     """
 
     def __init__(self) -> None:
@@ -130,7 +131,7 @@ class _QuietBlas:
                 self._limits.restore_original_limits()
 
 
-_quiet_blas = _QuietBlas()
+_single_threaded_blas = _SingleThreadedBlas()
 
 
 def _flat(parameters: Parameters) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The training loop: epochs, batches and chunks, callbacks, divergence and interrupts."""
+"""The training loop: runs the epochs, calls the callbacks, handles divergence and interrupts."""
 
 import math
 import time
@@ -19,13 +19,14 @@ from fastnn.training.lbfgs import minimize
 # Target duration of one call of the engine: short enough for a prompt reaction to Ctrl-C, long
 # enough that the overhead of a call, a few microseconds, is negligible.
 CALL_SECONDS = 0.02
-_FIRST_BUDGET_ROWS = 512
+_FIRST_CALL_ROWS = 512
 
 
 def train(fit: Fit) -> None:
-    """Train a network by the plan of a fit.
+    """Train a network with the settings in ``fit.plan``.
 
-    If early stopping keeps the best weights, the engine has them at the end, also of a failed fit.
+    If early stopping restores the best weights, the engine has them afterwards, however the fit
+    ends.
 
     Raises
     ------
@@ -63,7 +64,7 @@ def _descend(fit: Fit) -> None:
         try:
             metrics = _run_epoch(fit, epoch)
             if not _all_finite(parameters := fit.weights()):
-                _raise_divergence(fit, epoch.updates, "the weights are")
+                _raise_divergence(fit, epoch.updates, "the weights are not finite after epoch {}")
             finite = parameters
         except BaseException:
             with DeferInterrupts():
@@ -78,7 +79,7 @@ def _descend(fit: Fit) -> None:
 
 
 def _plan_epoch(fit: Fit) -> Epoch:
-    """Return the running epoch, with the order of its rows and its learning rates."""
+    """Return the next epoch, with the order of its rows and its learning rates."""
     plan, rows, number = fit.plan, fit.rows, fit.position.epochs
     done = number - fit.start.epochs
     updates = -(-rows // fit.batch_size)
@@ -109,17 +110,17 @@ def _plan_epoch(fit: Fit) -> Epoch:
 
 
 def _run_epoch(fit: Fit, epoch: Epoch) -> dict[str, float]:
-    """Run the rest of an epoch in calls of about CALL_SECONDS; return its figures.
+    """Run the rest of an epoch in calls of about CALL_SECONDS; return its metrics.
 
-    The figure "seconds" is the time in the engine, without callbacks.
+    The metric "seconds" is the time in the engine, without callbacks.
     """
     rows, number = fit.rows, fit.epoch
     progress, total = fit.position.progress, fit.position.seconds
-    budget = _FIRST_BUDGET_ROWS
+    target_rows = _FIRST_CALL_ROWS
     with ReadAhead(epoch.data, epoch.order) as ahead:
         while progress.position < rows:
             before = progress.position
-            call_rows = _rows_of_call(before, budget, epoch.batch_size)
+            call_rows = _rows_of_call(before, target_rows, epoch.batch_size)
             ahead.advance(before + call_rows)
             with DeferInterrupts():
                 start = time.perf_counter()
@@ -128,10 +129,10 @@ def _run_epoch(fit: Fit, epoch: Epoch) -> dict[str, float]:
                 total += seconds
                 if not math.isfinite(progress.loss_sum):
                     step = progress.position // epoch.batch_size + 1
-                    _raise_divergence(fit, step, "the loss is")
+                    _raise_divergence(fit, step, "the loss is not finite in epoch {}, step {}")
                 fit.advance(progress, total)
             rate = (progress.position - before) / max(seconds, 1e-9)
-            budget = max(1, min(rows, int(rate * CALL_SECONDS), 4 * budget))
+            target_rows = max(1, min(rows, int(rate * CALL_SECONDS), 4 * target_rows))
             fit.call("on_chunk_end", number, progress.position)
     metrics = {"loss": progress.loss_sum / epoch.total_weight}
     if fit.classifies:
@@ -139,16 +140,17 @@ def _run_epoch(fit: Fit, epoch: Epoch) -> dict[str, float]:
     return metrics | {"learning_rate": float(epoch.learning_rates[-1]), "seconds": total}
 
 
-def _rows_of_call(position: int, budget: int, batch_size: int) -> int:
-    """Return the number of rows for a call: complete batches, or a part of one batch.
+def _rows_of_call(position: int, target_rows: int, batch_size: int) -> int:
+    """Return the number of rows of the next call: several complete batches, or part of one batch.
 
-    If a call ends in the middle of a batch, the weights are those before this batch, and the last
-    recorded position is its beginning. So a snapshot is consistent after every call.
+    A call that ends in the middle of a batch does not update the weights for this batch, and
+    `Fit.advance` does not record its progress. So the recorded position matches the weights after
+    every call, and a snapshot can be taken.
     """
     done = position % batch_size
-    if done == 0 and budget >= batch_size:
-        return budget - budget % batch_size
-    return min(budget, batch_size - done)
+    if done == 0 and target_rows >= batch_size:
+        return target_rows - target_rows % batch_size
+    return min(target_rows, batch_size - done)
 
 
 def _all_finite(parameters: Parameters) -> bool:
@@ -156,14 +158,14 @@ def _all_finite(parameters: Parameters) -> bool:
     return all(np.isfinite(array).all() for pair in parameters for array in pair)
 
 
-def _raise_divergence(fit: Fit, step: int, what: str) -> NoReturn:
-    """Raise a DivergenceError that suggests a remedy; `step` is counted from 1 in the epoch."""
+def _raise_divergence(fit: Fit, step: int, message: str) -> NoReturn:
+    """Raise a DivergenceError; `message` has placeholders for the epoch and the step, from 1."""
     rate = fit.plan.optimizer.learning_rate
     fit.has_diverged = True
     raise DivergenceError(
-        f"{what} not finite in epoch {fit.epoch}, step {step}, at learning rate {rate:g}: training "
-        f"stopped with the last finite weights; try a smaller learning rate ({rate / 10:g}), or "
-        "check the scale of the features",
+        f"{message.format(fit.epoch, step)}, at learning rate {rate:g}: training stopped with the "
+        f"last finite weights; try a smaller learning rate ({rate / 10:g}), or check the scale of "
+        "the features",
         epoch=fit.epoch,
         step=step,
     )

@@ -1,4 +1,4 @@
-"""The settings of a fit, as one frozen record."""
+"""The settings of a fit."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from fastnn.training.early_stopping import EarlyStopping
 
 @dataclass(frozen=True)
 class Plan:
-    """Settings of a fit, which `fastnn.Network.fit` explains.
+    """Settings of a fit, which `fastnn.Network.fit` explains. They are checked and converted.
 
     Attributes
     ----------
@@ -21,14 +21,16 @@ class Plan:
         Rows per update; None stands for 128 or, with L-BFGS, for all rows.
     optimizer : Optimizer
     schedule : Schedule
-        Spans the epochs of this fit; a name stands for the schedule.
-    l2, l2_is_shared, clip_norm
-        As in `fastnn.epoch.Epoch`.
+        A Schedule or its name. It covers the epochs of this fit.
+    l2, clip_norm : float
+    l2_is_shared : bool
+        Whether the l2 penalty of a batch is divided by its number of rows (or the sum of their
+        weights), as scikit-learn does.
     shuffle : bool
     seed : int
         Determines the order of the rows and the dropout masks.
     early_stopping : EarlyStopping, optional
-        True stands for the default rule.
+        True stands for ``EarlyStopping()``.
     max_evaluations, tolerance
         Limits of L-BFGS, as in `fastnn.training.lbfgs.Limits`.
 
@@ -74,16 +76,15 @@ class Plan:
 def check_monitor(
     rule: EarlyStopping | None, loss: Loss, *, validated: bool, scored: bool = False
 ) -> None:
-    """Raise a ValueError if early stopping monitors a figure that this fit does not compute."""
-    if rule is None:
-        return
-    figures = ["loss"] + (["accuracy"] if loss.score == "accuracy" else [])
-    figures += ["val_loss", f"val_{loss.score}"] if validated else []
-    figures += ["val_score"] if scored else []
-    if rule.monitor not in figures:
-        hint = "" if validated else "; for more, give validation data"
+    """Raise a ValueError if early stopping monitors a metric that this fit does not compute."""
+    metrics = ["loss"] + (["accuracy"] if loss.score == "accuracy" else [])
+    metrics += ["val_loss", f"val_{loss.score}"] if validated else []
+    metrics += ["val_score"] if scored else []
+    if rule is not None and rule.monitor not in metrics:
+        hint = "" if validated else "; pass validation_data or validation_fraction for more"
         raise ValueError(
-            f"early stopping monitors one of {', '.join(figures)} here, got {rule.monitor!r}{hint}"
+            f"early_stopping monitors {rule.monitor!r}, but this fit computes only "
+            f"{', '.join(metrics)}{hint}"
         )
 
 
@@ -91,5 +92,5 @@ def _batch_size(given: Any, optimizer: Optimizer) -> int | Literal["full"]:
     if given == "full" or (given is None and optimizer.rule == "lbfgs"):
         return "full"
     if optimizer.rule == "lbfgs":
-        raise ValueError(f"lbfgs takes all rows at once, got batch_size {given!r}")
+        raise ValueError(f"lbfgs uses all rows: batch_size must be 'full' or None, got {given!r}")
     return check_integer(128 if given is None else given, "batch_size", low=1)

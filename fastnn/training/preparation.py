@@ -1,11 +1,9 @@
-"""Prepare a fit: check and convert its data, set aside validation rows, apply class weights."""
+"""Prepare a fit: check and convert its data, set aside validation rows, weight the rows."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from fastnn.data.conversion import as_data, with_class_weights
 from fastnn.data.splitting import split
-from fastnn.model.layers import Dense
 from fastnn.model.schedules import Schedule
 from fastnn.training.plan import Plan, check_monitor
 from fastnn.training.scale import warn_of_offset
@@ -27,7 +25,7 @@ def prepare(
 ) -> Prepared:
     """Check all data and settings of a fit; `fastnn.Network.fit` explains the parameters.
 
-    It prepares all fits: of networks, of estimators and of the command line.
+    All fits are prepared here: those of networks, of estimators and of the command line.
 
     Parameters
     ----------
@@ -47,14 +45,17 @@ def prepare(
     """
     layers, loss = network.layers, network.loss
     inputs, outputs = layers[0].inputs, layers[-1].outputs
-    _check_lbfgs(plan, layers)
+    if plan.optimizer.rule == "lbfgs":
+        dropout = any(layer.dropout for layer in layers)
+        if dropout or plan.clip_norm or plan.schedule != Schedule():
+            raise ValueError("lbfgs supports neither dropout nor clip_norm nor a schedule")
     data = as_data(x, y, inputs, outputs, loss, sample_weight)
     training, validation = data, None
     if validation_data is not None:
         if not 2 <= len(validation_data) <= 3:
             raise ValueError("validation_data must be (x, y) or (x, y, sample_weight)")
         if validation_fraction:
-            raise ValueError("validation_data and validation_fraction exclude each other")
+            raise ValueError("validation_data and validation_fraction cannot be used together")
         val_x, val_y, val_weight = (*validation_data, None)[:3]
         validation = as_data(val_x, val_y, inputs, outputs, loss, val_weight, "validation ")
     elif validation_fraction:
@@ -64,11 +65,3 @@ def prepare(
     check_monitor(plan.early_stopping, loss, validated=validation is not None, scored=scored)
     warned = warn and warn_of_offset(y, data, loss)
     return Prepared(layers, loss, training, validation, plan, warned)
-
-
-def _check_lbfgs(plan: Plan, layers: Sequence[Dense]) -> None:
-    """Raise a ValueError if the plan has settings that L-BFGS does not support."""
-    if plan.optimizer.rule == "lbfgs":
-        dropout = any(layer.dropout for layer in layers)
-        if dropout or plan.clip_norm or plan.schedule != Schedule():
-            raise ValueError("lbfgs supports neither dropout nor clip_norm nor a schedule")

@@ -1,6 +1,6 @@
 """Warn about targets and features whose scale keeps a network from learning; change no data.
 
-Training works best with numbers of mean 0 and spread (standard deviation) 1. Every warning is
+Training works best with numbers of mean 0 and standard deviation 1. Every warning is
 scikit-learn's ConvergenceWarning, on one line, and a fit issues at most one.
 """
 
@@ -18,42 +18,42 @@ from fastnn.model.losses import Loss
 from fastnn.system.forks import setup_lock
 from fastnn.training.fit import Fit
 
-OFFSET_LIMIT = 2.0**16  # mean over spread: float32 has 24 bits, of which 8 are left for the spread
+OFFSET_LIMIT = 2.0**16  # |mean| / standard deviation: float32's 24 bits leave 8 for the deviations
 _LARGE_FEATURE, _LARGE_TARGET = 10.0, 1000.0  # root mean square of a column that may be too large
 _SMALL = 0.05  # largest distance from a column's mean that may be too small
-# A loss above this share of a constant prediction's loss is no better: compared first with an
-# estimate of the constant's loss, then with its loss on the same rows.
+# A loss above this share of a constant prediction's loss is no better than it. The first limit is
+# for an estimate of the constant's loss, the second for its loss on the same rows.
 _MAYBE_NO_BETTER, _NO_BETTER = 0.95, 0.99
-_JUDGED_UPDATE = 250  # update at which fits of one epoch, such as partial fits, are judged
+_CHECKED_UPDATE = 250  # update at which fits of one epoch, such as partial fits, are checked
 _CONSTANT_ROWS, _SAMPLE_ROWS, _SAMPLE_VALUES = 8192, 1024, 2**22
 
 _TARGET_ADVICE = (
-    "scale the targets to mean 0 and spread 1 "
+    "scale the targets to mean 0 and standard deviation 1 "
     "(scikit-learn's TransformedTargetRegressor with a StandardScaler)"
 )
 _FEATURE_ADVICE = (
-    "scale the features to mean 0 and spread 1 (scikit-learn's StandardScaler; "
-    "input_scale=1/255 for pixels from 0 to 255)"
+    "scale the features to mean 0 and standard deviation 1 (scikit-learn's StandardScaler; for "
+    "pixels from 0 to 255, multiply by 1/255)"
 )
 
 
 class _Columns(NamedTuple):
     """Statistics of columns, each (columns,) float64.
 
-    `deviation` is the largest distance of a number from the column's mean.
+    `std` is the standard deviation. `deviation` is the largest distance from the column's mean.
     """
 
     mean: np.ndarray
-    spread: np.ndarray
+    std: np.ndarray
     deviation: np.ndarray
 
     @property
     def size(self) -> np.ndarray:
         """Root mean squares."""
-        return np.hypot(self.mean, self.spread)
+        return np.hypot(self.mean, self.std)
 
     def text(self, column: int) -> str:
-        return f"mean {self.mean[column]:.4g} and spread {self.spread[column]:.3g}"
+        return f"mean {self.mean[column]:.4g} and standard deviation {self.std[column]:.3g}"
 
 
 def warn_of_offset(y: Any, data: Data, loss: Loss) -> bool:
@@ -75,33 +75,33 @@ def warn_of_offset(y: Any, data: Data, loss: Loss) -> bool:
         return False
     values = np.asarray(y).reshape(len(data.targets), -1)
     low, high = (each.astype(np.float64) for each in (values.min(axis=0), values.max(axis=0)))
-    least_spread = (high - low) / math.sqrt(2 * len(values))  # lower bound for rows of equal weight
-    if data.weights is None and (np.maximum(high, -low) <= OFFSET_LIMIT * least_spread).all():
+    least_std = (high - low) / math.sqrt(2 * len(values))  # lower bound for rows of equal weight
+    if data.weights is None and (np.maximum(high, -low) <= OFFSET_LIMIT * least_std).all():
         return False
     columns = _columns_of(values.astype(np.float64), data.weights)
-    offset, spread = np.abs(columns.mean), columns.spread
-    is_far = (columns.deviation > 0) & (offset > OFFSET_LIMIT * spread)
+    offset, std = np.abs(columns.mean), columns.std
+    is_far = (columns.deviation > 0) & (offset > OFFSET_LIMIT * std)
     if not is_far.any():
         return False
-    worst = int(np.argmax(np.where(is_far, offset / np.where(is_far, spread, 1), 0)))
+    worst = int(np.argmax(np.where(is_far, offset / np.where(is_far, std, 1), 0)))
     _warn(
-        f"{_targets_text(columns, worst)}: at such an offset float32 has too few digits for their "
-        f"differences; {_TARGET_ADVICE}"
+        f"{_targets_text(columns, worst)}: float32 has too few digits for differences between "
+        f"numbers so far from 0; {_TARGET_ADVICE}"
     )
     return True
 
 
 def warn_of_scale(fit: Fit) -> None:
-    """Warn if a fit failed, and features or targets have a scale that explains it.
+    """Warn if a fit failed, and the scale of features or targets explains it.
 
     A fit failed if its loss is no better than that of the best constant prediction, or if L-BFGS
-    stalled. Fits of one epoch each are judged only once, at update 250, so that a user who calls
-    `partial_fit` with few rows at a time is not warned early or again.
+    stalled. A fit of one epoch is checked only if it contains update 250 of the optimizer. So a
+    sequence of `partial_fit` calls is checked once, and not before it can have learned.
     """
     data, loss, input_scale = fit.data, fit.network.loss, fit.network.input_scale
     losses, has_stalled = fit.history.get("loss", []), fit.position.stopped == "stalled"
     if not has_stalled:
-        is_due = fit.start.updates < _JUDGED_UPDATE <= fit.position.updates
+        is_due = fit.start.updates < _CHECKED_UPDATE <= fit.position.updates
         if len(losses) <= 1 and not is_due:
             return
         if losses[-1] < _MAYBE_NO_BETTER * _constant_loss(*_some_targets(data), loss):
@@ -126,7 +126,7 @@ def warn_of_scale(fit: Fit) -> None:
 
 
 def _reasons(sample: Data, loss: Loss, input_scale: float, has_stalled: bool) -> str:
-    """Return which features and targets have an unsuitable scale, if any, and what to do."""
+    """Return a text: the features and targets with an unsuitable scale, if any, and advice."""
     found, advice = [], []
     if _is_centred(loss):
         columns = _columns_of(sample.targets.astype(np.float64), sample.weights)
@@ -138,7 +138,7 @@ def _reasons(sample: Data, loss: Loss, input_scale: float, has_stalled: bool) ->
     worst = _unsuitable(columns, _LARGE_FEATURE)
     if worst is not None:
         scaled = "" if input_scale == 1 else " after input_scale"
-        found.append(f"feature {worst} has {columns.text(worst)}{scaled}")
+        found.append(f"feature {worst} (counted from 0) has {columns.text(worst)}{scaled}")
         advice.append(_FEATURE_ADVICE)
     if has_stalled and not advice:
         advice = [_FEATURE_ADVICE, _TARGET_ADVICE] if _is_centred(loss) else [_FEATURE_ADVICE]
@@ -158,11 +158,11 @@ def _is_centred(loss: Loss) -> bool:
 
 
 def _targets_text(columns: _Columns, output: int) -> str:
-    of_output = "" if len(columns.mean) == 1 else f" of output {output}"
+    of_output = "" if len(columns.mean) == 1 else f" of output {output} (counted from 0)"
     return f"the targets{of_output} have {columns.text(output)}"
 
 
-# ---- figures --------------------------------------------------------------------------------
+# ---- statistics -----------------------------------------------------------------------------
 
 
 def _columns_of(values: np.ndarray, weights: np.ndarray | None = None) -> _Columns:
@@ -173,8 +173,8 @@ def _columns_of(values: np.ndarray, weights: np.ndarray | None = None) -> _Colum
     is_same = values.max(axis=0) == values.min(axis=0)
     mean = np.where(is_same, values[0], _mean(values, weights))
     distances = values - mean
-    spread = np.sqrt(_mean(np.square(distances), weights))
-    return _Columns(mean, spread, np.abs(distances).max(axis=0))
+    std = np.sqrt(_mean(np.square(distances), weights))
+    return _Columns(mean, std, np.abs(distances).max(axis=0))
 
 
 def _feature_columns(x: Features, input_scale: float) -> _Columns:

@@ -1,4 +1,7 @@
-"""Records of a fit: its checked arguments, its position, and a snapshot to resume it from."""
+"""Records of a fit: its checked arguments, its position, and snapshots.
+
+A snapshot is a copy of a fit's state in memory. A checkpoint is a snapshot in a file.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +12,7 @@ from fastnn.epoch import Progress
 from fastnn.model.layers import Dense, Parameters
 from fastnn.model.losses import Loss
 from fastnn.model.settings import COUNT_LIMIT
-from fastnn.training.early_stopping import Standing
+from fastnn.training.early_stopping import StoppingState
 from fastnn.training.plan import Plan
 
 History = dict[str, list[float]]
@@ -21,7 +24,7 @@ class Prepared(NamedTuple):
     Attributes
     ----------
     layers, loss
-        Of the network that the data were checked for.
+        Layers and loss of the network for which the data were checked.
     training : Data
     validation : Data or None
     plan : Plan
@@ -38,22 +41,23 @@ class Prepared(NamedTuple):
 
 
 class Position(NamedTuple):
-    """How far a network has been trained.
+    """How far a network has been trained, over all fits.
 
     Attributes
     ----------
     epochs : int
-        Completed epochs, of all fits.
+        Completed epochs of all fits.
     samples : int
         Rows of these epochs.
     updates : int
-        Updates that the optimizer's state includes, also those of the running epoch.
+        Updates since the optimizer's state was zero, including those of the running epoch.
     progress : Progress
-        Progress in the running epoch, at the end of its last complete batch.
+        Progress within the running epoch. ``progress.position`` is the number of its rows up to
+        the end of the last complete batch.
     seconds : float
         Training time of the running epoch.
-    standing : Standing
-        State of early stopping or of an adaptive learning rate.
+    stopping : StoppingState
+        State of early stopping or of an adaptive learning rate, between epochs.
     rate_divisor : float
         Divisor of the learning rate; an adaptive schedule increases it.
     stopped : str
@@ -66,7 +70,7 @@ class Position(NamedTuple):
     updates: int = 0
     progress: Progress = Progress()
     seconds: float = 0.0
-    standing: Standing = Standing()
+    stopping: StoppingState = StoppingState()
     rate_divisor: float = 1.0
     stopped: str = ""
 
@@ -74,8 +78,8 @@ class Position(NamedTuple):
         """Raise a ValueError if a fit would reach a count that files cannot store."""
         if max(self.epochs + epochs, self.samples + epochs * rows) >= COUNT_LIMIT:
             raise ValueError(
-                f"{epochs:,} epochs of {rows:,} rows are too many for a network that was trained "
-                f"for {self.epochs:,} epochs and {self.samples:,} rows: counts must be below 2**53"
+                f"{epochs:,} epochs of {rows:,} rows are too many after the {self.epochs:,} epochs "
+                f"and {self.samples:,} rows of earlier fits: the sums must be below 2**53"
             )
 
 
@@ -88,12 +92,13 @@ class Snapshot:
     start, position : Position
         Positions at the beginning of the fit and now.
     parameters : list of (w, b)
-    state : list of such lists
-        State of the optimizer, one list per slot.
+    state : list of list of (w, b)
+        State of the optimizer: one list, shaped like the parameters, for each of its state arrays
+        per parameter.
     best : list of (w, b), optional
-        Weights of the best epoch, if early stopping keeps them.
+        Weights of the best epoch, if early stopping restores them.
     history : dict of str to list of float
-        Figures of the completed epochs of this fit.
+        Metrics of the completed epochs of this fit.
     callbacks : dict of str to dict of str to list of float
         `Callback.state` of each callback that has one, by the name of its class.
     """

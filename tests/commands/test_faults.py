@@ -1,4 +1,4 @@
-"""Full disks, deleted directories, odd terminals and encodings: no command has a traceback."""
+"""No command prints a traceback: full disks, deleted directories, unusual terminals, encodings."""
 
 import os
 import shutil

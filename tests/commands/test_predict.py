@@ -71,7 +71,7 @@ def table(text: bytes) -> list[dict[str, str]]:
 
 
 def columns(rows: list[dict[str, str]], start: str) -> np.ndarray:
-    """Return the columns whose names start so, as float32."""
+    """Return the columns whose names begin with `start`, as float32."""
     names = [name for name in rows[0] if name.startswith(start)]
     return np.array([[row[name] for name in names] for row in rows], np.float32)
 

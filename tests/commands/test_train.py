@@ -335,7 +335,7 @@ def test_result_is_printed_if_a_plot_cannot_be_written(
 
 
 @pytest.mark.parametrize("quiet", [(), ("--quiet",)])
-def test_saves_the_network_of_the_test_figures(
+def test_saves_the_network_that_the_test_metrics_describe(
     quiet: tuple[str, ...], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arrays = small_arrays()
@@ -550,4 +550,4 @@ def test_warns_in_one_line_if_the_network_has_not_learned(
         assert train.main(arguments("--quiet", dataset="far.npz")) == 0
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("fastnn.train: the network has not learned: its loss, ")
-    assert "feature " in line and "scale the features to mean 0 and spread 1" in line
+    assert "feature " in line and "scale the features to mean 0 and standard deviation 1" in line

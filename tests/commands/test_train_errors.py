@@ -266,7 +266,7 @@ def test_interrupt_hidden_by_an_import_error_is_reported(
 
 @posix
 @pytest.mark.process
-def test_interrupt_in_a_foreign_callback_ends_the_process(folder: Path) -> None:
+def test_interrupt_in_a_ctypes_callback_ends_the_process(folder: Path) -> None:
     program = """
 import ctypes, signal, sys
 from fastnn.commands import running

@@ -188,7 +188,10 @@ def test_zero_replaces_a_default() -> None:
         (["--learning-rate", "nan"], "argument --learning-rate: must be a positive number"),
         (["--learning-rate", "inf"], "argument --learning-rate: must be "),
         (["--optimizer", "sgdm"], "argument --optimizer: invalid choice: 'sgdm'"),
-        (["--momentum", "1"], "argument --momentum: must be a number from 0 to below 1, got '1'"),
+        (
+            ["--momentum", "1"],
+            "argument --momentum: must be a number of at least 0 and less than 1",
+        ),
         (
             ["--save", "a/../b", "--log-json", "b"],
             "argument --save: names the same file as --log-json",
@@ -214,9 +217,9 @@ def test_zero_replaces_a_default() -> None:
             "argument --activation: must be one value, or",
         ),
         (["--activation", "relu", "--hidden", ""], "argument --activation: cannot be used without"),
-        (["--dropout", "1"], "argument --dropout: must be a number from 0 to below 1"),
+        (["--dropout", "1"], "argument --dropout: must be at least 0 and less than 1"),
         (["--dropout", "0.1,,0.2"], "argument --dropout: invalid dropout value: '0.1,,0.2'"),
-        (["--dropout", "nan"], "argument --dropout: must be a number from 0 to below 1"),
+        (["--dropout", "nan"], "argument --dropout: must be at least 0 and less than 1"),
         (["--dropout", "0.1,0.2"], "argument --dropout: must be one value, or 3 "),
         (["--dropout", "0,0.5,0", "--optimizer", "lbfgs"], "argument --dropout: cannot be used w"),
         (["--dropout", "0.1", "--hidden", ""], "argument --dropout: cannot be used without hidden"),

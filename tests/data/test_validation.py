@@ -170,7 +170,7 @@ def test_a_further_fit_uses_the_same_split(engine, rng):
 def test_rejects_both_data_and_a_fraction(engine, data):
     x, y = data
     both = {"validation_fraction": 0.5, "validation_data": (x[:9], y[:9])}
-    with pytest.raises(ValueError, match="^validation_data and validation_fraction exclude"):
+    with pytest.raises(ValueError, match="^validation_data and validation_fraction cannot"):
         Network([4, 3]).fit(x, y, epochs=1, engine=engine, **both)
 
 
@@ -225,7 +225,7 @@ def test_rejects_a_fraction_that_leaves_no_training_rows(engine, rows, fraction)
     assert network.epochs_trained == 0
 
 
-def test_rejects_a_split_of_one_row_with_weight(engine):
+def test_rejects_a_split_if_only_one_row_has_weight(engine):
     x, y = np.zeros((40, 2)), np.arange(40) % 2
     message = "0.25 leaves 0 of 1 rows that have weight to train on$"
     with pytest.raises(DataError, match=message):

@@ -65,7 +65,7 @@ def test_share_of_kept_inputs(dropout):
 
 @pytest.mark.parametrize("dropout", [0.001, 0.25, 0.3, 0.5, 0.9, 1 - 2.0**-16, 1 - 2.0**-30])
 def test_factor_preserves_the_mean(dropout):
-    """`keep_level` of 65,536 numbers are kept and multiplied by `keep_factor`: their mean is 1."""
+    """Of 65,536 ones, `keep_level` are kept and multiplied by `keep_factor`: the mean stays 1."""
     assert 1 <= keep_level(dropout) <= 65_536
     assert keep_level(dropout) * float(keep_factor(dropout)) == pytest.approx(65_536, rel=U)
     assert abs(keep_level(dropout) / 65_536 - (1 - dropout)) <= 2.0**-16

@@ -152,7 +152,7 @@ def test_predictions_have_the_form_of_the_targets(engine, rng, outputs):
         if loss in ("cross_entropy", "logistic"):
             assert network.predict_proba(x).shape == (7, outputs)
         else:
-            with pytest.raises(ValueError, match=f"^a network with loss '{loss}' predicts no prob"):
+            with pytest.raises(ValueError, match=f"^loss '{loss}' has no probabilities"):
                 network.predict_proba(x)
 
 

@@ -22,7 +22,7 @@ FORMS = [sparse.csr_array, sparse.csr_matrix, sparse.csc_array, sparse.coo_array
 
 
 def random_sparse(rng, rows, columns, density=0.1):
-    """Return an array of which most elements are 0, and all in one row and one column."""
+    """Return an array with mostly zeros, including a row and a column of only zeros."""
     x = rng.standard_normal((rows, columns)).astype(np.float32)
     x[rng.random(x.shape) > density] = 0
     x[rng.integers(rows)] = 0

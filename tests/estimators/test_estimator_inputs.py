@@ -218,7 +218,7 @@ MIXED_LABELS = {
 @pytest.mark.parametrize("found", MIXED_LABELS)
 def test_rejects_object_labels_of_mixed_types(found):
     labels, X6 = MIXED_LABELS[found], np.arange(12.0).reshape(6, 2)
-    message = rf"has dtype object and contains {re.escape(found)}: labels must be all strings, or "
+    message = rf"has dtype object and contains {re.escape(found)}; labels must all be strings or "
     with pytest.raises(ValueError, match=f"^Unknown label type: y {message}"):
         make_estimator(MLPClassifier).fit(X6, labels)
     with pytest.raises(ValueError, match=f"^Unknown label type: classes {message}"):

@@ -72,7 +72,7 @@ def assert_same_estimator(one: Any, other: Any) -> None:
     """Compare the parameters and attributes of two estimators, training state apart."""
     left, right = dict(vars(one)), dict(vars(other))
     for state in (left, right):
-        del state["_network"], state["_standing"]
+        del state["_network"], state["_stopping"]
     assert left.keys() == right.keys()
     for name in left:
         assert_equal(left[name], right[name])
@@ -205,7 +205,7 @@ def test_training_continues_after_load(
     y = labels([0, 1, 2])
     estimator = fitted(kind, X, y, engine=engine, **settings)
     loaded = save_and_load(estimator, path)
-    estimator._standing = loaded._standing  # early stopping starts afresh
+    estimator._stopping = loaded._stopping  # early stopping starts afresh
     for model in (estimator, loaded):
         getattr(model, method)(X, y)
     for model in (estimator, loaded):
@@ -335,7 +335,7 @@ def test_save_rejects_labels_of_an_unsupported_dtype(X: np.ndarray, path: Path) 
         ("weight_decay", np.inf, "The 'weight_decay' parameter"),
         ("dropout", [0.5, np.nan], r"dropout: \[0.5, 'nan'\] has items that are not numbers"),
         ("class_weight", {0: np.inf}, "class_weight of 0 must be a finite number"),
-        ("early_stopping", EarlyStopping("inf"), "monitor must be the name of a figure, got inf"),
+        ("early_stopping", EarlyStopping("inf"), "monitor must be the name of a metric, got inf"),
     ],
 )
 def test_save_rejects_parameters_that_fit_would_reject(
@@ -376,13 +376,13 @@ RULE = {"monitor": "loss", "patience": 1, "min_delta": 0, "restore_best": True}
         (lambda stored: stored.pop("kind"), "the estimator has no kind"),
         (top_level("more", 1), "the estimator has 'more'"),
         (top_level("coefs_", []), "the estimator has 'coefs_'"),
-        (top_level("kind", "os.system"), "kind is 'os.system', where MLPClass"),
+        (top_level("kind", "os.system"), "kind is 'os.system', expected MLPC"),
         (top_level("kind", ["MLPClassifier"]), "kind is \\['MLPClassifier'\\]"),
         (top_level("kind", "MLPRegressor"), "MLPRegressor has no parameter 'class"),
         # Parameters
         (top_level("parameters", []), "parameters is \\[\\], expected an object"),
         (parameter("__class__", 1), "MLPClassifier has no parameter '__class__'"),
-        (parameter("callbacks", None), "MLPClassifier has no parameter 'callbacks' in a file"),
+        (parameter("callbacks", None), "MLPClassifier has no parameter 'callbacks' that files can"),
         (parameter("alpha", "1"), "The 'alpha' parameter of MLPClassifier must be"),
         (parameter("alpha", "inf"), "The 'alpha' parameter of MLPClassifier must be"),
         (parameter("engine", "os"), "The 'engine' parameter of MLPClassifier must be"),
@@ -424,7 +424,7 @@ RULE = {"monitor": "loss", "patience": 1, "min_delta": 0, "restore_best": True}
         (top_level("n_iter_", 1.0), "n_iter_ is 1.0"),
         (top_level("dtype", "float16"), "dtype is 'float16'"),
         (top_level("dtype", ["float32"]), "dtype is \\['float32'\\]"),
-        (top_level("feature_names", ["a"]), "feature_names has 1 items, where 4 are needed"),
+        (top_level("feature_names", ["a"]), "feature_names has 1 items, expected 4"),
         (top_level("feature_names", "abcd"), "feature_names is 'abcd'"),
         (top_level("feature_names", ["a", "b", "c", 1]), "feature_names has 1, expected a string"),
         (top_level("curves", []), "curves is \\[\\], expected an object"),
@@ -441,21 +441,21 @@ RULE = {"monitor": "loss", "patience": 1, "min_delta": 0, "restore_best": True}
         # Classes
         (top_level("classes", None), "classes is None"),
         (top_level("classes", {}), "classes has no dtype"),
-        (classes(dtype="object"), "classes are of dtype 'object'"),
-        (classes(dtype="U99999999"), "classes are of dtype 'U99999999'"),
-        (classes(dtype="U0"), "classes are of dtype 'U0'"),
-        (classes(dtype="V4"), "classes are of dtype 'V4'"),
+        (classes(dtype="object"), "classes have dtype 'object'"),
+        (classes(dtype="U99999999"), "classes have dtype 'U99999999'"),
+        (classes(dtype="U0"), "classes have dtype 'U0'"),
+        (classes(dtype="V4"), "classes have dtype 'V4'"),
         (classes(dtype="int64"), "values has 'a', expected an integer"),
-        (classes(dtype="U1"), "classes are not of dtype U1, or not sorted"),
+        (classes(dtype="U1"), "classes do not fit dtype U1, or are not"),
         (classes(dtype=f"U{LABEL_LIMIT // 2}"), "classes take more than 8,388,608 characters"),
-        (classes(values=["b", "a", "c"]), "classes are not of dtype U2"),
-        (classes(values=["a", "a", "c"]), "classes are not of dtype U2"),
+        (classes(values=["b", "a", "c"]), "classes do not fit dtype U2"),
+        (classes(values=["a", "a", "c"]), "classes do not fit dtype U2"),
         (classes(values=["a", "b"]), "2 classes do not match"),
         (classes(values=[]), "0 classes do not match"),
-        (classes(dtype="uint8", values=[1, 2, 256]), "classes are not of dtype uint8"),
+        (classes(dtype="uint8", values=[1, 2, 256]), "classes do not fit dtype uint8"),
         (classes(dtype="bool", values=[0, 1, 2]), "values has 0, expected a bool"),
-        (classes(dtype="float16", values=[0.0, 1.0, 1e9]), "classes are not of dtype float16"),
-        (classes(dtype="float32", values=[0.0, 1.0, 1.1]), "classes are not of dtype float32"),
+        (classes(dtype="float16", values=[0.0, 1.0, 1e9]), "classes do not fit dtype float16"),
+        (classes(dtype="float32", values=[0.0, 1.0, 1.1]), "classes do not fit dtype float32"),
     ],
 )  # fmt: skip
 def test_restore_rejects_invalid_descriptions(change: Any, message: str, X: np.ndarray) -> None:

@@ -194,7 +194,7 @@ def test_rejects_invalid_numbers_of_threads(rng):
     ],
 )  # fmt: skip
 def test_control_group_quota(tmp_path, monkeypatch, groups, files, cores):
-    """The smallest quota of all groups around the process counts."""
+    """The process is limited by the smallest quota of its group and all parent groups."""
     for name, text in {"self/cgroup": groups, **files}.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(os.fsencode(text))

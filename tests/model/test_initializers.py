@@ -1,4 +1,4 @@
-"""Initial weights; `test_randomness` has the tests of He's."""
+"""Initial weights; `test_randomness` tests `he_normal`."""
 
 import math
 
@@ -52,13 +52,13 @@ def test_glorot_uniform_depends_on_seed_and_layer_alone():
     assert same(first[:2], longer[:2])
 
 
-SATURATING = {"identity", "logistic", "tanh"}
+GLOROT = {"identity", "logistic", "tanh"}
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_saturating_activations_start_with_glorots_weights_and_others_with_hes(activation):
+def test_initial_weights_suit_the_activations(activation):
     layers = dense_layers([5, 9, 8, 3], activation)
-    expected = glorot_uniform if activation in SATURATING else he_normal
+    expected = glorot_uniform if activation in GLOROT else he_normal
     assert same(initial_parameters(layers, 3), expected(layers, 3))
     network = Network([5, 9, 8, 3], activation=activation, seed=3)
     assert same(network.parameters, expected(layers, 3))

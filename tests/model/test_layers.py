@@ -118,4 +118,4 @@ def test_rejects_dropout_out_of_range(dropout):
     bad = dropout[1] if isinstance(dropout, list) else dropout
     with pytest.raises(ValueError) as caught:
         Network([4, 3, 2, 1], dropout=dropout)
-    assert str(caught.value) == f"dropout must be a number from 0 to below 1, got {bad!r}"
+    assert str(caught.value) == f"dropout must be at least 0 and less than 1, got {bad!r}"

@@ -9,22 +9,42 @@ from fastnn.model.optimizers import OPTIMIZERS, get_optimizer
 
 WRONG = [
     ("adagrad", {}, "rule must be one of sgd, momentum, adam, lbfgs, got 'adagrad'"),
-    ("adamw", {}, "rule must be one of sgd, momentum, adam, lbfgs, got 'adamw'"),
+    (
+        "adamw",
+        {},
+        "rule must be .*, got 'adamw'; pass optimizer='adamw' to fit",
+    ),
     (None, {}, "rule must be one of sgd, momentum, adam, lbfgs, got None"),
     ("sgd", {"learning_rate": 0}, "learning_rate must be a positive number, got 0"),
     ("sgd", {"learning_rate": "0.1"}, "learning_rate must be a positive number, got '0.1'"),
-    ("momentum", {"momentum": 1.5}, "momentum must be a number from 0 to below 1, got 1.5"),
-    ("adam", {"beta1": 1}, "beta1 must be a number from 0 to below 1, got 1"),
-    ("adam", {"beta2": -0.1}, "beta2 must be a number from 0 to below 1, got -0.1"),
+    (
+        "momentum",
+        {"momentum": 1.5},
+        "momentum must be .* at least 0 and less than 1, got 1.5",
+    ),
+    ("adam", {"beta1": 1}, "beta1 must be a number of at least 0 and less than 1, got 1"),
+    ("adam", {"beta2": -0.1}, "beta2 must be a number of at least 0 and less than 1, got -0.1"),
     ("adam", {"eps": 0}, "eps must be a positive number, got 0"),
     ("adam", {"weight_decay": -1}, "weight_decay must be a number of at least 0, got -1"),
-    ("sgd", {"momentum": 0.9}, "momentum is a setting of momentum, nesterov, and not of sgd"),
-    ("adam", {"nesterov": True}, "nesterov is a setting of momentum, nesterov, and not of adam"),
-    ("momentum", {"beta1": 0.9}, "beta1 is a setting of adam, adamw, and not of momentum"),
+    (
+        "sgd",
+        {"momentum": 0.9},
+        "optimizer 'sgd' has no setting 'momentum'; momentum, .* have it",
+    ),
+    (
+        "adam",
+        {"nesterov": True},
+        "optimizer 'adam' has no setting 'nesterov'; momentum, .* have it",
+    ),
+    (
+        "momentum",
+        {"beta1": 0.9},
+        "optimizer 'momentum' has no setting 'beta1'; adam, .* have it",
+    ),
     (
         "lbfgs",
         {"learning_rate": 0.1},
-        "learning_rate is a setting of sgd, momentum, nesterov, adam, adamw, and not of lbfgs",
+        "optimizer 'lbfgs' has no setting 'learning_rate'; sgd, momentum, .*, adamw have it",
     ),
 ]
 
@@ -51,7 +71,7 @@ def test_every_named_optimizer_can_be_copied_with_another_weight_decay():
 def test_network_fit_rejects_momentum_of_1():
     """The constructor allows it, because scikit-learn's estimators do."""
     optimizer = Optimizer("momentum", momentum=1)
-    with pytest.raises(ValueError, match="^momentum must be a number from 0 to below 1, got 1$"):
+    with pytest.raises(ValueError, match="^momentum must be .* and less than 1, got 1$"):
         Network([1, 2]).fit([[0], [1]], [0, 1], optimizer=optimizer)
 
 

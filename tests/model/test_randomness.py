@@ -1,7 +1,7 @@
-"""Random streams and what is drawn from them: pure, disjoint, and pinned.
+"""Random streams: reproducible, without overlap, and with fixed values.
 
-A checkpoint stores no generator state, so these streams are a promise: the golden values below
-change only together with a word to the users, whose runs would no longer repeat.
+A checkpoint stores no generator state. If a value below changes, old checkpoints no longer resume
+exactly and old results are no longer reproducible: the change log must say so.
 """
 
 import hashlib
@@ -170,7 +170,7 @@ def test_window_contains_whole_blocks_in_random_order(large):
         part = large[start : start + window]
         assert 0.9 * 2**26 < len(part) * row_bytes <= 2**26 + row_bytes
         blocks, sizes = np.unique(part // block, return_counts=True)
-        # All blocks are whole except the two at its ends and the last of the data.
+        # All blocks are complete except the two at its ends and the last of the data.
         assert np.sum(sizes < block) <= 3
         counts.append(len(blocks))
         neighbours += np.sum(np.diff(blocks) == 1)

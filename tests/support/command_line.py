@@ -25,7 +25,7 @@ Arrays = dict[str, Any]
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Fail a test that takes longer, also while it waits for a pipe; not on Windows."""
+    """Fail a test that takes longer, even if it is waiting for a pipe; no limit on Windows."""
     if not hasattr(signal, "setitimer"):
         yield
         return

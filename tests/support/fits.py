@@ -86,10 +86,10 @@ def small_fit(folder: Path, *, resume: bool = False, every: int = 1, **settings:
     x, y = rng.normal(size=(40, 3)).astype(np.float32), rng.integers(0, 2, 40)
     network = Network([3, 4, 2], seed=settings.pop("seed", 0))
     more = settings.pop("callbacks", [])
-    keeper = [Checkpoint(folder, every, resume)] if folder.name else []
+    checkpoints = [Checkpoint(folder, every, resume)] if folder.name else []
     data = settings.pop("data", lambda x, y: (x, y))(x, y)
     settings = {"epochs": 3, "batch_size": 10, "engine": "numpy", "optimizer": "adam"} | settings
-    history = network.fit(*data, callbacks=[*more, *keeper], **settings)
+    history = network.fit(*data, callbacks=[*more, *checkpoints], **settings)
     return digest(network.parameters, {"loss": history["loss"]})
 
 

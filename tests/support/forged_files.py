@@ -80,12 +80,12 @@ def assert_refused_in_little_memory(
 
 
 def to(name: str, **values: Any) -> Change:
-    """Return a change of the entry of a tensor."""
+    """Return a change that sets values in the header's entry of a tensor."""
     return lambda description, tensors: tensors[name].update(values)
 
 
 def says(**values: Any) -> Change:
-    """Return a change of the description."""
+    """Return a change that sets values in the description."""
     return lambda description, tensors: description.update(values)
 
 

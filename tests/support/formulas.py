@@ -2,7 +2,7 @@
 
 Derivatives are computed by complex steps: f'(x) = Im f(x + ih) / h for an analytic f (Squire and
 Trapp 1998). There is no cancellation, so h can be 1e-30: the truncation error is negligible, and no
-ReLU changes its side.
+ReLU input changes its sign.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""The marker of tests whose bits need fused multiply-add: compiled code on most machines."""
+"""Marker of tests that need compiled code with fused multiply-add, as on most machines."""
 
 import numba
 import pytest

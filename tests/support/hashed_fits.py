@@ -24,7 +24,7 @@ def integers(*shape: int) -> np.ndarray:
 
 
 def features(kind: str) -> Any:
-    """Return (ROWS, INPUTS) features: "dense", or four of five are "zeros", also as "sparse"."""
+    """Return features (ROWS, INPUTS): "dense", "zeros" (80 % zeros), or "sparse" (those in CSR)."""
     noise = integers(ROWS, INPUTS)
     if kind == "dense":
         return ((noise % 2048 - 1024) / 1024).astype(np.float32)

@@ -63,7 +63,7 @@ def watch_compilations() -> None:
                 return
             cached = caching.IndexDataCacheFile.__module__ == "fastnn.kernels.jit.cache"
             if not cached or os.environ["NUMBA_CACHE_DIR"] != config.CACHE_DIR:
-                fail_unmarked("compiles the kernels anew")
+                fail_unmarked("recompiles the kernels")
 
         def on_end(self, event: Any) -> None:
             """Do nothing; Numba requires the method."""

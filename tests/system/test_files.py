@@ -109,10 +109,10 @@ def test_the_old_file_stays_if_the_content_raises_an_error(
 
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, None])
-def test_the_old_file_stays_if_any_call_fails(
+def test_failed_write_leaves_the_old_file(
     name: str, code: int | None, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first call fails, then the second, and so on; without a code, with Ctrl-C."""
+    """Let the first call fail, then the second, and so on. A code of None stands for Ctrl-C."""
     failures = 0
     while True:
         made: list[str] = []

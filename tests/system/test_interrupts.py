@@ -105,7 +105,7 @@ class EpochRecorder(Callback):
 
 
 def interrupted_after(run: Any, seconds: float) -> bool:
-    """Run until a timer interrupts; return whether it did before the end."""
+    """Call `run`, interrupt it after some seconds, and return whether it was still running."""
     signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         signal.setitimer(signal.ITIMER_REAL, seconds)

@@ -291,7 +291,7 @@ for number in (1, 2):
     with ThreadPoolExecutor(3) as threads:
         list(threads.map(search, range(6)))
     assert blas() == before, (blas(), before)
-    quiet = fastnn.training.lbfgs._quiet_blas
+    quiet = fastnn.training.lbfgs._single_threaded_blas
     quiet.__enter__()  # two fits, of which the first ends first
     quiet.__enter__()
     quiet.__exit__()

@@ -416,7 +416,7 @@ def test_rejects_state_that_is_not_lists_of_numbers(state, data, tmp_path):
             return state
 
     network = Network([4, 3])
-    with pytest.raises(TypeError, match=r"^Wrong\.state\(\) must return lists of numbers by name"):
+    with pytest.raises(TypeError, match=r"^Wrong\.state\(\) must return a dict of lists"):
         network.fit(*data, epochs=2, engine="numpy", callbacks=[Wrong(), Checkpoint(tmp_path)])
     assert network.epochs_trained == 0
 
@@ -621,7 +621,7 @@ def test_rejects_a_checkpoint_of_a_history_that_has_missing_figures(data, tmp_pa
         def on_epoch_end(self, epoch, metrics):
             self.fit.history.setdefault("own", []).extend([1.0, 2.0])
 
-    with pytest.raises(ModelFileError, match=r"'own': 2.* figures, expected one per epoch \(1\)$"):
+    with pytest.raises(ModelFileError, match=r"'own': 2.* values, expected one per epoch \(1\)$"):
         Network([4, 3]).fit(
             *data, engine="numpy", callbacks=[AddTwoFigures(), Checkpoint(tmp_path)]
         )

@@ -54,13 +54,16 @@ def test_rejects_a_directory_of_damaged_checkpoints(tmp_path: Path) -> None:
     for name in names(tmp_path):
         damage(tmp_path / name)
     before = names(tmp_path)
-    with pytest.warns(UserWarning), pytest.raises(CheckpointError, match="that can be read$"):
+    with (
+        pytest.warns(UserWarning),
+        pytest.raises(CheckpointError, match="no readable checkpoint$"),
+    ):
         small_fit(tmp_path, resume=True)
     assert names(tmp_path) == before
 
 
 def test_removes_temporary_files_of_killed_processes(tmp_path: Path) -> None:
-    """Their process numbers may be in use again; the lock excludes that another fit writes."""
+    """Their process numbers may be in use again. The lock ensures that no other fit is writing."""
     name = ".checkpoint-000000000004.safetensors.{}.0123456789abcdef.tmp"
     others = ["other.tmp", f".x.{os.getpid()}.tmp"]
     for each in [name.format(os.getpid()), name.format(1), name.format(10**30), *others]:
@@ -70,16 +73,17 @@ def test_removes_temporary_files_of_killed_processes(tmp_path: Path) -> None:
 
 
 def test_rejects_a_directory_without_checkpoints(tmp_path: Path) -> None:
-    for folder, why in ((tmp_path, "has no checkpoint"), (tmp_path / "none", "is not a directory")):
+    missing = tmp_path / "none", "no such checkpoint directory"
+    for folder, why in ((tmp_path, "contains no checkpoint"), missing):
         with pytest.raises(CheckpointError) as raised:
             small_fit(folder, resume=True)
-        assert str(raised.value) == f"{folder}: {why} to resume from"
+        assert str(raised.value) == f"{folder}: {why}"
     assert names(tmp_path) == []
 
 
 def test_new_fit_rejects_a_directory_with_checkpoints(tmp_path: Path) -> None:
     small_fit(tmp_path)
-    with pytest.raises(CheckpointError, match=f"^{tmp_path}: holds the checkpoints of a fit; "):
+    with pytest.raises(CheckpointError, match=f"^{tmp_path}: already contains checkpoints; "):
         small_fit(tmp_path)
     assert numbers(tmp_path) == [8, 12]
 
@@ -87,7 +91,7 @@ def test_new_fit_rejects_a_directory_with_checkpoints(tmp_path: Path) -> None:
 @posix
 @pytest.mark.process
 def test_running_fit_locks_the_directory(tmp_path: Path) -> None:
-    """Fits of this and of other processes are refused until the running one ends."""
+    """Fits of this and of other processes are rejected until the running one ends."""
 
     class StartOthers(callbacks.Callback):
         def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
@@ -177,7 +181,7 @@ def test_changes_nothing_if_no_checkpoint_can_be_read(
     monkeypatch.setattr(checkpoint, "read_snapshot", fail)
     with (
         pytest.warns(UserWarning, match=os.strerror(errno.EIO)) as warned,
-        pytest.raises(CheckpointError, match="has no checkpoint that can be read"),
+        pytest.raises(CheckpointError, match="contains no readable checkpoint"),
     ):
         small_fit(tmp_path, resume=True)
     assert len(warned) == 2
@@ -252,7 +256,7 @@ def test_ends_if_another_fit_uses_the_replaced_directory(tmp_path: Path) -> None
         shutil.rmtree(folder)
         small_fit(folder)
 
-    with pytest.raises(CheckpointError, match="and now holds the checkpoints of another fit"):
+    with pytest.raises(CheckpointError, match="and now contains the checkpoints of another"):
         small_fit(folder, epochs=5, callbacks=[CallAtEnd(1, replace)])
     assert numbers(folder) == [8, 12]
 

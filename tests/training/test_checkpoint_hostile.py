@@ -1,4 +1,4 @@
-"""Damaged and malicious checkpoints are skipped or refused, in little memory."""
+"""Damaged and malicious checkpoints are skipped or rejected, in little memory."""
 
 import json
 from pathlib import Path
@@ -137,6 +137,6 @@ def test_rejects_a_snapshot_that_contradicts_its_items(last: Path) -> None:
         small_fit(last.parent, resume=True)  # larger batches: fewer updates per epoch
     wrong = says(items=description["items"] | {"layers": "3-4-9"})
     last.write_bytes(forged(other.read_bytes(), wrong, KEY))
-    with pytest.raises(CheckpointError, match="layers was 3-4-9, and is 3-4-2"):
+    with pytest.raises(CheckpointError, match="layers is 3-4-9 in the checkpoint, and 3-4-2 now"):
         small_fit(last.parent, resume=True)
     assert np.isfinite(read_snapshot(last)[0].parameters[0][0]).all()

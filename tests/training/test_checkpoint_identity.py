@@ -1,4 +1,4 @@
-"""The identity of a fit: each changed item is refused, and named in the message."""
+"""The identity of a fit: each changed item is an error that names it."""
 
 import re
 from copy import copy
@@ -54,7 +54,7 @@ def changed(array: np.ndarray) -> np.ndarray:
 
 
 def optimizer(**changes: Any) -> dict[str, Any]:
-    """Change Adam's fields, even those that its constructor refuses."""
+    """Change Adam's fields, even those that its constructor rejects."""
     other = copy(PLAN.optimizer)
     for name, value in changes.items():
         object.__setattr__(other, name, value)
@@ -115,7 +115,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "validation targets": [{"validation": {"targets": changed(VALIDATION.targets)}}],
     "validation weights": [{"validation": {"weights": None}}],
 }
-# Items that the tests change by a patch: versions, by module and name, and parts of arithmetic.
+# Identity that the tests change by a patch: versions, by module and name, and parts of arithmetic.
 VERSIONS = {"fastnn": (checkpoints, "__version__"), "numpy": (np, "__version__")}
 ARITHMETIC = ("numba", "fused multiply-add")
 
@@ -139,14 +139,14 @@ def differences(folder: Path, fit: Fit) -> set[str]:
         with fit.attach(), checkpoint.context():
             return set()
     except CheckpointError as error:
-        items = str(error).partition(": is of another fit: ")[2].split("; ")
-        return {re.split(" (?:was|were) ", each)[0] for each in items}
+        items = str(error).partition(": cannot resume: ")[2].split("; ")
+        return {re.split(" differ$| is ", each)[0] for each in items}
 
 
 def test_changes_cover_every_item() -> None:
-    items = checkpoints.items_of(fit_of())
+    items = checkpoints.identity_of(fit_of())
     assert set(items) == {*CHANGES, *VERSIONS, *ARITHMETIC}
-    names = checkpoints.items_of(fit_of(plan={"schedule": Schedule("invscaling")}))
+    names = checkpoints.identity_of(fit_of(plan={"schedule": Schedule("invscaling")}))
     assert set(items) - set(names) == {"epochs"}  # only some schedules depend on it
 
 

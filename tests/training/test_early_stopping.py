@@ -8,18 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastnn import Callback, DivergenceError, Network
-from fastnn.training.early_stopping import EarlyStopping, Standing, is_over, judge
+from fastnn.training.early_stopping import EarlyStopping, StoppingState, is_over, judge
 
 no_deadline = settings(deadline=None)  # the machine may be busy
 
 
 def run(rule, figures):
     """Return the state after each epoch, up to the epoch that ends the fit."""
-    standing, states = Standing(), []
+    stopping, states = StoppingState(), []
     for epoch, figure in enumerate(figures, start=1):
-        standing = judge(rule, standing, epoch, figure)
-        states.append(standing)
-        if is_over(rule, standing):
+        stopping = judge(rule, stopping, epoch, figure)
+        states.append(stopping)
+        if is_over(rule, stopping):
             break
     return states
 
@@ -35,31 +35,31 @@ def test_stops_after_patience_plus_one_epochs_without_improvement():
 
 def test_losses_should_decrease_and_other_figures_increase():
     for monitor in ("loss", "val_loss"):
-        assert run(EarlyStopping(monitor), [3, 1, 2])[-1] == Standing(1, 2, 1)
+        assert run(EarlyStopping(monitor), [3, 1, 2])[-1] == StoppingState(1, 2, 1)
     for monitor in ("accuracy", "val_accuracy", "val_r2", "val_score"):
-        assert run(EarlyStopping(monitor), [3, 1, 4, 2])[-1] == Standing(4, 3, 1)
+        assert run(EarlyStopping(monitor), [3, 1, 4, 2])[-1] == StoppingState(4, 3, 1)
 
 
 def test_gain_below_min_delta_is_the_best_but_no_improvement():
     states = run(EarlyStopping("loss", patience=10, min_delta=0.5), [3, 2.75, 2.5, 2.0, 2.25])
     assert states == [
-        Standing(3, 1, 0),
-        Standing(2.75, 2, 1),
-        Standing(2.5, 3, 2),
-        Standing(2.0, 4, 0),  # a gain of min_delta itself counts
-        Standing(2.0, 4, 1),
+        StoppingState(3, 1, 0),
+        StoppingState(2.75, 2, 1),
+        StoppingState(2.5, 3, 2),
+        StoppingState(2.0, 4, 0),  # a gain of min_delta itself counts
+        StoppingState(2.0, 4, 1),
     ]
 
 
 def test_equal_figure_is_an_improvement_if_min_delta_is_0():
     states = run(EarlyStopping("loss", patience=1, min_delta=0), [1, 1, 1, 1.5, 1])
-    assert states[:3] == 3 * [Standing(1, 1, 0)]  # the first of equal figures is the best
-    assert states[3:] == [Standing(1, 1, 1), Standing(1, 1, 0)]
+    assert states[:3] == 3 * [StoppingState(1, 1, 0)]  # the first of equal figures is the best
+    assert states[3:] == [StoppingState(1, 1, 1), StoppingState(1, 1, 0)]
 
 
 def test_nan_is_no_improvement():
     rule = EarlyStopping("loss", patience=2)
-    assert run(rule, [math.nan, 2, math.nan, 1])[-1] == Standing(1, 4, 0)
+    assert run(rule, [math.nan, 2, math.nan, 1])[-1] == StoppingState(1, 4, 0)
     nothing = run(rule, 5 * [math.nan])
     assert len(nothing) == 3
     assert math.isnan(nothing[-1].best) and nothing[-1].best_epoch == 0
@@ -67,8 +67,8 @@ def test_nan_is_no_improvement():
 
 def test_infinite_loss_can_improve():
     states = run(EarlyStopping("loss", patience=3), [math.inf, math.inf, 2, 1])
-    assert [standing.waited for standing in states] == [0, 1, 0, 0]
-    assert states[-1] == Standing(1, 4, 0)
+    assert [stopping.waited for stopping in states] == [0, 1, 0, 0]
+    assert states[-1] == StoppingState(1, 4, 0)
 
 
 figures = st.lists(
@@ -92,7 +92,7 @@ def test_finds_the_first_best_figure_and_stops_when_patience_is_exceeded(
     if known:
         best = min(known) if falls else max(known)
         assert (states[-1].best, states[-1].best_epoch) == (best, figures.index(best) + 1)
-    assert all(standing.waited <= patience for standing in states[:-1])
+    assert all(stopping.waited <= patience for stopping in states[:-1])
     assert len(states) == len(figures) or states[-1].waited == patience + 1
 
 
@@ -113,7 +113,7 @@ def test_rejects_settings_out_of_range(name, value):
 
 @pytest.mark.parametrize("monitor", [None, 3, ["val_loss"], b"loss"])
 def test_rejects_a_monitor_that_is_no_string(monitor):
-    with pytest.raises(ValueError, match="^monitor must be the name of a figure, got "):
+    with pytest.raises(ValueError, match="^monitor must be the name of a metric, got "):
         EarlyStopping(monitor)
 
 
@@ -219,20 +219,22 @@ def test_can_monitor_the_training_loss(engine, data):
 
 
 @pytest.mark.parametrize(
-    ("monitor", "validated", "loss", "figures"),
+    ("monitor", "validated", "loss", "metrics"),
     [
-        ("val_loss", False, "cross_entropy", "loss, accuracy here, got 'val_loss'; for more, give"),
-        ("val_f1", True, "cross_entropy", "loss, accuracy, val_loss, val_accuracy here, got"),
-        ("accuracy", True, "squared_error", "loss, val_loss, val_r2 here, got 'accuracy'$"),
+        ("val_loss", False, "cross_entropy", "loss, accuracy; pass validation_data or"),
+        ("val_f1", True, "cross_entropy", "loss, accuracy, val_loss, val_accuracy$"),
+        ("accuracy", True, "squared_error", "loss, val_loss, val_r2$"),
     ],
 )
 def test_rejects_a_monitor_that_the_history_does_not_have(
-    engine, monitor, validated, loss, figures
+    engine, monitor, validated, loss, metrics
 ):
     network = Network([2, 2], loss=loss)
     x = np.zeros((2, 2))
     y = [0, 1] if loss == "cross_entropy" else x
-    with pytest.raises(ValueError, match=f"^early stopping monitors one of {figures}"):
+    with pytest.raises(
+        ValueError, match=f"^early_stopping monitors '{monitor}', .* only {metrics}"
+    ):
         network.fit(
             x, y, epochs=1, engine=engine, early_stopping=EarlyStopping(monitor),
             validation_data=(x, y) if validated else None,

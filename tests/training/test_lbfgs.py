@@ -16,7 +16,7 @@ from fastnn import Callback, DivergenceError, MLPClassifier, Network
 from fastnn.data.rows import Data
 from fastnn.model.optimizers import get_optimizer
 from fastnn.training.early_stopping import EarlyStopping
-from fastnn.training.lbfgs import _quiet_blas, _shaped
+from fastnn.training.lbfgs import _shaped, _single_threaded_blas
 from fastnn.training.plan import Plan
 from fastnn.training.preparation import prepare
 
@@ -282,8 +282,8 @@ def blas_threads():
 def test_threads_of_blas_are_restored_after_the_last_of_several_fits():
     with threadpool_limits(2, user_api="blas"):
         before = blas_threads()
-        with _quiet_blas:
-            with _quiet_blas:  # as by another Python thread
+        with _single_threaded_blas:
+            with _single_threaded_blas:  # as by another Python thread
                 assert blas_threads() == {1}
             assert blas_threads() == {1}
         assert blas_threads() == before

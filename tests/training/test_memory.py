@@ -22,7 +22,7 @@ from fastnn.model.layers import dense_layers
 from fastnn.model.optimizers import OPTIMIZERS
 from fastnn.system import control_groups, memory
 from fastnn.system.memory import available_memory, check_copy, empty_predictions
-from fastnn.training.memory import check_fit
+from fastnn.training.memory import check_fit_memory
 from fastnn.training.plan import Plan
 
 ADAM = Plan(epochs=1, batch_size=128, optimizer=OPTIMIZERS["adam"])
@@ -94,7 +94,7 @@ def test_limit_of_address_space_reduces_available_memory(monkeypatch):
 def test_small_needs_are_not_checked(monkeypatch):
     monkeypatch.setattr(memory, "available_memory", lambda: 0)
     check_engine(dense_layers([784, 128, 64, 10]))
-    check_fit(dense_layers([784, 128, 64, 10]), 60_000, ADAM, checkpoints=True)
+    check_fit_memory(dense_layers([784, 128, 64, 10]), 60_000, ADAM, checkpoints=True)
     check_copy("x", 1_000_000)
     assert empty_predictions(60_000, 10).shape == (60_000, 10)
 
@@ -103,7 +103,7 @@ def test_message_has_the_sizes_and_advice(monkeypatch):
     monkeypatch.setattr(memory, "available_memory", lambda: 5e6)
     layers = dense_layers([999, 5_000, 10])  # 5,050,010 numbers
     with pytest.raises(MemoryError) as caught:
-        check_fit(layers, 1_000_000, ADAM, checkpoints=False)
+        check_fit_memory(layers, 1_000_000, ADAM, checkpoints=False)
     assert str(caught.value) == (
         "training needs 118 MB (weights 41, gradients 21, the optimizer's state 41, the order of "
         "the rows 17), and 5 MB are available; narrower layers need less, and so does the "
@@ -111,7 +111,7 @@ def test_message_has_the_sizes_and_advice(monkeypatch):
     )
     stopping = replace(ADAM, early_stopping=EarlyStopping())
     with pytest.raises(MemoryError, match=r"\(weights 61, .*, a checkpoint 243, the order"):
-        check_fit(layers, 1_000_000, stopping, checkpoints=True)
+        check_fit_memory(layers, 1_000_000, stopping, checkpoints=True)
     with pytest.raises(MemoryError, match="^x needs 40 MB .*; float32 rows in C order are not"):
         as_features(np.broadcast_to(1.0, (1_000_000, 10)), 10)
     with pytest.raises(MemoryError, match="^the network needs 94 MB .* layers need less$"):

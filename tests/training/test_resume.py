@@ -189,7 +189,7 @@ def test_command_rejects_a_checkpoint_of_other_settings(server: Server, folder: 
     assert (folder / "other log").read_bytes() == log
     error = (folder / "err").read_text()
     assert error.startswith("fastnn.train: error: other") and error.count("\n") == 1
-    assert error.endswith(": is of another fit: seed was 0, and is 1\n")
+    assert error.endswith(": cannot resume: seed is 0 in the checkpoint, and 1 now\n")
 
 
 def test_message_of_an_interrupt_without_a_checkpoint_does_not_mention_resume(
@@ -198,7 +198,7 @@ def test_message_of_an_interrupt_without_a_checkpoint_does_not_mention_resume(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint, "items_of", interrupted)
+    monkeypatch.setattr(checkpoint, "identity_of", interrupted)
     argv = ["--dataset", "digits", "--engine", "numpy", "--checkpoint", str(folder / "none")]
     assert train.main([*argv, "--log-json", str(folder / "no log")]) == 130
     assert capsys.readouterr().err == "fastnn.train: interrupted in epoch 1 of 20\n"

@@ -69,7 +69,7 @@ def test_warns_of_an_offset_once_before_training(engine, x, loss, optimizer):
     fit()
     (text, training) = order
     assert training == "training"
-    assert text.startswith("the targets have mean 1e+05 and spread 0.9")
+    assert text.startswith("the targets have mean 1e+05 and standard deviation 0.9")
     assert "TransformedTargetRegressor" in text
 
 
@@ -82,13 +82,13 @@ def test_estimators_warn_of_an_offset_once(engine, x, solver, offset):
         ).fit(x, x[:, 0] + offset)
 
     (text,) = warned(fit)
-    assert text.startswith(f"the targets have mean {offset:.4g} and spread ")
+    assert text.startswith(f"the targets have mean {offset:.4g} and standard deviation ")
 
 
 def test_names_the_output_with_the_largest_offset(x):
     y = np.stack([x[:, 0] + 1e5, x[:, 1] + 1e6, x[:, 2]], axis=1)
     (text,) = warned(lambda: Network([6, 3], loss="squared_error").fit(x, y, learning_rate=1e-9))
-    assert text.startswith("the targets of output 1 have mean 1e+06 and spread ")
+    assert text.startswith("the targets of output 1 (counted from 0) have mean 1e+06 and stan")
 
 
 def warns_of_offset(y, weights=None, loss="squared_error"):
@@ -100,8 +100,8 @@ def warns_of_offset(y, weights=None, loss="squared_error"):
     return returned[0]
 
 
-def test_offset_is_the_mean_divided_by_the_spread():
-    y = np.tile([-1.0, 1.0], 50)  # of spread 1
+def test_offset_is_the_mean_divided_by_the_standard_deviation():
+    y = np.tile([-1.0, 1.0], 50)  # standard deviation 1
     assert warns_of_offset(y + OFFSET_LIMIT * 1.001) and warns_of_offset(y - OFFSET_LIMIT * 1.001)
     assert not warns_of_offset(y + OFFSET_LIMIT * 0.999)
     for loss in ("poisson", "logistic", "cross_entropy"):
@@ -116,7 +116,7 @@ def test_equal_targets_have_no_offset():
 
 def test_offset_depends_on_the_weights_of_rows():
     y = np.append(np.tile([-1.0, 1.0], 50) + 1e6, 0.0)
-    assert not warns_of_offset(y)  # the last row makes the spread large
+    assert not warns_of_offset(y)  # the last row makes the standard deviation large
     weights = np.append(np.ones(100), 0).astype(np.float32)
     assert warns_of_offset(y, weights)
     weights[-1] = 1e-9
@@ -173,7 +173,7 @@ def test_warns_of_unscaled_pixels(engine, rng, form):
     y = (x[:, :32].sum(axis=1) > x[:, 32:].sum(axis=1)).astype(int)
     (text,) = warned(lambda: Network([64, 32, 2]).fit(x, y, epochs=5, engine=engine))
     assert text.startswith("the network has not learned: its loss, ")
-    assert "scale the features to mean 0" in text and "input_scale=1/255" in text
+    assert "scale the features to mean 0" in text and "multiply by 1/255" in text
     assert not warned(lambda: Network([64, 32, 2], input_scale=1 / 255).fit(x, y, engine=engine))
 
 
@@ -222,7 +222,7 @@ def test_warns_of_constant_targets_that_are_not_learned(x):
         assert not warned(lambda network=network, y=y: network.fit(x, y, engine="numpy"))
     model = MLPRegressor(max_iter=30, engine="numpy", random_state=0)
     (text,) = warned(lambda: model.fit(x, np.full(150, 1e11)))
-    assert "the targets have mean 1e+11 and spread 0: " in text
+    assert "the targets have mean 1e+11 and standard deviation 0: " in text
 
 
 def test_judges_the_restored_weights_and_not_the_last_epoch(x):
@@ -323,4 +323,4 @@ def test_dense_and_sparse_features_have_the_same_statistics(rng):
             np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-15)
     expected = _feature_columns(x, 0.5)
     np.testing.assert_allclose(expected.mean, x.mean(axis=0, dtype="f8") / 2, rtol=1e-12)
-    np.testing.assert_allclose(expected.spread, x.std(axis=0, dtype="f8") / 2, rtol=1e-9)
+    np.testing.assert_allclose(expected.std, x.std(axis=0, dtype="f8") / 2, rtol=1e-9)

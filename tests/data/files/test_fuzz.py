@@ -341,7 +341,7 @@ every_format = pytest.mark.parametrize("name", FORMATS)
 
 
 def example(form: Format, seeds: list[bytes], number: int) -> bytes:
-    """Return the changed file of a number."""
+    """Return the damaged file with this number; the number seeds the damage."""
     rng = np.random.default_rng(number)
     seed = seeds[number % len(seeds)]
     return (form.change if number // len(seeds) % 2 else changed)(rng, seed)
