@@ -29,10 +29,10 @@ def test_starting_a_process_needs_the_marker(start):
 
 @pytest.mark.skipif(numba.config.DISABLE_JIT, reason="needs compiled code")
 def test_compiling_needs_the_marker(tmp_path, monkeypatch):
-    with pytest.raises(pytest.fail.Exception, match="compiles the kernels anew"):
+    with pytest.raises(pytest.fail.Exception, match="recompiles the kernels"):
         numba.cfunc("void(int64, int64)")(rows_region)
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
-    with pytest.raises(pytest.fail.Exception, match="compiles the kernels anew"):
+    with pytest.raises(pytest.fail.Exception, match="recompiles the kernels"):
         Region(rows_region).compile()
 
 
