@@ -269,7 +269,6 @@ class Network:
             raise TypeError("the data must come from `prepare`, for this network")
         with self._training:
             fit = Fit(self, prepared, **options)
-            self._position.check_counts(fit.plan.epochs, fit.rows)
             has_checkpoints = has_checkpoint(fit.callbacks)
             check_fit_memory(self.layers, fit.rows, fit.plan, checkpoints=has_checkpoints)
             train(fit)

@@ -11,7 +11,6 @@ from fastnn.data.rows import Data
 from fastnn.epoch import Progress
 from fastnn.model.layers import Dense, Parameters
 from fastnn.model.losses import Loss
-from fastnn.model.settings import COUNT_LIMIT
 from fastnn.training.early_stopping import StoppingState
 from fastnn.training.plan import Plan
 
@@ -73,14 +72,6 @@ class Position(NamedTuple):
     stopping: StoppingState = StoppingState()
     rate_divisor: float = 1.0
     stopped: str = ""
-
-    def check_counts(self, epochs: int, rows: int) -> None:
-        """Raise a ValueError if a fit would reach a count that files cannot store."""
-        if max(self.epochs + epochs, self.samples + epochs * rows) >= COUNT_LIMIT:
-            raise ValueError(
-                f"{epochs:,} epochs of {rows:,} rows are too many after the {self.epochs:,} epochs "
-                f"and {self.samples:,} rows of earlier fits: the sums must be below 2**53"
-            )
 
 
 @dataclass(frozen=True, eq=False)

@@ -72,14 +72,10 @@ def test_loaded_network_equals_saved_one_for_every_loss(
 
 
 @pytest.mark.parametrize("name", ["epochs", "samples"])
-def test_counts_have_a_limit(name: str, rng: np.random.Generator, path: Path) -> None:
+def test_counts_have_a_limit(name: str, path: Path) -> None:
     network = Network([4, 5, 3])
     network._position = Position(**{name: 2**53 - 1})
     loaded = saved(network, path)
-    assert_same(loaded, network)
-    x, y = data(rng, "cross_entropy")
-    with pytest.raises(ValueError, match=r"^1 epochs of \d+ rows are too many"):
-        loaded.fit(x, y, epochs=1, engine="numpy")
     assert_same(loaded, network)
     network._position = Position(**{name: 2**53})
     with pytest.raises(ModelFileError, match=f"{path}: {name} is 9007199254740992, expected 0 to"):
