@@ -134,12 +134,12 @@ def test_norms_and_penalties_of_batches():
     data = Data(np.zeros((7, 1), np.float32), np.zeros(7, np.int32), weights)
     order = np.arange(7)
     epoch = Epoch(data, order, 2, 0.1, l2=6.0)
-    assert epoch.norms.tolist() == [3, 2.0**-126, 4.5, 3]
+    assert epoch.denominators.tolist() == [3, 2.0**-126, 4.5, 3]
     assert epoch.total_weight == 10.5 and epoch.penalties.tolist() == [6, 6, 6, 6]
     shared = Epoch(data, order, 2, 0.1, l2=6.0, l2_is_shared=True)
     assert shared.penalties == pytest.approx([2, 0, 6 / 4.5, 2])
     plain = Epoch(data._replace(weights=None), order, 2, 0.1, l2=6.0, l2_is_shared=True)
-    assert plain.norms.tolist() == [2, 2, 2, 1] and plain.penalties.tolist() == [3, 3, 3, 6]
+    assert plain.denominators.tolist() == [2, 2, 2, 1] and plain.penalties.tolist() == [3, 3, 3, 6]
     assert plain.total_weight == 7
 
 

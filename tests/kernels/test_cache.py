@@ -86,7 +86,7 @@ def test_directory_name_depends_on_sources_and_processor(root, monkeypatch):
         monkeypatch.setattr(SourceFileLoader, "get_source", changed)
         assert new_hash() != before
         monkeypatch.undo()
-    for name, value in (("CPU", "another"), ("FEATURES", frozenset())):
+    for name, value in (("CPU", "another"), ("CPU_FEATURES", frozenset())):
         monkeypatch.setattr(cache, name, value)
         assert new_hash() != before
         monkeypatch.undo()

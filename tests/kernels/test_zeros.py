@@ -56,7 +56,7 @@ class MaskedRows:
         self.a = self.view("a")
         self.a[:, :inputs], self.a[:, inputs] = x, 1
         for row in range(rows):
-            at = self.layer["a"] + row * self.layer["a_row"]
+            at = self.layer["x"] + row * self.layer["x_row"]
             call_write_masks(
                 self.buffers.masks, self.stride, row, self.buffers.scratch, at, self.width
             )

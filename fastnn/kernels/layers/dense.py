@@ -20,7 +20,7 @@ def dense_forward(scratch, parameters, layer, first, rows):
     """``z = [a 1] [w; b]``: z (rows, O) written, a (rows, I + 1) and the panels read."""
     multiply(
         operand(scratch, layer.z + first * layer.z_row, layer.z_row, NR),
-        operand(scratch, layer.a + first * layer.a_row, layer.a_row, 1),
+        operand(scratch, layer.x + first * layer.x_row, layer.x_row, 1),
         operand(parameters, layer.weights, NR, layer.panel_size),
         rows,
         layer.panels,
@@ -44,7 +44,7 @@ def dense_forward_listed(scratch, parameters, layer, first, rows, masks, stride,
             weights = layer.weights + panel * layer.panel_size
             multiply_listed(
                 operand(scratch, z, layer.z_row, NR),
-                operand(scratch, layer.a + first * layer.a_row, layer.a_row, 1),
+                operand(scratch, layer.x + first * layer.x_row, layer.x_row, 1),
                 operand(parameters, weights, NR, layer.panel_size),
                 rows,
                 min(WIDE_PANELS, layer.panels - panel),
@@ -76,7 +76,7 @@ def dense_backward_weights(c, scratch, layer, low, high, panel, panels, rows, ra
     If `rate` is not 0, `c` is the weights, and ``c = c - rate · [dw; db]``: the gradient stays in
     registers. Then there are at most DEPTH_BLOCK rows.
     """
-    a = operand(scratch, layer.a + low, 1, layer.a_row)
+    a = operand(scratch, layer.x + low, 1, layer.x_row)
     dz = operand(scratch, layer.dz + panel * NR, layer.dz_row, NR)
     if rate == 0:
         multiply(c, a, dz, high - low, panels, rows)
@@ -99,7 +99,7 @@ def dense_backward_weights_listed(
     """Compute `dense_backward_weights` over the rows that `list_block` listed."""
     multiply_listed(
         c,
-        operand(scratch, layer.a + low, 1, layer.a_row),
+        operand(scratch, layer.x + low, 1, layer.x_row),
         operand(scratch, layer.dz + panel * NR, layer.dz_row, NR),
         high - low,
         panels,

@@ -88,7 +88,7 @@ class EntryBuffers:
 
 
 @jit
-def source_row(job, position):
+def data_row(job, position):
     """Return the row of the data at a position of the epoch."""
     if job.order == 0:
         return position
@@ -98,19 +98,19 @@ def source_row(job, position):
 @jit
 def feature_row(job, row):
     """Return the row of x with the features of a row of the data."""
-    if job.x_rows == 0:
+    if job.selection == 0:
         return row
-    return array_at(job.x_rows, job.data_rows, np.int64)[row]
+    return array_at(job.selection, job.data_rows, np.int64)[row]
 
 
 @jit
 def place_entries(job):
     """Write the row starts of the chunk's entries."""
-    starts, entries = array_at(job.x_starts, job.source_rows + 1, np.int64), entries_of(job)
+    starts, entries = array_at(job.x_starts, job.feature_rows + 1, np.int64), entries_of(job)
     end = np.int64(0)
     entries.row_starts[0] = end
     for i in range(job.rows):
-        source = feature_row(job, source_row(job, job.start + i))
+        source = feature_row(job, data_row(job, job.start + i))
         end += starts[source + 1] - starts[source] + 1
         entries.row_starts[i + 1] = end
 
@@ -129,11 +129,11 @@ def _columns_are_valid(columns, at, count, inputs):
 
 
 @unit(*(types.int64,) * 3)
-def gather_entries(job_at, row, source):
+def gather_entries(job_address, row, source):
     """Copy the entries of row `source` of x, scaled, to row `row` of the chunk, with dropout."""
-    job = record_at(job_at, 0, JOB)
+    job = record_at(job_address, 0, JOB)
     entries, layer = entries_of(job), layer_of(job, 0)
-    starts = array_at(job.x_starts, job.source_rows + 1, np.int64)
+    starts = array_at(job.x_starts, job.feature_rows + 1, np.int64)
     start, count = starts[source], starts[source + 1] - starts[source]
     columns = array_at(job.x_columns + 4 * start, count, np.int32)
     values = array_at(job.x + 4 * start, count, np.float32)

@@ -32,7 +32,7 @@ BLOCK_GROUPS = 6
 LIST_MARGIN = 1 + NR
 
 # Percentage of products left above which skipping zeros takes longer than it saves.
-WORTH_IT = 75
+MAX_PERCENT_LEFT = 75
 
 # Fixed cost of a tile's list, relative to the product of a tile over all rows.
 LIST_WORK = 0.1
@@ -64,7 +64,7 @@ def is_sparse_enough(masks, stride, row, rows, width):
         for i in range(row, row + rows):
             mask |= np.int64(masks[g * stride + i])
         used += count_bits(mask)
-    return 100 * used < WORTH_IT * width
+    return 100 * used < MAX_PERCENT_LEFT * width
 
 
 @jit
@@ -139,7 +139,7 @@ def estimate_group_work(x):
     padded = np.pad(used, ((0, 0), (0, -used.shape[1] % NR)))
     tiles_used = padded.reshape(len(used), -1, NR // LISTED_INPUTS, LISTED_INPUTS).any(axis=3)
     backward = tiles_used.sum() / (used.size / LISTED_INPUTS)
-    if 100 * (forward + backward) >= 2 * WORTH_IT:
+    if 100 * (forward + backward) >= 2 * MAX_PERCENT_LEFT:
         return None
     work = LIST_WORK + tiles_used.mean(axis=(0, 2))
     bias_is_group = used.shape[1] % NR == 0  # the bias is the only input of the last group

@@ -35,7 +35,7 @@ def drop(scratch, at, layer, job, number, first, rows):
 
     The rows are those of the chunk from `first` on. The column of ones is restored.
     """
-    stride, width = layer.a_row, layer.inputs
+    stride, width = layer.x_row, layer.inputs
     mask_rows(
         address_in(scratch, at), stride, rows, width, job.seed, job.epoch, number,
         job.start + first, layer.keep_level, layer.keep_factor,

@@ -125,12 +125,12 @@ def residual(p, y, loss):
 
 
 @unit(*(types.int64,) * 3)
-def loss_forward(job_at, first, rows):
+def loss_forward(job_address, first, rows):
     """Write losses (rows,) and hits (rows,), and turn z (rows, O) into p in place.
 
-    The rows are those of the chunk from `first` on; `job_at` is the address of the job.
+    The rows are those of the chunk from `first` on; `job_address` is the address of the job.
     """
-    job = record_at(job_at, 0, JOB)
+    job = record_at(job_address, 0, JOB)
     buffers = buffers_of(job)
     layer = layer_of(job, job.n_layers - 1)
     losses, hits, scratch = buffers.losses, buffers.hits, buffers.scratch
@@ -155,12 +155,12 @@ def loss_forward(job_at, first, rows):
 
 
 @unit(*(types.int64,) * 3)
-def loss_backward(job_at, first, rows):
+def loss_backward(job_address, first, rows):
     """``dz = residual · weight / norm`` in place: p (rows, O) becomes dz."""
-    job = record_at(job_at, 0, JOB)
+    job = record_at(job_address, 0, JOB)
     buffers = buffers_of(job)
     scratch, layer, loss = buffers.scratch, layer_of(job, job.n_layers - 1), job.loss
-    norm, lanes = job.norm, layer.panels * NR  # read once: the compiler reloads after stores
+    norm, lanes = job.denominator, layer.panels * NR  # read once: the compiler reloads after stores
     if loss == CROSS_ENTROPY:
         softmax_cross_entropy_backward(scratch, layer, buffers.row_labels, first, rows)
     for i in range(first, first + rows):
@@ -177,9 +177,9 @@ def loss_backward(job_at, first, rows):
 
 
 @unit(*(types.int64,) * 3)
-def predict(job_at, first, rows):
+def predict(job_address, first, rows):
     """``p = link(z)`` in place; the lanes behind become 0."""
-    job = record_at(job_at, 0, JOB)
+    job = record_at(job_address, 0, JOB)
     scratch, layer = buffers_of(job).scratch, layer_of(job, job.n_layers - 1)
     if job.loss == CROSS_ENTROPY:
         for i in range(first, first + rows):

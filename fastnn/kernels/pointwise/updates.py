@@ -93,12 +93,12 @@ def adam_update(w, state, v_at, at, dw, count, rate, beta1, rest1, beta2, rest2,
 
 
 @unit(*(types.int64,) * 4)
-def update(job_at, at, dw_at, count):
+def update(job_address, at, dw_at, count):
     """Update parameters (count,) from ``parameters[at]`` on by the rule of the job.
 
-    `job_at` is the address of the job, `dw_at` that of the gradient (count,).
+    `job_address` is the address of the job, `dw_at` that of the gradient (count,).
     """
-    job = record_at(job_at, 0, JOB)
+    job = record_at(job_address, 0, JOB)
     size = job.parameters_size
     w, dw = array_at(job.parameters, size, np.float32), array_at(dw_at, count, np.float32)
     state = array_at(job.state, STATE_SLOTS * size, np.float32)
