@@ -183,8 +183,8 @@ def check_engine_memory(layers: Sequence[Dense]) -> None:
     The weights count three times: in the network, in the engine, and as a temporary or transposed
     copy. The buffers of a chunk hold the input, the output and the output's gradient of each layer.
     """
-    rows = sum(layer.inputs + 2 * layer.outputs for layer in layers) * CHUNK_ROWS
-    needs = {"weights": 3 * weight_bytes(layers), f"buffers for {CHUNK_ROWS} rows": rows * FLOAT_BYTES}
+    size = FLOAT_BYTES * CHUNK_ROWS * sum(layer.inputs + 2 * layer.outputs for layer in layers)
+    needs = {"weights": 3 * weight_bytes(layers), f"buffers for {CHUNK_ROWS} rows": size}
     check_memory("the network", needs, "narrower layers need less")
 
 

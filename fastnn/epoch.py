@@ -18,7 +18,7 @@ from fastnn.model.optimizers import OPTIMIZERS, Optimizer
 from fastnn.model.settings import SMALLEST_NORMAL
 
 CHUNK_ROWS = 512
-_SMALLEST_DENOMINATOR = np.float32(SMALLEST_NORMAL)
+_SMALLEST = np.float32(SMALLEST_NORMAL)
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Epoch:
         starts = np.arange(0, len(self.order), self.batch_size)
         weights = self.data.weights[self.order].astype(np.float64)
         denominators = np.add.reduceat(weights, starts).astype(np.float32)
-        return np.maximum(denominators, _SMALLEST_DENOMINATOR)
+        return np.maximum(denominators, _SMALLEST)
 
     @cached_property
     def total_weight(self) -> float:
@@ -93,8 +93,8 @@ class Epoch:
         """
         if not self.l2_is_shared:
             return np.full(self.updates, self.l2, np.float32)
-        shared = self.denominators > _SMALLEST_DENOMINATOR
-        return np.where(shared, self.l2 / np.where(shared, self.denominators, 1), 0).astype(np.float32)
+        has_weight = self.denominators > _SMALLEST
+        return (self.l2 / np.where(has_weight, self.denominators, np.inf)).astype(np.float32)
 
     @cached_property
     def step_sizes(self) -> np.ndarray:

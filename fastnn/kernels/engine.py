@@ -1,8 +1,8 @@
 """The Numba engine: it fills in the job and calls the compiled loop over chunks.
 
-`regions` has the compiled loop, `workspace` the job and the buffers. `reference.engine` has the same
-methods in NumPy. A group is NR consecutive inputs of the first layer; the last group includes the
-bias.
+`regions` has the compiled loop, `workspace` the job and the buffers. `reference.engine` has the
+same methods in NumPy. A group is NR consecutive inputs of the first layer; the last group includes
+the bias.
 """
 
 import ctypes
@@ -107,11 +107,10 @@ def fill_cache(root: Path | None, report: Callable[[str], None]) -> None:
     if root is not None:
         cache.share(directory)
     size = sum(path.stat().st_size for path in files)
-    kernels = f"{len(files)} kernels ({size / 1e3:.0f} kB)"
     done = f"were compiled in {seconds:.1f} s and stored in {directory}"
     if not compiled:
         done = f"were already in {directory} and were loaded in {seconds:.1f} s"
-    report(f"{kernels} {done}")
+    report(f"{len(files)} kernels ({size / 1e3:.0f} kB) {done}")
     report(
         f"they are for processors of this type ({CPU}); others recompile them, unless "
         "NUMBA_CPU_NAME and NUMBA_CPU_FEATURES have the same values at build time and at run time"
@@ -285,7 +284,7 @@ class NumbaEngine:
         job.position, job.loss_sum, job.correct = progress
         job.stop = stop
         rows = min(job.batch_size, stop - progress.position, CHUNK_ROWS)
-        # Each weight is multiplied three times: forward, and for the gradients of input and weights.
+        # Three multiply-adds a weight: forward, and for the gradients of the input and the weight.
         self._run(job, 3 * work * rows // WORK_OF_A_TASK)
         return Progress(job.position, job.loss_sum, job.correct)
 
@@ -304,8 +303,8 @@ class NumbaEngine:
 
     def _run(self, job: Job, useful_tasks: int) -> None:
         """Run the compiled loop; use fewer threads for little work, unless the user chose them."""
-        tasks = self.threads if self._threads_were_chosen else max(1, min(self.threads, useful_tasks))
-        if tasks == 1:
+        tasks = self.threads if self._threads_were_chosen else min(self.threads, useful_tasks)
+        if tasks <= 1:
             self._call(job, 1)
         else:
             with parallel(tasks) as allowed:

@@ -30,12 +30,12 @@ from fastnn.model.randomness import LEVELS, keep_factor, keep_level
 # A row of the layer table. Offsets and strides count float32; `x_row`, `z_row` and `dz_row` are the
 # strides: the float32 from one row to the next. Offsets in the scratch vector:
 #   x        the layer's input, followed by a column of ones
-#   z        its output: a hidden layer's z shares memory with the next layer's x, the last layer's z
+#   z        its output. A hidden layer's z shares memory with the next layer's x, the last layer's
 #            with its dz. The kernels replace z in place: by the activation a, or the prediction p
 #   dz       the gradient of the loss with respect to z
 #   slopes   the derivatives of the activation; NO_SLOPES if they are not stored
 #   targets  target values (rows, O), in the last layer if the loss takes values
-# `squares` is the offset of sums of squares: each group of NR inputs has NR sums, one for each lane.
+# `squares` is the offset of sums of squares: each group of NR inputs has NR sums, one per lane.
 # Dropout keeps the inputs whose random number is below `keep_level` (LEVELS keeps all), and
 # multiplies them by `keep_factor`.
 LAYER = np.dtype(

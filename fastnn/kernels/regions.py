@@ -7,8 +7,8 @@
       └─ weights_region, per task  a share of each layer's inputs: gradient, update, transpose
                                    (`kernels.weights`)
 
-The loop is serial. A region is divided into tasks, which run in parallel; a task is one share of the
-region's work, and there are at most as many tasks as threads. A region is called as
+The loop is serial. A region is divided into tasks, which run in parallel. A task is one share of
+the region's work; there are at most as many tasks as threads. A region is called as
 ``region(task, job)``, with the number of the task and the address of the job.
 
 In the first region a task writes only to its rows, in the second only to its weights. Tasks also
@@ -36,11 +36,11 @@ from fastnn.kernels.jit.simd import (
 )
 from fastnn.kernels.layers.dense import dense_backward_input, dense_forward, dense_forward_listed
 from fastnn.kernels.layers.sparse import (
+    data_row,
     dense_forward_sparse,
     feature_row,
     gather_entries,
     place_entries,
-    data_row,
 )
 from fastnn.kernels.layers.zeros import is_sparse_enough, write_masks
 from fastnn.kernels.pointwise.activations import NO_SLOPES, activation_backward, activation_forward
@@ -68,7 +68,10 @@ next_chunk = jit(epoch.next_chunk)
 
 @jit
 def share(count, granule, task, tasks):
-    """Return the start and the end of a task's share of `count` items, cut at multiples of `granule`."""
+    """Return the start and the end of a task's share of `count` items.
+
+    Shares are cut at multiples of `granule`.
+    """
     n = (count + granule - 1) // granule
     return n * task // tasks * granule, min(count, n * (task + 1) // tasks * granule)
 
@@ -80,8 +83,8 @@ def share(count, granule, task, tasks):
 def gather(buffers, job, first, to, rows, start, stop):
     """Copy a row block's features, scaled, its targets and its sample weights to the buffers.
 
-    The row block is rows `first` to ``first + rows`` of the chunk, in a task's share from `start` to
-    `stop`. Its features are written to the first layer's `x` from row `to` on.
+    The row block is rows `first` to ``first + rows`` of the chunk, in a task's share from `start`
+    to `stop`. Its features are written to the first layer's `x` from row `to` on.
     """
     layer = layer_of(job, 0)
     inputs, scale, scratch = layer.inputs, job.input_scale, buffers.scratch

@@ -157,7 +157,7 @@ def weights_region(task, address):
         sparse = i == 0 and job.x_is_sparse
         listed = i == 0 and job.skip_zeros == ALWAYS
         if sparse or listed:
-            # The last group may have fewer than NR inputs: an empty share at the end starts one past
+            # The last group may have fewer than NR inputs: an empty share after it starts one past
             # the bias, not at a multiple of NR.
             low = min(width, buffers.shares[task] * NR)
             high = min(width, buffers.shares[task + 1] * NR)

@@ -48,12 +48,12 @@ JOB = np.dtype(
         *_fields(np.float32, "input_scale"),
         *_fields(np.int64, "loss"),
         # The data: addresses of arrays, or 0 for none.
-        #   x (feature_rows, I) uint8 or float32; or sparse: the values float32, with x_columns int32
-        #     and x_starts (feature_rows + 1,) int64
-        #   selection (data_rows,) int64: the row of x of each row of the data; 0 if they are equal
+        #   x (feature_rows, I) uint8 or float32; or sparse: the values float32, with x_columns
+        #     int32 and x_starts (feature_rows + 1,) int64
+        #   selection (data_rows,) int64: the row of x of each row of the data; 0 if it is the same
         #   targets (data_rows,) int32 or (data_rows, O) float32
         #   weights (data_rows,) float32: sample weights
-        #   order (n,) int64: the row of the data at each position; 0 if they are equal
+        #   order (n,) int64: the row of the data at each position; 0 if it is the same
         #   out (n, O) float32: predictions
         *_fields(np.bool_, "x_is_bytes", "x_is_sparse"),
         *_fields(np.int64, "x_starts", "x_columns", "selection", "feature_rows"),
@@ -168,7 +168,7 @@ class Workspace:
     transposed : ndarray (transposed_size,) float32
         Transposed weights of all layers but the first.
     squares : ndarray (2 · squares_size,) float32
-        Sums of squared weights, for the penalty; after them those of squared gradients, for clipping.
+        Sums of squared weights, for the penalty; after them those of squared gradients.
     scratch : ndarray (scratch_size,) float32
         Activations and their gradients of a chunk.
     blocks : ndarray (threads · BLOCK_SIZE,) float32

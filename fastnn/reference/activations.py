@@ -1,8 +1,9 @@
 """Activations and their derivatives, element by element.
 
 Shapes: ``z``, ``a`` and their gradients ``dz`` and ``da`` are (B, O), for B rows and O outputs of a
-layer. The first argument is the output; it may be the same array as an input. A backward function computes the derivative from ``a``, for
-GELU from ``z``. At a kink it takes the derivative from the left.
+layer. The first argument is the output; it may be the same array as an input. A backward function
+computes the derivative from ``a``, for GELU from ``z``. At a kink it takes the derivative from the
+left.
 """
 
 import numpy as np

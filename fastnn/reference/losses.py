@@ -1,8 +1,8 @@
 """Losses, computed from the last layer's z. `fastnn.model.losses` has the formulas.
 
 A forward function writes the loss of each sample (B,) and the predictions p (B, O), for B samples
-and O outputs; p may be the array z. A backward function writes the gradient of each sample's loss with respect to z (B, O).
-The loss is computed from z, because p may underflow.
+and O outputs; p may be the array z. A backward function writes the gradient of each sample's loss
+with respect to z (B, O). The loss is computed from z, because p may underflow.
 """
 
 import numpy as np

@@ -132,7 +132,9 @@ HASWELL = {
 }
 
 
-@pytest.mark.skipif("+avx2" not in CPU_FEATURES or "+fma" not in CPU_FEATURES, reason="needs AVX2 and FMA")
+@pytest.mark.skipif(
+    "+avx2" not in CPU_FEATURES or "+fma" not in CPU_FEATURES, reason="needs AVX2 and FMA"
+)
 @pytest.mark.process
 def test_avx2_gives_the_same_bits(native):
     assert hashes([2], **HASWELL) == {native}

@@ -4,9 +4,9 @@
 gradient of the input and the gradient of the weights are this product with different strides
 (`layers.dense`).
 
-k blocks: a pair of panels of `DEPTH_BLOCK` rows of the right factor takes 32 kB, and stays in the L1
-cache for all rows of the left factor. A sum over more k is cut there and resumed from the result,
-which does not change its bits.
+k blocks: a pair of panels of `DEPTH_BLOCK` rows of the right factor takes 32 kB, and stays in the
+L1 cache for all rows of the left factor. A sum over more k is cut there and resumed from the
+result, which does not change its bits.
 
 The functions that contain micro-kernels are units: compiled once and called by name.
 """
@@ -148,7 +148,8 @@ def compact_product(
     c_address, c_step, a_address, b_address, b_row, b_step, panels, ks, count, rate
 ):  # fmt: skip
     """Compute a COMPACT tile of one row and any number of panels."""
-    c, a, b = Operand(c_address, 0, c_step), Operand(a_address, 0, 1), Operand(b_address, b_row, b_step)
+    c, a = Operand(c_address, 0, c_step), Operand(a_address, 0, 1)
+    b = Operand(b_address, b_row, b_step)
     _row_compact(c, a, b, panels, ks, count, False, rate)
 
 
@@ -164,8 +165,7 @@ def multiply(c, a, b, rows, panels, depth):
         block_depth = depth * (block + 1) // blocks - k
         block_product(
             c.address, c.row, c.step, skip_steps(a, k).address, a.row, a.step,
-            skip_rows(b, k).address, b.row, b.step,
-            rows, panels, block_depth, block > 0, ZERO,
+            skip_rows(b, k).address, b.row, b.step, rows, panels, block_depth, block > 0, ZERO,
         )  # fmt: skip
 
 

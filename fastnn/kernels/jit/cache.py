@@ -254,7 +254,7 @@ class _KernelFile:
         if hasattr(os, "getuid"):
             if not _belongs_to_user_or_root(status) or status.st_mode & _OTHERS_WRITE:
                 warn_once(
-                    f"compiled kernels in {path.parent} belong to or can be written by other users: "
+                    f"kernels in {path.parent} belong to or can be written by other users: "
                     "they are recompiled"
                 )
                 return None

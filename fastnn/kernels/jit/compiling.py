@@ -8,8 +8,8 @@ There are four kinds of compiled functions:
     A function that is compiled once and called by its name, like a function of a linked library:
     used for large functions with many callers, which would take most of a cold start otherwise.
 `Region`
-    The code of one task of a parallel region, ``region(task, job)``, compiled once and called by its
-    address.
+    The code of one task of a parallel region, ``region(task, job)``, compiled once and called by
+    its address.
 `Driver`
     The loop over chunks, which runs the tasks of each region in parallel. Python calls nothing
     else.

@@ -78,7 +78,7 @@ def _start_layer() -> None:
 
 
 def _warn_fallback(tbb: Path | None) -> None:
-    """Warn if TBB is missing, so that Numba uses a different layer, and the user can install TBB."""
+    """Warn if Numba uses a different layer because TBB is missing, and the user can install it."""
     layer = numba.threading_layer()
     chosen = _chosen_layer() != "default" or os.environ.get("NUMBA_THREADING_LAYER_PRIORITY")
     library = _TBB.get((platform.system(), platform.machine()))
