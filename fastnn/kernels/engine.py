@@ -208,7 +208,7 @@ class NumbaEngine:
             job.beta2, job.rest2 = optimizer.beta2, 1 - optimizer.beta2
             job.eps, job.clip_norm = optimizer.eps, epoch.clip_norm
             job.has_dropout = self._has_dropout
-            job.seed, job.epoch = _signed(epoch.seed), epoch.number
+            job.seed, job.epoch = epoch.seed, epoch.number  # ctypes keeps the 64 bits of the seed
             return self._train(job, self._row_work(epoch.data.x), progress, stop)
 
     def loss_and_grad(self, data: Data, *, l2: float = 0.0) -> tuple[float, Parameters]:
@@ -364,8 +364,3 @@ class NumbaEngine:
 def _source_of(x: Features) -> np.ndarray | SparseRows:
     """Return the features that rows were selected from, or the features themselves."""
     return x.source if isinstance(x, SelectedRows) else x
-
-
-def _signed(seed: int) -> int:
-    """Return the int64 with the bits of a seed, which is unsigned."""
-    return seed - 2**64 if seed >= 2**63 else seed

@@ -25,10 +25,7 @@ from fastnn.kernels.layers.dense import (
     list_block,
     transpose,
 )
-from fastnn.kernels.layers.sparse import (
-    dense_backward_weights_sparse,
-    sort_columns,
-)
+from fastnn.kernels.layers.sparse import dense_backward_weights_sparse, sort_columns
 from fastnn.kernels.pointwise.updates import (
     accumulate,
     add_l2,

@@ -46,8 +46,9 @@ def test_prints_the_number_of_kernels_and_the_directory(
         os.umask(before)
     (place,) = root.iterdir()
     first, second, third = capsys.readouterr().out.splitlines()
-    assert first == "compiling the kernels, which takes some seconds"
-    assert second == f"{len(numba_engine.KERNELS)} kernels, 0 kB, compiled in 1.2 s: {place}"
+    assert first == "compiling the kernels, which takes a few seconds"
+    kernels = f"{len(numba_engine.KERNELS)} kernels (0 kB)"
+    assert second == f"{kernels} were compiled in 1.2 s and stored in {place}"
     assert "NUMBA_CPU_NAME and NUMBA_CPU_FEATURES" in third
     modes = [path.stat().st_mode & 0o777 for path in (root, place, place / "0.kernel")]
     assert modes == [0o755, 0o755, 0o644]
@@ -110,7 +111,7 @@ def test_another_user_uses_the_kernels_that_root_compiled() -> None:
     with TemporaryDirectory() as folder:  # tmp_path is private
         os.chmod(folder, 0o755)
         place = os.path.join(folder, "kernels")
-        for done in ("compiled in", "were there already"):
+        for done in ("were compiled in", "were already in"):
             assert done in run("-m", "fastnn.warm", place).stdout
         other = run("-W", "error", "-c", AS_ANOTHER, NUMBA_CACHE_DIR=place)
         assert other.stdout.split() == ["False"], other.stderr

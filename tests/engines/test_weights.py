@@ -261,7 +261,7 @@ def test_rejects_invalid_sample_weights(engine, rng, weights, message):
     [
         ("equal", "class_weight must be a dict or 'balanced', got 'equal'$"),
         ([1, 2, 3], r"class_weight must .* got \[1, 2, 3\]$"),
-        ({3: 1}, "class_weight has 3, classes are 0 to 2$"),
+        ({3: 1}, "class_weight has the key 3, but the classes are 0 to 2$"),
         ({-1: 1}, "class_weight has -1,"),
         ({"0": 1}, "class_weight has '0',"),
         ({0.5: 1}, "class_weight has 0.5,"),
@@ -288,7 +288,7 @@ def test_rejects_invalid_class_weights(engine, rng, given, message):
 )
 def test_rejects_class_weights_without_classes(engine, loss, outputs, y):
     network = Network([2, outputs], loss=loss)
-    with pytest.raises(ValueError, match="^class_weight needs classes: cross_entropy, or one log"):
+    with pytest.raises(ValueError, match="^class_weight needs the loss cross_entropy, or log"):
         network.fit(np.zeros((4, 2)), y, class_weight={0: 1}, engine=engine)
 
 

@@ -210,7 +210,7 @@ def test_does_not_save_weights_that_are_not_finite(
     network.use_engine("numpy").set_parameters(parameters)  # does not check them
     with pytest.raises(ModelFileError) as raised:
         network.save(path)
-    assert str(raised.value) == f"{path}: layers.1.{name} holds NaN or infinity"
+    assert str(raised.value) == f"{path}: layers.1.{name} has NaN or infinity"
     assert path.read_bytes() == before
 
 

@@ -103,7 +103,7 @@ def test_rejects_other_files(contents: bytes, path: Path) -> None:
     path.write_bytes(contents)
     with pytest.raises(ModelFileError) as raised:
         load(path)
-    assert str(raised.value) == f"{path}: is not a model file, or is cut short"
+    assert str(raised.value) == f"{path}: is not a model file, or is truncated"
 
 
 def test_rejects_a_large_file_before_reading_it(small: bytes, path: Path) -> None:
@@ -242,7 +242,7 @@ def test_rejects_weights_that_are_not_finite(value: float, small: bytes, path: P
     start = header["layers.1.biases"]["data_offsets"][0]
     data = data[:start] + np.array([value], "<f4").tobytes() + data[start + 4 :]
     path.write_bytes(forged(joined(header, data), lambda description, tensors: None))
-    assert_refused_in_little_memory(path, "layers.1.biases holds NaN or infinity")
+    assert_refused_in_little_memory(path, "layers.1.biases has NaN or infinity")
 
 
 def described(text: str, small: bytes) -> bytes:

@@ -159,7 +159,6 @@ def balance(work, tasks):
     """
     ends = np.cumsum(work)
     goals = ends[-1] * np.arange(1, tasks) / tasks
-    cuts = np.searchsorted(
-        ends - work / 2, goals
-    )  # a group belongs to the task that contains its middle
+    # A group belongs to the task that contains the middle of its work.
+    cuts = np.searchsorted(ends - work / 2, goals)
     return np.concatenate([[0], cuts, [len(work)]])
