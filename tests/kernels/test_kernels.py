@@ -263,7 +263,7 @@ def test_layout_writes_and_reads_parameters(rng, sizes):
 def test_layout_aligns_buffers_without_overlap_or_gap():
     layout = Layout(dense_layers([7, 20, 16, 3]), LOSSES["cross_entropy"], rows=8)
     starts = sorted(
-        {(int(r[at]), 8 * int(r[at + "_row"])) for r in layout.table for at in ("a", "dz")}
+        {(int(r[at]), 8 * int(r[at + "_row"])) for r in layout.table for at in ("x", "dz")}
     )
     ends = [start + size for start, size in starts]
     assert ends == [start for start, _ in starts[1:]] + [layout.scratch_size]

@@ -224,7 +224,7 @@ def test_does_not_write_a_header_longer_than_the_limit_for_reading(
     assert load(path).seed == 1
     with pytest.raises(ModelFileError) as raised:
         Network([4, 3], seed=2**64 - 1).save(path)
-    assert str(raised.value).startswith(f"{path}: the header would take ")
+    assert str(raised.value).startswith(f"{path}: the header would have ")
     assert f"at most {length} are allowed" in str(raised.value)
     assert load(path).seed == 1
 

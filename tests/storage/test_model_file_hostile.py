@@ -185,9 +185,9 @@ W0, B0, W1 = "layers.0.weights", "layers.0.biases", "layers.1.weights"
         (one_more, "the header has 'extra'"),
         (with_gap, "is damaged: it has 108 bytes|is not a valid safetensors file: .*offset"),
         (overlapping, "is not a valid safetensors file: "),
-        (lambda _, tensors: b"more", "is damaged: it has 108 bytes for tensors that take 104"),
+        (lambda _, tensors: b"more", "is damaged: it has 108 bytes of tensors, expected 104"),
         # The description
-        (enormous, "is damaged: .* take 1844674408"),
+        (enormous, "is damaged: .* expected 1844674408"),
         (says(format=2), "has format 2, written by a later version of fastnn; this version reads"),
         (says(format=2, sizes=None), "has format 2, "),
         (says(format=0), "has format 0, written by no version"),

@@ -135,7 +135,7 @@ def test_accepts_whole_floating_point_labels(tmp_path):
         (
             "x_train",
             np.array([["a"]]),
-            "x_train: has the dtype <U1, expected integers or floating-point",
+            "x_train: has the dtype <U1, expected integers",
         ),
         ("x_train", np.zeros((4, 2, 3), complex), "x_train: has the dtype complex128"),
         ("x_train", np.array([{}] * 4), "x_train: has Python objects, which are never unpickled"),
@@ -181,7 +181,7 @@ def test_accepts_whole_floating_point_labels(tmp_path):
             np.array([np.nan, 0, 0, 0]),
             "y_train must hold whole numbers from 0 to 3, found nan",
         ),
-        ("y_train", np.array(["a"] * 4), "y_train: holds <U1"),
+        ("y_train", np.array(["a"] * 4), "y_train: has the dtype <U1"),
         ("y_test", np.array([0]), "y_test has 1 labels for 2 rows"),
         (
             "y_test",
@@ -300,7 +300,7 @@ def test_finds_the_array_of_samples(tmp_path, arrays, message):
         ({f"a{i}": X[0] for i in range(70)} | {"b": X}, "has no array x or x_test"),
         ({"a": X[0]}, "a: has the shape (4,), expected (n, 4)"),
         ({"x": X[:, :3]}, "x: has 3 features per row, but the model takes 4"),
-        ({"x": X.astype(str)}, "x: holds <U21"),
+        ({"x": X.astype(str)}, "x: has the dtype <U21"),
         ({"x": X.astype(object)}, "x: has Python objects"),
         ({"x": X * [[np.nan]]}, "x: row 0 has NaN"),
         ({"x": np.where(X == 26, 1e39, X)}, "x: row 6 has NaN, infinity or a number beyond"),
@@ -315,9 +315,7 @@ def test_rejects_samples(tmp_path, monkeypatch, arrays, expected):
 def test_rejects_large_arrays_in_fortran_order(tmp_path, monkeypatch):
     monkeypatch.setattr(npz, "_FORTRAN_BYTES", 100)
     np.savez(tmp_path / "a.npz", x=np.asfortranarray(X))
-    assert refused_samples(tmp_path / "a.npz").startswith(
-        "x: is in Fortran order and has more than"
-    )
+    assert refused_samples(tmp_path / "a.npz").startswith("x: is in Fortran order and has ")
     np.savez(tmp_path / "a.npz", x=X)
     assert len(list(read_npz(tmp_path / "a.npz", 4))) == 1
 
@@ -331,10 +329,7 @@ def test_rejects_archives(tmp_path):
     assert refused_samples(path).startswith("is not an intact .npz archive: Bad CRC-32")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
         archive.writestr("x.npy", b"")
-    assert (
-        refused_samples(path)
-        == "x: is not stored or compressed as np.savez and np.savez_compressed do"
-    )
+    assert refused_samples(path).startswith("x: is not stored or compressed as np.savez")
     with zipfile.ZipFile(path, "w") as archive:
         for number in range(9_000):
             archive.writestr(f"{number:080}", b"")

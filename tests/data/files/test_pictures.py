@@ -243,7 +243,7 @@ def test_rejects_a_transparent_picture(path):
         (header(9, 9) + header(65535, 65535)[8:] + END, "has 65535 x 65535 pixels"),
         (
             header(10_000, 1) + END,
-            "has 10000 x 1 pixels, but at most 4,194,304 are allowed, and 8,192",
+            "has 10000 x 1 pixels, but at most 4,194,304 are allowed",
         ),
         (header(0, 9) + END, "is damaged: "),
         (header(9, 9) + END, "is damaged: "),

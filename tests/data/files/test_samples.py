@@ -79,7 +79,7 @@ def test_reads_pictures(tmp_path):
 def test_rejects_pictures_for_models_of_other_features(tmp_path):
     path = tmp_path / "a.png"
     Image.fromarray(np.arange(81, dtype=np.uint8).reshape(9, 9)).save(path)
-    table = "is a picture, but the model takes only 49 features, too few for a picture: save them as CSV"
+    table = "is a picture, but the model takes only 49 features, too few for a picture"
     assert refusal(path, 49).startswith(table)
     for start in ("pixel", "pixel_", "Pixel0_", "px", "", "28x"):
         names = [f"{start}{number}" for number in range(64)]
