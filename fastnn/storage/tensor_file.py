@@ -119,8 +119,8 @@ def _serialize(kind: FileFormat, description: dict[str, Any], tensors: Tensors) 
     length = int.from_bytes(contents[:_LENGTH_BYTES], "little")
     if length > HEADER_LIMIT:
         raise ModelFileError(
-            f"the header would have {length:,} bytes, but at most {HEADER_LIMIT:,} are allowed: names "
-            "are too long"
+            f"the header would have {length:,} bytes, but at most {HEADER_LIMIT:,} are allowed: "
+            "names are too long"
         )
     return contents
 
