@@ -76,7 +76,7 @@ def compile_kernels() -> tuple[float, bool]:
     Return the seconds this took, and whether this call compiled a kernel.
     """
     start, ready = time.perf_counter(), _driver.ready or config.DISABLE_JIT
-    if not (ready or kernels_are_cached()):
+    if not (kernels_are_cached() or config.DISABLE_JIT):
         check_compiler()
     with setup_lock:
         prepare_threads()

@@ -312,7 +312,7 @@ def test_names_the_array_of_an_npz_file_that_is_predicted(saved, capsysbinary):
         (X[:, :3], "x.npy: has 3 features per row, but the model takes 4"),
         (X[0], "x.npy: has the shape (4,), expected (n, 4)"),
         (np.where(np.arange(20)[:, None] == 11, np.nan, X), "x.npy: row 11 has NaN"),
-        (X.astype(str), "x.npy: holds <U"),
+        (X.astype(str), "x.npy: has the dtype <U"),
     ],
 )
 @pytest.mark.parametrize("to_file", [False, True])

@@ -294,7 +294,7 @@ def test_directory_of_root_is_used_if_only_root_can_change_it(root, monkeypatch)
     os.chown(root / "a", 0, -1)
     os.chown(kernel_file(), 54321, -1)
     monkeypatch.setattr(cache, "write_atomically", lambda *_: None)  # another user could not
-    assert refused("can write to kernels")
+    assert refused("belong to or can be written by")
 
 
 def test_warns_if_there_is_no_home_directory(root, monkeypatch, tmp_path):
