@@ -61,7 +61,7 @@ def as_data(
 
 
 def with_class_weights(data: Data, class_weight: Any, loss: Loss, outputs: int) -> Data:
-    """Return data with the weight of each row multiplied by the weight of its class.
+    """Return data with each sample weight multiplied by the weight of the row's class.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The data of a fit or an evaluation: features, targets and weights."""
+"""The data of a fit or an evaluation: features, targets and sample weights."""
 
 from typing import NamedTuple
 

@@ -269,7 +269,7 @@ def open_chunk(job):
 @jit
 def add_losses(job, buffers):
     """Add the chunk's losses and hits to the job's sums; return whether training can continue."""
-    loss_sum, correct = 0.0, 0.0  # float64: sums of a whole epoch
+    loss_sum, correct = 0.0, 0.0  # float64, for the sums of an epoch
     for i in range(job.rows):
         loss_sum += buffers.losses[i]
         correct += buffers.hits[i] * (buffers.row_weights[i] if job.weights != 0 else ONE)

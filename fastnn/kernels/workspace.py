@@ -24,7 +24,7 @@ TRAIN, EVALUATE, PREDICT = 0, 1, 2
 # Whether the first layer skips zeros: never, always, or in each row block where it is faster.
 # Training decides for all rows together, because the weights region needs one answer.
 NEVER, ALWAYS, BY_BLOCK = 0, 1, 2
-# Rules: what is done with the gradient of a batch.
+# Rules of the update after a batch; KEEP_GRADIENT stores the gradient and updates nothing.
 KEEP_GRADIENT, SGD, MOMENTUM, ADAM = 0, 1, 2, 3
 STATE_SLOTS = 2  # largest number of slots: values of the optimizer's state per parameter
 

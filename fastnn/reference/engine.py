@@ -286,7 +286,7 @@ def _rows(width: int) -> np.ndarray:
 
 
 def _weighted(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Multiply by weights; the product with a weight of 0 is 0, even for inf and NaN."""
+    """Multiply by sample weights; the product with a weight of 0 is 0, even for inf and NaN."""
     return np.where(weights == 0, 0, values * weights)
 
 

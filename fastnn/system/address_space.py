@@ -1,4 +1,4 @@
-"""The limit of a process's address space (``ulimit -v``), and whether libraries fit below it.
+"""The limit of a process's address space (``ulimit -v``), and whether libraries fit within it.
 
 Libraries that do not fit fail badly: OpenBLAS hangs, and LLVM ends the process. fastnn therefore
 checks the limit before it imports them. This module does not import NumPy.

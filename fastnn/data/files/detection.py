@@ -68,7 +68,7 @@ def read_rows(
     Raises
     ------
     DataError
-        If the file cannot be read, is damaged, or has other features than the model takes.
+        If the file cannot be read, is damaged, or its features are not those of the model.
     """
     name = "standard input" if path == STANDARD_INPUT else path
     with file_errors(name):

@@ -1,7 +1,7 @@
 """The micro-kernel: one register tile of a matrix product, with its sums in vector registers.
 
 It is emitted as LLVM vector instructions, because Numba does not generate such code from loops.
-`product` computes whole products with it.
+`product` computes products of any size with it.
 """
 
 from typing import NamedTuple
@@ -142,7 +142,7 @@ def _emit_tile(builder, matrices, depth, resume, rate, size, kind, ks=None):
         a  k →
         [ a a a a ]           [ sums    | sums    ]     rows · panels·NR/lanes registers,
         [ a a a a ] rows      [ sums    | sums    ]     one multiply-add each per k;
-        [ a a a a ]           [ sums    | sums    ]     an element of a is spread to all lanes
+        [ a a a a ]           [ sums    | sums    ]     an element of a is copied to all lanes
     """
     c, a, b = matrices
     rows, panels, lanes = size
@@ -253,7 +253,7 @@ def tile(typingctx, kind, rows, panels, c, a, b, ks, depth, resume, rate):
         ``Σ a[i, k] b[k, j]`` over all k from 0 to depth - 1; `ks` is ignored.
     LISTED
         ``Σ a[i, ks[n]] b[ks[n], j]`` over n from 0 to depth - 1, with int32 at the address `ks`.
-        If `a` is zero for all other k, and `b` is finite, the bits are those of PLAIN.
+        If `a` is zero for all other k, and `b` is finite, the result is bit-identical to PLAIN.
     COMPACT
         ``Σ a[i, n] b[ks[n], j]`` over the same n: a holds only the listed columns.
     """

@@ -185,7 +185,7 @@ def _belongs_to_user_or_root(status: os.stat_result) -> bool:
 
 
 def _is_replaceable(directory: Path, *, own: bool) -> bool:
-    """Return whether another user could replace a directory, or if it is root's, its parents."""
+    """Return whether another user could replace a directory or, if it is root's, its parents."""
     for parent in directory.parents[: 1 if own else None]:
         status = parent.lstat()
         open_to_others = status.st_mode & (stat.S_IWOTH if own else _OTHERS_WRITE)

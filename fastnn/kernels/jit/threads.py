@@ -26,7 +26,7 @@ from fastnn.kernels.jit.cache import warn_once
 from fastnn.system.control_groups import control_groups
 from fastnn.system.forks import setup_lock
 
-# The library in TBB's wheels. On other systems, which have no wheels, Numba uses another layer.
+# The library in TBB's wheels. For other systems there are none, and Numba uses a different layer.
 _TBB = {("Linux", "x86_64"): "libtbb.so.12", ("Windows", "AMD64"): "tbb12.dll"}
 _LAYERS = ("default", "tbb", "omp", "workqueue", "safe", "threadsafe", "forksafe")
 
@@ -90,8 +90,8 @@ def _warn_fallback(tbb: Path | None) -> None:
     elif getattr(sys, "frozen", False):
         why, cure = "TBB is not in this program", f"build it with {library}"
     warn_once(
-        f"{why}, and Numba's threads run on {layer} instead: if other processes are busy, training "
-        f"can take many times as long, and forked processes have one thread; {cure}, or set "
+        f"{why}, so Numba's threads run on {layer} instead. If other processes are busy, training "
+        f"can take many times as long, and forked processes have one thread: {cure}, or set "
         f"NUMBA_THREADING_LAYER={layer} to keep {layer} without this warning"
     )
 
@@ -108,7 +108,7 @@ def _preload_tbb() -> Path | None:
         for file in files("tbb") or ():
             if file.name == name:
                 path = Path(str(file.locate())).resolve()
-                with suppress(OSError):  # Numba then finds another layer
+                with suppress(OSError):  # Numba then uses a different layer
                     ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
                 return path
     return None
