@@ -21,7 +21,8 @@ class Engine(Protocol):
     """The parameters, buffers and arithmetic of one network.
 
     Methods take data that `fastnn.data.conversion` has checked. Parameters are passed as weights
-    (I, O) and biases (O,) in float32, in whatever form the engine stores them.
+    (I, O) and biases (O,) in float32, however the engine stores them internally. Shapes use I and
+    O for the numbers of inputs and outputs of a layer, or of the network.
 
     Attributes
     ----------
@@ -33,11 +34,13 @@ class Engine(Protocol):
         Versions and processor features that determine the bits of results, besides the versions of
         fastnn and NumPy. A checkpoint records them.
     threading_layer : str or None
-        Library that runs the threads: "tbb", "omp" or "workqueue"; None for the NumPy engine.
+        Library that runs the threads: "tbb", "omp" or "workqueue"; "none" if the JIT is disabled,
+        and None for the NumPy engine.
     compile_seconds : float
         Seconds spent on compiling the kernels or reading them from the cache.
     compiled : bool
-        Whether a kernel was compiled, and not read from the cache.
+        Whether a kernel was compiled when this engine was created. It is false if all kernels
+        were read from the cache, or were in use by an earlier engine of this process.
     """
 
     name: str
@@ -56,19 +59,23 @@ class Engine(Protocol):
         ...
 
     def get_state(self, slots: int) -> list[Parameters]:
-        """Return a copy of the optimizer's state: `slots` items, each shaped like parameters."""
+        """Return a copy of the optimizer's state.
+
+        It has `slots` items, each shaped like the parameters: none for SGD, the velocities for
+        momentum, the mean gradients and the mean squares for Adam.
+        """
         ...
 
     def set_state(self, state: list[Parameters]) -> None:
         """Set the optimizer's state; the engine copies it, and zeros the slots that are missing."""
         ...
 
-    def run_chunk(self, epoch: Epoch, progress: Progress, budget_rows: int) -> Progress:
-        """Train on at least `budget_rows` more rows, or to the end of the epoch.
+    def run_chunk(self, epoch: Epoch, progress: Progress, min_rows: int) -> Progress:
+        """Train on at least `min_rows` more rows, or to the end of the epoch.
 
-        Training stops at the end of a chunk. It also stops at a loss that is not finite: then the
-        returned ``loss_sum`` is not finite, ``position`` is the start of that chunk, and the
-        update of its batch is not applied.
+        A call ends at the end of a chunk, so it may exceed `min_rows`. It also ends at a loss that
+        is not finite: then the returned ``loss_sum`` is not finite, ``position`` is the start of
+        that chunk, and the update of its batch is not applied.
         """
         ...
 
@@ -121,7 +128,7 @@ def get_engine(
     MemoryError
         If the engine does not fit into memory.
     """
-    check_engine(layers)
+    check_engine_memory(layers)
     if name == "numba":
         from fastnn.kernels.engine import NumbaEngine
 
@@ -143,7 +150,7 @@ def needs_compiling(name: str) -> bool:
 
 
 def fill_cache(directory: Path | None, report: Callable[[str], None]) -> None:
-    """Compile the Numba engine's kernels unless they are cached.
+    """Compile the Numba engine's kernels and store them in the cache, unless they are there.
 
     Parameters
     ----------
@@ -170,14 +177,14 @@ def usable_threads() -> int:
     return threads.usable_threads()
 
 
-def check_engine(layers: Sequence[Dense]) -> None:
+def check_engine_memory(layers: Sequence[Dense]) -> None:
     """Raise a MemoryError if an engine for these layers does not fit into memory.
 
     The weights count three times: in the network, in the engine, and as a temporary or transposed
-    copy. A chunk of rows needs the input, the output and the output's gradient of each layer.
+    copy. The buffers of a chunk hold the input, the output and the output's gradient of each layer.
     """
-    rows = sum(layer.inputs + 2 * layer.outputs for layer in layers) * CHUNK_ROWS
-    needs = {"weights": 3 * weight_bytes(layers), "rows": rows * FLOAT_BYTES}
+    size = FLOAT_BYTES * CHUNK_ROWS * sum(layer.inputs + 2 * layer.outputs for layer in layers)
+    needs = {"weights": 3 * weight_bytes(layers), f"buffers for {CHUNK_ROWS} rows": size}
     check_memory("the network", needs, "narrower layers need less")
 
 

@@ -18,7 +18,7 @@ from fastnn.model.optimizers import OPTIMIZERS, Optimizer
 from fastnn.model.settings import SMALLEST_NORMAL
 
 CHUNK_ROWS = 512
-_SMALLEST_NORM = np.float32(SMALLEST_NORMAL)
+_SMALLEST = np.float32(SMALLEST_NORMAL)
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Epoch:
     batch_size : int
         Rows of a batch, 1 to n; the last batch may have fewer.
     learning_rate : float or ndarray (updates,)
-        Learning rate of all updates, or of each; used instead of the optimizer's.
+        Learning rate of all updates, or of each update; it replaces the optimizer's.
     optimizer : Optimizer
     l2 : float
         Factor of the penalty ``l2 / 2 · Σ w²``, which is added to the loss of each batch.
     l2_is_shared : bool
-        Whether the penalty is divided by the number of rows of the batch, or their weight.
+        If true, `l2` is divided by the denominator of the batch's mean loss, as in scikit-learn.
     clip_norm : float
         Largest norm of a gradient; longer gradients are scaled down to it. 0 for no limit.
     updates_before : int
@@ -65,50 +65,50 @@ class Epoch:
         return -(-len(self.order) // self.batch_size)
 
     @cached_property
-    def norms(self) -> np.ndarray:
+    def denominators(self) -> np.ndarray:
         """Return the denominator of each batch's mean loss, (updates,) float32.
 
-        It is the number of rows or the sum of their weights. Where all weights are 0, so is the
-        sum of the losses, and the denominator is the smallest normal float32.
+        It is the number of rows, or the sum of their sample weights. If all of these are 0, the
+        sum of the losses is 0, too, and the denominator is the smallest normal float32.
         """
         if self.data.weights is None:
-            norms = np.full(self.updates, self.batch_size, np.float32)
-            norms[-1] = len(self.order) - (self.updates - 1) * self.batch_size
-            return norms
+            denominators = np.full(self.updates, self.batch_size, np.float32)
+            denominators[-1] = len(self.order) - (self.updates - 1) * self.batch_size
+            return denominators
         starts = np.arange(0, len(self.order), self.batch_size)
         weights = self.data.weights[self.order].astype(np.float64)
-        norms = np.add.reduceat(weights, starts).astype(np.float32)
-        return np.maximum(norms, _SMALLEST_NORM)
+        denominators = np.add.reduceat(weights, starts).astype(np.float32)
+        return np.maximum(denominators, _SMALLEST)
 
     @cached_property
     def total_weight(self) -> float:
-        """Return the denominator of the epoch's mean loss: the sum of all norms."""
-        return float(self.norms.sum(dtype=np.float64))
+        """Return the denominator of the epoch's mean loss: the sum of those of the batches."""
+        return float(self.denominators.sum(dtype=np.float64))
 
     @cached_property
     def penalties(self) -> np.ndarray:
         """Return each update's factor of the l2 penalty, (updates,) float32.
 
-        A shared penalty is 0 for a batch whose weights are all 0.
+        A shared penalty is 0 for a batch whose sample weights are all 0.
         """
         if not self.l2_is_shared:
             return np.full(self.updates, self.l2, np.float32)
-        shared = self.norms > _SMALLEST_NORM
-        return np.where(shared, self.l2 / np.where(shared, self.norms, 1), 0).astype(np.float32)
+        has_weight = self.denominators > _SMALLEST
+        return (self.l2 / np.where(has_weight, self.denominators, np.inf)).astype(np.float32)
 
     @cached_property
-    def rates(self) -> np.ndarray:
+    def step_sizes(self) -> np.ndarray:
         """Return each update's step size, (updates,) float32.
 
         It is the learning rate, for Adam multiplied by its bias correction √(1 - β₂ᵗ) / (1 - β₁ᵗ).
         """
-        rates = self.learning_rates.copy()
+        step_sizes = self.learning_rates.copy()
         if self.optimizer.rule == "adam":
             first = self.updates_before + 1
             t = np.arange(first, first + self.updates, dtype=np.float64)
-            rates *= np.sqrt(_one_minus_power(self.optimizer.beta2, t))
-            rates /= _one_minus_power(self.optimizer.beta1, t)
-        return rates.astype(np.float32)
+            step_sizes *= np.sqrt(_one_minus_power(self.optimizer.beta2, t))
+            step_sizes /= _one_minus_power(self.optimizer.beta1, t)
+        return step_sizes.astype(np.float32)
 
     @cached_property
     def decays(self) -> np.ndarray:
@@ -134,9 +134,11 @@ class Progress(NamedTuple):
     position : int
         Number of positions of the epoch's order that are done.
     loss_sum : float
-        Sum of their weighted losses, each computed before the update of its batch.
+        Sum of the weighted losses of their rows, each computed before the update of its batch;
+        and for each batch that is done, its l2 penalty times the denominator of its mean loss.
     correct : float
-        Sum of the weights of the rows that were predicted correctly; without weights, their number.
+        Sum of the sample weights of the rows that were predicted correctly; without sample
+        weights, their number.
     """
 
     position: int = 0
@@ -147,13 +149,11 @@ class Progress(NamedTuple):
 class Chunk(NamedTuple):
     """Positions ``start`` to ``stop`` of the epoch's order.
 
-    ``first`` and ``last`` tell whether the chunk is the first and the last of its batch, which has
-    ``batch_rows`` rows.
+    ``first`` and ``last`` tell whether the chunk is the first and the last of its batch.
     """
 
     start: int
     stop: int
-    batch_rows: int
     first: bool
     last: bool
 
@@ -164,11 +164,9 @@ def next_chunk(position: int, rows: int, batch_size: int) -> Chunk:
     Examples
     --------
     >>> next_chunk(1512, 3000, 1000)
-    Chunk(start=1512, stop=2000, batch_rows=1000, first=False, last=True)
+    Chunk(start=1512, stop=2000, first=False, last=True)
     """
     batch_start = position - position % batch_size
     batch_stop = min(batch_start + batch_size, rows)
     stop = min(position + CHUNK_ROWS, batch_stop)
-    return Chunk(
-        position, stop, batch_stop - batch_start, position == batch_start, stop == batch_stop
-    )
+    return Chunk(position, stop, position == batch_start, stop == batch_stop)

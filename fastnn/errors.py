@@ -37,7 +37,7 @@ class ModelFileError(FastnnError, ValueError):
     ...         fastnn.load(path)
     ...     except fastnn.ModelFileError as error:
     ...         print(str(error).removeprefix(path))
-    : is not a model file, or is cut short
+    : is not a model file, or is truncated
     """
 
 

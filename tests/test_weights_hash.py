@@ -17,7 +17,7 @@ from fused import fused
 from hashed_fits import FITS, weights_hash
 
 import fastnn
-from fastnn.kernels.jit.simd import FEATURES
+from fastnn.kernels.jit.simd import CPU_FEATURES
 
 HASHES = {
     "dense": "4d1d4f716fae6cc5947c5d5abf22017bf030baeed5779cb205bd5f3fd72b1526",
@@ -57,7 +57,7 @@ def test_three_threads_give_the_known_hashes():
     assert hashes() == {threads: HASHES for threads in "123"}
 
 
-@pytest.mark.skipif("+avx512f" not in FEATURES, reason="needs a machine with AVX-512")
+@pytest.mark.skipif("+avx512f" not in CPU_FEATURES, reason="needs a machine with AVX-512")
 @fused
 @pytest.mark.process
 def test_avx2_gives_the_known_hashes_on_a_machine_with_avx_512():

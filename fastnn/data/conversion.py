@@ -1,7 +1,8 @@
 """Convert a user's arrays to the forms that engines take, or raise an error.
 
 Afterwards features are C-contiguous uint8 or float32 and finite, and labels are int32 and in
-range. Kernels are therefore compiled once and need no checks.
+range. Kernels are therefore compiled once. They check only the columns of sparse rows, which the
+user may change during a fit, and features to predict, which are not checked here.
 """
 
 import sys
@@ -60,7 +61,7 @@ def as_data(
 
 
 def with_class_weights(data: Data, class_weight: Any, loss: Loss, outputs: int) -> Data:
-    """Return data with the weight of each row multiplied by the weight of its class.
+    """Return data with each sample weight multiplied by the weight of the row's class.
 
     Parameters
     ----------
@@ -82,7 +83,7 @@ def with_class_weights(data: Data, class_weight: Any, loss: Loss, outputs: int) 
         If all weights are then 0.
     """
     if not has_classes(loss, data.targets):
-        raise ValueError("class_weight needs classes: cross_entropy, or one logistic output")
+        raise ValueError("class_weight needs the loss cross_entropy, or logistic with one output")
     labels = data.targets.ravel().astype(np.int64)
     n_classes = outputs if loss.takes_labels else 2
     weights = _weights_of_classes(class_weight, labels, n_classes)[labels]
@@ -130,8 +131,8 @@ def as_features(x: Any, n_features: int, name: str = "x", *, finite: bool = True
     Raises
     ------
     DataError
-        If the shape is another, there are no rows, the numbers are not real, or one is not finite
-        in float32; or if a sparse array is damaged.
+        If the shape is wrong, there are no rows, the numbers are not real, or one is not finite in
+        float32; or if a sparse array is damaged.
     """
     if type(x) is not np.ndarray and _is_sparse(x):
         _check_form(x, n_features, name)
@@ -140,7 +141,7 @@ def as_features(x: Any, n_features: int, name: str = "x", *, finite: bool = True
 
 
 def as_dense(x: Any, n_features: int, name: str = "x", *, finite: bool = True) -> np.ndarray:
-    """Return dense features as `as_features` does; refuse sparse ones."""
+    """Return dense features as `as_features` does; raise an error for sparse ones."""
     array = _as_array(x, name)
     _check_form(array, n_features, name)
     if array.dtype == np.uint8:
@@ -177,7 +178,7 @@ def _as_sparse_rows(matrix: Any, name: str, finite: bool) -> SparseRows:
     check_copy(name, matrix.nnz, 3 * matrix.dtype.itemsize)
     csr = matrix.tocsr()
     try:
-        # A new object around the same arrays: the user's may claim to be canonical and not be.
+        # A new object with the same arrays: the user's may be marked as canonical without being so.
         csr = sys.modules["scipy.sparse"].csr_array((csr.data, csr.indices, csr.indptr), csr.shape)
         csr.check_format(full_check=True)
         if (np.diff(csr.indptr) < 0).any():  # SciPy checks this only if indptr[-1] is positive
@@ -199,7 +200,7 @@ def _as_sparse_rows(matrix: Any, name: str, finite: bool) -> SparseRows:
 
 def check_finite(features: Features, name: str) -> None:
     """Raise a DataError that names the first NaN or infinity among features."""
-    if isinstance(features, SelectedRows):  # of rows that were checked
+    if isinstance(features, SelectedRows):  # its source was checked
         return
     if isinstance(features, SparseRows):
         finite = np.isfinite(features.values)
@@ -253,15 +254,15 @@ def as_labels(y: Any, rows: int, n_classes: int, name: str = "y") -> np.ndarray:
 
 
 def as_values(y: Any, rows: int, outputs: int, loss: Loss, name: str = "y") -> np.ndarray:
-    """Return targets of outputs, (rows, outputs) float32, C-contiguous.
+    """Return target values, (rows, outputs) float32, C-contiguous.
 
     For one output, an array (rows,) is accepted as well.
 
     Raises
     ------
     DataError
-        If the shape is wrong, or a value is not finite or out of the loss's range: 0 to 1 for
-        "logistic", at least 0 for "poisson".
+        If the shape is wrong, or a value is not finite or not in the range of the loss: 0 to 1
+        for "logistic", at least 0 for "poisson".
     """
     array = _as_array(y, name)
     if array.ndim == 1 and outputs == 1:
@@ -278,13 +279,13 @@ def as_values(y: Any, rows: int, outputs: int, loss: Loss, name: str = "y") -> n
 
 
 def as_weights(weights: Any, rows: int, name: str = "sample_weight") -> np.ndarray | None:
-    """Return the weight of each row, (rows,) float32, or None if there are no weights.
+    """Return the sample weight of each row, (rows,) float32, or None if there are no weights.
 
     Raises
     ------
     DataError
-        If there is not one finite number of at least 0 for each row, or all are 0, or their sum
-        exceeds float32.
+        If there is not one finite number of at least 0 for each row, or all are 0, or their sum is
+        too large for float32.
     """
     if weights is None:
         return None
@@ -314,13 +315,13 @@ def as_parameters(given: Any, layers: Sequence[Dense]) -> Parameters:
     """
     if len(given) != len(layers):
         raise ValueError(f"expected {len(layers)} layers, got {len(given)}")
-    with np.errstate(over="ignore"):  # an overflow is refused below
+    with np.errstate(over="ignore"):  # an overflow is reported below
         parameters = [(np.array(w, np.float32), np.array(b, np.float32)) for w, b in given]
     for i, (layer, (w, b)) in enumerate(zip(layers, parameters, strict=True)):
         if w.shape != (layer.inputs, layer.outputs) or b.shape != (layer.outputs,):
             raise ValueError(
-                f"layer {i} takes weights {(layer.inputs, layer.outputs)} and biases "
-                f"{(layer.outputs,)}, got {w.shape} and {b.shape}"
+                f"layer {i} has weights {(layer.inputs, layer.outputs)} and biases "
+                f"{(layer.outputs,)}, got arrays of shape {w.shape} and {b.shape}"
             )
         for name, array in (("weights", w), ("biases", b)):
             if not np.isfinite(array).all():
@@ -338,7 +339,9 @@ def _weights_of_classes(class_weight: Any, labels: np.ndarray, n_classes: int) -
     weights = np.ones(n_classes)
     for label, weight in class_weight.items():
         if label not in range(n_classes):
-            raise ValueError(f"class_weight has {label!r}, classes are 0 to {n_classes - 1}")
+            raise ValueError(
+                f"class_weight has the key {label!r}, but the classes are 0 to {n_classes - 1}"
+            )
         check_class_weight(label, weight)
         weights[int(label)] = weight  # a bool as an index would select all
     return weights
@@ -355,7 +358,7 @@ def check_unmasked(values: Any, name: str) -> None:
 
 
 def _as_array(values: Any, name: str) -> np.ndarray:
-    """Return an array; refuse masked elements and files that were truncated."""
+    """Return an array; raise an error for masked elements and for truncated files."""
     if type(values) is not np.ndarray:
         check_unmasked(values, name)
     try:

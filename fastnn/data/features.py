@@ -48,7 +48,7 @@ class SelectedRows:
         return self.source[self.rows[rows]]
 
     def max_entries(self, rows: int) -> int:
-        """Return the largest number of entries that a number of rows of a sparse source can have.
+        """Return the largest number of entries in any `rows` rows, for a sparse source.
 
         A row may be selected several times, so this may exceed the number for the source.
         """
@@ -77,7 +77,7 @@ def select_rows(x: Features, rows: np.ndarray) -> SelectedRows:
 def check_not_resized(x: Features, width: int, name: str = "x") -> None:
     """Raise a DataError if features were resized, or their file truncated, after their conversion.
 
-    Kernels read by address, and would read past the end of the array.
+    Kernels would read past the end of such an array, because they take its address.
 
     Parameters
     ----------

@@ -15,11 +15,11 @@ def is_mapped(array: Any) -> bool:
 
 
 def check_not_truncated(array: np.ndarray, name: str) -> None:
-    """Raise a DataError if an array is in a map of a file that is now shorter than the map.
+    """Raise a DataError if an array is in a memory map of a file that was truncated since.
 
     Reading the missing part would end the process with SIGBUS.
     """
-    if array.base is None:  # as for most arrays: this is called for every few batches
+    if array.base is None:  # the usual case; this function is called every few batches
         return
     owner, root = _owner_and_root(array)
     if not isinstance(owner, mmap.mmap):
@@ -31,13 +31,13 @@ def check_not_truncated(array: np.ndarray, name: str) -> None:
     with suppress(OSError, ValueError):  # an anonymous map has no file
         size = owner.size()
     if size < end:
-        raise DataError(f"{name} lies in a file that was cut short")
+        raise DataError(f"{name} is in a file that was truncated")
 
 
 def _owner_and_root(array: Any) -> tuple[Any, Any]:
     """Return the object that owns an array's memory, and the array that views it directly.
 
-    Predictions of one row call this, so exact types are compared first.
+    Exact types are compared first, because predictions of a single row take microseconds.
     """
     owner = root = array
     base = getattr(array, "base", None)

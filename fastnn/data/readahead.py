@@ -22,19 +22,19 @@ from fastnn.system.forks import setup_lock
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-# Linux reads of a request only as much as the disk takes at once, and drops the rest.
+# Linux reads only the part of a request that the disk accepts at once, and drops the rest.
 REQUEST_BYTES = 2**18
-# Requests for cached pages take 4 to 10 % of an epoch. If nothing was read after the first blocks,
-# no more are requested until the process reads something.
+# Requests for cached pages take 4 to 10 % of an epoch. If the first blocks caused no read from the
+# disk, no more are requested until the process reads something.
 FIRST_BLOCKS = 8
 
 
 class ReadAhead:
-    """Request the rows of an epoch window by window, each block of rows once.
+    """Request the rows of an epoch window by window, each block of rows at most once.
 
-    A thread sends the requests, because the system takes 0.2 s to make room for a gigabyte.
-    Nothing happens for rows in memory or if the system takes no advice, and little if the rows are
-    cached.
+    A thread sends the requests, because the system takes 0.2 s to free a gigabyte of memory.
+    Nothing is requested if the rows are in memory or the system accepts no advice, and only a few
+    blocks if the rows are cached.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ class ReadAhead:
                 return
 
     def _request(self, window: np.ndarray) -> None:
-        """Request the blocks of these rows that were not requested before."""
+        """Request the blocks of a window of rows, except those that were requested before."""
         if self._selected is not None:
             window = self._selected[window]
         new = np.zeros(len(self._requested), bool)
@@ -91,7 +91,7 @@ class ReadAhead:
         for number in np.flatnonzero(new & ~self._requested).tolist():
             first_blocks = np.count_nonzero(self._requested) < FIRST_BLOCKS
             if not first_blocks and _count_reads() == self._reads:
-                return  # all rows were cached
+                return  # the blocks so far were cached
             self._requested[number] = True
             for array in self._maps:
                 _request_rows(array[number * self._block : (number + 1) * self._block])
@@ -107,7 +107,7 @@ def _request_rows(rows: np.ndarray) -> None:
 
 def _count_reads() -> int:
     """Return a number that grows whenever this process reads from a disk."""
-    import resource  # not on Windows, which takes no advice
+    import resource  # not on Windows, which accepts no advice
 
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_inblock + usage.ru_majflt

@@ -1,4 +1,4 @@
-"""The data of a fit or an evaluation: features, targets and weights."""
+"""The data of a fit or an evaluation: features, targets and sample weights."""
 
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ class Data(NamedTuple):
     targets : ndarray (n,) int32 or (n, O) float32
         Class labels, or targets of the outputs (`fastnn.model.losses.Loss.takes_labels`).
     weights : ndarray (n,) float32, optional
-        Weight of each row.
+        Sample weight of each row.
     """
 
     x: Features
@@ -45,7 +45,7 @@ class Data(NamedTuple):
         n = len(targets)
         if rows in (None, n) and type(x) is np.ndarray and x.shape == (n, width):
             if x.base is targets.base is None:
-                return  # most data take this way, which is called for every few batches
+                return  # the usual case; this method is called every few batches
         check_not_resized(x, width)
         if len(targets) != len(x) or (rows is not None and rows != len(x)):
             raise DataError("x or y was resized while it was in use")
@@ -53,5 +53,5 @@ class Data(NamedTuple):
 
     @property
     def total_weight(self) -> float:
-        """Sum of the weights, or the number of rows: the denominator of a mean loss."""
+        """Sum of the sample weights, or the number of rows: the denominator of a mean loss."""
         return len(self.x) if self.weights is None else float(self.weights.sum(dtype=np.float64))

@@ -76,7 +76,7 @@ class SparseRows:
         return array
 
     def max_entries(self, rows: int) -> int:
-        """Return the largest number of entries that a number of rows can have."""
+        """Return the largest number of entries in any `rows` rows."""
         return int(self._sums_of_longest[min(rows, len(self)) - 1])
 
     @cached_property

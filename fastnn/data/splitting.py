@@ -20,9 +20,10 @@ def split(data: Data, fraction: float, loss: Loss, seed: int) -> tuple[Data, Dat
     The validation part has a fraction of the rows, rounded up. The split is stratified by class,
     unless a class has a single row or a part has fewer rows than there are classes.
 
-    Rows of weight 0 all go to the training part, and the fraction refers to the other rows. If
-    that is a single row, the validation part has two, which R² needs, provided that it would have
-    two or more if all rows had weight.
+    All rows of sample weight 0 go to the training part, and the fraction refers to the other rows.
+    R² needs two rows: if the fraction of the rows with weight is a single row, but the fraction of
+    all rows is more than one, the validation part has two rows. At least one row with weight
+    remains in the training part.
 
     Parameters
     ----------

@@ -1,7 +1,8 @@
-"""The Numba engine: fills in the job, and calls the compiled loop over chunks.
+"""The Numba engine: it fills in the job and calls the compiled loop over chunks.
 
-`regions` has the compiled loop, `workspace` the job and the buffers. See `reference.engine` for the
-same methods in NumPy.
+`regions` has the compiled loop, `workspace` the job and the buffers. `reference.engine` has the
+same methods in NumPy. A group is NR consecutive inputs of the first layer; the last group includes
+the bias.
 """
 
 import ctypes
@@ -54,12 +55,15 @@ from fastnn.system.forks import fork_safe_lock, reject_reentry, setup_lock
 from fastnn.system.memory import check_compiler, empty_predictions
 
 MIN_SAMPLE_ROWS = 64  # fewer rows do not show how many features are zero
-# Multiply-adds per task: with fewer, another thread does not make a step faster. Two threads are
-# faster from 2 to 3 million in all, for networks of 20 to 784 inputs on two cores. The forward pass
-# needs more, because threads sleep between two predictions, and skipping zeros may save half of it.
+# Smallest number of multiply-adds for which another task, on another thread, makes a step faster.
+# On two cores, two threads were faster from 2 to 3 million multiply-adds in all, for networks of 20
+# to 784 inputs. A forward pass needs more, because threads sleep between two predictions, and
+# skipping zeros may save half of the work.
 WORK_OF_A_TASK, FORWARD_WORK_OF_A_TASK = 1_300_000, 2_500_000
 RULES = {"sgd": SGD, "momentum": MOMENTUM, "adam": ADAM}
-CALL_ROWS = 2048  # largest number of rows of a call: between calls, Python handles Ctrl-C
+# Largest number of rows of one call of the compiled loop, except in training, where the caller of
+# `run_chunk` chooses it. Python handles Ctrl-C between two calls.
+CALL_ROWS = 2048
 
 _rows_region, _weights_region = Region(rows_region), Region(weights_region)
 _driver = Driver(run)
@@ -69,22 +73,22 @@ KERNELS = (*UNITS, _rows_region, _weights_region, _driver)
 def compile_kernels() -> tuple[float, bool]:
     """Compile all kernels, or read them from the cache.
 
-    Return the seconds this took, and whether any kernel was compiled.
+    Return the seconds this took, and whether this call compiled a kernel.
     """
-    start = time.perf_counter()
+    start, ready = time.perf_counter(), _driver.ready or config.DISABLE_JIT
     if not (kernels_are_cached() or config.DISABLE_JIT):
         check_compiler()
     with setup_lock:
         prepare_threads()
         for function in KERNELS:
             function.compile()
-    cached = all(function.from_cache for function in KERNELS)
-    return time.perf_counter() - start, not cached
+    ready = ready or all(function.from_cache for function in KERNELS)
+    return time.perf_counter() - start, not ready
 
 
 def kernels_are_cached() -> bool:
-    """Return whether the kernels are compiled in this process or cached."""
-    return _driver.ready or cache.is_cached()
+    """Return whether all kernels are compiled in this process or cached."""
+    return _driver.ready or cache.is_cached(len(KERNELS))
 
 
 def fill_cache(root: Path | None, report: Callable[[str], None]) -> None:
@@ -93,7 +97,7 @@ def fill_cache(root: Path | None, report: Callable[[str], None]) -> None:
         cache.make_shared(root)
     if fault := cache.prepare_directory():
         raise OSError(fault)
-    if not cache.is_cached():
+    if not cache.is_cached(len(KERNELS)):
         report("compiling the kernels, which takes about 10 s")
     seconds, compiled = compile_kernels()
     directory = cache.cache_directory()
@@ -120,7 +124,7 @@ class NumbaEngine:
     Attributes
     ----------
     skip_zeros : bool or None
-        Whether the first layer skips zeros; None decides by the data.
+        Whether the first layer skips zeros; None: decided from the data.
     """
 
     name = "numba"
@@ -154,10 +158,10 @@ class NumbaEngine:
         self._lock = fork_safe_lock()  # all calls share the workspace
         self.skip_zeros: bool | None = None
         # The work of each group of the first layer's inputs, or None if zeros are not skipped; and
-        # a reference to the features that it was estimated from.
+        # a weak reference to the features that it was estimated from.
         self._group_work: np.ndarray | None = None
         self._estimated: Callable[[], Features | None] = lambda: None
-        self._all_threads = threads is not None
+        self._threads_were_chosen = threads is not None
         self._entries: EntryBuffers | None = None
         self._groups = panels_for(layers[0].inputs + 1)
         self._outputs = layers[-1].outputs
@@ -192,9 +196,9 @@ class NumbaEngine:
     def _slots(self) -> np.ndarray:
         return self._buffers.state.reshape(STATE_SLOTS, -1)
 
-    def run_chunk(self, epoch: Epoch, progress: Progress, budget_rows: int) -> Progress:
-        """Train on at least `budget_rows` more rows, or to the end of the epoch."""
-        stop = min(len(epoch.order), progress.position + budget_rows)
+    def run_chunk(self, epoch: Epoch, progress: Progress, min_rows: int) -> Progress:
+        """Train on at least `min_rows` more rows, or to the end of the epoch."""
+        stop = min(len(epoch.order), progress.position + min_rows)
         with reject_reentry(self._lock):
             job, optimizer = self._prepare_training(epoch), epoch.optimizer
             job.rule = RULES[optimizer.rule]
@@ -203,7 +207,7 @@ class NumbaEngine:
             job.beta2, job.rest2 = optimizer.beta2, 1 - optimizer.beta2
             job.eps, job.clip_norm = optimizer.eps, epoch.clip_norm
             job.has_dropout = self._has_dropout
-            job.seed, job.epoch = _signed(epoch.seed), epoch.number
+            job.seed, job.epoch = epoch.seed, epoch.number  # ctypes keeps the 64 bits of the seed
             return self._train(job, self._row_work(epoch.data.x), progress, stop)
 
     def loss_and_grad(self, data: Data, *, l2: float = 0.0) -> tuple[float, Parameters]:
@@ -233,14 +237,14 @@ class NumbaEngine:
 
     def predict(self, x: Features) -> np.ndarray:
         """Return predictions (rows, O) float32."""
-        probs = empty_predictions(len(x), self._outputs)
+        predictions = empty_predictions(len(x), self._outputs)
         with reject_reentry(self._lock):
             job = self._forward_job
-            job.mode, job.out, job.finite = PREDICT, address(probs), True
+            job.mode, job.out, job.finite = PREDICT, address(predictions), True
             self._run_forward(x)
             if not job.finite:
                 check_finite(x, "x")
-        return probs
+        return predictions
 
     def _prepare_training(self, epoch: Epoch) -> Job:
         """Write the data and the settings of an epoch to the job; return the job."""
@@ -254,22 +258,22 @@ class NumbaEngine:
         job.targets, job.order = address(data.targets), address(epoch.order)
         job.weights = 0 if data.weights is None else address(data.weights)
         job.batch_size, job.updates = epoch.batch_size, epoch.updates
-        job.rates, job.decays = address(epoch.rates), address(epoch.decays)
-        job.penalties, job.norms = address(epoch.penalties), address(epoch.norms)
+        job.step_sizes, job.decays = address(epoch.step_sizes), address(epoch.decays)
+        job.penalties, job.denominators = address(epoch.penalties), address(epoch.denominators)
         return job
 
     def _set_features(self, job: Job, features: Features) -> None:
         """Write the addresses of features to a job."""
-        job.data_rows, job.x_rows, job.ordered, x = len(features), 0, True, features
+        job.data_rows, job.selection, job.ordered, x = len(features), 0, True, features
         if isinstance(x, SelectedRows):
-            job.x_rows, x = address(x.rows), x.source
-        job.source_rows, job.x_is_sparse = len(x), isinstance(x, SparseRows)
+            job.selection, x = address(x.rows), x.source
+        job.feature_rows, job.x_is_sparse = len(x), isinstance(x, SparseRows)
         if isinstance(x, np.ndarray):
             job.x, job.x_is_bytes = address(x), x.itemsize == 1
             return
         job.x, job.x_is_bytes = address(x.values), False
         job.x_starts, job.x_columns = address(x.starts), address(x.columns)
-        size = features.max_entries(CHUNK_ROWS) + CHUNK_ROWS  # one for each bias
+        size = features.max_entries(CHUNK_ROWS) + CHUNK_ROWS  # one more per row, for the bias
         if self._entries is None or self._entries.size < size:
             self._entries = EntryBuffers(size, x.width, self.threads)
         self._entries.set_addresses(job)
@@ -279,6 +283,7 @@ class NumbaEngine:
         job.position, job.loss_sum, job.correct = progress
         job.stop = stop
         rows = min(job.batch_size, stop - progress.position, CHUNK_ROWS)
+        # Three multiply-adds a weight: forward, and for the gradients of the input and the weight.
         self._run(job, 3 * work * rows // WORK_OF_A_TASK)
         return Progress(job.position, job.loss_sum, job.correct)
 
@@ -297,8 +302,8 @@ class NumbaEngine:
 
     def _run(self, job: Job, useful_tasks: int) -> None:
         """Run the compiled loop; use fewer threads for little work, unless the user chose them."""
-        tasks = self.threads if self._all_threads else max(1, min(self.threads, useful_tasks))
-        if tasks == 1:
+        tasks = self.threads if self._threads_were_chosen else min(self.threads, useful_tasks)
+        if tasks <= 1:
             self._call(job, 1)
         else:
             with parallel(tasks) as allowed:
@@ -315,9 +320,10 @@ class NumbaEngine:
     def _estimate_work(self, epoch: Epoch) -> None:
         """Estimate the work of each group of the first layer's inputs.
 
-        It decides which groups a task computes, and does not change the result. It is estimated
-        again for other features only. A weak reference recognises the features: it does not keep
-        them alive, and cannot take a new object at the same address for them.
+        The estimate decides whether zeros are skipped, and which groups each task computes. It
+        does not change the result. It is made again only if the features are a different object.
+        They are recognised by a weak reference, which does not keep them alive and, unlike an
+        address, never matches a new object.
         """
         x = epoch.data.x
         if self._estimated() is x and self.skip_zeros is None:
@@ -336,7 +342,7 @@ class NumbaEngine:
         Raises
         ------
         RuntimeError
-            If a group is left out or assigned twice: its weights would be trained wrongly.
+            If a group would be left out or assigned twice.
         """
         assert self._group_work is not None
         shares = balance(self._group_work, tasks)
@@ -345,7 +351,7 @@ class NumbaEngine:
         self._buffers.shares[: tasks + 1] = shares
 
     def _row_work(self, x: Features) -> int:
-        """Return the number of multiply-adds of a row's forward pass."""
+        """Return the number of multiply-adds in the forward pass of one row."""
         x = _source_of(x)
         if isinstance(x, np.ndarray):
             return self._n_weights
@@ -357,8 +363,3 @@ class NumbaEngine:
 def _source_of(x: Features) -> np.ndarray | SparseRows:
     """Return the features that rows were selected from, or the features themselves."""
     return x.source if isinstance(x, SelectedRows) else x
-
-
-def _signed(seed: int) -> int:
-    """Return the int64 with the bits of a seed, which is unsigned."""
-    return seed - 2**64 if seed >= 2**63 else seed

@@ -13,8 +13,8 @@ of a panel, for an additional input that is always 1. For I inputs, O outputs an
     b      [ ······ | ···· ]               b[    0:16]    b[    16:O] 0 0
 
 The lanes past O are zero; their gradient is zero, too. All layers but the first also store their
-weights transposed, in panels of NR inputs, for the gradient of their input. These panels have rows
-of zeros up to a multiple of NR.
+weights transposed, in panels of NR inputs, for the gradient of their input. These panels are padded
+with rows of zeros to a multiple of NR rows.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,12 +27,17 @@ from fastnn.model.layers import ACTIVATIONS, Dense, Parameters
 from fastnn.model.losses import Loss
 from fastnn.model.randomness import LEVELS, keep_factor, keep_level
 
-# A row of the layer table. Offsets and strides count float32. In the scratch vector, `a` is the
-# layer's input, followed by a column of ones; `z` its output, for a hidden layer the same memory as
-# the next layer's `a`; `dz` the gradient of the loss with respect to z; `slopes` the derivatives of
-# the activation (NO_SLOPES if they are not stored); `targets` those of the last layer. `squares`
-# is the offset of sums of squares, NR for each NR inputs. Dropout keeps the inputs whose random
-# number is below `keep_level` (LEVELS keeps all), and multiplies them by `keep_factor`.
+# A row of the layer table. Offsets and strides count float32; `x_row`, `z_row` and `dz_row` are the
+# strides: the float32 from one row to the next. Offsets in the scratch vector:
+#   x        the layer's input, followed by a column of ones
+#   z        its output. A hidden layer's z shares memory with the next layer's x, the last layer's
+#            with its dz. The kernels replace z in place: by the activation a, or the prediction p
+#   dz       the gradient of the loss with respect to z
+#   slopes   the derivatives of the activation; NO_SLOPES if they are not stored
+#   targets  target values (rows, O), in the last layer if the loss takes values
+# `squares` is the offset of sums of squares: each group of NR inputs has NR sums, one per lane.
+# Dropout keeps the inputs whose random number is below `keep_level` (LEVELS keeps all), and
+# multiplies them by `keep_factor`.
 LAYER = np.dtype(
     [
         (name, np.int64)
@@ -41,7 +46,7 @@ LAYER = np.dtype(
             *("weights", "panels", "panel_size"),
             *("transposed", "transposed_panels", "transposed_panel_size"),
             "squares",
-            *("a", "a_row", "z", "z_row", "dz", "dz_row"),
+            *("x", "x_row", "z", "z_row", "dz", "dz_row"),
         )
     ]
     + [("keep_factor", np.float32)],
@@ -79,11 +84,11 @@ class Layout:
         for row in self.table[1:]:
             self._place_transposed(row)
         for row in self.table:
-            row["a"], row["a_row"] = self._place_rows(row["inputs"], rows)
+            row["x"], row["x_row"] = self._place_rows(row["inputs"], rows)
             row["dz"], row["dz_row"] = self._place_rows(row["outputs"], rows)
         self.table["slopes"] = NO_SLOPES
         for row, following in zip(self.table[:-1], self.table[1:], strict=True):
-            row["z"], row["z_row"] = following["a"], following["a_row"]
+            row["z"], row["z_row"] = following["x"], following["x_row"]
             if keeps_slopes(row["activation"], following["keep_level"] < LEVELS):
                 row["slopes"], _ = self._place_rows(row["outputs"], rows)
         last = self.table[-1]
@@ -106,7 +111,10 @@ class Layout:
         self.transposed_size += int(row["transposed_panels"] * row["transposed_panel_size"])
 
     def _place_rows(self, width: int, rows: int) -> tuple[int, int]:
-        """Reserve scratch rows of `width` and a column of ones; return their offset and stride."""
+        """Reserve scratch rows of `width` and a column of ones; return their offset and stride.
+
+        The stride is a multiple of NR.
+        """
         start, stride = self.scratch_size, panels_for(width + 1) * NR
         self.scratch_size += rows * stride
         return start, stride

@@ -1,4 +1,4 @@
-"""The parallel loop over chunks, and its first region: forward and backward over rows.
+"""The loop over chunks, and its first parallel region: forward and backward over rows.
 
 ::
 
@@ -7,9 +7,14 @@
       └─ weights_region, per task  a share of each layer's inputs: gradient, update, transpose
                                    (`kernels.weights`)
 
-In the first region a task writes only to its rows, in the second only to its weights. So there are
-no locks, and no sum is in an order that depends on the number of tasks. `kernels.engine` calls
-`run`; see `reference.engine` for the same steps in NumPy.
+The loop is serial. A region is divided into tasks, which run in parallel. A task is one share of
+the region's work; there are at most as many tasks as threads. A region is called as
+``region(task, job)``, with the number of the task and the address of the job.
+
+In the first region a task writes only to its rows, in the second only to its weights. Tasks also
+share the flags `job.finite` and `job.ordered`, but only ever set them to false. So there are no
+locks, and no sum is in an order that depends on the number of tasks. `kernels.engine` calls `run`;
+`reference.engine` has the same steps in NumPy.
 """
 
 import math
@@ -31,11 +36,11 @@ from fastnn.kernels.jit.simd import (
 )
 from fastnn.kernels.layers.dense import dense_backward_input, dense_forward, dense_forward_listed
 from fastnn.kernels.layers.sparse import (
+    data_row,
     dense_forward_sparse,
     feature_row,
     gather_entries,
     place_entries,
-    source_row,
 )
 from fastnn.kernels.layers.zeros import is_sparse_enough, write_masks
 from fastnn.kernels.pointwise.activations import NO_SLOPES, activation_backward, activation_forward
@@ -55,17 +60,20 @@ from fastnn.kernels.workspace import (
 from fastnn.model.randomness import LEVELS
 
 ROWS_AHEAD = 16  # rows between the one that is gathered and the one that is prefetched
-ROW_UNIT = 8  # tasks share rows in units of 8: whole register tiles
+ROW_GRANULE = 8  # tasks get multiples of 8 rows: complete register tiles
 CACHE_LINE = 64  # bytes
 
 next_chunk = jit(epoch.next_chunk)
 
 
 @jit
-def share(count, unit, task, tasks):
-    """Return the start and the end of a task's share of `count` items, in whole units."""
-    units = (count + unit - 1) // unit
-    return units * task // tasks * unit, min(count, units * (task + 1) // tasks * unit)
+def share(count, granule, task, tasks):
+    """Return the start and the end of a task's share of `count` items.
+
+    Shares are cut at multiples of `granule`.
+    """
+    n = (count + granule - 1) // granule
+    return n * task // tasks * granule, min(count, n * (task + 1) // tasks * granule)
 
 
 # ---- rows: forward, loss, backward ----------------------------------------------------------
@@ -73,17 +81,17 @@ def share(count, unit, task, tasks):
 
 @jit
 def gather(buffers, job, first, to, rows, start, stop):
-    """Copy a block's features, scaled, and its targets and weights to the buffers.
+    """Copy a row block's features, scaled, its targets and its sample weights to the buffers.
 
-    The block is rows `first` to ``first + rows`` of the chunk, in a task's share from `start` to
-    `stop`. Its features are written to the first layer's `a` from row `to` on.
+    The row block is rows `first` to ``first + rows`` of the chunk, in a task's share from `start`
+    to `stop`. Its features are written to the first layer's `x` from row `to` on.
     """
     layer = layer_of(job, 0)
     inputs, scale, scratch = layer.inputs, job.input_scale, buffers.scratch
     for i in range(rows):
-        source = source_row(job, job.start + first + i)
-        feature = feature_row(job, source)
-        at = layer.a + (to + i) * layer.a_row
+        row = data_row(job, job.start + first + i)
+        feature = feature_row(job, row)
+        at = layer.x + (to + i) * layer.x_row
         ahead = first + i + ROWS_AHEAD  # in this share, or in that of the next chunk
         prefetch_row(job, job.start + (ahead if ahead < stop else job.rows + start + ahead - stop))
         if job.x_is_sparse:
@@ -101,22 +109,22 @@ def gather(buffers, job, first, to, rows, start, stop):
                 job.finite = False
             scratch[at + inputs] = ONE
         if job.mode != PREDICT:
-            gather_target(buffers, job, source, to + i)
+            gather_target(buffers, job, row, to + i)
 
 
 @jit
-def gather_target(buffers, job, source, row):
-    """Copy the label or the target values of row `source` of the data, and its weight."""
+def gather_target(buffers, job, row, to):
+    """Copy the target of a row of the data, and its sample weight, to row `to` of the buffers."""
     if job.loss == CROSS_ENTROPY:
-        buffers.row_labels[row] = array_at(job.targets, job.data_rows, np.int32)[source]
+        buffers.row_labels[to] = array_at(job.targets, job.data_rows, np.int32)[row]
     else:
         layer = layer_of(job, job.n_layers - 1)
-        values = array_at(job.targets + 4 * source * layer.outputs, layer.outputs, np.float32)
-        at = layer.targets + row * layer.z_row
+        values = array_at(job.targets + 4 * row * layer.outputs, layer.outputs, np.float32)
+        at = layer.targets + to * layer.z_row
         for j in range(layer.outputs):
             buffers.scratch[at + j] = values[j]
     if job.weights != 0:
-        buffers.row_weights[row] = array_at(job.weights, job.data_rows, np.float32)[source]
+        buffers.row_weights[to] = array_at(job.weights, job.data_rows, np.float32)[row]
 
 
 @jit
@@ -125,21 +133,21 @@ def prefetch_row(job, position):
     if position < job.n and not job.x_is_sparse:
         inputs = layer_of(job, 0).inputs
         size = inputs if job.x_is_bytes else 4 * inputs
-        address = job.x + feature_row(job, source_row(job, position)) * size
+        address = job.x + feature_row(job, data_row(job, position)) * size
         for offset in range(0, size, CACHE_LINE):
             prefetch(address + offset)
 
 
 @jit
 def mask_block(buffers, job, first, rows):
-    """Write the masks of a block's features; return whether products should skip zeros."""
+    """Write the masks of a row block's features; return whether products should skip zeros."""
     if job.skip_zeros == NEVER:
         return False
     layer, stride = layer_of(job, 0), job.mask_stride
     width = layer.inputs + 1
     sample = min(rows, LISTED_SAMPLES)
     for i in range(first, first + rows):
-        write_masks(buffers.masks, stride, i, buffers.scratch, layer.a + i * layer.a_row, width)
+        write_masks(buffers.masks, stride, i, buffers.scratch, layer.x + i * layer.x_row, width)
         sampled = job.skip_zeros == BY_BLOCK and i + 1 == first + sample
         if sampled and not is_sparse_enough(buffers.masks, stride, first, sample, width):
             return False
@@ -148,9 +156,9 @@ def mask_block(buffers, job, first, rows):
 
 @jit
 def forward(buffers, job, task, first, to, rows):
-    """Compute all layers for a block of rows: ``z = x w + b``, ``a = activation(z)``.
+    """Compute all layers for a row block: ``z = x w + b``, ``a = activation(z)``.
 
-    The block is rows `first` to ``first + rows`` of the chunk, in the buffers from row `to` on.
+    The row block is rows `first` to ``first + rows`` of the chunk, in the buffers from row `to` on.
     """
     training, listed = job.mode == TRAIN, False
     for i in range(job.n_layers):
@@ -177,8 +185,8 @@ def forward(buffers, job, task, first, to, rows):
 def drop_inputs(buffers, job, i, first, rows):
     """Apply dropout to a layer's inputs, and to the slopes of the layer before, if it has any."""
     layer = layer_of(job, i)
-    offset = first * layer.a_row
-    drop(buffers.scratch, layer.a + offset, layer, job, i, first, rows)
+    offset = first * layer.x_row
+    drop(buffers.scratch, layer.x + offset, layer, job, i, first, rows)
     slopes = layer_of(job, i - 1).slopes if i > 0 else NO_SLOPES
     if slopes != NO_SLOPES:
         drop(buffers.scratch, slopes + offset, layer, job, i, first, rows)
@@ -186,12 +194,12 @@ def drop_inputs(buffers, job, i, first, rows):
 
 @jit
 def backward(buffers, job, first, rows):
-    """Compute `dz` of all layers for a block of rows, from the last layer's `dz`."""
+    """Compute `dz` of all layers for a row block, from the last layer's `dz`."""
     for i in range(job.n_layers - 1, 0, -1):
         layer, previous = layer_of(job, i), layer_of(job, i - 1)
         dense_backward_input(buffers.scratch, buffers.transposed, layer, previous, first, rows)
-        a = layer.a + first * layer.a_row
-        activation_backward(buffers.scratch, previous, first, rows, a, layer.a_row)
+        a = layer.x + first * layer.x_row  # the previous layer's output
+        activation_backward(buffers.scratch, previous, first, rows, a, layer.x_row)
         if job.has_dropout and layer.keep_level < LEVELS and previous.slopes == NO_SLOPES:
             # ReLU: dz is 0 already where an output was dropped; the other outputs were scaled.
             factor, width = layer.keep_factor, previous.outputs
@@ -203,7 +211,7 @@ def backward(buffers, job, first, rows):
 
 @jit
 def write_predictions(buffers, job, first, to, rows):
-    """Turn a block's last z into predictions, and copy them to the job's `out`."""
+    """Turn a row block's last z into predictions, and copy them to the job's `out`."""
     layer = layer_of(job, job.n_layers - 1)
     predict(job.address, to, rows)
     out = array_at(job.out, job.n * layer.outputs, np.float32)
@@ -215,14 +223,14 @@ def write_predictions(buffers, job, first, to, rows):
 
 
 def rows_region(task, address):
-    """Compute a task's share of the chunk's rows, block by block: forward, loss, backward."""
+    """Compute a task's share of the chunk's rows: forward, loss and backward of each row block."""
     job = record_at(address, 0, JOB)
     buffers = buffers_of(job)
     state = flush_denormals()
-    start, stop = share(job.rows, ROW_UNIT, task, job.tasks)
+    start, stop = share(job.rows, ROW_GRANULE, task, job.tasks)
     for first in range(start, stop, ROW_BLOCK):
         rows = min(ROW_BLOCK, stop - first)
-        if job.mode == PREDICT:  # all blocks in the same rows of the buffers, which stay cached
+        if job.mode == PREDICT:  # row blocks reuse the first rows of the buffers, which stay cached
             gather(buffers, job, first, start, rows, start, stop)
             forward(buffers, job, task, first, start, rows)
             write_predictions(buffers, job, first, start, rows)
@@ -252,16 +260,16 @@ def open_chunk(job):
         place_entries(job)
     if job.mode == TRAIN:
         number = job.start // job.batch_size
-        job.rate = array_at(job.rates, job.updates, np.float32)[number]
+        job.rate = array_at(job.step_sizes, job.updates, np.float32)[number]
         job.decay = array_at(job.decays, job.updates, np.float32)[number]
         job.l2 = array_at(job.penalties, job.updates, np.float32)[number]
-        job.norm = array_at(job.norms, job.updates, np.float32)[number]
+        job.denominator = array_at(job.denominators, job.updates, np.float32)[number]
 
 
 @jit
 def add_losses(job, buffers):
     """Add the chunk's losses and hits to the job's sums; return whether training can continue."""
-    loss_sum, correct = 0.0, 0.0  # float64: sums of a whole epoch
+    loss_sum, correct = 0.0, 0.0  # float64, for the sums of an epoch
     for i in range(job.rows):
         loss_sum += buffers.losses[i]
         correct += buffers.hits[i] * (buffers.row_weights[i] if job.weights != 0 else ONE)
@@ -276,7 +284,7 @@ def add_penalty(job, buffers):
     total = 0.0
     for i in range(job.squares_size):
         total += buffers.squares[i]
-    job.loss_sum += job.norm * (0.5 * job.l2 * total)
+    job.loss_sum += job.denominator * (0.5 * job.l2 * total)
 
 
 @jit
@@ -291,15 +299,17 @@ def set_clip_factor(job, buffers):
 
 
 def run(rows_address, weights_address, address):
-    """Run the job from its position to its stop, chunk by chunk; stop at a loss that is not finite.
+    """Run the job from its position to its stop, chunk by chunk.
 
-    The arguments are the addresses of the two regions and of the job.
+    In training, stop before the update if the loss is not finite or columns do not increase. The
+    arguments are the addresses of the two regions and of the job.
     """
     job = record_at(address, 0, JOB)
     buffers = buffers_of(job)
     while job.position < job.stop:
         open_chunk(job)
-        # Clipping needs the norm of the whole gradient: a third phase applies it.
+        # Phase 0 is the rows region, phase 1 the weights region. Clipping needs the norm of the
+        # complete gradient: in phase 2 the weights region runs again and applies it.
         clips = job.last and job.clip_norm > 0
         for phase in range((3 if clips else 2) if job.mode == TRAIN else 1):
             if phase == 2:

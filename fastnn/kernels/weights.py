@@ -1,7 +1,7 @@
 """The second region: the gradient of all weights over the rows of a chunk, and the update.
 
-A task computes its share of each layer's inputs in blocks. The gradient of a block fits into the
-L1 cache, where it is regularised and applied at once.
+A task computes the weights of its share of each layer's inputs in weight blocks. The gradient of a
+weight block fits into the L1 cache, where the penalty is added and the update applied at once.
 """
 
 from fastnn.kernels.gemm.product import DEPTH_BLOCK
@@ -25,10 +25,7 @@ from fastnn.kernels.layers.dense import (
     list_block,
     transpose,
 )
-from fastnn.kernels.layers.sparse import (
-    dense_backward_weights_sparse,
-    sort_columns,
-)
+from fastnn.kernels.layers.sparse import dense_backward_weights_sparse, sort_columns
 from fastnn.kernels.pointwise.updates import (
     accumulate,
     add_l2,
@@ -39,15 +36,15 @@ from fastnn.kernels.pointwise.updates import (
 from fastnn.kernels.regions import share
 from fastnn.kernels.workspace import ALWAYS, JOB, KEEP_GRADIENT, SGD, buffers_of, layer_of
 
-LONG_BLOCK = 8192  # rows times inputs
+LONG_BLOCK = 8192  # rows times inputs of a weight block whose gradient is not stored
 
 
 @jit
 def apply_gradient(buffers, job, at, block_at, count, weights):
-    """Add a block's gradient to the batch's, or update the parameters with it.
+    """Add a weight block's gradient to the batch's, or update the parameters with it.
 
-    Parameters (count,) from ``parameters[at]``: `weights` weights, then biases. Their gradient
-    (count,) from ``blocks[block_at]`` is read.
+    The parameters (count,) start at ``parameters[at]``: first `weights` weights, then biases. Their
+    gradient (count,) starts at ``blocks[block_at]``.
     """
     updates = job.last and job.rule != KEEP_GRADIENT and job.clip_norm == 0
     keep = not updates or not job.first
@@ -63,10 +60,10 @@ def apply_gradient(buffers, job, at, block_at, count, weights):
 
 @jit
 def sum_squares(buffers, layer, low, high, panel, values, start):
-    """Add the squares of inputs low to high of a panel to the sums of their inputs.
+    """Add the squared values of inputs low to high of a panel to the sums of their groups.
 
-    `values` are laid out as the parameters; the sums from ``squares[start]`` are accumulated, and
-    set to 0 before the first panel.
+    `values` has the layout of the parameters. Each group of NR inputs has NR sums, one for each
+    lane; those of all layers start at ``squares[start]``. They are set to 0 before the first panel.
     """
     for i in range(low, high, NR):
         at = start + layer.squares + i
@@ -81,7 +78,7 @@ def sum_squares(buffers, layer, low, high, panel, values, start):
 def can_fuse_update(job, listed):
     """Return whether products can apply the SGD update, because nothing else needs the gradient.
 
-    A rate of 0 is excluded: for the products it means to write the gradient.
+    A rate of 0 is excluded: it makes the products write the gradient.
     """
     plain = job.rule == SGD and job.l2 == 0 and job.decay == 0 and job.rate != 0
     plain = plain and job.clip_norm == 0
@@ -90,7 +87,7 @@ def can_fuse_update(job, listed):
 
 @jit
 def weights_block(buffers, job, task, i, listed, low, high):
-    """Compute and apply the gradient of inputs low to high of layer i."""
+    """Compute and apply the gradient of the weights of inputs low to high of layer i."""
     layer = layer_of(job, i)
     lists = task * job.list_size
     if listed:
@@ -134,7 +131,7 @@ def weights_block(buffers, job, task, i, listed, low, high):
 
 @jit
 def apply_clipped(buffers, job, i, low, high):
-    """Update inputs low to high of layer i with the kept gradient, times the clip factor."""
+    """Update the weights of inputs low to high of layer i by the stored gradient, clipped."""
     layer = layer_of(job, i)
     weights = max(0, min(high, layer.inputs) - low) * NR
     for panel in range(layer.panels):
@@ -147,7 +144,7 @@ def apply_clipped(buffers, job, i, low, high):
 
 
 def weights_region(task, address):
-    """Compute and apply the gradients of a task's share of each layer's inputs."""
+    """Compute and apply the gradients of the weights of a task's share of each layer's inputs."""
     job = record_at(address, 0, JOB)
     buffers = buffers_of(job)
     state = flush_denormals()
@@ -157,7 +154,8 @@ def weights_region(task, address):
         sparse = i == 0 and job.x_is_sparse
         listed = i == 0 and job.skip_zeros == ALWAYS
         if sparse or listed:
-            # An empty share at the end starts at the last input, not at the end of its panel.
+            # The last group may have fewer than NR inputs: an empty share after it starts one past
+            # the bias, not at a multiple of NR.
             low = min(width, buffers.shares[task] * NR)
             high = min(width, buffers.shares[task + 1] * NR)
         if job.clipping:
@@ -175,7 +173,7 @@ def weights_region(task, address):
                 continue
         block = INPUT_BLOCK
         if can_fuse_update(job, listed) and not listed:
-            # No gradient is stored: with few rows, longer blocks of weights use memory better.
+            # No gradient is stored: with few rows, longer weight blocks use memory better.
             block = max(block, LONG_BLOCK // job.rows // NR * NR)
         for first in range(low, high, block):
             weights_block(buffers, job, task, i, listed, first, min(high, first + block))

@@ -1,7 +1,8 @@
 """The buffers of a network, and the job: the record that all kernels take their arguments from.
 
-Regions are called with the address of the job alone. Python fills in the job, in which arrays are
-addresses, and keeps the arrays alive. `buffers_of` returns them as arrays inside the kernels.
+A region takes the number of a task and the address of the job. Python fills in the job, in which
+arrays are addresses, and keeps the arrays alive. Inside the kernels, `buffers_of` returns the
+buffers as arrays.
 """
 
 import ctypes
@@ -15,17 +16,17 @@ from fastnn.kernels.layers.dense import BLOCK_SIZE, INPUT_BLOCK
 from fastnn.kernels.layers.zeros import MASK_PADDING, list_size
 from fastnn.kernels.layout import LAYER, Layout, panels_for
 
-ROW_BLOCK = 64  # rows that pass through all layers together: their activations stay in the cache
+ROW_BLOCK = 64  # rows of a row block: they pass through all layers together, and stay in the cache
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 
 # Modes of a job: how far the rows region goes.
 TRAIN, EVALUATE, PREDICT = 0, 1, 2
-# Whether the first layer skips zeros: never, always, or in each block of rows where it is faster.
+# Whether the first layer skips zeros: never, always, or in each row block where it is faster.
 # Training decides for all rows together, because the weights region needs one answer.
 NEVER, ALWAYS, BY_BLOCK = 0, 1, 2
-# Rules: what is done with the gradient of a batch.
+# Rules of the update after a batch; KEEP_GRADIENT stores the gradient and updates nothing.
 KEEP_GRADIENT, SGD, MOMENTUM, ADAM = 0, 1, 2, 3
-STATE_SLOTS = 2  # largest number of state values of a parameter
+STATE_SLOTS = 2  # largest number of slots: values of the optimizer's state per parameter
 
 
 def _fields(dtype, *names):
@@ -46,25 +47,29 @@ JOB = np.dtype(
         *_fields(np.int64, "row_columns", "row_values", "column_rows", "column_values"),
         *_fields(np.float32, "input_scale"),
         *_fields(np.int64, "loss"),
-        # The data. x (data_rows, I) uint8 or float32; or sparse, with values float32, columns int32
-        # and starts (source_rows + 1,) int64. If x_rows (data_rows,) int64 is not 0, the data are
-        # these rows of a larger x (source_rows, I). targets (data_rows,) int32 or (data_rows, O)
-        # float32; weights (data_rows,) float32, or 0 for none; order (n,) int64, or 0 for all rows
-        # in order; out (n, O) float32 for predictions.
+        # The data: addresses of arrays, or 0 for none.
+        #   x (feature_rows, I) uint8 or float32; or sparse: the values float32, with x_columns
+        #     int32 and x_starts (feature_rows + 1,) int64
+        #   selection (data_rows,) int64: the row of x of each row of the data; 0 if it is the same
+        #   targets (data_rows,) int32 or (data_rows, O) float32
+        #   weights (data_rows,) float32: sample weights
+        #   order (n,) int64: the row of the data at each position; 0 if it is the same
+        #   out (n, O) float32: predictions
         *_fields(np.bool_, "x_is_bytes", "x_is_sparse"),
-        *_fields(np.int64, "x_starts", "x_columns", "x_rows", "source_rows"),
+        *_fields(np.int64, "x_starts", "x_columns", "selection", "feature_rows"),
         *_fields(np.int8, "skip_zeros"),
-        *_fields(np.bool_, "finite"),  # set to false by a feature that is not finite
-        *_fields(np.bool_, "ordered"),  # set to false by columns that do not increase within range
+        # Flags that kernels set to false: `finite` if a feature is not finite, in PREDICT only;
+        # `ordered` if the columns of a sparse row do not increase or are not from 0 to I - 1.
+        *_fields(np.bool_, "finite", "ordered"),
         *_fields(np.int64, "x", "data_rows", "targets", "weights", "order", "out"),
         *_fields(np.int64, "tasks", "mode", "rule", "n", "batch_size"),
-        # The constants of the rule, where rest1 is 1 - beta1 and rest2 is 1 - beta2; and arrays
-        # (updates,) float32 of the values of all updates.
+        # The constants of the rule, where rest1 is 1 - beta1 and rest2 is 1 - beta2; and the
+        # addresses of arrays (updates,) float32 with the values of each update.
         *_fields(np.float32, "momentum", "beta1", "rest1", "beta2", "rest2", "eps"),
         *_fields(np.bool_, "nesterov"),
-        *_fields(np.int64, "rates", "decays", "penalties", "norms", "updates"),
+        *_fields(np.int64, "step_sizes", "decays", "penalties", "denominators", "updates"),
         *_fields(np.float32, "clip_norm"),
-        # Dropout: the seed and the epoch of its masks, and whether any layer has it.
+        # Dropout: the seed and the epoch of its masks, and whether any layer has dropout.
         *_fields(np.int64, "seed", "epoch"),
         *_fields(np.bool_, "has_dropout"),
         # The progress: the position, the position to stop at, and the sums.
@@ -73,7 +78,7 @@ JOB = np.dtype(
         # The current chunk, as `fastnn.epoch.next_chunk` returned it, and the values of its update.
         *_fields(np.int64, "start", "rows"),
         *_fields(np.bool_, "first", "last", "clipping"),
-        *_fields(np.float32, "rate", "decay", "l2", "norm", "clip_factor"),
+        *_fields(np.float32, "rate", "decay", "l2", "denominator", "clip_factor"),
     ],
     align=True,
 )
@@ -132,8 +137,8 @@ def layer_of(job, i):
 def address(array: np.ndarray) -> int:
     """Return the address of the data of a C-contiguous array.
 
-    The first way takes a third of the time of the second, which counts in the prediction of a
-    single row. It does not work for empty and read-only arrays.
+    `from_buffer` takes a third of the time of `__array_interface__`, which matters for predictions
+    of a single row. It raises an error for empty and read-only arrays.
     """
     try:
         return ctypes.addressof(ctypes.c_char.from_buffer(array))
@@ -159,23 +164,24 @@ class Workspace:
     gradients : ndarray (parameters_size,) float32
         Gradient of a batch, if it is kept, clipped, or the sum of several chunks.
     state : ndarray (STATE_SLOTS · parameters_size,) float32
-        State of the optimizer: velocities; or means, and behind them mean squares.
+        State of the optimizer: velocities; or mean gradients, and after them mean squares.
     transposed : ndarray (transposed_size,) float32
         Transposed weights of all layers but the first.
     squares : ndarray (2 · squares_size,) float32
-        Sums of squared weights, for the penalty; and behind them, of squared gradients.
+        Sums of squared weights, for the penalty; after them those of squared gradients.
     scratch : ndarray (scratch_size,) float32
         Activations and their gradients of a chunk.
     blocks : ndarray (threads · BLOCK_SIZE,) float32
-        For each task the gradient of one block of weights.
+        For each task the gradient of one weight block.
     losses, hits, row_labels, row_weights : ndarray (rows,), float32, uint8, int32 and float32
-        For each row of a chunk; hits tells whether its prediction is correct.
+        Values of each row of a chunk; hits tells whether its prediction is correct.
     masks : ndarray (groups · mask_stride,) uint16
-        Bits that tell which features of each row are not zero (see `zeros`).
+        Masks of nonzeros: bits that tell which features of each row are not zero (see `zeros`).
     lists : ndarray (threads · list_size,) int32
-        For each task the lists of the k that products run over.
+        For each task the lists of k over which the products run (see `zeros`).
     shares : ndarray (threads + 1,) int64
-        The first group of inputs of each task in the first layer, if zeros are skipped.
+        The first group of inputs of each task in the first layer, if zeros are skipped or the
+        features are sparse; then the number of groups.
     job : Job
     """
 

@@ -1,8 +1,9 @@
 """Activations and their derivatives, element by element.
 
-Shapes: ``z``, ``a`` and their gradients ``dz`` and ``da`` (B, O). The first argument is the output;
-it may be the same array as an input. A backward function computes the derivative from ``a``, for
-GELU from ``z``. At a kink it takes the derivative from the left.
+Shapes: ``z``, ``a`` and their gradients ``dz`` and ``da`` are (B, O), for B rows and O outputs of a
+layer. The first argument is the output; it may be the same array as an input. A backward function
+computes the derivative from ``a``, for GELU from ``z``. At a kink it takes the derivative from the
+left.
 """
 
 import numpy as np
@@ -57,7 +58,8 @@ def tanh_backward(dz: np.ndarray, da: np.ndarray, a: np.ndarray) -> None:
 def gelu_forward(a: np.ndarray, z: np.ndarray) -> None:
     """Compute ``a = z / 2 · (1 + tanh u)``, ``u = GELU_SCALE · (z + GELU_CUBIC · z³)``.
 
-    This is z times the normal distribution function, within 5e-4 (Hendrycks and Gimpel 2016).
+    This approximates z·Φ(z) within 5e-4, where Φ is the distribution function of the standard
+    normal distribution (Hendrycks and Gimpel 2016).
     """
     u = GELU_SCALE * (z + GELU_CUBIC * (z * z * z))
     a[...] = np.float32(0.5) * z * (1 + np.tanh(u))

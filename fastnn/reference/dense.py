@@ -1,7 +1,8 @@
 """A fully connected layer: its output, and the gradients of its weights and its input.
 
-Shapes: ``x`` (B, I), ``w`` (I, O), ``b`` (O,), ``z`` (B, O). A gradient has the shape of its
-tensor. The first arguments are the outputs, which are overwritten.
+Shapes: ``x`` (B, I), ``w`` (I, O), ``b`` (O,), ``z`` (B, O), for B rows, I inputs and O outputs of
+the layer. A gradient has the shape of its tensor. The first arguments are the outputs, which are
+overwritten.
 """
 
 import numpy as np

@@ -8,6 +8,7 @@ from fastnn.model.randomness import keep_factor
 def drop(x: np.ndarray, mask: np.ndarray, dropout: float) -> None:
     """Compute ``x = x · keep_factor`` where the mask is true, else 0, in place.
 
-    ``x`` (B, I) is a layer's input, or its gradient; ``mask`` (B, I) is bool.
+    ``x`` (B, I) is a layer's input, or its gradient, for B rows and I inputs; ``mask`` (B, I) is
+    bool.
     """
     x[...] = np.where(mask, x * keep_factor(dropout), 0)

@@ -60,10 +60,10 @@ def _blas() -> str:
 class ReferenceEngine:
     """The engine in plain NumPy. `fastnn.engine.Engine` documents the methods.
 
-    Buffers of layer i, each (CHUNK_ROWS, width), whose first rows a chunk uses: ``x[i]`` is the
-    input, ``z[i]`` the pre-activation, ``a[i]`` the output and ``dz[i]`` the gradient of the loss
-    with respect to ``z[i]``. ``x[0]`` holds the scaled features, and ``x[i + 1]`` is ``a[i]`` after
-    dropout.
+    Each layer has buffers (CHUNK_ROWS, width); a shorter chunk uses the first rows. For layer i,
+    ``x[i]`` is the input, ``z[i]`` the pre-activation, ``a[i]`` the output and ``dz[i]`` the
+    gradient of the loss with respect to ``z[i]``. ``x[0]`` holds the scaled features, and
+    ``x[i + 1]`` is ``a[i]`` after dropout.
     """
 
     name = "numpy"
@@ -117,13 +117,13 @@ class ReferenceEngine:
         self._state = [[(w.copy(), b.copy()) for w, b in slot] for slot in state]
 
     @_locked
-    def run_chunk(self, epoch: Epoch, progress: Progress, budget_rows: int) -> Progress:
-        """Train on at least `budget_rows` more rows, or to the end of the epoch."""
+    def run_chunk(self, epoch: Epoch, progress: Progress, min_rows: int) -> Progress:
+        """Train on at least `min_rows` more rows, or to the end of the epoch."""
         position, loss_sum, correct = progress
         rows = len(epoch.order)
         epoch.data.check_not_resized(self.layers[0].inputs, rows)
-        budget_stop = min(rows, position + budget_rows)
-        while position < budget_stop:
+        stop = min(rows, position + min_rows)
+        while position < stop:
             chunk = next_chunk(position, rows, epoch.batch_size)
             update = chunk.start // epoch.batch_size
             data = epoch.data.take(epoch.order[chunk.start : chunk.stop])
@@ -133,10 +133,11 @@ class ReferenceEngine:
             if not np.isfinite(loss_sum):
                 break
             correct += chunk_correct
-            norm = epoch.norms[update]
-            self._backward(data, norm, chunk.first)
+            denominator = epoch.denominators[update]
+            self._backward(data, denominator, chunk.first)
             if chunk.last:
-                loss_sum += float(norm) * self._add_penalty(float(epoch.penalties[update]))
+                penalty = self._add_penalty(float(epoch.penalties[update]))
+                loss_sum += float(denominator) * penalty
                 self._update(epoch, update)
             position = chunk.stop
         return Progress(position, loss_sum, correct)
@@ -222,17 +223,17 @@ class ReferenceEngine:
             correct = correct * data.weights
         return float(losses.sum(dtype=np.float64)), float(correct.sum(dtype=np.float64))
 
-    def _backward(self, data: Data, norm: np.float32, first: bool) -> None:
-        """Compute the gradients of the chunk that was just run forward; add them to the batch's.
+    def _backward(self, data: Data, denominator: np.float32, first: bool) -> None:
+        """Compute the gradients of the chunk of the last forward pass; add them to the batch's.
 
-        The loss of a batch is the sum of its rows' weighted losses, divided by `norm`.
+        The loss of a batch is the sum of its rows' weighted losses, divided by `denominator`.
         """
         rows = len(data.x)
         x, z, a, dz = ([b[:rows] for b in each] for each in (self._x, self._z, self._a, self._dz))
         loss_backward(dz[-1], self._p[:rows], data.targets, self.loss)
         if data.weights is not None:
             dz[-1][...] = _weighted(dz[-1], data.weights[:, None])
-        dz[-1] /= norm
+        dz[-1] /= denominator
         for i in reversed(range(len(self.layers))):
             dw, db = (self._gradients if first else self._chunk_gradients)[i]
             dense_backward_weights(dw, db, dz[i], x[i])
@@ -241,15 +242,15 @@ class ReferenceEngine:
                 dense_backward_input(da, dz[i], self._parameters[i][0])
                 if (mask := self._masks[i]) is not None:
                     drop(da, mask, self.layers[i].dropout)
-                source = z[i - 1] if previous.activation == "gelu" else a[i - 1]
-                _activation(previous, "backward")(da, da, source)
+                output = z[i - 1] if previous.activation == "gelu" else a[i - 1]
+                _activation(previous, "backward")(da, da, output)
         if not first:
             for total, part in zip(self._gradients, self._chunk_gradients, strict=True):
                 for total_array, part_array in zip(total, part, strict=True):
                     total_array += part_array
 
     def _add_penalty(self, l2: float) -> float:
-        """Add the gradient of ``l2 / 2 · Σ w²`` to the batch's; return this penalty."""
+        """Add the gradient of ``l2 / 2 · Σ w²`` to the batch's; return the penalty."""
         if l2 == 0:
             return 0.0
         squares = 0.0
@@ -260,7 +261,7 @@ class ReferenceEngine:
 
     def _update(self, epoch: Epoch, update: int) -> None:
         """Update all parameters by the gradients of a batch."""
-        rate, decay = epoch.rates[update], epoch.decays[update]
+        rate, decay = epoch.step_sizes[update], epoch.decays[update]
         slots = self._slots(epoch.optimizer.slots)
         if epoch.clip_norm:
             clip_gradient([dw for pair in self._gradients for dw in pair], epoch.clip_norm)
@@ -271,7 +272,10 @@ class ReferenceEngine:
                 _apply_rule(w, dw, [slot[i][j] for slot in slots], rate, epoch.optimizer)
 
     def _slots(self, count: int) -> list[Parameters]:
-        """Return the first slots of the optimizer's state, which start at zero."""
+        """Return the first `count` slots of the optimizer's state; new ones are zero.
+
+        A slot is one array of state for each parameter, such as the velocities of momentum.
+        """
         while len(self._state) < count:
             self._state.append(self._zeros())
         return self._state[:count]
@@ -282,7 +286,7 @@ def _rows(width: int) -> np.ndarray:
 
 
 def _weighted(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Multiply by weights; the product with a weight of 0 is 0, even for inf and NaN."""
+    """Multiply by sample weights; the product with a weight of 0 is 0, even for inf and NaN."""
     return np.where(weights == 0, 0, values * weights)
 
 

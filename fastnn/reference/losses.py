@@ -1,8 +1,8 @@
 """Losses, computed from the last layer's z. `fastnn.model.losses` has the formulas.
 
-A forward function writes the loss of each sample (B,) and the predictions p (B, O), which may be
-the array z. A backward function writes the gradient of each sample's loss with respect to z (B, O).
-The loss is computed from z, because p may underflow.
+A forward function writes the loss of each sample (B,) and the predictions p (B, O), for B samples
+and O outputs; p may be the array z. A backward function writes the gradient of each sample's loss
+with respect to z (B, O). The loss is computed from z, because p may underflow.
 """
 
 import numpy as np
@@ -77,7 +77,7 @@ def elementwise_loss(z: np.ndarray, y: np.ndarray, loss: Loss) -> np.ndarray:
     if loss.name == "logistic":  # log(1 + eᶻ) - y z without overflow
         return np.maximum(z, 0) - y * z + np.log1p(np.exp(-np.abs(z)))
     if loss.name == "poisson":
-        d = z - np.log(np.where(y > 0, y, 1))  # y (eᵈ - 1 - d) does not cancel near p = y
+        d = z - np.log(np.where(y > 0, y, 1))  # y (eᵈ - 1 - d) cancels less near p = y
         return np.where(y > 0, y * (np.expm1(d) - d), np.exp(z))
     r = z - y
     if loss.name == "absolute_error":

@@ -1,7 +1,7 @@
 """Update rules of the optimizers; `fastnn.Optimizer` has the equations and their sources.
 
 A parameter ``w``, its gradient ``dw`` and its state arrays have the same shape. The functions
-update parameter and state in place. ``rate`` is the step size of `fastnn.epoch.Epoch.rates`.
+update parameter and state in place. ``rate`` is the step size of `fastnn.epoch.Epoch.step_sizes`.
 """
 
 import numpy as np

@@ -1,8 +1,8 @@
 """A trained network, and the estimator around it, in a file of tensors.
 
 The tensors are ``layers.0.weights`` (I, O), ``layers.0.biases`` (O,), ``layers.1.weights`` and so
-on, float32; and ``curves.NAME`` (epochs,), float64, which an estimator's fits report. The
-description holds the architecture, the length of the training, and the rest of an estimator.
+on, float32; and an estimator's ``curves.NAME``, float64, with one number per epoch. The
+description has the architecture, the length of the training, and the rest of an estimator.
 """
 
 from collections.abc import Iterator
@@ -115,8 +115,8 @@ def write_model(path: FilePath, model: Model) -> None:
 def read_model(path: FilePath) -> Model:
     """Read a model from a file, which may be damaged or hostile.
 
-    Memory grows with the size of the file, not with sizes in its header. Names of activations and
-    losses, and ranges of settings, are left to `fastnn.Network` to check.
+    Memory grows with the size of the file, not with sizes in its header. `fastnn.Network` checks
+    the names of activations and losses, and the ranges of settings.
 
     Raises
     ------
@@ -129,7 +129,7 @@ def read_model(path: FilePath) -> Model:
 
 
 def tensor_specs(description: dict[str, Any]) -> Iterator[tuple[str, TensorSpec]]:
-    """Yield names and specs of the tensors, after a check of the description's types."""
+    """Check the types in a description; yield the names and specs of its tensors."""
     for name, kind in (("loss", str), ("input_scale", float), ("curves", dict)):
         get_typed(description, name, kind)
     get_list(description, "activations", str)

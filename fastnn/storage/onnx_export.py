@@ -1,9 +1,9 @@
 """Export of networks as ONNX models, which ONNX Runtime and many other programs run.
 
 A model has the input ``X`` (N, inputs) float32, which it does not check. It computes what the
-network predicts, in float32, so that the two differ by rounding only. The operators are those of
-opset 13 (ONNX 1.8), the first one in which Softmax works along a single axis; ONNX Runtime supports
-it since version 1.6.
+network predicts, in float32; the results differ by rounding only. The operators are those of
+opset 13 (ONNX 1.8), the first one in which Softmax works along a single axis; ONNX Runtime has
+supported it since version 1.6.
 """
 
 from math import pi, sqrt
@@ -19,7 +19,7 @@ OPSET, IR_VERSION = 13, 7
 
 _FLAT = np.array([-1], np.int64)
 _PER_ROW: dict[str, Any] = {"axis": 1, "keepdims": 0}
-# GELU in the form of the engines: z σ(z (slope + cubic z²)).
+# GELU: z / 2 · (1 + tanh u), as in the engines, is z σ(2 u), and 2 u is z (slope + cubic z²).
 _GELU_SLOPE, _GELU_CUBIC = (np.float32(2 * sqrt(2 / pi) * factor) for factor in (1, 0.044715))
 
 # Activation or link: operator and attributes. GELU takes several operators.
@@ -73,7 +73,7 @@ class _Graph:
         return name
 
     def finish(self, inputs: int, outputs: dict[str, tuple[str, list[int]]]) -> Any:
-        """Return the GraphProto; outputs are given by element type and shape of a row."""
+        """Return the GraphProto; `outputs` has each output's element type and shape of a row."""
         helper = self._onnx.helper
         values = [
             helper.make_tensor_value_info(name, getattr(self.types, kind), ["N", *shape])
@@ -172,7 +172,7 @@ def classifier_graph(network: Any, classes: np.ndarray | None = None) -> Any:
 
 
 def _add_network(graph: _Graph, network: Any, output: str = "") -> str:
-    """Add the nodes from X to the predictions (N, outputs); return the name of the latter."""
+    """Add the nodes from X to the predictions (N, outputs); return the name of the predictions."""
     a = "X"
     if network.input_scale != 1:
         a = graph.add("Mul", a, np.float32(network.input_scale))
@@ -184,7 +184,7 @@ def _add_network(graph: _Graph, network: Any, output: str = "") -> str:
 
 
 def _add_activation(graph: _Graph, name: str, z: str) -> str:
-    if name == "gelu":  # opset 20 has the operator Gelu; (1 + tanh u) / 2 is σ(2 u)
+    if name == "gelu":  # opset 20 has the operator Gelu
         slope = graph.add("Add", graph.add("Mul", graph.add("Mul", z, z), _GELU_CUBIC), _GELU_SLOPE)
         return graph.add("Mul", z, graph.add("Sigmoid", graph.add("Mul", z, slope)))
     operator, attributes = _OPERATORS[name]

@@ -35,7 +35,7 @@ def prefix_errors(name: FilePath) -> Iterator[None]:
 
 
 def parse_object(text: bytes | str, name: str) -> dict[str, Any]:
-    """Return a JSON object; refuse numbers that are not finite, and duplicate keys."""
+    """Return a JSON object; reject numbers that are not finite, and duplicate keys."""
     try:
         value = json.loads(
             text if isinstance(text, str) else text.decode(),

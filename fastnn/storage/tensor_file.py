@@ -1,8 +1,9 @@
 """Files of tensors and a description, in the safetensors format, with strict checks.
 
-The tensors are float32 (weights) or float64 (figures). The metadata are one string of JSON: the
-number of the format, fastnn's version, the description, and a SHA-256 over the description and all
-tensors. (With two strings, safetensors would write them in varying order.)
+The tensors are float32 (weights) or float64 (metrics). The metadata is one string of JSON, the
+description. Besides the keys of its `FileFormat`, it has the number of the format, fastnn's
+version, and a SHA-256 over the rest of the description and all tensors. (With two strings,
+safetensors would write them in varying order.)
 
 A file may come from anywhere and may be damaged. Reading it runs no code and imports nothing by
 name. The header is checked completely before the tensors are read. Every changed byte of the
@@ -29,7 +30,7 @@ from fastnn.storage.strict_json import (
 )
 from fastnn.system.files import FilePath, regular_mode, write_atomically
 
-HEADER_LIMIT = 2 << 20  # bytes; Python's objects for them may take thirty times as much
+HEADER_LIMIT = 2 << 20  # bytes; parsed, they may take thirty times as much memory
 _LENGTH_BYTES = 8  # the length of the header, in front of it
 _DTYPES: dict[str, Any] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 
@@ -50,7 +51,7 @@ class FileFormat(NamedTuple):
     names : tuple of str
         Keys of the description, apart from the format, fastnn's version and the SHA-256.
     unbounded : str, optional
-        Prefix of the float32 tensors that may hold infinity. float64 tensors may hold anything.
+        Prefix of the float32 tensors that may be infinite. float64 tensors may also be NaN.
     """
 
     noun: str
@@ -90,12 +91,13 @@ def write_tensors(
     tensors : dict of str to ndarray
         float32 or float64.
     get_specs : callable
-        As in `read_tensors`; a description that it refuses is not written.
+        As in `read_tensors`; a description that it rejects is not written.
 
     Raises
     ------
     ModelFileError
-        If a number that must be finite is not, or the description could not be read back.
+        If a float32 tensor has NaN, or infinity where that is not allowed; or the description
+        could not be read back.
     OSError
         If the file cannot be written.
     """
@@ -117,8 +119,8 @@ def _serialize(kind: FileFormat, description: dict[str, Any], tensors: Tensors) 
     length = int.from_bytes(contents[:_LENGTH_BYTES], "little")
     if length > HEADER_LIMIT:
         raise ModelFileError(
-            f"the header would take {length:,} bytes, at most {HEADER_LIMIT:,} are allowed: names "
-            "are too long"
+            f"the header would have {length:,} bytes, but at most {HEADER_LIMIT:,} are allowed: "
+            "names are too long"
         )
     return contents
 
@@ -163,7 +165,7 @@ def deserialize(
     file.seek(0)
     length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
     if not 0 < length <= min(HEADER_LIMIT, size):
-        raise ModelFileError(f"is not a {kind.noun}, or is cut short")
+        raise ModelFileError(f"is not a {kind.noun}, or is truncated")
     header = parse_object(file.read(length), "the header")
     description = _parse_description(header, kind)
     names = _check_entries(header, get_specs(description), size - length)
@@ -184,12 +186,12 @@ def _dtype(tensor: np.ndarray) -> str:
 
 
 def _check_finite(tensors: Tensors, kind: FileFormat) -> None:
-    """Raise a ModelFileError if a float32 tensor is not finite."""
+    """Raise a ModelFileError if a float32 tensor has NaN, or infinity where that is not allowed."""
     for name, tensor in tensors.items():
         may_be_infinite = kind.unbounded is not None and name.startswith(kind.unbounded)
         bad = np.isnan(tensor) if may_be_infinite else ~np.isfinite(tensor)
         if _dtype(tensor) == "F32" and bad.any():
-            raise ModelFileError(f"{name} holds NaN or infinity")
+            raise ModelFileError(f"{name} has NaN or infinity")
 
 
 def _digest(description: dict[str, Any], tensors: Tensors) -> str:
@@ -257,7 +259,7 @@ def _check_entries(
     check_keys(entries, dict.fromkeys(names), "the header")
     if size != expected:
         raise ModelFileError(
-            f"is damaged: it has {size} bytes for tensors that take {short_repr(expected)}"
+            f"is damaged: it has {size} bytes of tensors, expected {short_repr(expected)}"
         )
     return names
 

@@ -1,4 +1,4 @@
-"""The limit of a process's address space (``ulimit -v``), and whether libraries fit below it.
+"""The limit of a process's address space (``ulimit -v``), and whether libraries fit within it.
 
 Libraries that do not fit fail badly: OpenBLAS hangs, and LLVM ends the process. fastnn therefore
 checks the limit before it imports them. This module does not import NumPy.
@@ -12,7 +12,7 @@ from contextlib import suppress
 from fastnn.system import control_groups
 
 # Megabytes of address space that each import takes with two threads (measured), in the order of
-# import. More threads take more, so an import that is refused here would fail.
+# import. More threads take more, so an import that is rejected here would fail.
 _LIBRARIES = {"numpy": 140, "sklearn": 270, "numba": 550}
 
 
@@ -40,6 +40,6 @@ def check_libraries(*names: str) -> None:
     needed = sum(_LIBRARIES[name] for name in missing)
     if needed and needed * 1e6 > (left := address_space_left()):
         raise MemoryError(
-            f"importing {' and '.join(missing)} takes about {needed} MB of address space, and its "
+            f"importing {' and '.join(missing)} takes about {needed} MB of address space, but the "
             f"limit (ulimit -v) leaves {max(0, left) / 1e6:.0f} MB: raise the limit"
         )

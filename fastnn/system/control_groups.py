@@ -12,9 +12,10 @@ PROC, _ROOT = Path("/proc"), Path("/sys/fs/cgroup")
 
 
 def control_groups(controller: str) -> Iterator[tuple[Path, int]]:
-    """Yield the folders of the groups that may limit a resource, each with its version, 1 or 2.
+    """Yield the directories of groups that may limit a resource, each with its version, 1 or 2.
 
-    A folder may be missing: a container sees its own group at the root, whatever its path is.
+    A directory may be missing: inside a container, its own group is at the root, but the path that
+    Linux reports may be that outside the container.
 
     Parameters
     ----------
@@ -28,6 +29,6 @@ def control_groups(controller: str) -> Iterator[tuple[Path, int]]:
             _, controllers, path = line.split(":", 2)
             own = Path(path.lstrip("/"))
             if not controllers:
-                yield from ((_ROOT / folder, 2) for folder in (own, *own.parents))
+                yield from ((_ROOT / group, 2) for group in (own, *own.parents))
             elif controller in controllers.split(","):
-                yield from ((_ROOT / controller / folder, 1) for folder in (own, *own.parents))
+                yield from ((_ROOT / controller / group, 1) for group in (own, *own.parents))

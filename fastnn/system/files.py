@@ -68,7 +68,7 @@ def writable_target(path: FilePath) -> tuple[str, int | None]:
 def write_atomically(path: FilePath, pieces: Iterable[bytes]) -> None:
     """Create or replace a file; on any failure the previous file stays.
 
-    The bytes go to a temporary file beside it, ``.NAME.PROCESS.RANDOM.tmp``, which is renamed once
+    The bytes go to a temporary file next to it, ``.NAME.PROCESS.RANDOM.tmp``, which is renamed once
     they are on the disk. On a failure the temporary file is removed. If the path is a symbolic
     link, the file that it points to is replaced. Permission bits are kept.
 
@@ -86,10 +86,10 @@ def write_atomically(path: FilePath, pieces: Iterable[bytes]) -> None:
         the path.
     """
     target, mode = writable_target(path)
-    folder, name = os.path.split(target)
+    directory, name = os.path.split(target)
     unique = f"{os.getpid()}.{secrets.token_hex(8)}"
     # A name may have 255 bytes; 50 characters take at most 200.
-    temporary = os.path.join(folder, f".{name[:50]}.{unique}.tmp")
+    temporary = os.path.join(directory, f".{name[:50]}.{unique}.tmp")
     try:
         _write_new(temporary, pieces, mode)
         os.replace(temporary, target)
@@ -99,7 +99,7 @@ def write_atomically(path: FilePath, pieces: Iterable[bytes]) -> None:
         if isinstance(error, OSError) and error.errno is not None:  # name the path, not temporary
             raise OSError(error.errno, error.strerror, os.fspath(path)) from error
         raise
-    _sync_directory(folder)
+    _sync_directory(directory)
 
 
 def _write_new(path: str, pieces: Iterable[bytes], mode: int | None) -> None:
@@ -117,13 +117,13 @@ def _write_new(path: str, pieces: Iterable[bytes], mode: int | None) -> None:
         os.close(descriptor)
 
 
-def _sync_directory(folder: str) -> None:
+def _sync_directory(directory: str) -> None:
     """Flush a directory's new entry to the disk if the system supports that.
 
     Otherwise, a power failure may bring back the previous file, but never a part of one.
     """
     with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(directory, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
@@ -131,7 +131,7 @@ def _sync_directory(folder: str) -> None:
 
 
 @contextmanager
-def lock_directory(folder: FilePath) -> Iterator[Callable[[], bool]]:
+def lock_directory(directory: FilePath) -> Iterator[Callable[[], bool]]:
     """Hold an exclusive lock on a directory; it is released even if the process is killed.
 
     The lock is on the directory itself, not on its path. The context manager returns a function
@@ -146,7 +146,7 @@ def lock_directory(folder: FilePath) -> Iterator[Callable[[], bool]]:
     try:
         import fcntl
 
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(directory, os.O_RDONLY)
     except (ImportError, OSError):
         yield lambda: True
         return
@@ -156,7 +156,7 @@ def lock_directory(folder: FilePath) -> Iterator[Callable[[], bool]]:
         if descriptor not in _locks:  # a forked child holds no lock
             return True
         with suppress(FileNotFoundError):
-            return os.path.samestat(os.stat(folder), os.fstat(descriptor))
+            return os.path.samestat(os.stat(directory), os.fstat(descriptor))
         return False
 
     try:

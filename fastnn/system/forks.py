@@ -1,7 +1,7 @@
 """Locks taken before ``fork()``, so that a child never inherits half-changed state.
 
 A forked child has a copy of its parent's memory, but only the thread that forked. State that
-another thread was changing would stay half changed, and its lock would stay locked for ever. A
+another thread was changing would stay half changed, and its lock would stay locked forever. A
 fork therefore takes these locks first. It waits for running calls of engines, about 50 ms in
 training, and for kernels that are being compiled.
 """
@@ -17,15 +17,15 @@ from weakref import WeakSet
 # before the other locks.
 setup_lock = threading.RLock()
 
-# Seconds that a fork waits for a lock. Only a prediction of very many rows holds one for longer,
-# and it changes nothing that a child needs.
+# Seconds that a fork waits for a lock. Only predict, evaluate and loss_and_grad of very many rows
+# hold one for longer; they change only buffers that the next call overwrites.
 _TIMEOUT = 10.0
 _held: list[Any] = []
 _locks: WeakSet[Any] = WeakSet()
 
 
 def fork_safe_lock() -> Any:
-    """Return a new lock that forks wait for. No thread may hold two of them.
+    """Return a new lock that forks wait for. A thread must not hold two such locks.
 
     It is an RLock, implemented in C: an interrupt cannot leave it locked. Enter it through
     `reject_reentry`.
@@ -56,9 +56,9 @@ _IN_TRAINING = "the network is being trained: wait until that ends, or use a cop
 
 
 class FitLock:
-    """Context that one fit at a time can enter; others get an error and do not wait.
+    """Context that one fit at a time can enter; another fit raises an error instead of waiting.
 
-    Each network and each copy of one has its own.
+    Each network, and each copy of a network, has its own lock.
 
     Parameters
     ----------

@@ -2,7 +2,7 @@
 
 Python raises KeyboardInterrupt between any two instructions, for example between a batch of
 updates and the code that counts them. `DeferInterrupts` delays the signal to the end of such a
-block. Command lines treat SIGTERM like SIGINT.
+block. The commands treat SIGTERM like SIGINT.
 """
 
 # The module that `signal` wraps: with the enums of `signal`, DeferInterrupts would take 19 µs.
@@ -18,14 +18,14 @@ _SIGNALS = (int(signal.SIGINT), int(signal.SIGTERM))
 
 
 class Terminated(KeyboardInterrupt):
-    """A command line received SIGTERM."""
+    """A command received SIGTERM."""
 
 
 class DeferInterrupts:
-    """Context in which signals wait: the first one that arrives takes effect at the end.
+    """Context that delays SIGINT and SIGTERM: the first one to arrive takes effect at its end.
 
-    This holds in the main thread, and for signals that raise KeyboardInterrupt. Signals that are
-    ignored or have another handler are not changed. Entering and leaving takes 2 µs.
+    It has an effect in the main thread, on signals that raise KeyboardInterrupt. Signals that are
+    ignored or have a different handler are not changed. Entering and leaving takes 2 µs.
 
     Raises
     ------
@@ -34,7 +34,7 @@ class DeferInterrupts:
     """
 
     _active: "DeferInterrupts | None" = None  # in the main thread
-    _inherited: "DeferInterrupts | None" = None  # by a child that has no such thread
+    _inherited: "DeferInterrupts | None" = None  # by a child without the thread that entered it
 
     def __enter__(self) -> None:
         self._received: list[int] = []
@@ -93,7 +93,7 @@ def exit_code(number: int) -> int:
 def interrupt_handlers() -> Iterator[None]:
     """Install `raise_interrupt` for both signals, in the main thread.
 
-    A signal that is ignored or has another handler is not changed.
+    A signal that is ignored or has a different handler is not changed.
     """
     defaults = (signal.default_int_handler, signal.SIG_DFL)
     previous = {}

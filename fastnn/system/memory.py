@@ -1,6 +1,6 @@
 """Check that there is enough memory before an operation changes anything.
 
-Linux grants memory that it does not have, and kills the process that uses it, without a message.
+Linux grants more memory than it has, and kills the process that uses it, without a message.
 fastnn therefore adds up the arrays that grow with the network or with the rows before it starts.
 Needs of at most `_NEGLIGIBLE` bytes are not checked.
 """
@@ -18,7 +18,7 @@ from fastnn.system.control_groups import PROC, control_groups
 
 FLOAT_BYTES = 4
 _NEGLIGIBLE = 1 << 24  # bytes
-_COMPILER_BYTES = 280 << 20  # of address space: 337 MB without it to where compiling succeeded
+_COMPILER_BYTES = 280 << 20  # address space that compiling all kernels takes (measured)
 
 
 def check_copy(name: str, numbers: int, number_bytes: int = FLOAT_BYTES) -> None:
@@ -97,18 +97,18 @@ def _left_on_machine() -> float:
 
 
 def _left_in_groups() -> float:
-    """Return the least that a control group of this process has left."""
+    """Return the smallest number of bytes that a control group of this process has left."""
     return min(starmap(_left_in_group, control_groups("memory")), default=math.inf)
 
 
-def _left_in_group(folder: Path, version: int) -> float:
-    """Return what a group has left. Cached pages of files count as free."""
+def _left_in_group(directory: Path, version: int) -> float:
+    """Return the bytes that a group has left. Cached pages of files count as free."""
     limit, used, files = "memory.max", "memory.current", "inactive_file"
     if version == 1:
         limit, used, files = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_" + files
     with suppress(OSError, ValueError, KeyError, OverflowError):  # the limit may be "max"
-        statistics = (folder / "memory.stat").read_text().splitlines()
+        statistics = (directory / "memory.stat").read_text().splitlines()
         cached = dict(line.split() for line in statistics)[files]
-        most, taken = (int((folder / name).read_text()) for name in (limit, used))
+        most, taken = (int((directory / name).read_text()) for name in (limit, used))
         return float(most - taken + int(cached))
     return math.inf

@@ -299,7 +299,7 @@ def test_names_the_array_of_an_npz_file_that_is_predicted(saved, capsysbinary):
     np.savez("x.npz", x_train=X[:2], x_test=X)
     assert predict.main([MODEL, "x.npz", "--engine", "numpy"]) == 0
     captured = capsysbinary.readouterr()
-    assert captured.err == b"fastnn.predict: x_test is predicted, of 2 arrays in x.npz\n"
+    assert captured.err == b"fastnn.predict: x.npz has 2 arrays; predictions are made for x_test\n"
     assert captured.out.count(b"\n") == 21
 
 
@@ -309,10 +309,10 @@ def test_names_the_array_of_an_npz_file_that_is_predicted(saved, capsysbinary):
 @pytest.mark.parametrize(
     ("x", "expected"),
     [
-        (X[:, :3], "x.npy: has 3 features a row, but the model takes 4"),
+        (X[:, :3], "x.npy: has 3 features per row, but the model takes 4"),
         (X[0], "x.npy: has the shape (4,), expected (n, 4)"),
-        (np.where(np.arange(20)[:, None] == 11, np.nan, X), "x.npy: row 11 holds NaN"),
-        (X.astype(str), "x.npy: holds <U"),
+        (np.where(np.arange(20)[:, None] == 11, np.nan, X), "x.npy: row 11 has NaN"),
+        (X.astype(str), "x.npy: has the dtype <U"),
     ],
 )
 @pytest.mark.parametrize("to_file", [False, True])
@@ -329,7 +329,7 @@ def test_error_in_a_later_block_leaves_no_file(saved, capsysbinary, monkeypatch)
     monkeypatch.setattr(samples, "BLOCK_ROWS", 3)
     np.save("x.npy", np.where(np.arange(20)[:, None] == 11, np.inf, X))
     message = error_of(capsysbinary, MODEL, "x.npy", "--output", "out.csv")
-    assert message == "x.npy: row 11 holds NaN, infinity or a number beyond float32"
+    assert message == "x.npy: row 11 has NaN, infinity or a number beyond float32"
     assert os.listdir() == ["x.npy"]
     assert predict.main([MODEL, "x.npy", "--engine", "numpy"]) == 1
     assert len(table(capsysbinary.readouterr().out)) == 9  # the rows before the error are written

@@ -47,8 +47,8 @@ class Layer:
         self.buffers.gradients[:] = np.nan
         self.table, self.row, self.previous = self.layout.table, *self.layout.table[::-1]
         self.rows = rows
-        self.matrix(self.row, "a", inputs)[:] = 0
-        self.view("a", self.row)[:, inputs] = 1
+        self.matrix(self.row, "x", inputs)[:] = 0
+        self.view("x", self.row)[:, inputs] = 1
 
     def view(self, name, row):
         size = self.rows * row[f"{name}_row"]
@@ -75,7 +75,7 @@ def forward(engine, x, w, b):
         return z
     layer = Layer(len(x), *w.shape)
     layer.set_weights(w, b)
-    layer.matrix(layer.row, "a", w.shape[0])[:] = x
+    layer.matrix(layer.row, "x", w.shape[0])[:] = x
     half = len(x) // 2  # two blocks of rows, as with two tasks
     for first, rows in ((0, half), (half, len(x) - half)):
         call_forward(layer.buffers.scratch, layer.buffers.parameters, layer.table, 1, first, rows)
@@ -91,7 +91,7 @@ def backward_weights(engine, dz, x):
         plain_dense.dense_backward_weights(dw, db, dz, x)
         return dw, db
     layer = Layer(len(x), inputs, outputs)
-    layer.matrix(layer.row, "a", inputs)[:] = x
+    layer.matrix(layer.row, "x", inputs)[:] = x
     layer.set_dz(dz)
 
     def compute(*block):

@@ -14,7 +14,7 @@ from fastnn import Network
 from fastnn.data.rows import Data
 from fastnn.engine import get_engine
 from fastnn.epoch import Epoch, Progress
-from fastnn.kernels.jit.simd import FEATURES, X86
+from fastnn.kernels.jit.simd import CPU_FEATURES, X86
 from fastnn.model.initializers import initial_parameters
 from fastnn.model.layers import ACTIVATIONS, dense_layers
 from fastnn.model.losses import LOSSES
@@ -132,7 +132,9 @@ HASWELL = {
 }
 
 
-@pytest.mark.skipif("+avx2" not in FEATURES or "+fma" not in FEATURES, reason="needs AVX2 and FMA")
+@pytest.mark.skipif(
+    "+avx2" not in CPU_FEATURES or "+fma" not in CPU_FEATURES, reason="needs AVX2 and FMA"
+)
 @pytest.mark.process
 def test_avx2_gives_the_same_bits(native):
     assert hashes([2], **HASWELL) == {native}

@@ -157,9 +157,9 @@ def test_truncating_a_file_during_a_fit_is_an_error(rng, tmp_path, engine, what)
     np.save(file, arrays[what])
     arrays[what] = np.load(file, mmap_mode="r")
     net = Network([4, 3, 4], loss="squared_error", seed=0)
-    with pytest.raises(DataError, match=f"{what} lies in a file that was cut short"):
+    with pytest.raises(DataError, match=f"{what} is in a file that was truncated"):
         fit(net, arrays["x"], arrays["y"], engine, lambda: truncate(file))
-    with pytest.raises(DataError, match="cut short"):
+    with pytest.raises(DataError, match="was truncated"):
         net.evaluate(arrays["x"], arrays["y"])
     assert np.isfinite(net.parameters[0][0]).all()
 
@@ -174,7 +174,7 @@ def test_predicting_from_a_truncated_file_is_an_error(rng, tmp_path, view, engin
     net.use_engine(engine)
     net.predict(rows)
     truncate(file)
-    with pytest.raises(DataError, match="cut short"):
+    with pytest.raises(DataError, match="was truncated"):
         net.predict(rows)
 
 

@@ -134,12 +134,12 @@ def test_norms_and_penalties_of_batches():
     data = Data(np.zeros((7, 1), np.float32), np.zeros(7, np.int32), weights)
     order = np.arange(7)
     epoch = Epoch(data, order, 2, 0.1, l2=6.0)
-    assert epoch.norms.tolist() == [3, 2.0**-126, 4.5, 3]
+    assert epoch.denominators.tolist() == [3, 2.0**-126, 4.5, 3]
     assert epoch.total_weight == 10.5 and epoch.penalties.tolist() == [6, 6, 6, 6]
     shared = Epoch(data, order, 2, 0.1, l2=6.0, l2_is_shared=True)
     assert shared.penalties == pytest.approx([2, 0, 6 / 4.5, 2])
     plain = Epoch(data._replace(weights=None), order, 2, 0.1, l2=6.0, l2_is_shared=True)
-    assert plain.norms.tolist() == [2, 2, 2, 1] and plain.penalties.tolist() == [3, 3, 3, 6]
+    assert plain.denominators.tolist() == [2, 2, 2, 1] and plain.penalties.tolist() == [3, 3, 3, 6]
     assert plain.total_weight == 7
 
 
@@ -261,10 +261,10 @@ def test_rejects_invalid_sample_weights(engine, rng, weights, message):
     [
         ("equal", "class_weight must be a dict or 'balanced', got 'equal'$"),
         ([1, 2, 3], r"class_weight must .* got \[1, 2, 3\]$"),
-        ({3: 1}, "class_weight has 3, classes are 0 to 2$"),
-        ({-1: 1}, "class_weight has -1,"),
-        ({"0": 1}, "class_weight has '0',"),
-        ({0.5: 1}, "class_weight has 0.5,"),
+        ({3: 1}, "class_weight has the key 3, but the classes are 0 to 2$"),
+        ({-1: 1}, "class_weight has the key -1,"),
+        ({"0": 1}, "class_weight has the key '0',"),
+        ({0.5: 1}, "class_weight has the key 0.5,"),
         ({1: -1}, "class_weight of 1 must be a finite number of at least 0, got -1$"),
         ({1: "2"}, "class_weight of 1 .* got '2'$"),
         ({1: None}, "class_weight of 1 .* got None$"),
@@ -288,7 +288,7 @@ def test_rejects_invalid_class_weights(engine, rng, given, message):
 )
 def test_rejects_class_weights_without_classes(engine, loss, outputs, y):
     network = Network([2, outputs], loss=loss)
-    with pytest.raises(ValueError, match="^class_weight needs classes: cross_entropy, or one log"):
+    with pytest.raises(ValueError, match="^class_weight needs the loss cross_entropy, or log"):
         network.fit(np.zeros((4, 2)), y, class_weight={0: 1}, engine=engine)
 
 

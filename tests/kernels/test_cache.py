@@ -86,7 +86,7 @@ def test_directory_name_depends_on_sources_and_processor(root, monkeypatch):
         monkeypatch.setattr(SourceFileLoader, "get_source", changed)
         assert new_hash() != before
         monkeypatch.undo()
-    for name, value in (("CPU", "another"), ("FEATURES", frozenset())):
+    for name, value in (("CPU", "another"), ("CPU_FEATURES", frozenset())):
         monkeypatch.setattr(cache, name, value)
         assert new_hash() != before
         monkeypatch.undo()
@@ -224,7 +224,7 @@ def test_unsafe_directory_is_not_used_and_warned_of_once(root, fault):
     with pytest.warns(RuntimeWarning, match=FAULTS[fault]) as caught:
         first, second = compiled(), compiled()
     assert len(caught) == 1 and "\n" not in str(caught[0].message)
-    assert not first.from_cache and not second.from_cache and not cache.is_cached()
+    assert not first.from_cache and not second.from_cache and not cache.is_cached(1)
     assert not list(root.parent.rglob("*.kernel"))
 
 
@@ -249,7 +249,7 @@ def test_files_that_others_can_write_are_not_loaded(root, tmp_path):
         assert not compiled().from_cache
     cache.cache_directory().chmod(0o755)
     path.chmod(0o606)
-    with pytest.warns(RuntimeWarning, match="other users can write to kernels in"):
+    with pytest.warns(RuntimeWarning, match="belong to or can be written by other users"):
         assert not compiled().from_cache
     assert not trace.exists() and compiled().from_cache
 
@@ -277,7 +277,7 @@ def test_directory_of_root_is_used_if_only_root_can_change_it(root, monkeypatch)
         directory.chmod(0o755)
     cache.share(cache.cache_directory())
     monkeypatch.setattr(os, "getuid", lambda: 12345)
-    assert cache.is_cached() and compiled().from_cache
+    assert cache.is_cached(1) and compiled().from_cache
 
     def refused(why):
         monkeypatch.setattr(cache, "_warnings", set())
@@ -294,7 +294,7 @@ def test_directory_of_root_is_used_if_only_root_can_change_it(root, monkeypatch)
     os.chown(root / "a", 0, -1)
     os.chown(kernel_file(), 54321, -1)
     monkeypatch.setattr(cache, "write_atomically", lambda *_: None)  # another user could not
-    assert refused("can write to kernels")
+    assert refused("belong to or can be written by")
 
 
 def test_warns_if_there_is_no_home_directory(root, monkeypatch, tmp_path):
@@ -344,7 +344,7 @@ def test_damaged_file_is_replaced(root, cut):
     else:
         content = content[: size * cut // CUTS]
     path.write_bytes(content)
-    with pytest.warns(RuntimeWarning, match="are damaged: they are compiled anew"):
+    with pytest.warns(RuntimeWarning, match="are damaged: they are recompiled"):
         assert not compiled().from_cache
     assert len(path.read_bytes()) >= len(whole) // 2
     assert compiled().from_cache
@@ -363,7 +363,7 @@ def test_read_only_cache_is_read(root, monkeypatch, recwarn):
         (Path, "chmod"),
     ):
         monkeypatch.setattr(owner, name, read_only)
-    assert cache.is_cached() and compiled().from_cache
+    assert cache.is_cached(1) and compiled().from_cache
     assert not recwarn
 
 

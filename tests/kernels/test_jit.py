@@ -7,6 +7,7 @@ import pytest
 from numba import config
 from numba.core import caching
 
+from fastnn.kernels.engine import compile_kernels
 from fastnn.kernels.jit.cache import cache_directory, is_cached
 from fastnn.kernels.jit.compiling import Region
 
@@ -30,10 +31,10 @@ def settings():
 
 def test_second_compilation_reads_the_cache(root):
     before = settings()
-    assert not is_cached()
+    assert not is_cached(1)
     first, second = Region(small_region), Region(small_region)
     first.compile()
-    assert is_cached()
+    assert is_cached(1) and not is_cached(2)
     second.compile()
     assert (first.from_cache, second.from_cache) == (False, True)
     assert first.ready and first.address and second.address
@@ -63,3 +64,8 @@ def test_concurrent_threads_compile_a_function_once(root):
     assert sum(not each.from_cache for each in (region, *others)) == 1
     assert len(list(cache_directory().iterdir())) == 1
     assert settings() == before
+
+
+def test_only_the_first_engine_of_a_process_compiles():
+    compile_kernels()
+    assert compile_kernels()[1] is False

@@ -64,14 +64,14 @@ def call_denormals(out, x, flush):
 
 
 @numba.njit
-def call_loss(job_at, first, rows):
-    losses.loss_forward(job_at, first, rows)
-    losses.loss_backward(job_at, first, rows)
+def call_loss(job_address, first, rows):
+    losses.loss_forward(job_address, first, rows)
+    losses.loss_backward(job_address, first, rows)
 
 
 @numba.njit
-def call_predict(job_at, first, rows):
-    losses.predict(job_at, first, rows)
+def call_predict(job_address, first, rows):
+    losses.predict(job_address, first, rows)
 
 
 def to_panels(matrix):
@@ -263,7 +263,7 @@ def test_layout_writes_and_reads_parameters(rng, sizes):
 def test_layout_aligns_buffers_without_overlap_or_gap():
     layout = Layout(dense_layers([7, 20, 16, 3]), LOSSES["cross_entropy"], rows=8)
     starts = sorted(
-        {(int(r[at]), 8 * int(r[at + "_row"])) for r in layout.table for at in ("a", "dz")}
+        {(int(r[at]), 8 * int(r[at + "_row"])) for r in layout.table for at in ("x", "dz")}
     )
     ends = [start + size for start, size in starts]
     assert ends == [start for start, _ in starts[1:]] + [layout.scratch_size]
@@ -282,7 +282,7 @@ def one_layer(outputs, loss, rows, norm):
         unit.compile()
     layout, buffers = buffers_of([4, outputs], rows, loss)
     buffers.scratch[:] = buffers.losses[:] = np.nan
-    buffers.job.tasks, buffers.job.norm = 1, norm
+    buffers.job.tasks, buffers.job.denominator = 1, norm
     row = layout.table[-1]
 
     def view(start):

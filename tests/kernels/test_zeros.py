@@ -53,10 +53,10 @@ class MaskedRows:
         self.buffers.masks[:], self.buffers.lists[:] = 0xFFFF, -1
         self.stride = self.buffers.job.mask_stride
         self.layer = self.layout.table[0]
-        self.a = self.view("a")
-        self.a[:, :inputs], self.a[:, inputs] = x, 1
+        self.scratch_x = self.view("x")
+        self.scratch_x[:, :inputs], self.scratch_x[:, inputs] = x, 1
         for row in range(rows):
-            at = self.layer["a"] + row * self.layer["a_row"]
+            at = self.layer["x"] + row * self.layer["x_row"]
             call_write_masks(
                 self.buffers.masks, self.stride, row, self.buffers.scratch, at, self.width
             )
@@ -85,7 +85,7 @@ def test_lists_inputs_of_a_tile(rng, rows, inputs):
             high = min(groups, low + zeros.BLOCK_GROUPS)
             call_list_inputs(lists, 3, masks, stride, row, height, low, high)
             part = slice(low * NR, min(masked.width, high * NR))
-            used = np.flatnonzero((masked.a[row : row + height, part] != 0).any(axis=0))
+            used = np.flatnonzero((masked.scratch_x[row : row + height, part] != 0).any(axis=0))
             assert lists[3] == len(used)
             assert (lists[4:][: len(used)] == low * NR + used).all()
 
@@ -94,7 +94,7 @@ def test_lists_inputs_of_a_tile(rng, rows, inputs):
 def test_lists_rows_of_a_tile(rng, rows, inputs):
     masked = MaskedRows(sparse(rng, rows, inputs), 1)
     lists, masks, stride = masked.buffers.lists, masked.buffers.masks, masked.stride
-    used = masked.a[:, : masked.width] != 0
+    used = masked.scratch_x[:, : masked.width] != 0
     for low in range(0, masked.width, LISTED_INPUTS):
         call_list_rows(lists, 3, masks, stride, low, rows)
         expected = np.flatnonzero(used[:, low : low + LISTED_INPUTS].any(axis=1))

@@ -206,7 +206,7 @@ def test_does_not_save_weights_that_are_not_finite(
     network.use_engine("numpy").set_parameters(parameters)  # does not check them
     with pytest.raises(ModelFileError) as raised:
         network.save(path)
-    assert str(raised.value) == f"{path}: layers.1.{name} holds NaN or infinity"
+    assert str(raised.value) == f"{path}: layers.1.{name} has NaN or infinity"
     assert path.read_bytes() == before
 
 
@@ -220,7 +220,7 @@ def test_does_not_write_a_header_longer_than_the_limit_for_reading(
     assert load(path).seed == 1
     with pytest.raises(ModelFileError) as raised:
         Network([4, 3], seed=2**64 - 1).save(path)
-    assert str(raised.value).startswith(f"{path}: the header would take ")
+    assert str(raised.value).startswith(f"{path}: the header would have ")
     assert f"at most {length} are allowed" in str(raised.value)
     assert load(path).seed == 1
 

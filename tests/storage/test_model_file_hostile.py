@@ -103,7 +103,7 @@ def test_rejects_other_files(contents: bytes, path: Path) -> None:
     path.write_bytes(contents)
     with pytest.raises(ModelFileError) as raised:
         load(path)
-    assert str(raised.value) == f"{path}: is not a model file, or is cut short"
+    assert str(raised.value) == f"{path}: is not a model file, or is truncated"
 
 
 def test_rejects_a_large_file_before_reading_it(small: bytes, path: Path) -> None:
@@ -185,9 +185,9 @@ W0, B0, W1 = "layers.0.weights", "layers.0.biases", "layers.1.weights"
         (one_more, "the header has 'extra'"),
         (with_gap, "is damaged: it has 108 bytes|is not a valid safetensors file: .*offset"),
         (overlapping, "is not a valid safetensors file: "),
-        (lambda _, tensors: b"more", "is damaged: it has 108 bytes for tensors that take 104"),
+        (lambda _, tensors: b"more", "is damaged: it has 108 bytes of tensors, expected 104"),
         # The description
-        (enormous, "is damaged: .* take 1844674408"),
+        (enormous, "is damaged: .* expected 1844674408"),
         (says(format=2), "has format 2, written by a later version of fastnn; this version reads"),
         (says(format=2, sizes=None), "has format 2, "),
         (says(format=0), "has format 0, written by no version"),
@@ -242,7 +242,7 @@ def test_rejects_weights_that_are_not_finite(value: float, small: bytes, path: P
     start = header["layers.1.biases"]["data_offsets"][0]
     data = data[:start] + np.array([value], "<f4").tobytes() + data[start + 4 :]
     path.write_bytes(forged(joined(header, data), lambda description, tensors: None))
-    assert_refused_in_little_memory(path, "layers.1.biases holds NaN or infinity")
+    assert_refused_in_little_memory(path, "layers.1.biases has NaN or infinity")
 
 
 def described(text: str, small: bytes) -> bytes:

@@ -3,9 +3,9 @@
 import numba
 import pytest
 
-from fastnn.kernels.jit.simd import FEATURES, X86
+from fastnn.kernels.jit.simd import CPU_FEATURES, X86
 
 fused = pytest.mark.skipif(
-    numba.config.DISABLE_JIT or (X86 and "+fma" not in FEATURES),
+    numba.config.DISABLE_JIT or (X86 and "+fma" not in CPU_FEATURES),
     reason="needs compiled code with fused multiply-add",
 )

@@ -61,4 +61,4 @@ def test_commands_name_the_limit_in_one_line(command: list[str], folder: Path) -
     )
     assert done.returncode == 1, done.stderr
     assert_one_line(done.stderr.replace(f"fastnn.{name}", "fastnn.train"))
-    assert "address space, and its limit (ulimit -v) leaves" in done.stderr
+    assert "address space, but the limit (ulimit -v) leaves" in done.stderr

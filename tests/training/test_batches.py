@@ -49,7 +49,6 @@ def test_chunks_cover_every_row_once_and_end_with_their_batch(rows, batch_size):
         batch_start = chunk.start // batch_size * batch_size
         batch_stop = min(rows, batch_start + batch_size)
         assert chunk.stop <= batch_stop
-        assert chunk.batch_rows == batch_stop - batch_start
         assert chunk.first == (chunk.start == batch_start)
         assert chunk.last == (chunk.stop == batch_stop)
         # Only the last chunk of a batch may be short.
@@ -61,22 +60,22 @@ def test_chunks_cover_every_row_once_and_end_with_their_batch(rows, batch_size):
 @pytest.mark.parametrize(
     ("rows", "batch_size", "expected"),
     [
-        (1, 1, [Chunk(0, 1, 1, True, True)]),
+        (1, 1, [Chunk(0, 1, True, True)]),
         (
             5,
             2,
-            [Chunk(0, 2, 2, True, True), Chunk(2, 4, 2, True, True), Chunk(4, 5, 1, True, True)],
+            [Chunk(0, 2, True, True), Chunk(2, 4, True, True), Chunk(4, 5, True, True)],
         ),
-        (512, 512, [Chunk(0, 512, 512, True, True)]),
-        (513, 513, [Chunk(0, 512, 513, True, False), Chunk(512, 513, 513, False, True)]),
+        (512, 512, [Chunk(0, 512, True, True)]),
+        (513, 513, [Chunk(0, 512, True, False), Chunk(512, 513, False, True)]),
         (
             1500,
             1200,
             [
-                Chunk(0, 512, 1200, True, False),
-                Chunk(512, 1024, 1200, False, False),
-                Chunk(1024, 1200, 1200, False, True),
-                Chunk(1200, 1500, 300, True, True),
+                Chunk(0, 512, True, False),
+                Chunk(512, 1024, False, False),
+                Chunk(1024, 1200, False, True),
+                Chunk(1200, 1500, True, True),
             ],
         ),
     ],

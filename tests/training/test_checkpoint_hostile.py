@@ -115,7 +115,7 @@ def test_rejects_impossible_numbers(name: str, last: Path) -> None:
     start, stop = header[name]["data_offsets"]
     data = data[:start] + b"\xff" * (stop - start) + data[stop:]
     last.write_bytes(forged(joined(header, data), lambda description, tensors: None, KEY))
-    message = "has impossible figures" if name == "figures" else f"{name} holds NaN or infinity"
+    message = "has impossible figures" if name == "figures" else f"{name} has NaN or infinity"
     assert_refused_in_little_memory(last, message, read_snapshot)
 
 

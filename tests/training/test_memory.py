@@ -15,7 +15,7 @@ from command_line import assert_one_line, posix, run
 from fastnn import EarlyStopping, MLPClassifier, Network
 from fastnn.data.conversion import as_features
 from fastnn.data.features import SelectedRows
-from fastnn.engine import check_engine
+from fastnn.engine import check_engine_memory
 from fastnn.estimators.fitting import as_sklearn
 from fastnn.kernels import engine as numba_engine
 from fastnn.model.layers import dense_layers
@@ -93,7 +93,7 @@ def test_limit_of_address_space_reduces_available_memory(monkeypatch):
 
 def test_small_needs_are_not_checked(monkeypatch):
     monkeypatch.setattr(memory, "available_memory", lambda: 0)
-    check_engine(dense_layers([784, 128, 64, 10]))
+    check_engine_memory(dense_layers([784, 128, 64, 10]))
     check_fit_memory(dense_layers([784, 128, 64, 10]), 60_000, ADAM, checkpoints=True)
     check_copy("x", 1_000_000)
     assert empty_predictions(60_000, 10).shape == (60_000, 10)
@@ -115,7 +115,7 @@ def test_message_has_the_sizes_and_advice(monkeypatch):
     with pytest.raises(MemoryError, match="^x needs 40 MB .*; float32 rows in C order are not"):
         as_features(np.broadcast_to(1.0, (1_000_000, 10)), 10)
     with pytest.raises(MemoryError, match="^the network needs 94 MB .* layers need less$"):
-        check_engine(layers)
+        check_engine_memory(layers)
     with pytest.raises(MemoryError, match="^prediction needs 40 MB .*; fewer rows at a time"):
         empty_predictions(1_000_000, 10)
 

@@ -30,8 +30,8 @@ _FORMATS = (  # first bytes of a file, and the suffix that stands for its format
     (GZIP_MAGIC, ".gz"),
     (b"\0\0", ".idx"),
 )
-# Limit of the text in a gzipped table: a multiple of its size, plus bytes. One-hot columns reach a
-# ratio of 200.
+# Limit of the text in a gzipped table: _TABLE_RATIO times the size of the file, plus _TABLE_BYTES.
+# One-hot columns reach a ratio of 200.
 _TABLE_RATIO, _TABLE_BYTES = 500, 1 << 24
 
 
@@ -68,7 +68,7 @@ def read_rows(
     Raises
     ------
     DataError
-        If the file cannot be read, is damaged, or does not hold such samples.
+        If the file cannot be read, is damaged, or its features are not those of the model.
     """
     name = "standard input" if path == STANDARD_INPUT else path
     with file_errors(name):
@@ -107,7 +107,7 @@ def _detect(path: str) -> tuple[str, bool]:
             kind = _format_of(unpacked.peek(len(SIGNATURE)), ".csv")
     if kind not in (".csv", ".idx"):
         raise DataError(
-            f"is {kind} in gzip, but only CSV and IDX are read from gzip: unpack it with gunzip"
+            f"is a gzipped {kind} file, but only CSV and IDX may be gzipped: unpack it with gunzip"
         )
     return kind, True
 

@@ -39,8 +39,8 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     Raises
     ------
     DataError
-        If the file cannot be read, is not IDX, holds another dtype than uint8, is shorter or
-        longer than its header says, or is damaged gzip.
+        If the file cannot be read, is not IDX, has a dtype other than uint8, is shorter or longer
+        than its header says, or is damaged gzip.
     """
     return read_idx_and_sha256(path)[0]
 
@@ -77,8 +77,8 @@ def read_idx_rows(path: str | os.PathLike[str], inputs: int) -> Iterator[np.ndar
     Raises
     ------
     DataError
-        As in `read_idx`, or if the samples have another size. Damage at the end of a gzipped
-        file is found only after the blocks before it.
+        As in `read_idx`, or if the samples have a different size. Damage at the end of a gzipped
+        file is detected only after the blocks before it.
     """
     with _open_idx(path) as (stream, _, shape):
         check_shape(shape, inputs)
@@ -109,17 +109,17 @@ def _read_header(stream: BinaryStream) -> tuple[bytes, tuple[int, ...]]:
     """Read the header; return its bytes and the shape that it gives."""
     magic = stream.read(4)
     if len(magic) < 4:
-        raise DataError(f"truncated: it has {len(magic)} bytes, an IDX header at least 8")
+        raise DataError(f"is truncated: it has {len(magic)} bytes, an IDX header has at least 8")
     if magic[:2] != b"\0\0":
-        raise DataError(f"not an IDX file: it starts with {magic.hex(' ')}, not 00 00")
+        raise DataError(f"is not an IDX file: it starts with {magic.hex(' ')}, not 00 00")
     code, ndim = magic[2:]
     if code != _UINT8:
-        raise DataError(f"holds another dtype than uint8: its type code is {code}, expected 8")
+        raise DataError(f"has a dtype other than uint8: its type code is {code}, expected 8")
     if not 1 <= ndim <= _MAX_NDIM:
         raise DataError(f"has {ndim} dimensions, expected 1 to {_MAX_NDIM}")
     sizes = stream.read(4 * ndim)
     if len(sizes) < 4 * ndim:
-        raise DataError(f"truncated: it ends within the sizes of its {ndim} dimensions")
+        raise DataError(f"is truncated: it ends within the sizes of its {ndim} dimensions")
     shape = struct.unpack(f">{ndim}I", sizes)
     if 0 in shape:
         raise DataError(f"is empty: its shape is {shape}")
@@ -129,5 +129,5 @@ def _read_header(stream: BinaryStream) -> tuple[bytes, tuple[int, ...]]:
 def _wrong_size(promised: int, qualifier: str, found: int) -> DataError:
     kind = "truncated" if found < promised else "too long"
     return DataError(
-        f"{kind}: the header promises {promised:,} bytes, the file holds {qualifier}{found:,}"
+        f"is {kind}: its header promises {promised:,} bytes, but it has {qualifier}{found:,}"
     )

@@ -23,10 +23,10 @@ class Header(NamedTuple):
     start: int
 
     def check_size(self, size: int) -> None:
-        """Raise a DataError unless header and data together take `size` bytes."""
+        """Raise a DataError unless the header and the data have `size` bytes in all."""
         promised = self.start + math.prod(self.shape) * self.dtype.itemsize
         if size != promised:
-            raise DataError(f"its header promises {promised:,} bytes, it has {size:,}")
+            raise DataError(f"its header promises {promised:,} bytes, but it has {size:,}")
 
 
 def parse_header(data: bytes) -> Header:
@@ -40,7 +40,7 @@ def parse_header(data: bytes) -> Header:
     Raises
     ------
     DataError
-        If the bytes are no header, or the array is empty or does not hold real numbers.
+        If the bytes are not a header, or the array is empty or has no real numbers.
     """
     file = io.BytesIO(data)
     try:
@@ -53,9 +53,9 @@ def parse_header(data: bytes) -> Header:
     except Exception as error:  # tokenize, literal_eval and numpy.dtype raise many types
         raise DataError("is not a plain array in NumPy's .npy format") from error
     if dtype.hasobject:
-        raise DataError("holds Python objects, which are never unpickled; save numbers")
+        raise DataError("has Python objects, which are never unpickled: save an array of numbers")
     if dtype.kind not in "biuf":
-        raise DataError(f"holds {dtype}, expected integers or floating-point numbers")
+        raise DataError(f"has the dtype {dtype}, expected integers or floating-point numbers")
     if min(shape, default=1) < 1:
         raise DataError(f"is empty: its shape is {shape}")
     return Header(shape, fortran_order, dtype, file.tell())
@@ -79,8 +79,9 @@ def read_npy(path: str | os.PathLike[str], inputs: int) -> Iterator[np.ndarray]:
     Raises
     ------
     DataError
-        If the file cannot be read, has another size than its header says, holds anything but
-        real numbers or samples of another size, or a number is not finite in float32.
+        If the file cannot be read, its size differs from the size that its header gives, the
+        samples have a different number of features, or a number is not real or not finite in
+        float32.
     """
     with file_errors(path), open(path, "rb") as file:
         header = parse_header(file.read(HEADER_LIMIT))

@@ -30,13 +30,13 @@ _DIRECTORY_BYTES = 1 << 20  # over 10,000 names; zipfile takes 15 times this mem
 _FORTRAN_BYTES = 1 << 25  # limit of an array in Fortran order, which is read at once
 _SHOWN = 120  # characters of a name in a message
 _MESSAGE = 40  # characters of zipfile's messages, which may repeat names of any length
-_TABLE_PIXELS = 16  # a table with fewer columns holds measurements, not pictures
-_BRIGHT = 127  # pictures have brighter pixels; ages, counts and ratings seldom exceed it
+_TABLE_PIXELS = 16  # a table with fewer columns has measurements, not images
+_BRIGHT = 127  # images have brighter pixels; ages, counts and ratings seldom exceed it
 _BYTES_NOTE = (
     "the features are treated as pixels and scaled by 1/255, because they are whole numbers from 0 "
     "to 255 (if they are not pixels, standardize them before saving)"
 )
-_MANY = 64  # arrays; in larger archives only an array x or x_test is read
+_MANY = 64  # in archives with more arrays, only an array x or x_test is read
 
 _Members = dict[str, zipfile.ZipInfo]
 
@@ -47,10 +47,10 @@ def load_npz(path: str | os.PathLike[str]) -> Dataset:
     uint8 features stay uint8, with a scale of 1/255. Other real dtypes become float32, with a
     scale of 1. Samples (n, h, w) or (n, h, w, 1) are images. All samples are flattened.
 
-    Pictures of another dtype are converted to uint8, and `Dataset.note` says so. Features are
-    pictures if they are whole numbers from 0 to 255, some above 127. In a table (n, features),
-    there must also be at least 16 columns, and more than half of the columns that vary must
-    exceed 127.
+    Images of other dtypes are converted to uint8, and `Dataset.note` says so. Features count as
+    images if they are whole numbers from 0 to 255, and some exceed 127. A table (n, features) must
+    also have at least 16 columns, and of the columns that are not constant, more than half must
+    exceed 127 somewhere.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def load_npz(path: str | os.PathLike[str]) -> Dataset:
         with _open_archive(path) as (archive, members):
             keys = ("x_train", "y_train", "x_test", "y_test")
             if missing := [key for key in keys if key not in members]:
-                raise DataError(f"lacks {', '.join(missing)}; it has {_shown_names(members)}")
+                raise DataError(f"has no {', '.join(missing)}, but {_shown_names(members)}")
             arrays = {}
             for key in keys:
                 with prefix_errors(key):
@@ -83,14 +83,14 @@ def load_npz(path: str | os.PathLike[str]) -> Dataset:
             with prefix_errors(key):
                 check_shape(arrays[key].shape)
         image_shape = _image_shape(arrays["x_train"].shape)
-        note = _convert_pictures(arrays, is_image=image_shape is not None)
+        note = _convert_images(arrays, is_image=image_shape is not None)
         x_train = _features(arrays, "x_train", arrays["x_train"][0].size)
         x_test = _features(arrays, "x_test", x_train.shape[1])
         if x_train.dtype != x_test.dtype:
             raise DataError(
-                "x_train and x_test: one is uint8 and the other is not; both or neither"
+                "has one uint8 array among x_train and x_test, expected both or neither"
             )
-        # A typing error in a label must not give a network of a million outputs.
+        # A mistyped label must not create a network with a million outputs.
         y_train = _labels(arrays, "y_train", len(x_train), max_classes=len(x_train))
         n_classes = int(y_train.max()) + 1
         y_test = _labels(arrays, "y_test", len(x_test), max_classes=n_classes)
@@ -133,14 +133,13 @@ def read_npz(
     Raises
     ------
     DataError
-        If the file is not such an archive or is damaged; if it has no such array; if the array
-        holds anything but real numbers or samples of another size, or a number that is not finite
-        in float32.
+        If the file is not such an archive or is damaged; if it has no such array; if the samples
+        have a different number of features, or a number is not real or not finite in float32.
     """
     with file_errors(path), _open_archive(path) as (archive, members):
         key = _find_samples(archive, members)
         if key == "x_test" and len(members) > 1:
-            say(f"x_test is predicted, of {len(members)} arrays in {path}")
+            say(f"{path} has {len(members)} arrays; predictions are made for x_test")
         info = members[key]
         with prefix_errors(key):
             header = _read_header(archive, info)
@@ -153,8 +152,8 @@ def read_npz(
                 yield from blocks_of_array(_read_array(archive, info))
             else:
                 raise DataError(
-                    "is in Fortran order and too large for it; save it in C order, as "
-                    "np.ascontiguousarray returns it"
+                    f"is in Fortran order and has more than {_FORTRAN_BYTES:,} bytes: save it in C "
+                    "order (np.ascontiguousarray)"
                 )
 
 
@@ -168,7 +167,7 @@ def _find_samples(archive: zipfile.ZipFile, members: _Members) -> str:
         found = [key for key, info in members.items() if _holds_samples(archive, info)]
     if len(found) != 1:
         raise DataError(
-            "must have an array x or x_test, or a single one of two dimensions or more; it has "
+            "has no array x or x_test, nor a single array of two or more dimensions, but "
             f"{_shown_names(members)}"
         )
     return found[0]
@@ -186,7 +185,7 @@ def _holds_samples(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bool:
 
 
 class _LimitedFile(io.FileIO):
-    """A file that refuses to read more than `limit` bytes at once.
+    """A file that reads at most `limit` bytes at once.
 
     zipfile reads the directory of an archive at once, whatever its size.
     """
@@ -228,7 +227,7 @@ def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
 def _read_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Header:
     """Read the header of an array, and check the size in the archive's directory."""
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise DataError("is not compressed as by np.savez_compressed")
+        raise DataError("is not stored or compressed as np.savez and np.savez_compressed do")
     with archive.open(info) as file:
         header = parse_header(file.read(HEADER_LIMIT))
     header.check_size(info.file_size)
@@ -241,8 +240,8 @@ def _image_shape(shape: tuple[int, ...]) -> tuple[int, int] | None:
     return (shape[1], shape[2]) if is_image else None
 
 
-def _convert_pictures(arrays: dict[str, np.ndarray], *, is_image: bool) -> str | None:
-    """Convert pictures to uint8, as `load_npz` describes; return a note, or None."""
+def _convert_images(arrays: dict[str, np.ndarray], *, is_image: bool) -> str | None:
+    """Convert images to uint8, as `load_npz` describes; return a note, or None."""
     parts = {key: arrays[key] for key in ("x_train", "x_test")}
     if any(x.dtype == np.uint8 for x in parts.values()):
         return None

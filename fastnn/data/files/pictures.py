@@ -16,7 +16,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MAX_PIXELS, _MAX_SIDE, _MAX_FILE_BYTES = 1 << 22, 1 << 13, 1 << 24
 _MAX_CHUNKS = 1 << 16  # encoders write chunks of 8 kB and more
 _CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
-# Threshold of ink, as a share of the darkest shade; lighter spots may be the grain of the paper.
+# Smallest shade of ink, relative to the darkest; lighter spots may be the grain of the paper.
 # From 0.3 to 0.5, networks recognize 96 to 99 % of enlarged MNIST digits with noise of up to 0.1.
 # At 0.2, strong noise hides the digits.
 _INK = 0.4
@@ -28,17 +28,17 @@ def read_png(path: str | os.PathLike[str], inputs: int, input_scale: float = 1.0
     """Read a PNG of a digit, dark on bright or bright on dark, as one sample.
 
     The shade of the border is the paper; other shades are ink. As in MNIST, the ink is cropped,
-    scaled to fill 20 of 28 parts of the side, and placed with its centre of mass in the middle.
-    At 8 x 8 pixels it fills the picture, as in scikit-learn's digits. A picture that already has
-    the size of the sample is inverted if it is dark on bright, and otherwise left unchanged.
+    scaled to fill 20/28 of the side, and placed with its centre of mass in the middle. At 8 x 8
+    pixels it fills the picture, as in scikit-learn's digits. A picture that already has the size of
+    a sample is inverted if it is dark on bright, and otherwise not changed.
 
     Parameters
     ----------
     path : str or path-like
         The file: grey, colour or palette, with or without transparency, 1 to 16 bits.
     inputs : int
-        Number of pixels that the model takes. It must be a square, and at least 64 unless the
-        picture has this size already.
+        Number of pixels that the model takes. It must be a square number, and at least 64 unless
+        the picture has this size already.
     input_scale : float, default 1.0
         Factor that the network applies to its inputs. The result times this factor is 0 for black
         and 1 for white.
@@ -57,7 +57,7 @@ def read_png(path: str | os.PathLike[str], inputs: int, input_scale: float = 1.0
     with file_errors(path):
         side = math.isqrt(inputs)
         if side * side != inputs:
-            raise DataError(f"is a picture, but the model takes {inputs} numbers, not a square")
+            raise DataError(f"is a picture, but the model takes {inputs} features, not a square")
         with open(path, "rb") as file:
             picture = _white_on_black(*_decode(_essential_chunks(file)), side)
     return (picture / input_scale).astype(np.float32).reshape(1, -1)
@@ -66,7 +66,7 @@ def read_png(path: str | os.PathLike[str], inputs: int, input_scale: float = 1.0
 def _essential_chunks(file: IO[bytes]) -> io.BytesIO:
     """Return the chunks of a PNG that make up the picture, after a check of their checksums.
 
-    Texts and profiles are left out: they may unpack to any size.
+    Texts and colour profiles are left out: they may unpack to any size.
     """
     if os.fstat(file.fileno()).st_size > _MAX_FILE_BYTES:
         raise DataError(f"is larger than {_MAX_FILE_BYTES:,} bytes")
@@ -82,7 +82,7 @@ def _essential_chunks(file: IO[bytes]) -> io.BytesIO:
             raise DataError("is truncated")
         if kind in _CHUNKS:
             if zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:], "big"):
-                raise DataError(f"is damaged: the checksum of its {kind.decode()} is wrong")
+                raise DataError(f"is damaged: the checksum of a chunk {kind.decode()} is wrong")
             kept.write(chunk)
         if kind == b"IEND":
             kept.seek(0)
@@ -100,8 +100,8 @@ def _decode(file: IO[bytes]) -> tuple[np.ndarray, int]:
             width, height = image.size
             if width * height > _MAX_PIXELS or max(width, height) > _MAX_SIDE:
                 raise DataError(
-                    f"has {width} x {height} pixels, at most {_MAX_PIXELS:,} are allowed, and "
-                    f"{_MAX_SIDE:,} a side"
+                    f"has {width} x {height} pixels, but at most {_MAX_PIXELS:,} are allowed, and "
+                    f"{_MAX_SIDE:,} per side"
                 )
             image.load()
             if image.mode.startswith("I"):  # grey of 16 bits
@@ -124,7 +124,7 @@ def _white_on_black(shades: np.ndarray, white: int, side: int) -> np.ndarray:
     """Return a picture in MNIST's form, (side, side) from 0 to 1."""
     low, high = int(shades.min()), int(shades.max())
     if low == high:
-        raise DataError("has a single shade, and no digit in it")
+        raise DataError("has a single shade, so it shows no digit")
     border = np.concatenate([shades[0], shades[-1], shades[:, 0], shades[:, -1]])
     paper = float(np.median(border))
     is_dark_on_bright = paper > (low + high) / 2
@@ -132,8 +132,8 @@ def _white_on_black(shades: np.ndarray, white: int, side: int) -> np.ndarray:
         return (white - shades if is_dark_on_bright else shades) / white
     if side < _SKLEARN_SIDE:
         raise DataError(
-            f"is a picture, but the model takes {side * side} numbers, too few for pixels: give "
-            "them as CSV, .npy or .npz"
+            f"is a picture, but the model takes only {side * side} features, too few for a "
+            "picture: save them as CSV, .npy or .npz"
         )
     ink = shades.astype(np.float32)
     ink -= np.float32(paper)

@@ -31,12 +31,12 @@ def prefix_errors(name: object) -> Iterator[None]:
 
 @contextmanager
 def file_errors(path: object) -> Iterator[None]:
-    """Raise every error of reading a file as a DataError that starts with its path."""
+    """Turn all errors of reading a file into a DataError whose message starts with its path."""
     with prefix_errors(path):
         try:
             yield
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise DataError(f"damaged gzip: {error}") from error
+            raise DataError(f"is damaged gzip: {error}") from error
         except OSError as error:
             raise DataError(f"cannot be read: {error.strerror or error}") from error
 
@@ -54,10 +54,10 @@ def check_shape(shape: tuple[int, ...], inputs: int | None = None) -> None:
     if len(shape) < 2:
         raise DataError(f"has the shape {shape}, expected (n, {inputs or 'features'})")
     if inputs is not None and (features := math.prod(shape[1:])) != inputs:
-        raise DataError(f"has {features} features a row, but the model takes {inputs}")
+        raise DataError(f"has {features} features per row, but the model takes {inputs}")
 
 
-def as_samples(array: np.ndarray, first: int = 0, unit: str = "row") -> np.ndarray:
+def as_samples(array: np.ndarray, first: int = 0, noun: str = "row") -> np.ndarray:
     """Return samples as a C-contiguous (n, features) array of uint8 or float32.
 
     Parameters
@@ -66,13 +66,13 @@ def as_samples(array: np.ndarray, first: int = 0, unit: str = "row") -> np.ndarr
         Real numbers, two dimensions or more. uint8 stays uint8; other dtypes become float32.
     first : int, default 0
         Number of the first row, for the error message.
-    unit : str, default "row"
-        What the error message counts, such as "line".
+    noun : str, default "row"
+        The error message's word for a row, such as "line".
 
     Returns
     -------
     ndarray (n, features)
-        The array itself where nothing has to change.
+        The same array if it has this form already.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def as_samples(array: np.ndarray, first: int = 0, unit: str = "row") -> np.ndarr
     with np.errstate(over="ignore"):  # the check below reports the row
         x = np.require(array.reshape(len(array), -1), dtype, ["C", "A"])
     if dtype is np.float32 and (bad := np.flatnonzero(~np.isfinite(x).all(axis=1))).size:
-        raise DataError(f"{unit} {first + bad[0]} holds NaN, infinity or a number beyond float32")
+        raise DataError(f"{noun} {first + bad[0]} has NaN, infinity or a number beyond float32")
     return x
 
 
@@ -120,10 +120,10 @@ def blocks_of_stream(
         data = read(rows * row_bytes)
         if len(data) < rows * row_bytes:
             last = first + len(data) // row_bytes
-            raise DataError(f"truncated: it ends in row {last} of {shape[0]:,}")
+            raise DataError(f"is truncated: it ends in row {last} of {shape[0]:,}")
         yield as_samples(np.frombuffer(data, dtype).reshape(rows, -1), first)
     if read(1):
-        raise DataError(f"too long: data follow the {shape[0]:,} rows of its header")
+        raise DataError(f"is too long: its header promises {shape[0]:,} rows, but more data follow")
 
 
 def _block_rows(row_bytes: int) -> int:

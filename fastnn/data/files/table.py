@@ -16,12 +16,12 @@ from fastnn.data.files.samples import (
 )
 from fastnn.errors import DataError
 
-_LINE_BYTES, _NUMBER_BYTES = 1 << 20, 32  # the limit of a line: the first, plus the second a number
+_LINE_BYTES, _NUMBER_BYTES = 1 << 20, 32  # limit of a line: the first, plus the second per number
 _SHOWN = 40  # characters of a field in a message
 _MAX_EMPTY_LINES = 1000  # at the end of a file
 _BOM = "\ufeff"
-_LOOK_AHEAD = 16  # lines to examine below a first line that counts up
-_MANY_COLUMNS = 8  # a first line that counts up over this many columns is a header
+_LOOK_AHEAD = 16  # number of lines to examine after a first line that counts up
+_MANY_COLUMNS = 8  # a first line that counts up over at least 8 columns is a header
 
 
 def read_table(
@@ -37,9 +37,10 @@ def read_table(
     fields is a number, or if it equals `names`.
 
     A first line that counts 0, 1, 2, ... or 1, 2, 3, ... is ambiguous: pandas writes such a header
-    if columns have no names. It is read as a header if it has at least eight columns, or if all
-    numbers of a column below it have a decimal point. It is read as a sample otherwise, or if it
-    is the only line, or if the same line occurs again.
+    if columns have no names. The next 16 lines decide. The first line is a header if it has at
+    least eight columns, or if there is a column in which all these lines have a decimal point or an
+    exponent. It is a sample otherwise; and also if no line follows, if one of these lines equals
+    it, or if it has a single column.
 
     Parameters
     ----------
@@ -50,8 +51,8 @@ def read_table(
     names : sequence of str, optional
         Names that a header must have.
     say : callable
-        Called with a message on how an ambiguous first line is read, or that `names` were not
-        compared because there is no header.
+        Called with a message that says how an ambiguous first line is read, or that there is no
+        header to compare with `names`.
     max_bytes : float, optional
         Limit on the size of the text, for compressed files.
 
@@ -63,8 +64,9 @@ def read_table(
     Raises
     ------
     DataError
-        If the file has no rows; if a line is empty, has more or fewer fields, or a field that is
-        not a finite number in float32; if the header has other names; if the text is too long.
+        If the file has no rows; if a line is empty, has a wrong number of fields, or a field that
+        is not a finite number in float32; if the header differs from `names`; if the text is too
+        long.
     """
     lines = _lines(file, _LINE_BYTES + _NUMBER_BYTES * inputs, max_bytes)
     first = next(lines, None)
@@ -88,7 +90,7 @@ def read_table(
         yield as_samples(_parse(block, inputs, number), number, "line")
         number += len(block)
     if has_header and number == 2:
-        raise DataError("has a header and no rows")
+        raise DataError("has a header, but no rows")
 
 
 def _lines(file: BinaryStream, limit: int, max_bytes: float) -> Iterator[str]:
@@ -97,8 +99,8 @@ def _lines(file: BinaryStream, limit: int, max_bytes: float) -> Iterator[str]:
     Raises
     ------
     DataError
-        If a line is longer than `limit` bytes or is not UTF-8, if an empty line is followed by
-        another one, or if all lines are longer than `max_bytes`.
+        If a line is longer than `limit` bytes or is not UTF-8, if a line follows an empty one, or
+        if the lines have more than `max_bytes` bytes in all.
     """
     number, first_empty = 0, 0
     while line := file.readline(limit + 1):
@@ -106,7 +108,7 @@ def _lines(file: BinaryStream, limit: int, max_bytes: float) -> Iterator[str]:
         max_bytes -= len(line)
         if max_bytes < 0:
             raise DataError(
-                "unpacks to too many bytes for its size; if that is intended, unpack it with gunzip"
+                "unpacks to too much text for its size: if this is intended, unpack it with gunzip"
             )
         if len(line) > limit:
             raise DataError(f"line {number}: is longer than {limit:,} bytes")
@@ -180,7 +182,7 @@ def _guess_header(fields: list[str], first: str, ahead: list[str]) -> tuple[bool
     first : str
         The first line.
     ahead : list of str
-        The next lines, if the first line counts up.
+        The next `_LOOK_AHEAD` lines, if the first line counts up.
     """
     is_single = len(fields) == 1  # a sample of 0 or 1 is too common for a message
     if not _counts_up(fields) or first.strip() in map(str.strip, ahead):
@@ -213,7 +215,7 @@ def _parse(lines: list[str], inputs: int, first: int) -> np.ndarray:
             for column, field in enumerate(_fields(line, inputs), 1):
                 if not _is_number(field):
                     raise DataError(f"column {column}: {_shown(field)} is not a number")
-    raise DataError(f"line {first} or one below it is not made of numbers separated by commas")
+    raise DataError(f"line {first} or a later line does not consist of numbers separated by commas")
 
 
 def _is_number(field: str) -> bool:
@@ -221,7 +223,7 @@ def _is_number(field: str) -> bool:
         float(field)
     except ValueError:
         return False
-    return field.isascii() and "_" not in field  # which float() accepts, and CSV does not
+    return field.isascii() and "_" not in field  # float() accepts both
 
 
 def _shown(field: str) -> str:

@@ -1,12 +1,12 @@
 """Matrix products of any size, from register tiles.
 
-`multiply` divides its three operands (`tile.Operand`) into blocks and tiles. The forward pass, the
-gradient of the input and the gradient of the weights are this product with other strides
+`multiply` cuts its three operands (`tile.Operand`) into k blocks and tiles. The forward pass, the
+gradient of the input and the gradient of the weights are this product with different strides
 (`layers.dense`).
 
-Blocks: a pair of panels of `DEPTH_BLOCK` rows of the right factor takes 32 kB, and stays in the L1
-cache for all rows of the left factor. A longer sum is divided there and resumed from the result,
-which does not change its bits.
+k blocks: a pair of panels of `DEPTH_BLOCK` rows of the right factor takes 32 kB, and stays in the
+L1 cache for all rows of the left factor. A sum over more k is cut there and resumed from the
+result, which does not change its bits.
 
 The functions that contain micro-kernels are units: compiled once and called by name.
 """
@@ -36,11 +36,11 @@ DEPTH_BLOCK = 256
 INT_BYTES = 4
 
 _INTEGER, _FLAG, _RATE = types.int64, types.boolean, types.float32
-_OPERANDS = (_INTEGER,) * 9  # c, a and b, each as address, row and step
+_OPERANDS = (_INTEGER,) * 9  # c, a and b, each as the fields of an `Operand`
 
 
 def _column_kernel(panels):
-    """Return the kernel for all rows of a number of panels, which is a constant for the JIT."""
+    """Return the kernel for all rows of a number of panels; the number is constant for the JIT."""
 
     @jit
     def multiply_column(c, a, b, rows, depth, resume, rate):
@@ -68,12 +68,12 @@ _one_panel, _two_panels = _column_kernel(1), _column_kernel(2)
 
 @unit(*_OPERANDS, *(_INTEGER,) * 3, _FLAG, _RATE)
 def block_product(
-    c_at, c_row, c_step, a_at, a_row, a_step, b_at, b_row, b_step,
+    c_address, c_row, c_step, a_address, a_row, a_step, b_address, b_row, b_step,
     rows, panels, depth, resume, rate,
 ):  # fmt: skip
-    """Compute `tile.tile` for any number of rows and panels, without dividing the sums."""
-    c, a = Operand(c_at, c_row, c_step), Operand(a_at, a_row, a_step)
-    b = Operand(b_at, b_row, b_step)
+    """Compute `tile.tile` for any number of rows and panels, without cutting the sums."""
+    c, a = Operand(c_address, c_row, c_step), Operand(a_address, a_row, a_step)
+    b = Operand(b_address, b_row, b_step)
     p = 0
     while rows == 1 and panels - p >= WIDE_PANELS:
         tile(
@@ -118,15 +118,16 @@ _row_compact = _row_kernel(COMPACT, 1, WIDE_PANELS)
 
 @unit(*_OPERANDS, *(_INTEGER,) * 5, _FLAG, _RATE)
 def listed_product(
-    c_at, c_row, c_step, a_at, a_row, a_step, b_at, b_row, b_step,
+    c_address, c_row, c_step, a_address, a_row, a_step, b_address, b_row, b_step,
     rows, panels, height, lists, list_size, resume, rate,
 ):  # fmt: skip
     """Compute LISTED tiles of `height` rows, each with its own list, for any number of rows.
 
-    The lists, as `layers.zeros` writes them, start at the address `lists`, `list_size` int32 apart.
+    The lists, as `layers.zeros` writes them, start at the address `lists`. Each takes `list_size`
+    int32.
     """
-    c, a = Operand(c_at, c_row, c_step), Operand(a_at, a_row, a_step)
-    b = Operand(b_at, b_row, b_step)
+    c, a = Operand(c_address, c_row, c_step), Operand(a_address, a_row, a_step)
+    b = Operand(b_address, b_row, b_step)
     i = 0
     while i < rows:
         count = array_at(lists, 1, np.int32)[0]
@@ -144,31 +145,38 @@ def listed_product(
 
 @unit(*(_INTEGER,) * 9, _RATE)
 def compact_product(
-    c_at, c_step, a_at, b_at, b_row, b_step, panels, ks, count, rate
+    c_address, c_step, a_address, b_address, b_row, b_step, panels, ks, count, rate
 ):  # fmt: skip
     """Compute a COMPACT tile of one row and any number of panels."""
-    c, a, b = Operand(c_at, 0, c_step), Operand(a_at, 0, 1), Operand(b_at, b_row, b_step)
+    c, a = Operand(c_address, 0, c_step), Operand(a_address, 0, 1)
+    b = Operand(b_address, b_row, b_step)
     _row_compact(c, a, b, panels, ks, count, False, rate)
 
 
 @jit
 def multiply(c, a, b, rows, panels, depth):
-    """``c = a b``: c (rows, panels·NR) written, a (rows, depth) and b (depth, panels·NR) read."""
+    """Compute ``c = a b``.
+
+    Writes c (rows, panels·NR), reads a (rows, depth) and b (depth, panels·NR).
+    """
     blocks = max(1, (depth + DEPTH_BLOCK - 1) // DEPTH_BLOCK)
     for block in range(blocks):
         k = depth * block // blocks
         block_depth = depth * (block + 1) // blocks - k
         block_product(
-            c.at, c.row, c.step, skip_steps(a, k).at, a.row, a.step, skip_rows(b, k).at, b.row,
-            b.step, rows, panels, block_depth, block > 0, ZERO,
+            c.address, c.row, c.step, skip_steps(a, k).address, a.row, a.step,
+            skip_rows(b, k).address, b.row, b.step, rows, panels, block_depth, block > 0, ZERO,
         )  # fmt: skip
 
 
 @jit
 def multiply_update(c, a, b, rows, panels, depth, rate):
-    """``c = c - rate · (a b)`` without dividing the sums; `rate` is not 0. Shapes: `multiply`."""
+    """Compute ``c = c - rate · (a b)`` without cutting the sums; `rate` is not 0.
+
+    The shapes are those of `multiply`.
+    """
     block_product(
-        c.at, c.row, c.step, a.at, a.row, a.step, b.at, b.row, b.step,
+        c.address, c.row, c.step, a.address, a.row, a.step, b.address, b.row, b.step,
         rows, panels, depth, False, rate,
     )  # fmt: skip
 
@@ -177,15 +185,16 @@ def multiply_update(c, a, b, rows, panels, depth, rate):
 def multiply_listed(c, a, b, rows, panels, height, lists, list_size, resume, rate):
     """Compute `listed_product`."""
     listed_product(
-        c.at, c.row, c.step, a.at, a.row, a.step, b.at, b.row, b.step,
+        c.address, c.row, c.step, a.address, a.row, a.step, b.address, b.row, b.step,
         rows, panels, height, lists, list_size, resume, rate,
     )  # fmt: skip
 
 
 @jit
 def multiply_compact(c, a, b, panels, ks, count, rate):
-    """``c = a b`` for one row, or ``c = c - rate · (a b)`` if `rate` is not 0.
+    """Compute ``c = a b`` for one row, or ``c = c - rate · (a b)`` if `rate` is not 0.
 
-    c (panels·NR,) written; a, the address of `count` numbers, and their rows `ks` of b read.
+    Writes c (panels·NR,), reads `count` numbers at the address `a`, and rows of b. `ks` is the
+    address of the `count` int32 numbers of these rows.
     """
-    compact_product(c.at, c.step, a, b.at, b.row, b.step, panels, ks, count, rate)
+    compact_product(c.address, c.step, a, b.address, b.row, b.step, panels, ks, count, rate)

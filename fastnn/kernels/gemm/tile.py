@@ -1,7 +1,7 @@
 """The micro-kernel: one register tile of a matrix product, with its sums in vector registers.
 
 It is emitted as LLVM vector instructions, because Numba does not generate such code from loops.
-`product` computes whole products with it.
+`product` computes products of any size with it.
 """
 
 from typing import NamedTuple
@@ -28,13 +28,20 @@ from fastnn.kernels.jit.simd import (
     fma,
 )
 
-# The sums of a tile, TILE_ROWS × TILE_PANELS·NR, are held in registers: with AVX-512 8·2 of 32;
-# with AVX2 4·2 of 16, which leaves some for the operands (code with 16 lanes spills there and takes
-# three times as long); on ARM 4·4 of 32 short ones.
+# The sums of a tile, TILE_ROWS × TILE_PANELS·NR, are held in registers; the others hold operands:
+#
+#            rows  panels  lanes of a register  registers of sums  registers
+#   AVX-512     8       2                   16                 16         32
+#   AVX2        4       1                    8                  8         16
+#   ARM         4       1                    4                 16         32
+#   SSE         2       1                    4                  8         16
+#
+# With AVX2, code for 16 lanes runs out of registers and takes three times as long.
 TILE_ROWS, TILE_PANELS = (8, 2) if LANES == 16 else (4, 1) if LANES == 8 or ARM64 else (2, 1)
 WIDE_PANELS = LANES // 2  # panels of a tile of one row: eight sums keep the multipliers busy
-# Tiles over listed k have fewer rows, because few rows share more zeros: samples in the forward
-# pass, inputs in the backward pass. These sizes minimise the time of products and lists.
+# Tiles over listed k have fewer rows: the fewer they are, the more zeros they have in common. Rows
+# are samples in the forward pass and inputs in the backward pass. These sizes minimise the time of
+# products and lists together.
 LISTED_SAMPLES = 2 if LANES == 16 else 1  # by WIDE_PANELS
 LISTED_INPUTS, LISTED_PANELS = (4, 4) if LANES == 16 else (TILE_ROWS, TILE_PANELS)
 
@@ -45,12 +52,12 @@ PLAIN, LISTED, COMPACT = "", "_listed", "_compact"  # kinds of micro-kernel, see
 class Operand(NamedTuple):
     """A matrix of float32 in memory, as the micro-kernel addresses it.
 
-    Left factor: element (i, k) is ``i * row + k * step`` numbers behind the address `at`. Right
-    factor: lane j of row k in panel p is ``k * row + p * step + j`` numbers behind it. The result
-    is addressed as the right factor.
+    `row` and `step` are strides: numbers of float32. In the left factor, element (i, k) is
+    ``i * row + k * step`` float32 after the address. In the right factor, lane j of row k in panel
+    p is ``k * row + p * step + j`` float32 after it. The result is addressed as the right factor.
     """
 
-    at: int
+    address: int
     row: int
     step: int
 
@@ -64,13 +71,13 @@ def operand(buffer, at, row, step):
 @jit
 def skip_rows(matrix, rows):
     """Return the operand without its first rows."""
-    return Operand(matrix.at + rows * matrix.row * FLOAT_BYTES, matrix.row, matrix.step)
+    return Operand(matrix.address + rows * matrix.row * FLOAT_BYTES, matrix.row, matrix.step)
 
 
 @jit
 def skip_steps(matrix, steps):
     """Return the operand without its first panels; without its first k for a left factor."""
-    return Operand(matrix.at + steps * matrix.step * FLOAT_BYTES, matrix.row, matrix.step)
+    return Operand(matrix.address + steps * matrix.step * FLOAT_BYTES, matrix.row, matrix.step)
 
 
 class _Matrix:
@@ -135,7 +142,7 @@ def _emit_tile(builder, matrices, depth, resume, rate, size, kind, ks=None):
         a  k →
         [ a a a a ]           [ sums    | sums    ]     rows · panels·NR/lanes registers,
         [ a a a a ] rows      [ sums    | sums    ]     one multiply-add each per k;
-        [ a a a a ]           [ sums    | sums    ]     an element of a is spread to all lanes
+        [ a a a a ]           [ sums    | sums    ]     an element of a is copied to all lanes
     """
     c, a, b = matrices
     rows, panels, lanes = size
@@ -157,7 +164,7 @@ def _emit_tile(builder, matrices, depth, resume, rate, size, kind, ks=None):
     body = builder.append_basic_block("tile.body")
     done = builder.append_basic_block("tile.done")
 
-    # Start from zero, or from c if a chain is resumed; otherwise c is not read.
+    # Start from zero, or from c if a chain is resumed.
     builder.cbranch(resume, load, head)
     builder.position_at_end(load)
     loaded = [builder.load(pointer, align=4) for pointer in c_starts]
@@ -236,18 +243,19 @@ def tile(typingctx, kind, rows, panels, c, a, b, ks, depth, resume, rate):
 
     If `rate` is not 0, ``c = c - rate · (a b)``; then `resume` must be false.
 
-    c (rows, panels·NR) is written, a (rows, depth) and b (depth, panels·NR) are read, all three an
-    `Operand`. `kind`, `rows` and `panels` are constants. Each element is one chain of fused
-    multiply-adds in increasing k: its bits depend neither on the size of the tile nor on where the
-    chain is divided. The kinds:
+    Writes c (rows, panels·NR), reads a (rows, depth) and b (depth, panels·NR), and reads c if
+    `resume` is true or `rate` is not 0. All three are an `Operand`. `kind`, `rows` and `panels` are
+    constants. Each element is one chain of multiply-adds in increasing k, fused if the processor
+    has the instruction. Its bits depend neither on the size of the tile nor on the place where the
+    chain is cut. The kinds:
 
     PLAIN
         ``Σ a[i, k] b[k, j]`` over all k from 0 to depth - 1; `ks` is ignored.
     LISTED
         ``Σ a[i, ks[n]] b[ks[n], j]`` over n from 0 to depth - 1, with int32 at the address `ks`.
-        If `a` is zero for all other k, and `b` is finite, the bits are those of PLAIN.
+        If `a` is zero for all other k, and `b` is finite, the result is bit-identical to PLAIN.
     COMPACT
-        ``Σ a[i, n] b[ks[n], j]``: a holds the listed columns alone.
+        ``Σ a[i, n] b[ks[n], j]`` over the same n: a holds only the listed columns.
     """
     counts = types.intp, types.intp, types.boolean, types.float32
     signature = types.void(kind, rows, panels, c, a, b, *counts)
@@ -283,4 +291,4 @@ if config.DISABLE_JIT:
         c_row[:] = fma(-rate, total, c_row) if rate else total
 
     def _floats(matrix, count):
-        return array_at(matrix.at, count, np.float32)
+        return array_at(matrix.address, count, np.float32)

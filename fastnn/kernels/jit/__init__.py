@@ -1,1 +1,4 @@
-"""Compiling, caching and running kernels: all code that depends on Numba's internals."""
+"""Compiling, caching and running kernels: almost all code that depends on Numba's internals.
+
+`gemm.tile` also emits LLVM code, and `fastnn.system.forks` takes a lock of Numba.
+"""

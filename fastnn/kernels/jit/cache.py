@@ -1,11 +1,12 @@
 """The cache of compiled kernels on disk.
 
-The name of its directory is a hash of the source code of all kernels and of the processor, so any
-change compiles them anew. (Numba's own cache checks only the file of the compiled function.)
+The name of its directory contains a hash of the source code of all kernels and of the processor, so
+kernels are recompiled after any change. (Numba's own cache checks only the file of the compiled
+function.)
 
-The files in the directory are executed. So it is used only if no user but this one and root can
-change it: it belongs to one of the two, and neither its group nor others can write to it. Another
-user must not be able to replace it either:
+The files in the directory are executed. Therefore the directory is used only if no user other than
+this one and root can change it: it belongs to one of the two, and neither its group nor others can
+write to it. Another user must not be able to replace it either:
 
 - If the directory belongs to this user, its parent belongs to this user or root, and others cannot
   replace entries in it: they cannot write to it, or it is sticky, as /tmp is.
@@ -39,7 +40,7 @@ from numba.core import caching
 from numba.core.serialize import dumps
 
 from fastnn import epoch, kernels
-from fastnn.kernels.jit.simd import CPU, FEATURES
+from fastnn.kernels.jit.simd import CPU, CPU_FEATURES
 from fastnn.model import layers, losses, randomness
 from fastnn.system.files import user_cache_directory, write_atomically
 
@@ -59,7 +60,7 @@ def source_hash() -> str:
 
     The code is read from source files or a zip file; in a frozen program, it is the bytecode.
     """
-    target = numba.__version__, sys.implementation.cache_tag, CPU, sorted(FEATURES)
+    target = numba.__version__, sys.implementation.cache_tag, CPU, sorted(CPU_FEATURES)
     digest = hashlib.sha256(repr(target).encode())
     names = {module.name for module in pkgutil.walk_packages(kernels.__path__, "fastnn.kernels.")}
     for name in sorted(names | {module.__name__ for module in OTHER_MODULES}):
@@ -97,10 +98,11 @@ def cache_directory() -> Path | None:
         return None
 
 
-def is_cached() -> bool:
-    """Return whether the cache contains kernels of this version."""
+def is_cached(count: int) -> bool:
+    """Return whether the cache contains this number of kernels of this version, or more."""
     directory = cache_directory()
-    return directory is not None and not _fault(directory) and any(directory.glob("*.kernel"))
+    is_safe = directory is not None and not _fault(directory)
+    return is_safe and len(list(directory.glob("*.kernel"))) >= count
 
 
 def is_usable() -> bool:
@@ -125,8 +127,8 @@ def prepare_directory() -> str:
 
 def _warn_not_cached(fault: str) -> None:
     warn_once(
-        f"{fault}; every process will take some seconds to start, unless NUMBA_CACHE_DIR names a "
-        "folder of your own"
+        f"{fault}; every process will take a few seconds to start, unless NUMBA_CACHE_DIR names a "
+        "directory of your own"
     )
 
 
@@ -183,7 +185,7 @@ def _belongs_to_user_or_root(status: os.stat_result) -> bool:
 
 
 def _is_replaceable(directory: Path, *, own: bool) -> bool:
-    """Return whether another user could replace a directory, or if it is root's, its parents."""
+    """Return whether another user could replace a directory or, if it is root's, its parents."""
     for parent in directory.parents[: 1 if own else None]:
         status = parent.lstat()
         open_to_others = status.st_mode & (stat.S_IWOTH if own else _OTHERS_WRITE)
@@ -204,7 +206,7 @@ def _remove_old(directory: Path) -> None:
 
 
 class _Locator(caching._CacheLocator):
-    """Tells Numba to use `cache_directory`, which was checked before."""
+    """The place of the cache as Numba asks for it: `cache_directory`, which is already checked."""
 
     def __init__(self, function: Callable) -> None:
         self._function = function
@@ -252,12 +254,13 @@ class _KernelFile:
         if hasattr(os, "getuid"):
             if not _belongs_to_user_or_root(status) or status.st_mode & _OTHERS_WRITE:
                 warn_once(
-                    f"other users can write to kernels in {path.parent}: they are compiled anew"
+                    f"kernels in {path.parent} belong to or can be written by other users: "
+                    "they are recompiled"
                 )
                 return None
         saved = content[_HASH_BYTES:]
         if hashlib.sha256(saved).digest() != content[:_HASH_BYTES]:
-            warn_once(f"compiled kernels in {path.parent} are damaged: they are compiled anew")
+            warn_once(f"compiled kernels in {path.parent} are damaged: they are recompiled")
             return None
         with suppress(OSError):
             os.utime(path.parent)  # marks it as used

@@ -3,14 +3,16 @@
 There are four kinds of compiled functions:
 
 `jit`
-    A serial function that kernels call. It is compiled as part of each function that calls it.
+    A serial function that kernels call. It is compiled as part of each kernel that calls it.
 `unit`
     A function that is compiled once and called by its name, like a function of a linked library:
     used for large functions with many callers, which would take most of a cold start otherwise.
 `Region`
-    The body of a parallel region, ``region(task, job)``, compiled once and called by its address.
+    The code of one task of a parallel region, ``region(task, job)``, compiled once and called by
+    its address.
 `Driver`
-    The parallel loop that calls the regions. Python calls nothing else.
+    The loop over chunks, which runs the tasks of each region in parallel. Python calls nothing
+    else.
 
 No fast-math flag is set. The kernels determine the order of each sum and which products are fused,
 and the compiler must not change it.
@@ -32,7 +34,7 @@ _ADDRESS = types.int64
 
 
 def jit(function: Callable) -> Any:
-    """Declare a serial kernel, which is compiled with the first kernel that calls it.
+    """Declare a serial function, which is compiled as part of each kernel that calls it.
 
     Python cannot call it: without the wrappers for that, a cold start takes a quarter less time.
     """
@@ -75,7 +77,7 @@ class _Compiled:
 
 
 class Region(_Compiled):
-    """The body of a parallel region, ``region(task, job)``, which is called by its address."""
+    """The code of one task of a parallel region, ``region(task, job)``, called by its address."""
 
     address: Any = None
     signature = types.void(types.int64, _ADDRESS)
@@ -108,7 +110,7 @@ register_model(_Symbol)(models.OpaqueModel)
 class Unit(Region):
     """A function of numbers, which kernels call by the symbol ``call``.
 
-    It must be compiled before one of its callers is read from the cache.
+    It must be compiled, or read from the cache, before any of its callers is read from the cache.
     """
 
     def __init__(self, function: Callable, *arguments: types.Type) -> None:
@@ -138,7 +140,7 @@ def unit(*arguments: types.Type) -> Callable[[Callable], Any]:
 
 
 class Driver(_Compiled):
-    """The parallel loop over regions."""
+    """The loop over chunks, which runs the tasks of each region in parallel."""
 
     def _compile(self, cached: bool) -> Any:
         if config.DISABLE_JIT:

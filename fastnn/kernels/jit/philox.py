@@ -18,10 +18,11 @@ _HALF_WORD = 0xFFFF
 
 @intrinsic
 def keep_bits(typingctx, key, group, position, epoch, layer, level):
-    """Return which columns of a block are kept: column 8 · h + i in bit 8 · h + i.
+    """Return which columns of a dropout block are kept: column 8 · h + i in bit 8 · h + i.
 
-    A column is kept if number h of the counter (group + i, position, epoch, layer) is below the
-    level. All six are int64; the counter uses the low 32 bits of its words, the key all 64.
+    Each counter (group + i, position, epoch, layer) gives eight random numbers of 16 bits. Column
+    8 · h + i is kept if number h is below the level. All six arguments are int64; of the words of
+    the counter only the low 32 bits are used, of the key all 64.
     """
 
     def codegen(context, builder, signature, args):

@@ -1,8 +1,8 @@
-"""Intrinsics: fused multiply-add, masks, denormals, addresses and others that Numba lacks.
+"""Intrinsics that Numba lacks: fused multiply-add, masks, denormals, addresses and others.
 
 An intrinsic generates LLVM instructions inside the compiled function that calls it. The plain
 versions at the end of the file, with the same names and signatures, replace the intrinsics if the
-JIT is disabled.
+JIT is disabled. (`compress_places` has none: it is not used then.)
 """
 
 import ctypes
@@ -19,11 +19,11 @@ ZERO, ONE = np.float32(0), np.float32(1)  # literals would be float64
 NR = 16  # lanes of a panel, on every machine
 
 TRIPLE, CPU, _features = cpu_target.target_context.codegen().magic_tuple()[:3]
-FEATURES = frozenset(_features.split(","))
+CPU_FEATURES = frozenset(_features.split(","))
 
 
 def _on(feature: str) -> bool:
-    return f"+{feature}" in FEATURES
+    return f"+{feature}" in CPU_FEATURES
 
 
 # The target that Numba compiles for; NUMBA_CPU_NAME may choose one with fewer features.
@@ -75,7 +75,7 @@ def emit_splat(builder, scalar, vector):
 
 @intrinsic
 def nonzero_mask(typingctx, array, at):
-    """Return which of the NR numbers from ``array[at]`` are not zero, the first in bit 0."""
+    """Return which of the NR numbers from ``array[at]`` are not zero; the first is in bit 0."""
 
     def codegen(context, builder, signature, args):
         vector = ir.VectorType(FLOAT, NR)
@@ -90,7 +90,10 @@ def nonzero_mask(typingctx, array, at):
 
 @intrinsic
 def marked_mask(typingctx, masks, at, bits):
-    """Return which of the NR uint16 masks from ``masks[at]`` have any of `bits`; first: bit 0."""
+    """Return which of the NR uint16 masks from ``masks[at]`` have any of `bits` set.
+
+    The first mask is in bit 0 of the result.
+    """
 
     def codegen(context, builder, signature, args):
         element = ir.IntType(16)
@@ -129,7 +132,7 @@ def count_bits(typingctx, bits):
 def compress_places(typingctx, lists, end, mask, base):
     """Append ``base`` plus the index of each set bit of a mask at ``lists[end]``; return the end.
 
-    lists int32: NR numbers are written, whatever the mask. Only AVX-512 has the instruction.
+    lists is int32. NR numbers are always written, for any mask. Only AVX-512 has the instruction.
     """
 
     def codegen(context, builder, signature, args):
@@ -240,8 +243,9 @@ def prefetch(typingctx, address):
 def transpose_square(typingctx, target, target_at, source, source_at, count):
     """Transpose NR × NR numbers: ``target[at + j * NR + i] = source[at + i * NR + j]``.
 
-    Only the first `count` rows of the source are read; the others are zeros. Each of log₂ NR rounds
-    swaps the off-diagonal quarters of squares of half the size.
+    Only the first `count` rows of the source are read; the others count as zeros. Each of the
+    log₂ NR rounds swaps the two off-diagonal quarters of every square; the next round does so with
+    squares of half the size.
     """
 
     def codegen(context, builder, signature, args):
@@ -311,8 +315,8 @@ def address_in(typingctx, buffer, at):
 def array_at(typingctx, address, size, dtype):
     """Return the buffer (size,) of a dtype at an address, which only supports indexing.
 
-    It is a pointer: every function counts references to an array of Numba's, which takes longer
-    than a small product.
+    It is a pointer, not an array of Numba: functions count references to such an array, which takes
+    longer than a small product.
     """
     pointer = types.CPointer(dtype.dtype)
 

@@ -26,7 +26,7 @@ from fastnn.kernels.jit.cache import warn_once
 from fastnn.system.control_groups import control_groups
 from fastnn.system.forks import setup_lock
 
-# The library in TBB's wheels. On other systems, which have no wheels, Numba uses another layer.
+# The library in TBB's wheels. For other systems there are none, and Numba uses a different layer.
 _TBB = {("Linux", "x86_64"): "libtbb.so.12", ("Windows", "AMD64"): "tbb12.dll"}
 _LAYERS = ("default", "tbb", "omp", "workqueue", "safe", "threadsafe", "forksafe")
 
@@ -39,10 +39,10 @@ _serial = False  # true in a forked child that cannot start threads
 
 @cache
 def prepare_threads() -> None:
-    """Start Numba's threads safely; compiling would start them, too.
+    """Start Numba's threads safely, before compiling would start them.
 
-    Numba takes a lock that is shared with forked children whenever it is asked for the number of
-    threads: a child that is killed while it holds the lock would block all others. Creating the
+    Whenever Numba is asked for the number of threads, it takes a lock that is shared with forked
+    children: a child that is killed while it holds the lock would block all others. Creating the
     lock would also fix the start method of `multiprocessing`. `setup_lock` replaces it.
     """
     global _starting_thread
@@ -78,7 +78,7 @@ def _start_layer() -> None:
 
 
 def _warn_fallback(tbb: Path | None) -> None:
-    """Warn if Numba uses another layer because TBB is missing, and the user can change that."""
+    """Warn if Numba uses a different layer because TBB is missing, and the user can install it."""
     layer = numba.threading_layer()
     chosen = _chosen_layer() != "default" or os.environ.get("NUMBA_THREADING_LAYER_PRIORITY")
     library = _TBB.get((platform.system(), platform.machine()))
@@ -90,8 +90,8 @@ def _warn_fallback(tbb: Path | None) -> None:
     elif getattr(sys, "frozen", False):
         why, cure = "TBB is not in this program", f"build it with {library}"
     warn_once(
-        f"{why}, and Numba's threads run on {layer} instead: if other processes are busy, training "
-        f"can take many times as long, and forked processes have one thread; {cure}, or set "
+        f"{why}, so Numba's threads run on {layer} instead. If other processes are busy, training "
+        f"can take many times as long, and forked processes have one thread: {cure}, or set "
         f"NUMBA_THREADING_LAYER={layer} to keep {layer} without this warning"
     )
 
@@ -108,7 +108,7 @@ def _preload_tbb() -> Path | None:
         for file in files("tbb") or ():
             if file.name == name:
                 path = Path(str(file.locate())).resolve()
-                with suppress(OSError):  # Numba then finds another layer
+                with suppress(OSError):  # Numba then uses a different layer
                     ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
                 return path
     return None
@@ -155,23 +155,24 @@ def _granted_cores() -> int:
     return min(starmap(_cores_in, control_groups("cpu")), default=sys.maxsize)
 
 
-def _cores_in(folder: Path, version: int) -> int:
+def _cores_in(directory: Path, version: int) -> int:
     try:
         if version == 2:
-            quota, period = (folder / "cpu.max").read_text().split()
+            quota, period = (directory / "cpu.max").read_text().split()
         else:
-            quota = (folder / "cpu.cfs_quota_us").read_text()
-            period = (folder / "cpu.cfs_period_us").read_text()
+            quota = (directory / "cpu.cfs_quota_us").read_text()
+            period = (directory / "cpu.cfs_period_us").read_text()
         return max(1, math.ceil(int(quota) / int(period))) if int(quota) > 0 else sys.maxsize
     except (OSError, ValueError, ArithmeticError):  # no quota ("max"), or no valid one
         return sys.maxsize
 
 
 class parallel:  # noqa: N801  (used like a function)
-    """Set the number of threads that Numba uses in this Python thread; return that of tasks.
+    """Context that sets the number of Numba's threads for this Python thread.
 
-    A single task runs in this thread, without Numba's. This is a class, because a context manager
-    of `contextlib` takes longer than a small prediction.
+    It returns the number of tasks to run: `threads`, or 1 in a forked child that cannot start
+    threads. A single task runs in this thread, without Numba's threads. This is a class, because a
+    context manager of `contextlib` takes longer than a small prediction.
     """
 
     def __init__(self, threads: int) -> None:

@@ -1,7 +1,8 @@
-"""A fully connected layer over a block of rows, or over a range of its inputs.
+"""A fully connected layer over a row block, or over a range of its inputs.
 
-See `reference.dense`. `layer` is a row of the layer table (`layout.LAYER`). A block of rows starts
-at `first`; a range of inputs goes from `low` to `high`, where input I is the bias.
+See `reference.dense`. `layer` is a row of the layer table (`layout.LAYER`), x (rows, I) the layer's
+input. A row block starts at row `first` of the buffers; a range of inputs goes from `low` to
+`high`, where input I is the bias.
 """
 
 from fastnn.kernels.gemm.product import multiply, multiply_listed, multiply_update
@@ -10,17 +11,21 @@ from fastnn.kernels.jit.compiling import jit
 from fastnn.kernels.jit.simd import NR, ZERO, address_in, transpose_square
 from fastnn.kernels.layers.zeros import BLOCK_GROUPS, LIST_MARGIN, list_inputs, list_rows
 
-# Inputs and panels whose gradient is computed and applied together: 16 kB, in the L1 cache.
+# A weight block: inputs and panels of outputs whose gradient is computed and applied together. It
+# takes 16 kB, in the L1 cache.
 INPUT_BLOCK, PANEL_BLOCK = 4 * NR, 4
 BLOCK_SIZE = INPUT_BLOCK * PANEL_BLOCK * NR
 
 
 @jit
 def dense_forward(scratch, parameters, layer, first, rows):
-    """``z = [a 1] [w; b]``: z (rows, O) written, a (rows, I + 1) and the panels read."""
+    """Compute ``z = [x 1] [w; b]``.
+
+    Writes z (rows, O), reads x (rows, I + 1) and the panels.
+    """
     multiply(
         operand(scratch, layer.z + first * layer.z_row, layer.z_row, NR),
-        operand(scratch, layer.a + first * layer.a_row, layer.a_row, 1),
+        operand(scratch, layer.x + first * layer.x_row, layer.x_row, 1),
         operand(parameters, layer.weights, NR, layer.panel_size),
         rows,
         layer.panels,
@@ -30,7 +35,10 @@ def dense_forward(scratch, parameters, layer, first, rows):
 
 @jit
 def dense_forward_listed(scratch, parameters, layer, first, rows, masks, stride, lists, start):
-    """Compute `dense_forward` over the inputs that are not zero; lists from `start` written."""
+    """Compute `dense_forward` over the inputs that are not zero.
+
+    `masks` are the masks of nonzeros. Writes the lists of inputs from ``lists[start]`` on.
+    """
     groups = (layer.inputs + 1 + NR - 1) // NR
     size = BLOCK_GROUPS * NR + LIST_MARGIN
     for low in range(0, groups, BLOCK_GROUPS):
@@ -44,7 +52,7 @@ def dense_forward_listed(scratch, parameters, layer, first, rows, masks, stride,
             weights = layer.weights + panel * layer.panel_size
             multiply_listed(
                 operand(scratch, z, layer.z_row, NR),
-                operand(scratch, layer.a + first * layer.a_row, layer.a_row, 1),
+                operand(scratch, layer.x + first * layer.x_row, layer.x_row, 1),
                 operand(parameters, weights, NR, layer.panel_size),
                 rows,
                 min(WIDE_PANELS, layer.panels - panel),
@@ -58,7 +66,11 @@ def dense_forward_listed(scratch, parameters, layer, first, rows, masks, stride,
 
 @jit
 def dense_backward_input(scratch, transposed, layer, previous, first, rows):
-    """``da = dz wᵀ``: da (rows, I) written to the previous layer's dz; dz (rows, O) read."""
+    """Compute ``dx = dz wᵀ``.
+
+    Writes dx (rows, I) to the previous layer's dz, where it is da until `activation_backward`;
+    reads dz (rows, O).
+    """
     multiply(
         operand(scratch, previous.dz + first * previous.dz_row, previous.dz_row, NR),
         operand(scratch, layer.dz + first * layer.dz_row, layer.dz_row, 1),
@@ -71,22 +83,23 @@ def dense_backward_input(scratch, transposed, layer, previous, first, rows):
 
 @jit
 def dense_backward_weights(c, scratch, layer, low, high, panel, panels, rows, rate):
-    """``[dw; db] = [a 1]ᵀ dz`` for inputs low to high and `panels` panels, written to `c`.
+    """Compute ``[dw; db] = [x 1]ᵀ dz`` for inputs low to high and `panels` panels from `panel` on.
 
-    If `rate` is not 0, `c` is the weights, and ``c = c - rate · [dw; db]``: the gradient stays in
-    registers. Then there are at most DEPTH_BLOCK rows.
+    Writes the result to `c`. If `rate` is not 0, `c` is the weights, and
+    ``c = c - rate · [dw; db]``: the gradient stays in registers. Then there are at most DEPTH_BLOCK
+    rows.
     """
-    a = operand(scratch, layer.a + low, 1, layer.a_row)
+    x = operand(scratch, layer.x + low, 1, layer.x_row)
     dz = operand(scratch, layer.dz + panel * NR, layer.dz_row, NR)
     if rate == 0:
-        multiply(c, a, dz, high - low, panels, rows)
+        multiply(c, x, dz, high - low, panels, rows)
     else:
-        multiply_update(c, a, dz, high - low, panels, rows, rate)
+        multiply_update(c, x, dz, high - low, panels, rows, rate)
 
 
 @jit
 def list_block(lists, start, masks, stride, low, high, rows):
-    """Write the list of rows for each tile of inputs low to high; see the next function."""
+    """Write the list of rows for each tile of inputs low to high, for the next function."""
     for i in range(low, high, LISTED_INPUTS):
         at = start + (i - low) // LISTED_INPUTS * (rows + LIST_MARGIN)
         list_rows(lists, at, masks, stride, i, rows)
@@ -99,7 +112,7 @@ def dense_backward_weights_listed(
     """Compute `dense_backward_weights` over the rows that `list_block` listed."""
     multiply_listed(
         c,
-        operand(scratch, layer.a + low, 1, layer.a_row),
+        operand(scratch, layer.x + low, 1, layer.x_row),
         operand(scratch, layer.dz + panel * NR, layer.dz_row, NR),
         high - low,
         panels,

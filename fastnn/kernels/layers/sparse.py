@@ -1,9 +1,9 @@
 """The first layer over sparse features.
 
-An entry is a feature that is stored, with its column. In the forward pass the product of a row runs
-over its entries. In the backward pass the gradient of an input runs over the rows with an entry in
+An entry is a stored feature with its column. In the forward pass the product of a row runs over its
+entries. In the backward pass the gradient of an input's weights runs over the rows with an entry in
 its column, so each task sorts the entries of its share of the columns. Both are chains of
-multiply-adds in the order of the dense products, so the results have the same bits.
+multiply-adds in the order of the dense products, so the results are bit-identical.
 """
 
 from typing import NamedTuple
@@ -22,13 +22,13 @@ from fastnn.kernels.pointwise.elementary import all_finite
 from fastnn.kernels.workspace import JOB, PREDICT, TRAIN, address, aligned_zeros, layer_of
 from fastnn.model.randomness import BLOCK, GROUP, LEVELS
 
-# Work for an input besides its entries, in units of an entry: if all weights are updated, and if
-# only weights with a gradient are.
+# Work for an input apart from its entries, relative to the work for an entry: if all weights are
+# updated, and if only those of inputs with entries are.
 _UPDATE_WORK, _SCAN_WORK = 4.0, 0.1
 
 
 class Entries(NamedTuple):
-    """The entries of a chunk, with one more entry in each row for the bias.
+    """The entries of a chunk, and one more in each row for the bias.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class Entries(NamedTuple):
     row_columns, row_values : ndarray, int32 and float32
         The columns and the scaled values, ordered by row, then column; the bias is last in a row.
     column_starts : ndarray (I + 1 + 2 · tasks,) int64
-        The first entry of each column, see `sort_columns`.
+        The first entry of each column of each task's share; see `sort_columns`.
     column_rows, column_values : ndarray, int32 and float32
         The rows and the values, ordered by column, then row.
     """
@@ -88,7 +88,7 @@ class EntryBuffers:
 
 
 @jit
-def source_row(job, position):
+def data_row(job, position):
     """Return the row of the data at a position of the epoch."""
     if job.order == 0:
         return position
@@ -98,20 +98,20 @@ def source_row(job, position):
 @jit
 def feature_row(job, row):
     """Return the row of x with the features of a row of the data."""
-    if job.x_rows == 0:
+    if job.selection == 0:
         return row
-    return array_at(job.x_rows, job.data_rows, np.int64)[row]
+    return array_at(job.selection, job.data_rows, np.int64)[row]
 
 
 @jit
 def place_entries(job):
     """Write the row starts of the chunk's entries."""
-    starts, entries = array_at(job.x_starts, job.source_rows + 1, np.int64), entries_of(job)
+    starts, entries = array_at(job.x_starts, job.feature_rows + 1, np.int64), entries_of(job)
     end = np.int64(0)
     entries.row_starts[0] = end
     for i in range(job.rows):
-        source = feature_row(job, source_row(job, job.start + i))
-        end += starts[source + 1] - starts[source] + 1
+        feature = feature_row(job, data_row(job, job.start + i))
+        end += starts[feature + 1] - starts[feature] + 1
         entries.row_starts[i + 1] = end
 
 
@@ -129,12 +129,12 @@ def _columns_are_valid(columns, at, count, inputs):
 
 
 @unit(*(types.int64,) * 3)
-def gather_entries(job_at, row, source):
-    """Copy the entries of row `source` of x, scaled, to row `row` of the chunk, with dropout."""
-    job = record_at(job_at, 0, JOB)
+def gather_entries(job_address, row, feature):
+    """Copy the entries of row `feature` of x, scaled, to row `row` of the chunk; apply dropout."""
+    job = record_at(job_address, 0, JOB)
     entries, layer = entries_of(job), layer_of(job, 0)
-    starts = array_at(job.x_starts, job.source_rows + 1, np.int64)
-    start, count = starts[source], starts[source + 1] - starts[source]
+    starts = array_at(job.x_starts, job.feature_rows + 1, np.int64)
+    start, count = starts[feature], starts[feature + 1] - starts[feature]
     columns = array_at(job.x_columns + 4 * start, count, np.int32)
     values = array_at(job.x + 4 * start, count, np.float32)
     if job.mode == PREDICT and not all_finite(job.x + 4 * start, count):
@@ -164,9 +164,9 @@ def gather_entries(job_at, row, source):
 
 @jit
 def dense_forward_sparse(buffers, job, first, to, rows):
-    """``z = [a 1] [w; b]`` for the rows of the chunk from `first` on; z (rows, O) written.
+    """Compute ``z = [x 1] [w; b]`` for the rows of the chunk from `first` on.
 
-    z starts at row `to` of the buffers.
+    Writes z (rows, O), from row `to` of the buffers on.
     """
     entries, layer = entries_of(job), layer_of(job, 0)
     for i in range(rows):
@@ -184,7 +184,10 @@ def dense_forward_sparse(buffers, job, first, to, rows):
 
 @jit
 def first_entry(columns, start, stop, low):
-    """Return the index of the first column of at least `low`, from start to stop; they increase."""
+    """Return the index, from start to stop, of the first column that is at least `low`.
+
+    The columns increase. If all are smaller, the result is `stop`.
+    """
     while start < stop:
         middle = (start + stop) // 2
         if columns[middle] < low:
@@ -199,7 +202,7 @@ def sort_columns(job, task, low, high):
     """Sort the chunk's entries of the columns low to high by column, then row.
 
     The entries of column k start at ``column_starts[k + 2 · task]`` and end at the next start. A
-    task writes its entries behind those of all columns before `low`, so tasks do not overlap.
+    task writes its entries after those of all columns before `low`, so tasks do not overlap.
     """
     entries = entries_of(job)
     columns, starts = entries.row_columns, entries.column_starts
@@ -232,9 +235,10 @@ def sort_columns(job, task, low, high):
 
 @jit
 def dense_backward_weights_sparse(c, buffers, job, task, low, high, panel, panels, rate):
-    """``[dw; db] = [a 1]ᵀ dz`` for inputs low to high and `panels` panels, written to `c`.
+    """Compute ``[dw; db] = [x 1]ᵀ dz`` for inputs low to high and `panels` panels from `panel` on.
 
-    If `rate` is not 0, `c` is the weights, and ``c = c - rate · [dw; db]`` for inputs with entries.
+    Writes the result to `c`. If `rate` is not 0, `c` is the weights, and
+    ``c = c - rate · [dw; db]`` for the inputs with entries.
     """
     entries, layer = entries_of(job), layer_of(job, 0)
     dz = operand(buffers.scratch, layer.dz + panel * NR, layer.dz_row, NR)
@@ -248,14 +252,14 @@ def dense_backward_weights_sparse(c, buffers, job, task, low, high, panel, panel
 
 
 def estimate_column_work(x, epoch):
-    """Estimate the work of the weights of each group of inputs, (groups,) float64.
+    """Estimate the work for the weights of each group of NR inputs, (groups,) float64.
 
     Parameters
     ----------
     x : SparseRows or SelectedRows of them
     epoch : Epoch
     """
-    x = getattr(x, "source", x)  # the selected rows are taken to be similar
+    x = getattr(x, "source", x)  # assumes that selected rows are like the others
     rows = min(epoch.batch_size, CHUNK_ROWS)
     entries = np.bincount(x.columns // NR, minlength=panels_for(x.width + 1)) * (rows / len(x))
     entries[x.width // NR] += rows  # the bias

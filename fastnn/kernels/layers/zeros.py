@@ -1,13 +1,14 @@
 """Masks and lists of the features that are not zero, for products that skip zeros.
 
-81 % of MNIST's pixels are zero. Products with zero do not change a sum, so the products of the
-first layer run over lists: in the forward pass, of the inputs that are not zero in any sample of a
-register tile (29 % for 2 samples of MNIST); in the backward pass, of the samples in which any input
-of a tile is not zero (28 % for 4 inputs).
+81 % of MNIST's pixels are zero. A product of zero and a finite number does not change a sum, so the
+products of the first layer run over lists: in the forward pass, of the inputs that are not zero in
+at least one sample of a register tile (29 % for 2 samples of MNIST); in the backward pass, of the
+samples in which at least one input of a tile is not zero (28 % for 4 inputs).
 
-A mask has a bit for each of the NR inputs of a group, in one row. Masks are stored group by group,
-with consecutive rows, so that both kinds of lists read consecutive masks. A list is an int32 array:
-the number of its indices, and the indices in increasing order.
+A group is NR consecutive inputs; the last group includes the bias. A mask has a bit for each input
+of a group, in one row: 1 if it is not zero. (Dropout has other masks.) Masks are stored group by
+group, with consecutive rows, so that both kinds of lists read consecutive masks. A list is an int32
+array: the number of its indices, and the indices in increasing order.
 """
 
 import numpy as np
@@ -25,20 +26,21 @@ from fastnn.kernels.jit.simd import (
 )
 
 # Groups of inputs that are listed and multiplied together: their part of the weights stays in the
-# L1 cache for all rows of a block.
+# L1 cache for all rows of a row block.
 BLOCK_GROUPS = 6
 
-# int32 of a list besides its indices: the count, and the lanes written past the end.
+# Number of int32 that a list takes apart from its indices: the count, and lanes written past the
+# end.
 LIST_MARGIN = 1 + NR
 
-# Percentage of products left above which skipping zeros takes longer than it saves.
-WORTH_IT = 75
+# Skipping zeros saves time if at most this percentage of the products is left.
+MAX_PERCENT_LEFT = 75
 
-# Fixed cost of a tile's list, relative to the product of a tile over all rows.
+# Fixed time for a tile's list, relative to the product of the tile over all rows.
 LIST_WORK = 0.1
 
-# Masks of a group besides those of a chunk's rows: whole vectors are read, and groups a power of
-# two apart would compete for the same set of the cache.
+# Unused masks after those of a chunk's rows in each group: complete vectors are read past the rows,
+# and groups whose distance is a power of two would compete for the same set of the cache.
 MASK_PADDING = 32
 
 
@@ -46,7 +48,7 @@ MASK_PADDING = 32
 def write_masks(masks, stride, row, scratch, at, width):
     """Write the masks of a row, whose `width` features start at ``scratch[at]``.
 
-    masks (groups, stride) uint16: column `row` written. Whole groups of NR numbers are read.
+    Writes column `row` of masks (groups, stride) uint16. Reads complete groups of NR numbers.
     """
     groups = (width + NR - 1) // NR
     for g in range(groups):
@@ -56,7 +58,7 @@ def write_masks(masks, stride, row, scratch, at, width):
 
 @jit
 def is_sparse_enough(masks, stride, row, rows, width):
-    """Return whether a sample of rows has so many zeros that their block should skip zeros."""
+    """Return whether a sample of rows has enough zeros for their row block to skip zeros."""
     groups = (width + NR - 1) // NR
     used = 0
     for g in range(groups):
@@ -64,7 +66,7 @@ def is_sparse_enough(masks, stride, row, rows, width):
         for i in range(row, row + rows):
             mask |= np.int64(masks[g * stride + i])
         used += count_bits(mask)
-    return 100 * used < WORTH_IT * width
+    return 100 * used < MAX_PERCENT_LEFT * width
 
 
 @jit
@@ -81,9 +83,9 @@ def _append(lists, end, mask, base):
 
 @jit
 def list_inputs(lists, at, masks, stride, row, rows, low, high):
-    """List the inputs of groups `low` to `high` that are not zero in any of `rows` rows from `row`.
+    """List the inputs of groups `low` to `high` that are not zero in one of `rows` rows from `row`.
 
-    lists from `at` written; masks read.
+    Writes lists from ``lists[at]`` on, reads masks.
     """
     end = at + 1
     for g in range(low, high):
@@ -96,9 +98,9 @@ def list_inputs(lists, at, masks, stride, row, rows, low, high):
 
 @jit
 def list_rows(lists, at, masks, stride, low, rows):
-    """List the rows in which any of the LISTED_INPUTS inputs from `low` is not zero.
+    """List the rows in which one of the LISTED_INPUTS inputs from `low` on is not zero.
 
-    lists from `at` written; the masks of their group read.
+    Writes lists from ``lists[at]`` on, reads the masks of the group of these inputs.
     """
     group = low // NR
     wanted = ((1 << LISTED_INPUTS) - 1) << (low - group * NR)
@@ -112,16 +114,14 @@ def list_rows(lists, at, masks, stride, low, rows):
 
 
 def list_size(rows, row_block, input_block):
-    """Return the largest size of a task's lists in int32, in whole cache lines."""
+    """Return the largest size of a task's lists in int32, rounded up to a cache line."""
     of_inputs = row_block // LISTED_SAMPLES * (BLOCK_GROUPS * NR + LIST_MARGIN)
     of_rows = input_block // LISTED_INPUTS * (rows + LIST_MARGIN)
     return -(-max(of_inputs, of_rows) // NR) * NR
 
 
 def estimate_group_work(x):
-    """Estimate the work of each group of inputs if zeros are skipped; None if that takes longer.
-
-    The estimate is made from a sample of the rows.
+    """Estimate the work for each group of inputs if zeros are skipped, from a sample of the rows.
 
     Parameters
     ----------
@@ -130,7 +130,8 @@ def estimate_group_work(x):
     Returns
     -------
     ndarray (groups,) float64, or None
-        1 for a group whose products run over all rows.
+        About 1.1 for a group without zeros: 1 for the products over all rows, and LIST_WORK. None
+        if skipping zeros takes longer than it saves.
     """
     tiles = min(32, len(x) // 8)
     starts = np.linspace(0, len(x) - 8, tiles).astype(np.int64)
@@ -139,7 +140,7 @@ def estimate_group_work(x):
     padded = np.pad(used, ((0, 0), (0, -used.shape[1] % NR)))
     tiles_used = padded.reshape(len(used), -1, NR // LISTED_INPUTS, LISTED_INPUTS).any(axis=3)
     backward = tiles_used.sum() / (used.size / LISTED_INPUTS)
-    if 100 * (forward + backward) >= 2 * WORTH_IT:
+    if 100 * (forward + backward) >= 2 * MAX_PERCENT_LEFT:  # their mean decides
         return None
     work = LIST_WORK + tiles_used.mean(axis=(0, 2))
     bias_is_group = used.shape[1] % NR == 0  # the bias is the only input of the last group
@@ -147,7 +148,9 @@ def estimate_group_work(x):
 
 
 def balance(work, tasks):
-    """Return the first group of each task, and the end of the last: int64 (tasks + 1,).
+    """Return the first group of each task, and the number of groups: int64 (tasks + 1,).
+
+    Each task gets consecutive groups, of about the same work in all.
 
     Examples
     --------
@@ -156,7 +159,6 @@ def balance(work, tasks):
     """
     ends = np.cumsum(work)
     goals = ends[-1] * np.arange(1, tasks) / tasks
-    cuts = np.searchsorted(
-        ends - work / 2, goals
-    )  # a group belongs to the task that contains its middle
+    # A group belongs to the task that contains the middle of its work.
+    cuts = np.searchsorted(ends - work / 2, goals)
     return np.concatenate([[0], cuts, [len(work)]])

@@ -1,4 +1,4 @@
-"""Activations over a block of rows, in place: `z` becomes `a`, and `da` becomes `dz`.
+"""Activations over a row block, in place: `z` becomes `a`, and `da` becomes `dz`.
 
 See `reference.activations`. The derivative is computed from `a`. If that is not possible, a layer
 stores its slopes, the derivatives, in the forward pass: for GELU, whose derivative needs z, and for
@@ -41,7 +41,7 @@ def relu_forward(a, stride, rows, width):
 def relu_backward(dz, dz_stride, a, a_stride, rows, width):
     """``dz = da`` where a > 0, else 0, in place: dz (rows, width) is da before.
 
-    It computes whole vectors; past the width, dz is 0 and stays 0.
+    It computes complete vectors; past the width, dz is 0 and stays 0.
     """
     lanes = (width + NR - 1) // NR * NR
     for i in range(rows):
@@ -127,9 +127,12 @@ def gelu_backward(dz, dz_stride, z, z_stride, rows, width):
 
 
 @unit(*(types.int64,) * 5)
-def activate(a_at, stride, rows, width, activation):
-    """``a = activation(z)`` in place, for (rows, width) numbers at the address `a_at`."""
-    a = array_at(a_at, rows * stride, np.float32)
+def activate(a_address, stride, rows, width, activation):
+    """``a = activation(z)`` in place, for (rows, width) numbers at the address `a_address`.
+
+    `activation` is an index in ACTIVATIONS; one without a branch here acts as the identity.
+    """
+    a = array_at(a_address, rows * stride, np.float32)
     if activation == RELU:
         relu_forward(a, stride, rows, width)
     elif activation == LEAKY_RELU:
@@ -143,13 +146,14 @@ def activate(a_at, stride, rows, width, activation):
 
 
 @unit(*(types.int64,) * 7)
-def activate_backward(dz_at, dz_stride, a_at, a_stride, rows, width, activation):
-    """``dz = da · slope`` in place, for (rows, width) numbers at the address `dz_at`.
+def activate_backward(dz_address, dz_stride, a_address, a_stride, rows, width, activation):
+    """``dz = da · slope`` in place, for (rows, width) numbers at the address `dz_address`.
 
-    The slope is computed from a at the address `a_at`, for GELU from z.
+    The slope is computed from a at the address `a_address`, for GELU from z. An activation without
+    a branch here acts as the identity.
     """
-    dz = array_at(dz_at, rows * dz_stride, np.float32)
-    a = array_at(a_at, rows * a_stride, np.float32)
+    dz = array_at(dz_address, rows * dz_stride, np.float32)
+    a = array_at(a_address, rows * a_stride, np.float32)
     if activation == RELU:
         relu_backward(dz, dz_stride, a, a_stride, rows, width)
     elif activation == LEAKY_RELU:
@@ -169,19 +173,19 @@ def activation_forward(scratch, layer, first, rows, training):
     a (rows, O) and slopes (rows, O) are the layer's, from row `first` on.
     """
     stride, width = layer.z_row, layer.outputs
-    at = address_in(scratch, layer.z + first * stride)
+    a_address = address_in(scratch, layer.z + first * stride)
     keeps = training and layer.slopes != NO_SLOPES
     slopes = address_in(scratch, layer.slopes + first * stride)
-    if keeps:  # the slope is the dz of da = 1
+    if keeps:  # with da = 1, dz is the slope
         start = layer.slopes + first * stride
         for i in range(rows):
             for j in range(start + i * stride, start + i * stride + width):
                 scratch[j] = ONE
     if keeps and layer.activation == GELU:
-        activate_backward(slopes, stride, at, stride, rows, width, layer.activation)
-    activate(at, stride, rows, width, layer.activation)
+        activate_backward(slopes, stride, a_address, stride, rows, width, layer.activation)
+    activate(a_address, stride, rows, width, layer.activation)
     if keeps and layer.activation != GELU:
-        activate_backward(slopes, stride, at, stride, rows, width, layer.activation)
+        activate_backward(slopes, stride, a_address, stride, rows, width, layer.activation)
     ones = layer.z + first * stride + width  # the input for the next layer's bias
     for i in range(rows):
         scratch[ones + i * stride] = ONE
@@ -196,8 +200,8 @@ def activation_backward(scratch, layer, first, rows, a_at, a_stride):
     dz, stride = layer.dz + first * layer.dz_row, layer.dz_row
     if layer.slopes == NO_SLOPES:
         a = address_in(scratch, a_at)
-        at = address_in(scratch, dz)
-        activate_backward(at, stride, a, a_stride, rows, layer.outputs, layer.activation)
+        da = address_in(scratch, dz)
+        activate_backward(da, stride, a, a_stride, rows, layer.outputs, layer.activation)
         return
     width, slopes, slopes_row = layer.outputs, layer.slopes, layer.z_row
     slopes += first * slopes_row

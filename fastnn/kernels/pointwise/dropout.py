@@ -1,4 +1,4 @@
-"""Dropout over a block of rows, with the masks of `fastnn.model.randomness.keep_mask`.
+"""Dropout over a row block, with the masks of `fastnn.model.randomness.keep_mask`.
 
 See `reference.dropout`.
 """
@@ -13,13 +13,14 @@ from fastnn.model.randomness import BLOCK, GROUP
 
 
 @unit(*(types.int64,) * 9, types.float32)
-def mask_rows(x_at, stride, rows, width, key, epoch, layer, position, level, factor):
-    """``x = x · factor`` where the mask is true, else 0: x (rows, width) at the address `x_at`.
+def mask_rows(x_address, stride, rows, width, key, epoch, layer, position, level, factor):
+    """``x = x · factor`` where the dropout mask is true, else 0.
 
-    x is the input of layer number `layer`, for the samples from `position` on. Whole vectors are
-    written: up to NR - 1 lanes past the width.
+    x (rows, width) at the address `x_address` is the input of layer number `layer`, for the samples
+    from `position` on. Bits of the mask are drawn for dropout blocks of BLOCK columns. Complete
+    vectors are written: up to NR - 1 lanes past the width.
     """
-    x = array_at(x_at, rows * stride, np.float32)
+    x = array_at(x_address, rows * stride, np.float32)
     for i in range(rows):
         for column in range(0, width, BLOCK):
             group = column // BLOCK * GROUP
@@ -33,9 +34,10 @@ def mask_rows(x_at, stride, rows, width, key, epoch, layer, position, level, fac
 def drop(scratch, at, layer, job, number, first, rows):
     """Apply the dropout of layer `number` to (rows, I) numbers from ``scratch[at]``, in place.
 
-    The rows are those of the chunk from `first` on. The column of ones is restored.
+    The rows are those of the chunk from `first` on. The column of ones, which the masks may have
+    changed, is written again.
     """
-    stride, width = layer.a_row, layer.inputs
+    stride, width = layer.x_row, layer.inputs
     mask_rows(
         address_in(scratch, at), stride, rows, width, job.seed, job.epoch, number,
         job.start + first, layer.keep_level, layer.keep_factor,

@@ -8,9 +8,9 @@ import numpy as np
 from fastnn.kernels.jit.compiling import jit
 from fastnn.kernels.jit.simd import ONE, ZERO, array_at, fma
 
-# exp(x) = 2ⁿ · e^r with n = round(x / ln 2) and |r| ≤ ln 2 / 2. ln 2 is split in two parts, so that
-# n · ln 2 is exact. Below LOWEST the result would be denormal, and is 0; above HIGHEST the exponent
-# would overflow, and the result is e^HIGHEST.
+# exp(x) = 2ⁿ · e^r with n = round(x / ln 2) and |r| ≤ ln 2 / 2. ln 2 is LN2_HIGH + LN2_LOW, and
+# LN2_HIGH has few enough digits that n · LN2_HIGH is exact. Below LOWEST the result would be
+# denormal, and is 0; above HIGHEST the exponent would overflow, and the result is e^HIGHEST.
 LOWEST, HIGHEST = np.float32(-87.3), np.float32(88.3)
 LOG2_E = np.float32(1.4426950408889634)
 LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
@@ -23,15 +23,15 @@ EXPONENT_BIAS, MANTISSA_BITS = np.int32(127), np.int32(23)
 # tanh x ≈ x + x³ · (T3 + x² · (T5 + …)) below TANH_SMALL, where 1 - 2 / (e²ˣ + 1) loses digits; the
 # polynomial of Cephes' tanhf.
 TANH_SMALL = np.float32(0.625)
-
-# The bits of a float32 without its sign; they are at least INFINITY for infinity and NaN.
-MAGNITUDE, INFINITY = np.int32(0x7FFFFFFF), np.int32(0x7F800000)
 T11, T9, T7 = (
     np.float32(-5.70498872745e-3),
     np.float32(2.06390887954e-2),
     np.float32(-5.37397155531e-2),
 )
 T5, T3 = np.float32(1.33314422036e-1), np.float32(-3.33332819422e-1)
+
+# The bits of a float32 without its sign; they are at least INFINITY for infinity and NaN.
+MAGNITUDE, INFINITY = np.int32(0x7FFFFFFF), np.int32(0x7F800000)
 
 
 @jit
@@ -54,7 +54,10 @@ def exp(x):
 
 @jit
 def logistic(x):
-    """Return 1 / (1 + e⁻ˣ), within 3 units in the last place; 0 below -HIGHEST."""
+    """Return 1 / (1 + e⁻ˣ), within 3 units in the last place.
+
+    Below -HIGHEST it is 0 where denormals are flushed, as in a region, and about 4e-39 elsewhere.
+    """
     return ONE / (ONE + exp(-x))
 
 

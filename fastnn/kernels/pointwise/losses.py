@@ -1,8 +1,8 @@
-"""Losses over a block of rows, in place: `z` becomes the predictions `p`, and `p` becomes `dz`.
+"""Losses over a row block, in place: `z` becomes the predictions `p`, and `p` becomes `dz`.
 
 See `reference.losses`; `fastnn.model.losses` has the formulas. `dz` is the gradient of the batch's
-loss: the derivative of the row's loss, times its weight, divided by the batch's norm. Targets are
-labels (rows,) int32, or values (rows, O) in the scratch vector.
+mean loss: the derivative of the row's loss, times its sample weight, divided by the denominator of
+the mean. Targets are labels (rows,) int32, or values (rows, O) in the scratch vector.
 """
 
 import math
@@ -26,8 +26,8 @@ CROSS_ENTROPY, LOGISTIC, POISSON, ABSOLUTE_ERROR, HUBER = map(
 def softmax(z, at, width):
     """``p = exp(z - max z) / Σ exp(z - max z)`` in place, for z (width,) from `at`.
 
-    The lanes behind, up to a multiple of NR, become 0. Return max z, the sum, and the index of the
-    first maximum.
+    The lanes after them, up to a multiple of NR, become 0. Return max z, the sum, and the index of
+    the first maximum.
     """
     lanes = (width + NR - 1) // NR * NR
     largest = 0
@@ -50,7 +50,7 @@ def softmax(z, at, width):
 def softmax_cross_entropy_forward(losses, hits, scratch, layer, labels, first, rows):
     """``p = softmax(z)`` in place, ``losses = log Σ exp(z - max z) - (z[label] - max z)``.
 
-    hits (rows,) is written: whether the label is the first maximum of p.
+    Writes hits (rows,): whether the label is the index of the first maximum of p.
     """
     for i in range(first, first + rows):
         at = layer.z + i * layer.z_row
@@ -78,7 +78,7 @@ def poisson_mean(z):
 
 @jit
 def link(scratch, layer, loss, first, rows):
-    """``p = link(z)`` in place for all links but the softmax; the lanes behind become 0."""
+    """``p = link(z)`` in place for all links but softmax; the lanes after the outputs become 0."""
     at = address_in(scratch, layer.z + first * layer.z_row)
     if loss == LOGISTIC:
         activations.activate(at, layer.z_row, rows, layer.outputs, activations.LOGISTIC)
@@ -101,7 +101,7 @@ def elementwise_loss(z, y, loss):
     if loss == POISSON:
         if y == ZERO:
             return np.float32(math.exp(z))
-        d = z - np.float32(math.log(y))  # y (eᵈ - 1 - d) does not cancel near p = y
+        d = z - np.float32(math.log(y))  # y (eᵈ - 1 - d) cancels less near p = y
         return y * (np.float32(math.expm1(d)) - d)
     r = z - y
     size = -r if r < ZERO else r
@@ -125,12 +125,12 @@ def residual(p, y, loss):
 
 
 @unit(*(types.int64,) * 3)
-def loss_forward(job_at, first, rows):
+def loss_forward(job_address, first, rows):
     """Write losses (rows,) and hits (rows,), and turn z (rows, O) into p in place.
 
-    The rows are those of the chunk from `first` on; `job_at` is the address of the job.
+    The rows are those of the chunk from `first` on.
     """
-    job = record_at(job_at, 0, JOB)
+    job = record_at(job_address, 0, JOB)
     buffers = buffers_of(job)
     layer = layer_of(job, job.n_layers - 1)
     losses, hits, scratch = buffers.losses, buffers.hits, buffers.scratch
@@ -155,12 +155,12 @@ def loss_forward(job_at, first, rows):
 
 
 @unit(*(types.int64,) * 3)
-def loss_backward(job_at, first, rows):
-    """``dz = residual · weight / norm`` in place: p (rows, O) becomes dz."""
-    job = record_at(job_at, 0, JOB)
+def loss_backward(job_address, first, rows):
+    """``dz = residual · weight / denominator`` in place: p (rows, O) becomes dz."""
+    job = record_at(job_address, 0, JOB)
     buffers = buffers_of(job)
     scratch, layer, loss = buffers.scratch, layer_of(job, job.n_layers - 1), job.loss
-    norm, lanes = job.norm, layer.panels * NR  # read once: the compiler reloads after stores
+    denominator, lanes = job.denominator, layer.panels * NR  # read once, not after each store
     if loss == CROSS_ENTROPY:
         softmax_cross_entropy_backward(scratch, layer, buffers.row_labels, first, rows)
     for i in range(first, first + rows):
@@ -173,13 +173,13 @@ def loss_backward(job_at, first, rows):
             for j in range(at, at + layer.outputs):
                 scratch[j] = ZERO if weight == ZERO else scratch[j] * weight
         for j in range(at, at + lanes):
-            scratch[j] = scratch[j] / norm
+            scratch[j] = scratch[j] / denominator
 
 
 @unit(*(types.int64,) * 3)
-def predict(job_at, first, rows):
-    """``p = link(z)`` in place; the lanes behind become 0."""
-    job = record_at(job_at, 0, JOB)
+def predict(job_address, first, rows):
+    """``p = link(z)`` in place; the lanes after the outputs become 0."""
+    job = record_at(job_address, 0, JOB)
     scratch, layer = buffers_of(job).scratch, layer_of(job, job.n_layers - 1)
     if job.loss == CROSS_ENTROPY:
         for i in range(first, first + rows):

@@ -2,7 +2,7 @@
 
 See `reference.updates`; `fastnn.Optimizer` has the equations. The parameters w (count,) start at
 ``w[at]``, their gradient dw (count,) at ``dw[0]`` or ``dw[dw_at]``. The state has the layout of the
-parameters, and starts at `at`, too.
+parameters, and also starts at index `at`. `rate` is the step size of `fastnn.epoch.Epoch`.
 """
 
 import numpy as np
@@ -15,7 +15,10 @@ from fastnn.kernels.workspace import JOB, MOMENTUM, SGD, STATE_SLOTS
 
 @jit
 def accumulate(gradients, at, block, block_at, count, first):
-    """``gradients += block``, or ``=`` for the first chunk: gradients (count,) accumulated."""
+    """``gradients += block``, or ``gradients = block`` for the first chunk of a batch.
+
+    `block` is the gradient of a weight block, (count,) from ``block[block_at]``.
+    """
     for i in range(count):
         dw = block[block_at + i]
         gradients[at + i] = dw if first else gradients[at + i] + dw
@@ -30,7 +33,7 @@ def add_l2(dw, dw_at, w, at, count, l2):
 
 @jit
 def add_squares(squares, squares_at, w, at, count):
-    """``squares[j] += Σ w[j + i · NR]²``, in order of i: squares (NR,) accumulated."""
+    """``squares[j] += Σ w[j + i · NR]²`` for the NR lanes j, in order of i."""
     i = 0
     while i + 4 * NR <= count:  # four squares for each load and store of a sum
         for j in range(NR):
@@ -93,14 +96,14 @@ def adam_update(w, state, v_at, at, dw, count, rate, beta1, rest1, beta2, rest2,
 
 
 @unit(*(types.int64,) * 4)
-def update(job_at, at, dw_at, count):
+def update(job_address, at, dw_address, count):
     """Update parameters (count,) from ``parameters[at]`` on by the rule of the job.
 
-    `job_at` is the address of the job, `dw_at` that of the gradient (count,).
+    `dw_address` is the address of the gradient (count,).
     """
-    job = record_at(job_at, 0, JOB)
+    job = record_at(job_address, 0, JOB)
     size = job.parameters_size
-    w, dw = array_at(job.parameters, size, np.float32), array_at(dw_at, count, np.float32)
+    w, dw = array_at(job.parameters, size, np.float32), array_at(dw_address, count, np.float32)
     state = array_at(job.state, STATE_SLOTS * size, np.float32)
     if job.rule == SGD:
         sgd_update(w, at, dw, count, job.rate)
@@ -114,11 +117,11 @@ def update(job_at, at, dw_at, count):
 
 
 @jit
-def apply_rule(buffers, job, at, dw_at, count, weights):
-    """Apply weight decay to the first `weights` parameters from `at` on, then the rule to all.
+def apply_rule(buffers, job, at, dw_address, count, weights):
+    """Apply weight decay to the first `weights` of `count` parameters, then the rule to all.
 
-    `dw_at` is the address of the gradient (count,).
+    The parameters start at index `at`; `dw_address` is the address of the gradient (count,).
     """
     if job.decay != 0:
         decay_weights(buffers.parameters, at, weights, job.decay)
-    update(job.address, at, dw_at, count)
+    update(job.address, at, dw_address, count)

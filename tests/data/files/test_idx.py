@@ -74,14 +74,14 @@ def test_reads_gzip_of_several_members(file):
 
 def test_truncation_error_names_both_sizes(file):
     whole = idx_bytes((60_000, 28, 28), b"")
-    message = "truncated: the header promises 47,040,016 bytes, the file holds "
+    message = "is truncated: its header promises 47,040,016 bytes, but it has "
     assert refusal(file(whole + bytes(984))) == message + "1,000"
     packed = gzip.compress(whole + np.random.default_rng(0).bytes(50_000))
     assert refusal(file(packed)) == message + "50,016"
 
 
 def test_error_for_extra_bytes_names_both_sizes(file):
-    message = "too long: the header promises 40 bytes, the file holds "
+    message = "is too long: its header promises 40 bytes, but it has "
     assert refusal(file(SMALL + b"abc")) == message + "43"
     assert refusal(file(gzip.compress(SMALL + b"abc"))) == message + "at least 41"
 
@@ -89,17 +89,17 @@ def test_error_for_extra_bytes_names_both_sizes(file):
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"", "truncated"),
-        (b"PK\3\4 and so on", "not an IDX file: it starts with 50 4b 03 04"),
-        (idx_bytes((1,), b"\0", code=13), "holds another dtype than uint8: its type code is 13"),
+        (b"", "is truncated"),
+        (b"PK\3\4 and so on", "is not an IDX file: it starts with 50 4b 03 04"),
+        (idx_bytes((1,), b"\0", code=13), "has a dtype other than uint8: its type code is 13"),
         (idx_bytes((1,), b"\0", code=7), "its type code is 7, expected 8"),
         (idx_bytes((), b"\0"), "has 0 dimensions"),
         (idx_bytes((1,) * 65, b"\0"), "has 65 dimensions"),
         (idx_bytes((0, 28, 28), b""), "is empty: its shape is (0, 28, 28)"),
-        (b"\x1f\x8b", "damaged gzip"),
-        (b"\x1f\x8b\x08 no gzip at all", "damaged gzip"),
-        (gzip.compress(SMALL) + b"garbage", "damaged gzip"),
-        (gzip.compress(SMALL)[:-8] + bytes(8), "damaged gzip: CRC check failed"),
+        (b"\x1f\x8b", "is damaged gzip"),
+        (b"\x1f\x8b\x08 no gzip at all", "is damaged gzip"),
+        (gzip.compress(SMALL) + b"garbage", "is damaged gzip"),
+        (gzip.compress(SMALL)[:-8] + bytes(8), "is damaged gzip: CRC check failed"),
     ],
 )
 def test_error_names_the_defect(file, content, expected):
@@ -148,14 +148,17 @@ def test_yields_rows_in_blocks(file, monkeypatch, pack, shape):
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (SMALL, "has 12 features a row, but the model takes 9"),
+        (SMALL, "has 12 features per row, but the model takes 9"),
         (gzip.compress(SMALL), "has 12 features"),
         (idx_bytes((9,), bytes(9)), "has the shape (9,), expected (n, 9)"),
-        (idx_bytes((2, 9), bytes(17)), "truncated: the header promises 30 bytes"),
-        (gzip.compress(idx_bytes((2, 9), bytes(17))), "truncated: it ends in row 1 of 2"),
-        (gzip.compress(idx_bytes((2, 9), bytes(19))), "too long: data follow the 2 rows"),
-        (gzip.compress(idx_bytes((2, 9), bytes(18)))[:-9], "damaged gzip: "),
-        (gzip.compress(idx_bytes((2, 9), bytes(18)))[:-8] + bytes(8), "damaged gzip: CRC check"),
+        (idx_bytes((2, 9), bytes(17)), "is truncated: its header promises 30 bytes"),
+        (gzip.compress(idx_bytes((2, 9), bytes(17))), "is truncated: it ends in row 1 of 2"),
+        (
+            gzip.compress(idx_bytes((2, 9), bytes(19))),
+            "is too long: its header promises 2 rows",
+        ),
+        (gzip.compress(idx_bytes((2, 9), bytes(18)))[:-9], "is damaged gzip: "),
+        (gzip.compress(idx_bytes((2, 9), bytes(18)))[:-8] + bytes(8), "is damaged gzip: CRC check"),
     ],
 )
 def test_error_names_the_defect_of_rows(file, content, expected):

@@ -66,18 +66,24 @@ def test_blocks_of_wide_rows_hold_one_row(path, monkeypatch):
 @pytest.mark.parametrize(
     ("array", "expected"),
     [
-        (X[:, :3], "has 3 features a row, but the model takes 4"),
+        (X[:, :3], "has 3 features per row, but the model takes 4"),
         (X[0], "has the shape (4,), expected (n, 4)"),
         (np.float32(1), "has the shape ()"),
         (X[:0], "is empty: its shape is (0, 4)"),
-        (X.astype(complex), "holds complex128, expected integers or floating-point numbers"),
-        (X.astype(str), "holds <U21, expected integers"),
-        (X.astype("M8[s]"), "holds datetime64[s], expected integers"),
-        (np.zeros((7, 4), "u1,f4"), "holds [('f0', 'u1'), ('f1', '<f4')], expected integers"),
-        (X.astype(object), "holds Python objects, which are never unpickled; save numbers"),
-        (np.where(X == 21, np.nan, X), "row 5 holds NaN, infinity or a number beyond float32"),
-        (np.where(X == 21, -1e39, X), "row 5 holds NaN"),
-        (np.asfortranarray(np.where(X == 21, np.inf, X)), "row 5 holds NaN"),
+        (
+            X.astype(complex),
+            "has the dtype complex128, expected integers",
+        ),
+        (X.astype(str), "has the dtype <U21, expected integers"),
+        (X.astype("M8[s]"), "has the dtype datetime64[s], expected integers"),
+        (
+            np.zeros((7, 4), "u1,f4"),
+            "has the dtype [('f0', 'u1'), ('f1', '<f4')]",
+        ),
+        (X.astype(object), "has Python objects, which are never unpickled: save an array"),
+        (np.where(X == 21, np.nan, X), "row 5 has NaN, infinity or a number beyond float32"),
+        (np.where(X == 21, -1e39, X), "row 5 has NaN"),
+        (np.asfortranarray(np.where(X == 21, np.inf, X)), "row 5 has NaN"),
     ],
 )
 def test_error_names_the_defect(path, monkeypatch, array, expected):
@@ -91,8 +97,8 @@ def test_error_names_the_defect(path, monkeypatch, array, expected):
     [
         (b"", "is not a plain array in NumPy's .npy format"),
         (b"\x93NUMPY\x01\x00\xff\xff{'descr'", "is not a plain array"),
-        (header((2, 4)) + bytes(7), "its header promises 136 bytes, it has 135"),
-        (header((2, 4)) + bytes(9), "its header promises 136 bytes, it has 137"),
+        (header((2, 4)) + bytes(7), "its header promises 136 bytes, but it has 135"),
+        (header((2, 4)) + bytes(9), "its header promises 136 bytes, but it has 137"),
         (header((1 << 62, 4)), "its header promises 18,446,744,073,709,551,744 bytes"),
         (header((1, 10**9), "<f8"), "its header promises 8,000,000,128 bytes"),
         (header((2, 4), fortran_order=True) + bytes(7), "its header promises 136"),

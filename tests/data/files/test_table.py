@@ -129,7 +129,7 @@ def test_error_below_an_ambiguous_line_names_its_own_line():
     [
         ("", "is empty"),
         ("\n\n", "is empty"),
-        ("a,b\n", "has a header and no rows"),
+        ("a,b\n", "has a header, but no rows"),
         ("1,2,3\n", "line 1: has 3 fields, but the model takes 2"),
         ("a\n1,2\n", "line 1: has 1 field,"),
         ("1;2\n", "line 1: has 1 field,"),
@@ -144,9 +144,9 @@ def test_error_below_an_ambiguous_line_names_its_own_line():
         ("\n1,2\n", "line 1: is empty"),
         ("1,2\n\n\n3,4\n", "line 2: is empty"),
         ("1,2" + "\n" * 1_100, "line 1002: is empty, like the 1,000 before it"),
-        ("1,2\nnan,4\n", "line 2 holds NaN, infinity or a number beyond float32"),
-        ("a,b\n1,2\n3,inf\n", "line 3 holds NaN"),
-        ("1,2\n3,1e39\n", "line 2 holds NaN"),
+        ("1,2\nnan,4\n", "line 2 has NaN, infinity or a number beyond float32"),
+        ("a,b\n1,2\n3,inf\n", "line 3 has NaN"),
+        ("1,2\n3,1e39\n", "line 2 has NaN"),
         ('"1,2\n', "line 1: is not CSV: "),
         ('1,2\n"3,4\n', "line 2: is not CSV: "),
         ("1,2\r3,4\r", "line 1: is not CSV: "),
@@ -172,7 +172,7 @@ def test_yields_blocks(size, monkeypatch):
         changed[bad] = "x,1\n"
         assert refusal("".join(changed), 2).startswith(f"line {bad + 1}: column 1: 'x' ")
         changed[bad] = "nan,1\n"
-        assert refusal("a,b\n" + "".join(changed), 2).startswith(f"line {bad + 2} holds NaN")
+        assert refusal("a,b\n" + "".join(changed), 2).startswith(f"line {bad + 2} has NaN")
 
 
 class Endless(io.RawIOBase):

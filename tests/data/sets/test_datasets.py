@@ -174,7 +174,7 @@ def test_rejects_files_with_another_hash(tmp_path, tiny, cache, name):
     for part in (str(path), sha256(other), sha256(tiny[NAMES[1]])):
         assert part in message
     path.write_bytes(packed(other)[:-1])
-    assert refusal(name).startswith(f"{path}: damaged gzip")
+    assert refusal(name).startswith(f"{path}: is damaged gzip")
 
 
 def test_rejects_paths_that_are_not_directories(tmp_path, monkeypatch):
