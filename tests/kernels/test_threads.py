@@ -281,8 +281,8 @@ def linux(monkeypatch):
 
 
 def test_missing_tbb_is_warned_of_once(linux, monkeypatch, recwarn):
-    for tbb, cure in ((None, "; pip install tbb, or"), (Path("lib"), "; reinstall tbb, or")):
-        with pytest.warns(RuntimeWarning, match=f"run on omp instead: .*{cure}"):
+    for tbb, cure in ((None, ": pip install tbb, or"), (Path("lib"), ": reinstall tbb, or")):
+        with pytest.warns(RuntimeWarning, match=f"run on omp instead. .*{cure}"):
             threads._warn_fallback(tbb)
         threads._warn_fallback(tbb)
     with monkeypatch.context() as frozen, pytest.warns(RuntimeWarning, match="with libtbb.so.12,"):
