@@ -172,10 +172,10 @@ def test_predicts_with_the_parameters_that_were_set(network, data):
     [
         ([((4, 8), 8)], "expected 2 layers, got 1"),
         ([((4, 8), 8), ((8, 3), 3), ((3, 3), 3)], "expected 2 layers, got 3"),
-        ([((8, 4), 8), ((8, 3), 3)], r"layer 0 takes .*\(4, 8\).*\(8,\), got \(8, 4\) and \(8,\)"),
-        ([((4, 8), 8), ((8, 3), 4)], r"layer 1 takes .*\(8, 3\).*\(3,\), got \(8, 3\) and \(4,\)"),
-        ([((4, 8), 8), ((8, 3), (1, 3))], r"layer 1 takes .* got \(8, 3\) and \(1, 3\)"),
-        ([((4, 8), 8), ((8, 3), ())], r"layer 1 takes .* got \(8, 3\) and \(\)"),
+        ([((8, 4), 8), ((8, 3), 3)], r"layer 0 has .*\(4, 8\).*\(8,\), got .*\(8, 4\) and \(8,\)"),
+        ([((4, 8), 8), ((8, 3), 4)], r"layer 1 has .*\(8, 3\).*\(3,\), got .*\(8, 3\) and \(4,\)"),
+        ([((4, 8), 8), ((8, 3), (1, 3))], r"layer 1 has .* got .*\(8, 3\) and \(1, 3\)"),
+        ([((4, 8), 8), ((8, 3), ())], r"layer 1 has .* got .*\(8, 3\) and \(\)"),
     ],
 )
 def test_rejects_parameters_of_other_shapes(network, data, shapes, message):
