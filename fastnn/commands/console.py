@@ -26,7 +26,6 @@ from fastnn.commands.train_text import (
 from fastnn.data.sets import Dataset
 from fastnn.errors import DivergenceError
 from fastnn.system.terminal import print_line, printable
-from fastnn.training.callbacks import past_epochs
 from fastnn.training.fit import Callback, Fit
 from fastnn.training.state import History
 
@@ -62,8 +61,7 @@ class Display(Callback):
 
     def on_resume(self, epoch: int, rows: int, history: History) -> None:
         """Print the rows of the epochs before the checkpoint."""
-        for number, metrics in past_epochs(epoch, history):
-            self.on_epoch_end(number, metrics)
+        self.replay(epoch, history)
 
     def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
         """Print the row of an epoch."""
@@ -168,8 +166,7 @@ class Log(Callback):
 
     def on_resume(self, epoch: int, rows: int, history: History) -> None:
         """Log the epochs before the checkpoint, and that the run continues."""
-        for number, metrics in past_epochs(epoch, history):
-            self.on_epoch_end(number, metrics)
+        self.replay(epoch, history)
         self.write("resumed", epoch=epoch, step=step_at(rows, self.fit))
 
     def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:

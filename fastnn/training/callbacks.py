@@ -13,13 +13,6 @@ from fastnn.training.fit import Callback, State
 from fastnn.training.state import History
 
 
-def past_epochs(epoch: int, history: History) -> Iterator[tuple[int, Any]]:
-    """Yield the number and the metrics of each epoch in a history that ends before `epoch`."""
-    epochs = list(zip(*history.values(), strict=True))
-    for number, values in enumerate(epochs, start=epoch - len(epochs)):
-        yield number, dict(zip(history, values, strict=True))
-
-
 class LogFile(Callback):
     """Write the metrics of every epoch to a CSV or JSON-lines file.
 
@@ -66,8 +59,7 @@ class LogFile(Callback):
         if self._size < size:
             os.truncate(self.path, self._size)
         self._size = min(self._size, size)
-        for number, metrics in past_epochs(epoch, history):
-            self.on_epoch_end(number, metrics)
+        self.replay(epoch, history)
 
     def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
         """Append one line. If a CSV file is empty, write the header first."""
@@ -122,8 +114,7 @@ class ProgressBar(Callback):
 
     def on_resume(self, epoch: int, rows: int, history: History) -> None:
         """Show the completed epochs."""
-        for number, metrics in past_epochs(epoch, history):
-            self.on_epoch_end(number, metrics)
+        self.replay(epoch, history)
         self.on_chunk_end(epoch, rows)
 
     def on_chunk_end(self, epoch: int, rows: int) -> None:

@@ -106,6 +106,12 @@ class Callback:
     def on_fit_break(self) -> None:
         """Run if an exception ends the fit, even one in `on_fit_end`; it is ``self.fit.error``."""
 
+    def replay(self, epoch: int, history: History) -> None:
+        """Call `on_epoch_end` for each epoch of a history that ends before `epoch`."""
+        epochs = list(zip(*history.values(), strict=True))
+        for number, values in enumerate(epochs, start=epoch - len(epochs)):
+            self.on_epoch_end(number, dict(zip(history, values, strict=True)))
+
     def state(self) -> State:
         """Return the state of the callback for a snapshot, a dict of lists of numbers."""
         return {}
@@ -329,11 +335,6 @@ class Fit:
     def end_early(self, reason: str) -> None:
         """End the fit; `reason` becomes `Position.stopped`."""
         self.position = self.position._replace(stopped=reason)
-
-    def reset_optimizer(self) -> None:
-        """Clear the optimizer's state after a divergence."""
-        self.engine.set_state([])
-        self.position = self.position._replace(updates=0)
 
     def restore_best(self) -> None:
         """Set the weights of the best epoch, if there are any; further calls do nothing."""

@@ -72,7 +72,8 @@ def _descend(fit: Fit) -> None:
                     fit.has_diverged = True
                     fit.engine.set_parameters(finite)
                 if fit.has_diverged:
-                    fit.reset_optimizer()
+                    fit.engine.set_state([])  # it led to the divergence
+                    fit.position = fit.position._replace(updates=0)
             raise
         metrics["seconds"] += planning
         fit.end_epoch(metrics)
