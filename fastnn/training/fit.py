@@ -322,7 +322,7 @@ class Fit:
             self._call_epoch_end(number, metrics, deferring=True)
         self._call_epoch_end(number, metrics, deferring=False)
         if self._stop_requested and not self.position.stopped:
-            self.end_early("callback")
+            self.position = self.position._replace(stopped="callback")
         self.call("on_epoch_boundary", self.position.epochs - self.start.epochs)
 
     def _call_epoch_end(self, number: int, metrics: dict[str, float], deferring: bool) -> None:
@@ -331,10 +331,6 @@ class Fit:
                 answer = callback.on_epoch_end(number, metrics)
                 if isinstance(answer, bool | np.bool_) and answer:
                     self.stop()
-
-    def end_early(self, reason: str) -> None:
-        """End the fit; `reason` becomes `Position.stopped`."""
-        self.position = self.position._replace(stopped=reason)
 
     def restore_best(self) -> None:
         """Set the weights of the best epoch, if there are any; further calls do nothing."""
@@ -374,11 +370,11 @@ class Fit:
 
     def _named_callbacks(self) -> Iterator[tuple[str, Callback]]:
         """Yield the callbacks with unique names: "Class", "Class 2" and so on."""
-        counts: dict[str, int] = {}
+        names: list[str] = []
         for callback in self.callbacks:
-            name = type(callback).__name__
-            counts[name] = counts.get(name, 0) + 1
-            yield name if counts[name] == 1 else f"{name} {counts[name]}", callback
+            names.append(type(callback).__name__)
+            number = names.count(names[-1])
+            yield names[-1] + (f" {number}" if number > 1 else ""), callback
 
 
 def check_callbacks(callbacks: Iterable[Callback]) -> tuple[Callback, ...]:

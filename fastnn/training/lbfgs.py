@@ -89,7 +89,8 @@ def minimize(fit: Fit) -> None:
             _end_iteration(fit, result.fun, time.perf_counter() - since)
         if result.status != _LIMIT_REACHED and not fit.position.stopped:
             is_small = np.abs(result.jac).max() <= max(plan.tolerance, _SMALL * steepest)
-            fit.end_early("converged" if is_small else "stalled")
+            stopped = "converged" if is_small else "stalled"
+            fit.position = fit.position._replace(stopped=stopped)
     finally:  # the line search may have tried other weights
         engine.set_parameters(_shaped(best, start))
 
