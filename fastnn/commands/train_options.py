@@ -157,7 +157,7 @@ def _add_output(group: Any) -> None:
     add("--plots", metavar="DIR", type=Path, help=plots)
     show = (
         "show the curves of loss and accuracy in a window; in a notebook, use "
-        "%%run -m fastnn.train --show"
+        "%%run -m fastnn.train -- --show"
     )
     add("--show", action="store_true", help=show)
     save = "write the trained network to this file, which fastnn.load reads"
