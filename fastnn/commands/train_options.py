@@ -39,7 +39,8 @@ on any number of threads."""
 
 VALIDATION_FRACTION = 0.1  # the default with early stopping
 _STOPPING = EarlyStopping()
-_STOPPING_OPTIONS = ("monitor", "patience", "min_delta")
+STOPPING_OPTIONS = ("monitor", "patience", "min_delta")
+OPTIMIZER_OPTIONS = ("learning_rate", "momentum", "weight_decay")
 # L-BFGS uses all rows at once, finds the step size by a line search, and has no checkpoints.
 _NOT_FOR_LBFGS = (
     "batch_size",
@@ -215,7 +216,7 @@ def _check_combinations(parser: Parser, options: argparse.Namespace) -> None:
     if not options.hidden:
         excluded += [(name, "without hidden layers") for name in ("activation", "dropout")]
     if not options.early_stopping:
-        excluded += [(name, "without --early-stopping") for name in _STOPPING_OPTIONS]
+        excluded += [(name, "without --early-stopping") for name in STOPPING_OPTIONS]
     if options.checkpoint is None and options.resume is None:
         excluded.append(("checkpoint_every", "without --checkpoint or --resume"))
     for name, why in excluded:
@@ -258,7 +259,7 @@ def _set_defaults(options: argparse.Namespace) -> None:
     }
     if options.early_stopping:
         defaults["validation_fraction"] = VALIDATION_FRACTION
-        defaults |= {name: getattr(_STOPPING, name) for name in _STOPPING_OPTIONS}
+        defaults |= {name: getattr(_STOPPING, name) for name in STOPPING_OPTIONS}
     for name, value in defaults.items():
         if getattr(options, name) is None:
             setattr(options, name, value)

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastnn.commands import running, session
 from fastnn.commands.console import Display, Log, check_loss, open_display
-from fastnn.commands.train_options import PROGRAM
+from fastnn.commands.train_options import OPTIMIZER_OPTIONS, PROGRAM
 from fastnn.commands.train_text import ending_text, evaluated, result_text
 from fastnn.data.sets import Dataset
 from fastnn.model.optimizers import get_optimizer
@@ -73,7 +73,7 @@ def checkpoints(options: argparse.Namespace) -> Checkpoint | None:
 
 def prepare_data(options: argparse.Namespace, data: Dataset, network: Network) -> Prepared:
     """Check the settings and the data of the fit, before anything is printed or written."""
-    settings = {n: getattr(options, n) for n in ("learning_rate", "momentum", "weight_decay")}
+    settings = {n: getattr(options, n) for n in OPTIMIZER_OPTIONS}
     rule = None
     if options.early_stopping:
         rule = EarlyStopping(options.monitor, options.patience, options.min_delta)

@@ -6,6 +6,7 @@ from typing import Any
 from fastnn.commands.machine import versions
 from fastnn.commands.session import threads_text, widths_text
 from fastnn.commands.text import counted, loss_text
+from fastnn.commands.train_options import OPTIMIZER_OPTIONS, STOPPING_OPTIONS
 from fastnn.data.sets import Dataset
 from fastnn.engine import Engine
 from fastnn.network import Network
@@ -107,9 +108,7 @@ def start_fields(options: argparse.Namespace, data: Dataset, fit: Fit) -> dict[s
     settings = (
         "epochs",
         "optimizer",
-        "learning_rate",
-        "momentum",
-        "weight_decay",
+        *OPTIMIZER_OPTIONS,
         "l2",
         "clip_norm",
         "schedule",
@@ -117,9 +116,7 @@ def start_fields(options: argparse.Namespace, data: Dataset, fit: Fit) -> dict[s
         "class_weight",
         "validation_fraction",
         "early_stopping",
-        "monitor",
-        "patience",
-        "min_delta",
+        *STOPPING_OPTIONS,
         "seed",
     )
     return {

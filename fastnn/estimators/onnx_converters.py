@@ -48,12 +48,12 @@ def register_onnx_converters() -> None:
         from skl2onnx import update_registered_converter
     except ModuleNotFoundError as error:
         raise missing_package_error(error) from error
-    for kind, shapes, convert, options in (
-        (MLPClassifier, _set_classifier_shapes, _convert_classifier, _OPTIONS),
-        (MLPRegressor, _set_regressor_shapes, _convert_regressor, None),
+    for kind, shapes, options in (
+        (MLPClassifier, _set_classifier_shapes, _OPTIONS),
+        (MLPRegressor, _set_regressor_shapes, None),
     ):
         alias = f"Fastnn{kind.__name__}"
-        update_registered_converter(kind, alias, shapes, convert, options=options)
+        update_registered_converter(kind, alias, shapes, _convert, options=options)
 
 
 def _set_classifier_shapes(operator: Any) -> None:
@@ -74,24 +74,16 @@ def _set_regressor_shapes(operator: Any) -> None:
     values.shape = [values.shape[0], operator.raw_operator.n_outputs_]
 
 
-def _convert_classifier(scope: Any, operator: Any, container: Any) -> None:
-    from skl2onnx.common.utils_classifier import get_label_classes
-
-    estimator = operator.raw_operator
-    _add(scope, operator, container, estimator._onnx_graph(get_label_classes(scope, estimator)))
-
-
-def _convert_regressor(scope: Any, operator: Any, container: Any) -> None:
-    _add(scope, operator, container, operator.raw_operator._onnx_graph())
-
-
-def _add(scope: Any, operator: Any, container: Any, graph: Any) -> None:
-    """Add the constants and nodes of a graph to a pipeline's, under a prefix that is new there."""
+def _convert(scope: Any, operator: Any, container: Any) -> None:
+    """Add an estimator's constants and nodes to a pipeline's, under a prefix that is new there."""
     from onnx import TensorProto, compose, helper, numpy_helper
     from skl2onnx.common.data_types import DoubleTensorType
+    from skl2onnx.common.utils_classifier import get_label_classes
 
-    prefix = scope.get_unique_variable_name("fastnn_")
-    graph = compose.add_prefix_graph(graph, prefix)
+    estimator, prefix = operator.raw_operator, scope.get_unique_variable_name("fastnn_")
+    is_classifier = isinstance(estimator, MLPClassifier)
+    classes = get_label_classes(scope, estimator) if is_classifier else None
+    graph = compose.add_prefix_graph(estimator._onnx_graph(classes), prefix)
     features, predictions = operator.inputs[0], operator.outputs[-1]
     container.add_node("Cast", features.full_name, f"{prefix}X", to=TensorProto.FLOAT)
     for constant in graph.initializer:

@@ -108,8 +108,8 @@ def fill_cache(root: Path | None, report: Callable[[str], None]) -> None:
         cache.share(directory)
     size = sum(path.stat().st_size for path in files)
     done = "compiled" if compiled else "loaded"
-    kilobytes = f"{size / 1e3:.0f} kB"
-    report(f"{len(files)} kernels ({kilobytes}) in {directory}, {done} in {seconds:.1f} s")
+    sizes = f"{len(files)} kernels ({size / 1e3:.0f} kB)"
+    report(f"{sizes} in {directory}, {done} in {seconds:.1f} s")
     report(
         f"for this type of processor ({CPU}); a different type compiles its own, unless "
         "NUMBA_CPU_NAME and NUMBA_CPU_FEATURES have the same values for this command and later"

@@ -58,7 +58,8 @@ def available_memory() -> float:
     This is the minimum of three values: the free memory of the machine, swap included; what the
     control groups of the process allow; and what its limit of address space allows.
     """
-    return max(0.0, min(_left_on_machine(), _left_in_groups(), address_space_left()))
+    groups = starmap(_left_in_group, control_groups("memory"))
+    return max(0.0, min(_left_on_machine(), address_space_left(), *groups))
 
 
 def check_memory(name: str, needs: Mapping[str, int], advice: str) -> None:
@@ -94,11 +95,6 @@ def _left_on_machine() -> float:
         kilobytes = (sizes[name].split()[0] for name in ("MemAvailable", "SwapFree"))
         return 1024.0 * sum(map(int, kilobytes))
     return math.inf
-
-
-def _left_in_groups() -> float:
-    """Return the smallest number of bytes that a control group of this process has left."""
-    return min(starmap(_left_in_group, control_groups("memory")), default=math.inf)
 
 
 def _left_in_group(directory: Path, version: int) -> float:

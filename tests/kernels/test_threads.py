@@ -11,6 +11,7 @@ from pathlib import Path
 import numba
 import numpy as np
 import pytest
+from spawned import fit_in_child
 
 from fastnn import Network, kernels
 from fastnn.kernels.jit import cache, threads
@@ -130,12 +131,6 @@ def test_tbb_is_used_if_installed():
     except PackageNotFoundError:
         pytest.skip("tbb is not installed")
     assert run("default").stdout.split()[0] == "tbb"
-
-
-def fit_in_child(queue):
-    net = Network([4, 3, 2])
-    net.fit(np.ones((8, 4), np.float32), np.arange(8) % 2, epochs=1)
-    queue.put(net.predict_proba(np.ones((1, 4))).tolist())
 
 
 @pytest.mark.process
