@@ -173,11 +173,11 @@ def zeros_skipped(a: np.ndarray, b: np.ndarray) -> Ready:
     buffers = Workspace(layout, ROWS, threads=1, input_scale=1.0, loss=0)
     layout.write(buffers.parameters, [(b[:-1], b[-1])])
     layer, stride = layout.table[0], buffers.job.mask_stride
-    a_rows, c_rows = (
+    x_rows, c_rows = (
         buffers.scratch[layer[start] :][: ROWS * layer[row]].reshape(ROWS, -1)
-        for start, row in (("a", "a_row"), ("z", "z_row"))
+        for start, row in (("x", "x_row"), ("z", "z_row"))
     )
-    c_rows[:], a_rows[:, :DEPTH] = np.nan, a
+    c_rows[:], x_rows[:, :DEPTH] = np.nan, a
     operands = buffers.scratch, buffers.parameters, layout.table, buffers.masks, buffers.lists
     return Ready(lambda: _zeros_skipped(*operands, stride), c_rows[:, :COLUMNS])
 
@@ -191,7 +191,7 @@ def _zeros_skipped(workspace, parameters, table, masks, lists, stride):
     masks = array_at(address_in(masks, 0), len(masks), np.uint16)
     lists = array_at(address_in(lists, 0), len(lists), np.int32)
     for row in range(ROWS):
-        write_masks(masks, stride, row, workspace, layer.a + row * layer.a_row, DEPTH)
+        write_masks(masks, stride, row, workspace, layer.x + row * layer.x_row, DEPTH)
     for first in range(0, ROWS, ROW_BLOCK):
         dense_forward_listed(
             workspace, parameters, layer, first, ROW_BLOCK, masks, stride, lists, 0
