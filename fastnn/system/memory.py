@@ -40,8 +40,8 @@ def check_copy(name: str, numbers: int, number_bytes: int = FLOAT_BYTES) -> None
 
 def check_compiler() -> None:
     """Raise a MemoryError if there is no memory to compile: LLVM would end the process."""
-    needs = {"the compiler": _COMPILER_BYTES}
-    check_memory("compiling", needs, "the engine 'numpy' compiles nothing")
+    advice = "the engine 'numpy' compiles nothing"
+    check_memory("compiling", {"the compiler": _COMPILER_BYTES}, advice)
 
 
 def empty_predictions(rows: int, outputs: int) -> np.ndarray:

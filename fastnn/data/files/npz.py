@@ -82,8 +82,9 @@ def load_npz(path: str | os.PathLike[str]) -> Dataset:
         for key in ("x_train", "x_test"):
             with prefix_errors(key):
                 check_shape(arrays[key].shape)
-        image_shape = _image_shape(arrays["x_train"].shape)
-        note = _convert_images(arrays, is_image=image_shape is not None)
+        shape = arrays["x_train"].shape[1:]
+        is_image = len(shape) == 2 or (len(shape) == 3 and shape[2] == 1)
+        note = _convert_images(arrays, is_image=is_image)
         x_train = _features(arrays, "x_train", arrays["x_train"][0].size)
         x_test = _features(arrays, "x_test", x_train.shape[1])
         if x_train.dtype != x_test.dtype:
@@ -102,7 +103,7 @@ def load_npz(path: str | os.PathLike[str]) -> Dataset:
         y_test=y_test,
         scale=1 / 255 if x_train.dtype == np.uint8 else 1.0,
         source=str(path),
-        image_shape=image_shape,
+        image_shape=(shape[0], shape[1]) if is_image else None,
         n_classes=n_classes,
         note=note,
     )
@@ -232,12 +233,6 @@ def _read_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Header:
         header = parse_header(file.read(HEADER_LIMIT))
     header.check_size(info.file_size)
     return header
-
-
-def _image_shape(shape: tuple[int, ...]) -> tuple[int, int] | None:
-    """Return the height and width of samples (n, h, w) or (n, h, w, 1)."""
-    is_image = len(shape) == 3 or (len(shape) == 4 and shape[3] == 1)
-    return (shape[1], shape[2]) if is_image else None
 
 
 def _convert_images(arrays: dict[str, np.ndarray], *, is_image: bool) -> str | None:

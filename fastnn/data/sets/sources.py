@@ -125,7 +125,8 @@ def load_idx_set(
     cache = None if cache_root is None else cache_root / name
     roots = [data_dir] if data_dir is not None else _search_path(idx_set, cache)
     for root in roots:
-        directory, found = _find(idx_set, root)
+        candidates = ((root / each, _files_in(root / each)) for each in idx_set.subdirectories)
+        directory, found = max(candidates, key=lambda candidate: len(candidate[1]))
         if len(found) == len(FILE_NAMES):
             return _read_verified(idx_set, found), str(directory)
         if data_dir is not None:
@@ -156,12 +157,6 @@ def _search_path(idx_set: IdxSet, cache: Path | None) -> list[Path]:
         raise DataError(f"FASTNN_DATA={given}: is not a directory")
     own = [Path(given)] if given else []
     return [*own, *([cache] if cache else []), *map(Path, idx_set.system_dirs)]
-
-
-def _find(idx_set: IdxSet, root: Path) -> tuple[Path, dict[str, Path]]:
-    """Return the directory in `root` with most of the set's files, and these files by name."""
-    candidates = ((root / each, _files_in(root / each)) for each in idx_set.subdirectories)
-    return max(candidates, key=lambda candidate: len(candidate[1]))
 
 
 def _files_in(directory: Path) -> dict[str, Path]:
